@@ -1,0 +1,57 @@
+# `make quickstart` and `make test` are all the set-up there is: they need Python >= 3.11, make and
+# a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
+PYTEST_ARGS ?=
+
+.PHONY: quickstart test test-all test-cuda lint format lock clean
+
+quickstart: $(VENV)/installed-here  ## the main job on the embedded data
+	$(BIN)/convnet-edge quickstart
+
+test: $(VENV)/installed-locked  ## the tests that need neither network nor minutes
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-all: $(VENV)/installed-locked  ## every test; needs the full data and a package index
+	$(BIN)/pytest --slow --index $(PYTEST_ARGS)
+
+test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
+	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-locked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-locked
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## needs uv
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --extra train --extra cpu --extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# what the tests run is the built wheel, on the locked versions
+$(VENV)/installed-locked: $(VENV)/locked $(SOURCES)
+	$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall .
+	@touch $@ $(VENV)/installed-here
+
+$(VENV)/locked: requirements.lock | $(BIN)/python
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+# by lower bounds: the newest of everything, as a user would get it
+$(VENV)/installed-here: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet ".[train,cpu]"
+	@touch $@

@@ -1,0 +1,3 @@
+from convnet_edge.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""The errors that a user can meet: what was found, what was expected, what to do next.
+
+Nothing here prints or exits; the command line turns `exit_code` into the process's own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeError(Exception):
+    """Base of every error that is the user's to mend rather than a defect of this program."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, found: str, *, expected: str, next_step: str) -> None:
+        super().__init__(found)
+        self.found = found
+        self.expected = expected
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.found}; expected {self.expected}; next: {self.next_step}"
+
+
+class InputError(EdgeError):
+    """Wrong usage, or a missing or unreadable file, package, data set or provider."""
+
+
+class CheckFailedError(EdgeError):
+    """A check ran and did not hold: parity, digest, golden vectors, accuracy, training."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InterruptedRunError(EdgeError):
+    """The user stopped a long run; `next_step` says how to go on."""
+
+    exit_code: ClassVar[int] = 130

@@ -1,0 +1,103 @@
+"""Shared by all tests: one tiny trained model, and its export."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import unsealed
+from typer.testing import CliRunner, Result
+
+from convnet_edge import data
+from convnet_edge.config import ExportConfig, TrainConfig
+from convnet_edge.runtime import contract, machine
+from convnet_edge.runtime.idx import ImageSet
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow")
+    parser.addoption("--index", action="store_true", help="run those that need a package index")
+    parser.addoption("--require-cuda", action="store_true", help="a skipped cuda test fails")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in ("slow", "index"):
+            if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
+                item.add_marker(pytest.mark.skip(reason=f"needs --{marker}"))
+        lacks_gpu = item.get_closest_marker("cuda") and not machine.gpu_names()
+        if lacks_gpu and not config.getoption("--require-cuda"):
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run one command line in an empty current directory."""
+    from convnet_edge.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_command(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def test_set() -> ImageSet:
+    return data.load_test_set()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """One epoch on the embedded sample: the tiny trained model of all tests."""
+    from convnet_edge import train
+
+    out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
+    return train.train(TrainConfig(data="sample", epochs=1, out=out))
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory: pytest.TempPathFactory):
+    from convnet_edge import export
+
+    out = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    return export.export(ExportConfig(checkpoint=trained.checkpoint_path, out=out))
+
+
+@pytest.fixture(scope="session")
+def model_bytes(exported) -> bytes:
+    return exported.model_path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def graph_bytes(model_bytes: bytes) -> bytes:
+    """The exported graph without its contract."""
+    return unsealed(model_bytes)
+
+
+@pytest.fixture(scope="session")
+def document(model_bytes: bytes) -> dict:
+    return contract.read_contract(model_bytes).document
+
+
+@pytest.fixture(scope="session")
+def reference(trained, test_set):
+    from convnet_edge import checkpoint
+    from convnet_edge.model import reference_logits
+
+    model, _ = checkpoint.load_model(trained.checkpoint_path)
+    return reference_logits(model, test_set.images)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A folder with the embedded training files under the names of the full ones."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name in data.TRAIN_FILES:
+        shutil.copy(data.SAMPLE_DIR / f"{name}.gz", folder)
+    return folder

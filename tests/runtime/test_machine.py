@@ -1,0 +1,56 @@
+import json
+import os
+
+import pytest
+
+from convnet_edge.runtime import machine
+
+
+def test_passport_is_plain_json_and_names_the_software():
+    passport = json.loads(json.dumps(machine.passport(), allow_nan=False))
+    assert passport["usable_cores"] >= 1
+    assert passport["versions"]["numpy"]
+    assert passport["system"]
+
+
+def test_usable_cores_follow_affinity_and_quota(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: None)
+    assert machine.usable_cores() == 8
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: 2.5)
+    assert machine.usable_cores() == 2
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: 0.3)
+    assert machine.usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_cores_reads_both_versions(tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.cgroup_cores(tmp_path) == cores
+
+
+def test_gpu_names_come_from_the_kernels_driver(tmp_path):
+    folder = tmp_path / "0000:01:00.0"
+    folder.mkdir()
+    (folder / "information").write_text("Model: \t\t NVIDIA Test GPU\nIRQ:  1\n")
+    assert machine.gpu_names(tmp_path) == ["NVIDIA Test GPU"]
+    assert machine.gpu_names(tmp_path / "absent") == []
+
+
+def test_peak_memory_grows_with_use():
+    before = machine.peak_memory_bytes()
+    block = bytearray(os.urandom(1)) * (before + (64 << 20))
+    assert machine.peak_memory_bytes() > before
+    assert len(block) > before

@@ -1,0 +1,165 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnet_edge.runtime import preprocess
+from convnet_edge.runtime.errors import InputError
+
+SHAPE = (28, 28)
+RNG = np.random.default_rng(0)
+
+
+def encode(picture, file_format="PNG", **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def dark_image(test_set):
+    """A data set image with a dark border, as most have."""
+    return test_set.images[0]
+
+
+def test_decode_picture_of_a_data_set_image_is_the_identity(dark_image):
+    pixels = preprocess.decode_picture(encode(Image.fromarray(dark_image)), SHAPE)
+    np.testing.assert_array_equal(pixels, dark_image)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK", "YCbCr", "HSV", "1"])
+def test_decode_picture_of_any_mode_gives_nearly_the_same(mode):
+    image = np.zeros(SHAPE, np.uint8)
+    image[8:20, 8:20] = 255
+    picture = Image.fromarray(image).convert(mode)
+    file_format = "TIFF" if mode in ("CMYK", "YCbCr", "HSV") else "PNG"
+    if mode == "HSV":
+        picture = picture.convert("RGB")
+    pixels = preprocess.decode_picture(encode(picture, file_format), SHAPE)
+    assert np.abs(pixels.astype(int) - image).max() <= 1
+
+
+def test_decode_picture_of_16_bits_keeps_the_range(dark_image):
+    deep = Image.fromarray(dark_image.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(preprocess.decode_picture(encode(deep), SHAPE), dark_image)
+
+
+def test_decode_picture_of_a_very_dark_16_bit_picture_stays_dark():
+    deep = Image.fromarray(np.full(SHAPE, 200, np.uint16))
+    assert preprocess.decode_picture(encode(deep), SHAPE).max() == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_decode_picture_of_floats_takes_both_ranges(dark_image, scale):
+    values = (dark_image / 255 * scale).astype(np.float32)
+    pixels = preprocess.decode_picture(encode(Image.fromarray(values), "TIFF"), SHAPE)
+    assert np.abs(pixels.astype(int) - dark_image).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_picture_turns_as_exif_says(dark_image, orientation):
+    turns = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+        5: np.transpose, 6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a.T, 2), 8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(turns[orientation](dark_image))
+    pixels = preprocess.decode_picture(encode(Image.fromarray(stored), exif=exif), SHAPE)
+    np.testing.assert_array_equal(pixels, dark_image)
+
+
+def test_decode_picture_dark_on_light_is_inverted_unless_overruled(dark_image):
+    photo = encode(Image.fromarray(255 - dark_image))
+    np.testing.assert_array_equal(preprocess.decode_picture(photo, SHAPE), dark_image)
+    kept = preprocess.decode_picture(photo, SHAPE, invert=False)
+    np.testing.assert_array_equal(kept, 255 - dark_image)
+    plain = encode(Image.fromarray(dark_image))
+    turned = preprocess.decode_picture(plain, SHAPE, invert=True)
+    np.testing.assert_array_equal(turned, 255 - dark_image)
+
+
+def test_decode_picture_transparent_is_on_white(dark_image):
+    canvas = np.zeros((*SHAPE, 4), np.uint8)
+    canvas[..., 3] = dark_image  # black ink, as opaque as the garment is bright
+    pixels = preprocess.decode_picture(encode(Image.fromarray(canvas)), SHAPE)
+    assert np.abs(pixels.astype(int) - dark_image).max() <= 1
+
+
+def test_palette_transparency_counts(dark_image):
+    picture = Image.fromarray(dark_image).convert("P")
+    data = encode(picture, transparency=0)
+    pixels = preprocess.decode_picture(data, SHAPE, invert=False)
+    assert pixels[0, 0] == 255
+
+
+@pytest.mark.parametrize(("height", "width"), [(56, 28), (28, 100), (1, 1), (1, 300), (300, 1)])
+def test_fit_keeps_proportions_and_centres(height, width):
+    grey = np.zeros((height, width))
+    pixels = preprocess.fit(grey, SHAPE, invert=True)
+    assert pixels.shape == SHAPE
+    assert (pixels == 255).all(), "the canvas takes the border's colour"
+    grey[height // 2, width // 2] = 255
+    marked = preprocess.fit(grey, SHAPE, invert=False)
+    assert marked[13:15, 13:15].max() == marked.max() > 0
+
+
+def test_area_average_agrees_with_a_slow_oracle():
+    grey = RNG.uniform(0, 255, (45, 31))
+    fast = preprocess.area_weights(45, 28) @ grey @ preprocess.area_weights(31, 19).T
+    steps = 28 * 19  # a fine grid on which both sizes divide
+    fine = grey.repeat(28, axis=0).repeat(19, axis=1)
+    slow = fine.reshape(28, 45, 19, 31).mean(axis=(1, 3))
+    assert steps
+    np.testing.assert_allclose(fast, slow, atol=1e-9)
+
+
+def test_area_average_keeps_the_mean():
+    grey = RNG.uniform(0, 255, (133, 57))
+    small = preprocess.area_weights(133, 28) @ grey @ preprocess.area_weights(57, 12).T
+    assert small.mean() == pytest.approx(grey.mean())
+
+
+def test_border_median_counts_corners_once():
+    grey = np.array([[1.0, 2, 3], [4, 100, 6], [7, 8, 9]])
+    assert preprocess.border_median(grey) == 5.0
+    assert preprocess.border_median(np.array([[3.0]])) == 3.0
+
+
+def chunk(kind, content):
+    return (
+        struct.pack(">I", len(content)) + kind + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )  # fmt: skip
+
+
+def bomb(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [50_000, 10_000])
+def test_decode_picture_of_a_bomb_is_refused_before_it_unfolds(side):
+    with pytest.raises(InputError, match="too large"):
+        preprocess.decode_picture(bomb(side), SHAPE)
+
+
+def test_decode_picture_of_damage_says_which(dark_image):
+    data = encode(Image.fromarray(dark_image))
+    with pytest.raises(InputError, match="not a picture"):
+        preprocess.decode_picture(b"hello", SHAPE)
+    with pytest.raises(InputError, match="damaged"):
+        preprocess.decode_picture(data[: len(data) // 2], SHAPE)
+
+
+def test_without_pillow_the_error_names_it(dark_image, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(InputError, match="pillow is not installed"):
+        preprocess.decode_picture(b"x", SHAPE)

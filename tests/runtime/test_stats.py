@@ -1,0 +1,62 @@
+import math
+
+import numpy as np
+import pytest
+
+from convnet_edge.runtime import stats
+
+
+@pytest.mark.parametrize(
+    ("p", "floor"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)]
+)
+def test_percentile_floor_is_the_smallest_that_its_formula_allows(p, floor):
+    assert stats.percentile_floor(p) == floor
+
+    def at_most_one_beyond(n):
+        return sum(math.comb(n, k) * (1 - p) ** k * p ** (n - k) for k in (0, 1))
+
+    assert at_most_one_beyond(floor) <= 0.01 < at_most_one_beyond(floor - 1)
+
+
+def test_percentile_below_its_floor_is_none():
+    assert stats.percentile(np.arange(661.0), 0.99).value is None
+    assert stats.percentile(np.arange(662.0), 0.99).value == 655.0
+
+
+def test_percentile_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth = -math.log(1 - 0.9)
+    rows = [stats.percentile(rng.exponential(size=200), 0.9) for _ in range(1000)]
+    covered = np.mean([row.low <= truth <= row.high for row in rows])
+    assert 0.94 <= covered <= 0.985
+    assert np.mean([row.low <= row.value <= row.high for row in rows]) == 1
+
+
+def test_interval_ranks_match_the_exact_binomial():
+    n, p = 40, 0.5
+    low, high = stats._interval_ranks(n, p)
+
+    def cdf(k):
+        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+    assert cdf(low - 1) <= 0.025 < cdf(low)
+    assert cdf(high - 2) < 0.975 <= cdf(high - 1)
+
+
+def test_wilson_interval_matches_the_quadratic_it_solves():
+    interval = stats.wilson_interval(9096, 10_000)
+    for bound in (interval.low, interval.high):
+        distance = abs(0.9096 - bound) / math.sqrt(bound * (1 - bound) / 10_000)
+        assert distance == pytest.approx(stats.Z_95, rel=1e-9)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10)])
+def test_wilson_interval_at_the_edges_stays_in_range(hits, n):
+    interval = stats.wilson_interval(hits, n)
+    assert 0 <= interval.low < interval.high <= 1
+
+
+@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_of_impossible_counts_is_an_error(hits, n):
+    with pytest.raises(ValueError, match="trials"):
+        stats.wilson_interval(hits, n)
