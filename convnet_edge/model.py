@@ -17,7 +17,7 @@ from .runtime.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-REFERENCE_BATCH_SIZE = 500
+REFERENCE_BATCH_SIZE = 100  # float64 takes 3.2 s for 10,000 images; at 500 it took 5.5 s
 N_CLASSES = 10
 CONV_CHANNELS = (32, 64)
 HIDDEN_FEATURES = 128

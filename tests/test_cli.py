@@ -121,7 +121,8 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
 
 
 def test_interrupted_training_resumes_from_the_command_line(tmp_path):
-    arguments = ["train", "--data", "sample", "--epochs", "2", "--out", "x.safetensors"]
+    arguments = ["train", "--data", "sample", "--epochs", "2", "--batch-size", "250"]
+    arguments += ["--out", "x.safetensors"]
     process = start(*arguments, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not (tmp_path / "x.resume.safetensors").exists():

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import faults
 import numpy as np
 import onnx
 import pytest
 
+from convnet_edge import data, parity
 from convnet_edge import export as export_module
-from convnet_edge import parity
 from convnet_edge.config import ExportConfig
 from convnet_edge.runtime import Classifier, contract
 from convnet_edge.runtime.errors import InputError
@@ -36,7 +38,8 @@ def test_report_holds_what_was_proved(exported):
     assert exported.picture.drawn
 
 
-def test_export_twice_gives_the_same_bytes(trained, exported, model_bytes, tmp_path):
+def test_export_twice_gives_the_same_bytes(trained, reference, model_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "reference_logits", lambda *_: reference)
     again = export_module.export(
         ExportConfig(checkpoint=trained.checkpoint_path, out=tmp_path / "tiny.onnx")
     )
@@ -48,9 +51,13 @@ def test_accuracy_of_the_file_is_that_of_the_checkpoint(exported, trained):
 
 
 @pytest.fixture
-def faulty(monkeypatch, graph_bytes, reference):
-    """Make the exporter give a broken graph; the reference is not computed again."""
-    monkeypatch.setattr(export_module, "reference_logits", lambda *_: reference)
+def faulty(monkeypatch, graph_bytes, reference, test_set):
+    """Make the exporter give a broken graph, proved on the first 1,000 test images."""
+    first = slice(0, 1000)
+    few = replace(test_set, images=test_set.images[first], labels=test_set.labels[first])
+    known = replace(reference, images=few.images, logits=reference.logits[first])
+    monkeypatch.setattr(data, "load_test_set", lambda: few)
+    monkeypatch.setattr(export_module, "reference_logits", lambda *_: known)
 
     def install(fault):
         broken = faults.change_graph(graph_bytes, fault)
@@ -171,7 +178,7 @@ def test_missing_checkpoint_says_how_to_make_one(run):
 
 def test_out_without_suffix_is_refused():
     with pytest.raises(InputError, match=r"\.onnx"):
-        ExportConfig(out="model.pt" and __import__("pathlib").Path("model.pt"))
+        ExportConfig(out=Path("model.pt"))
 
 
 def test_file_alone_in_another_folder_runs(model_bytes, tmp_path, test_set):

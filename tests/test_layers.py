@@ -110,7 +110,7 @@ def test_help_imports_no_framework(arguments, tmp_path):
     code = (
         "import sys\nfrom convnet_edge.cli import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib', 'PIL'}\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib', 'PIL', 'numpy'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -12,11 +12,13 @@ from convnet_edge.runtime.errors import CheckFailedError, InputError, Interrupte
 
 
 @pytest.fixture
-def few(monkeypatch, tmp_path):
-    """A config on 640 of the sample's images: 10 steps an epoch."""
+def few(monkeypatch, tmp_path, test_set):
+    """A config on 640 of the sample's images, 10 steps an epoch, and 500 test images."""
     whole = data.load_training_set("sample", tmp_path)
     small = replace(whole, images=whole.images[:640], labels=whole.labels[:640])
     monkeypatch.setattr(data, "load_training_set", lambda *_: small)
+    tested = replace(test_set, images=test_set.images[:500], labels=test_set.labels[:500])
+    monkeypatch.setattr(data, "load_test_set", lambda: tested)
     return TrainConfig(data="sample", epochs=3, out=tmp_path / "run" / "few.safetensors")
 
 

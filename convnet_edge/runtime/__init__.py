@@ -3,7 +3,22 @@
 from convnet_edge.runtime import Classifier
 """
 
-from .classifier import Classifier, Predictions
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .errors import CheckFailedError, EdgeError, InputError
 
+if TYPE_CHECKING:
+    from .classifier import Classifier, Predictions
+
 __all__ = ["CheckFailedError", "Classifier", "EdgeError", "InputError", "Predictions"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classifier when it is first asked for: numpy's 0.1 s would slow every --help."""
+    if name in ("Classifier", "Predictions"):
+        from . import classifier
+
+        return getattr(classifier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

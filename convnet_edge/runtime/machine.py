@@ -89,7 +89,13 @@ def mapped_gpu_libraries() -> list[str]:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the largest resident set of this process so far; None where it is not kept."""
+    """Return the largest resident set of this process so far; None where it is not kept.
+
+    On Linux from /proc: `ru_maxrss` there starts at the size of the process that forked this one.
+    """
+    status = _key_values(_read(Path("/proc/self/status")) or "")
+    if "VmHWM" in status:
+        return int(status["VmHWM"].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -104,8 +104,8 @@ def check_goldens(classifier: Classifier) -> tuple[Check, ...]:
         name = f"golden vectors, batch {batch_size}"
         try:
             logits = classifier.logits(goldens.images, batch_size=batch_size)
-        except InputError as error:
-            checks.append(Check(name, False, error.found))
+        except InputError as refusal:
+            checks.append(Check(name, False, refusal.found))
             continue
         error = largest_error(logits, goldens.logits)
         passed = error <= goldens.tolerance

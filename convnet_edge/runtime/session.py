@@ -40,7 +40,8 @@ class Session:
     """One opened model: `run` maps (N, 1, H, W) float32 to (N, C) float32 logits. Thread-safe.
 
     provider: the short name that was asked for and obtained. threads: intra-op threads.
-    placement: None where this onnxruntime cannot tell. create_ms: wall time of opening.
+    placement: None where this onnxruntime cannot tell. create_ms: wall time of opening,
+    without importing onnxruntime.
     """
 
     def __init__(self, model: bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
@@ -58,8 +59,9 @@ class Session:
         self.input_name, self.output_name = _names(file)
         self.provider = provider
         self.threads = threads or machine.usable_cores()
+        ort = _import_onnxruntime()
         started_ns = time.perf_counter_ns()
-        self._session = _open(model, provider, self.threads)
+        self._session = _open(ort, model, provider, self.threads)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
 
@@ -93,8 +95,7 @@ def _names(file: onnxfile.OnnxFile) -> tuple[str, str]:
     return inputs[0].name, file.outputs[0].name
 
 
-def _open(model: bytes, provider: str, threads: int) -> Any:
-    ort = _import_onnxruntime()
+def _open(ort: Any, model: bytes, provider: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -1,0 +1,113 @@
+"""The project as others get it: the wheel in an empty environment, and the device's old Python."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEVICE_COMMANDS = (
+    ["verify"],
+    ["inspect"],
+    ["bench", "--duration", "0.1"],
+    ["predict"],
+    ["predict", "x.png"],
+)
+
+
+def test_lock_pins_and_hashes_everything_that_the_project_asks_for():
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + [
+        r for n in ("cpu", "plot", "train", "dev") for r in extras[n]
+    ]
+    for requirement in asked:
+        name = re.match(r"[\w-]+", requirement).group().lower()
+        if name != "convnet-edge":
+            assert re.search(rf"^{name}==", lock, re.MULTILINE), name
+    assert "http" not in lock
+    entries = re.findall(r"^[\w.-]+==", lock, re.MULTILINE)
+    assert lock.count("--hash=sha256:") >= len(entries)
+
+
+def run(*command, cwd=None):
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def offline(*command):
+    """Prefix a command so that it has no network, where this user may do so."""
+    if shutil.which("unshare"):
+        allowed = subprocess.run(["unshare", "-n", "true"], capture_output=True)
+        if allowed.returncode == 0:
+            return ["unshare", "-n", *command]
+    return list(command)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", folder, REPOSITORY)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.index
+def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_path, test_set):
+    from PIL import Image
+
+    Image.fromarray(test_set.images[0]).save(tmp_path / "x.png")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]")
+    installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
+    assert not re.search(r"^(torch|onnx|matplotlib)==", installed, re.MULTILINE)
+    program = tmp_path / "venv" / "bin" / "convnet-edge"
+    for arguments in DEVICE_COMMANDS:
+        run(*offline(str(program), *arguments), cwd=tmp_path)
+    assert not list(tmp_path.glob("*/*.png"))
+
+
+def python_3_10():
+    """Return a Python 3.10 of this machine, None without one."""
+    found = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python")]
+    for candidate in found:
+        if candidate:
+            done = subprocess.run([str(candidate), "--version"], capture_output=True, text=True)
+            if done.returncode == 0 and done.stdout.startswith("Python 3.10."):
+                return candidate
+    return None
+
+
+@pytest.mark.index
+@pytest.mark.skipif(python_3_10() is None, reason="no Python 3.10 here")
+def test_runtime_alone_runs_on_python_3_10(tmp_path, exported):
+    import convnet_edge
+
+    run(python_3_10(), "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime", "pillow")
+    shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
+    code = (
+        "import sys\n"
+        "from copied_runtime import Classifier, selftest, accuracy, latency, machine\n"
+        "model = open(sys.argv[1], 'rb').read()\n"
+        "classifier = Classifier(model)\n"
+        "checks = selftest.run_selftest(model, classifier)\n"
+        "assert all(check.passed for check in checks), checks\n"
+        "images = classifier.contract.goldens.images\n"
+        "measured = latency.measure_latency(classifier, images, batch_size=2, duration_s=0.05)\n"
+        "labels = classifier(images).labels\n"
+        "score = accuracy.score(labels, labels, classifier.contract.class_labels)\n"
+        "machine.passport()\n"
+        "print(sys.version_info[:2], score.n_correct, len(measured.samples_ns) > 10)\n"
+    )
+    out = run(python, "-c", code, exported.model_path, cwd=tmp_path)
+    assert out.startswith("(3, 10)")
+    assert out.strip().endswith("True")
