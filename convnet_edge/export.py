@@ -129,9 +129,10 @@ def to_onnx(model: Convnet, image_shape: tuple[int, int, int]) -> bytes:
                 dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:  # onnxscript's passes: the latter
+        versions = f"torch {torch.__version__} with onnxscript {metadata.version('onnxscript')}"
         raise CheckFailedError(
-            f"torch {torch.__version__} could not export the model: {str(error).splitlines()[0]}",
+            f"{versions} could not export the model: {str(error).splitlines()[0]}",
             expected="an ONNX graph",
             next_step="try another torch or onnxscript version",
         ) from error

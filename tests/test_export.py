@@ -170,6 +170,19 @@ def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, test_set):
     assert np.abs(logits - reference.logits).max() <= reference.tolerance
 
 
+def test_exporter_that_gives_up_is_exit_1_with_versions(run, trained, monkeypatch, tmp_path):
+    import torch
+
+    def give_up(*_, **__):
+        raise RuntimeError("a pass failed")  # as onnxscript 0.5 does with torch 2.9
+
+    monkeypatch.setattr(torch.onnx, "export", give_up)
+    result = run("export", trained.checkpoint_path, "--out", "x.onnx")
+    assert result.exit_code == 1
+    assert f"torch {torch.__version__} with onnxscript" in result.stderr
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
 def test_missing_checkpoint_says_how_to_make_one(run):
     result = run("export")
     assert result.exit_code == 2
