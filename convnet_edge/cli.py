@@ -386,7 +386,7 @@ def _train(config: TrainConfig, console: Console) -> train_stage.TrainResult:
         def moved(state: stage.Progress) -> None:
             text = (
                 f"epoch {state.epoch}/{state.n_epochs}  loss {state.mean_loss:.4f}  "
-                f"accuracy {state.accuracy:.2%}"
+                f"accuracy {state.accuracy:.2%}  {state.images_per_s:,.0f} images/s"
             )
             done = (state.epoch - 1) * state.n_images_total + state.n_images
             total = state.n_epochs * state.n_images_total
@@ -630,7 +630,7 @@ def _progress() -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TaskProgressColumn(show_speed=True),
+        TaskProgressColumn(),
         TimeRemainingColumn(),
     )
     with Progress(

@@ -43,7 +43,7 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is. epoch: 1-based; the metrics are those of the epoch so far."""
+    """How far training is. epoch: 1-based; metrics and speed are those of the epoch so far."""
 
     epoch: int
     n_epochs: int
@@ -51,6 +51,7 @@ class Progress:
     n_images_total: int
     mean_loss: float
     accuracy: float
+    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def _train_epoch(
                     n,
                     loss_sum.item() / n_batches,
                     n_correct.item() / n_seen,
+                    n_seen / ((now - started) / 1e9),
                 )
             )
     mean_loss, share = loss_sum.item() / n_batches, n_correct.item() / n

@@ -9,7 +9,7 @@ import pytest
 from convnet_edge import locate
 
 N_EPOCHS = 3
-ACCURACY_FLOOR = 0.885  # after three epochs the seed recipe has 88.9 to 90.2 %
+ACCURACY_FLOOR = 0.885  # three epochs with seed 0 gave 89.43 % (one run, 2 threads)
 SHIPPED_ACCURACY_FLOOR = 0.903
 
 

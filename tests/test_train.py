@@ -192,3 +192,4 @@ def test_progress_counts_up_to_the_last_image(few, monkeypatch):
     train.train(replace(few, epochs=1), train.Listener(progress=seen.append))
     assert [state.n_images for state in seen] == list(range(64, 641, 64))
     assert seen[-1].n_images_total == 640
+    assert all(state.images_per_s > 0 for state in seen)
