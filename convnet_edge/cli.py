@@ -570,7 +570,7 @@ def _show_bench(result: bench_stage.BenchResult, console: Console) -> None:
     peak = document["peak_memory_bytes"]
     console.print(
         f"session creation {session['create_ms']:.1f} ms, first inference "
-        f"{session['first_run_ms']:.2f} ms, peak memory "
+        f"{session['first_run_ms']:.2f} ms, peak memory of this process "
         + ("n/a" if peak is None else f"{peak / 2**20:.0f} MiB")
     )
     _show_latencies(result, console)
