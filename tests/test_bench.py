@@ -26,7 +26,7 @@ def test_result_says_what_was_measured_on_what(measured, exported):
     assert document["provider"]["obtained"] == "cpu"
     assert document["provider"]["threads"] == 1
     placement = document["provider"]["placement"]
-    assert placement is None or len(placement["CPUExecutionProvider"]) == 10
+    assert placement is None or len(placement["CPUExecutionProvider"]) >= 10
     assert document["machine"]["versions"]["onnxruntime"]
     assert document["session"]["create_ms"] > 0
     assert document["session"]["first_run_ms"] > 0

@@ -17,7 +17,7 @@ from convnet_edge.runtime.errors import InputError
 def test_exported_file_is_small_plain_and_whole(exported, model_bytes):
     proto = onnx.load_from_string(model_bytes)
     assert (proto.ir_version, proto.opset_import[0].version) == (8, 18)
-    assert len(proto.graph.node) == 10
+    assert len(proto.graph.node) in (10, 12)  # torch 2.9 computes the shape of Reshape
     assert exported.n_bytes == len(model_bytes) < 1_000_000
     assert exported.n_parameters == 225_034
     assert [entry.key for entry in proto.metadata_props] == [contract.KEY]

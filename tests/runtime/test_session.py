@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from faults import change_graph
 
-from convnet_edge.runtime import machine
+from convnet_edge.runtime import machine, onnxfile
 from convnet_edge.runtime import session as session_module
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.session import Session
@@ -17,7 +17,7 @@ def test_session_reports_provider_threads_and_every_node(model_bytes):
     if session.placement is not None:
         (placed,) = session.placement
         assert placed.provider == "CPUExecutionProvider"
-        assert len(placed.op_types) == 10
+        assert len(placed.op_types) == len(onnxfile.parse(model_bytes).nodes)
     assert session.run(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
 
 
