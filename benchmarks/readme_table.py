@@ -1,6 +1,6 @@
-"""Print the README's table from the stored results: `python benchmarks/readme_table.py`.
+"""Print the README's numbers from the stored results: `python benchmarks/readme_table.py`.
 
-A test compares it with what stands in the README, so neither can change alone.
+A test compares them with what stands in the README, so neither can change alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,61 @@ from typing import Any
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 COLUMNS = ("machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s", "accuracy")
+TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
+RECIPE_COLUMNS = ("recipe", "epochs", "seconds", "test accuracy, mean ± s.d.", "seeds")
 
 
 def table() -> str:
-    """Return the Markdown table of every stored result, one row a batch size."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    for path in sorted(REFERENCE_DIR.glob("*.json")):
-        lines += [" | ".join(row) for row in _rows(json.loads(path.read_text()))]
-    return "\n".join(f"| {line} |" for line in lines)
+    """Return the Markdown table of every stored bench result, one row a batch size."""
+    return _markdown(COLUMNS, [row for result in _stored("bench") for row in _rows(result)])
+
+
+def training_table() -> str:
+    """Return the Markdown table of the training benchmark on the CPU."""
+    result = json.loads((REFERENCE_DIR / "training-cpu.json").read_text())
+    rows = [
+        (
+            row["variant"],
+            f"{row['median_step_ms']:.1f}",
+            f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f}–{row['ratio_highest']:.2f})",
+            f"{row['share_of_bound']:.0%}",
+        )
+        for row in result["rows"]
+    ]
+    return _markdown(TRAINING_COLUMNS, rows)
+
+
+def recipe_table() -> str:
+    """Return the Markdown table of the recipes' accuracies."""
+    rows = []
+    for result in sorted(_stored("accuracy"), key=lambda result: result["mean_accuracy"]):
+        training, seeds = result["training"], [row["seed"] for row in result["rows"]]
+        accuracy = f"{100 * result['mean_accuracy']:.2f} ± {100 * result['stdev_accuracy']:.2f} %"
+        seconds = f"{result['mean_epochs_s']:.0f}"
+        rows.append(
+            (training["recipe"], str(training["epochs"]), seconds, accuracy, str(len(seeds)))
+        )
+    return _markdown(RECIPE_COLUMNS, rows)
+
+
+def kills() -> str:
+    """Return the sentence on the runs that were killed at random moments."""
+    result = json.loads((REFERENCE_DIR / "training-kills.json").read_text())
+    return (
+        f"{result['n_kills']} kills at random moments in {result['n_runs']} runs, "
+        f"{result['n_kills_with_an_epoch_kept']} of them after a complete epoch: "
+        f"{result['n_different']} runs ended with other weights"
+    )
+
+
+def _stored(kind: str) -> list[dict[str, Any]]:
+    results = [json.loads(path.read_text()) for path in sorted(REFERENCE_DIR.glob("*.json"))]
+    return [r for r in results if r["schema"].split("/")[1].removesuffix("-benchmark") == kind]
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -47,4 +94,4 @@ def _percentile(row: dict[str, Any], p: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), training_table(), recipe_table(), kills(), sep="\n\n")

@@ -96,6 +96,7 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
             checkpoint.image_shape,
             kernel_size=int(checkpoint.header["model"]["kernel_size"]),
             n_classes=len(checkpoint.header["class_labels"]),
+            width=float(checkpoint.header["model"].get("width", 1.0)),
         )
         model.load_state_dict(checkpoint.tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -5,7 +5,7 @@ Frozen values without behaviour but for their own checks; no framework is import
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +19,8 @@ RESULTS_DIR = Path("benchmarks/results")
 QUICKSTART_DIR = Path("runs/quickstart")
 
 DataSet = Literal["fashion-mnist", "sample"]
+RecipeName = Literal["seed", "fast", "best"]
+Amp = Literal["off", "bf16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Provider = Literal["cpu", "cuda"]
 
@@ -29,29 +31,96 @@ def _require(holds: bool, found: str, expected: str, option: str) -> None:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What decides the trained weights, beside data, network and seed.
+
+    epochs: passes over the training images. batch_size: images a step.
+    share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.
+    learning_rate: Adam's. muon_learning_rate: Muon's, on conv2 and the first linear layer; 0: Adam.
+    weight_decay: decoupled (AdamW), as a share of the learning rate.
+    decay: learning rates fall linearly to 0; else they stay.
+    normalize: train on (pixel - mean) / deviation of the training images, folded into conv1 after.
+    flip_and_shift: each image mirrored at random, and moved by -1, 0 or 1 pixel along both axes.
+    dropout: share of the hidden features that a step leaves out.
+    label_smoothing: share of each target that is spread over all classes.
+    average: weights kept are an average in which a step's weigh 1 - average; 0: the last ones.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    share: float = 1.0
+    muon_learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    decay: bool = False
+    normalize: bool = False
+    flip_and_shift: bool = False
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.0
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    "seed": Recipe(epochs=10, batch_size=64, learning_rate=1e-3),
+    "fast": Recipe(
+        epochs=2,
+        batch_size=128,
+        learning_rate=4e-3,
+        share=0.75,
+        muon_learning_rate=0.04,
+        decay=True,
+        normalize=True,
+    ),
+    "best": Recipe(
+        epochs=30,
+        batch_size=128,
+        learning_rate=3e-3,
+        muon_learning_rate=0.02,
+        weight_decay=0.01,
+        decay=True,
+        normalize=True,
+        flip_and_shift=True,
+        dropout=0.3,
+        label_smoothing=0.1,
+        average=0.998,
+    ),
+}
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train; the defaults are the seed recipe (Adam, cross-entropy, pixels in [0, 1]).
 
     data: training images, the test images are always the embedded ones.
     data_dir: folder that is searched first and downloaded into.
-    epochs: passes over the training images, >= 1.
-    learning_rate: Adam's, > 0.
-    batch_size: images a step, >= 1.
+    recipe: where epochs, learning rate and batch size come from unless given.
+    epochs: passes over the training images, >= 1; None for the recipe's.
+    learning_rate: Adam's, > 0; None for the recipe's.
+    batch_size: images a step, over all processes, >= 1; None for the recipe's.
     kernel_size: of both convolutions, in pixels, >= 1.
+    width: of every layer, in the seed's; above 0, at most 4.
+    validate: training images held out of training and scored after each epoch, >= 0.
     seed: of initial weights and permutations, >= 0; repeats a CPU run bit for bit.
     device: auto takes cuda, else mps, else cpu.
+    amp: bf16 computes convolutions and linear layers in bfloat16.
+    tf32: let CUDA compute products in TF32 (10 bits of mantissa).
     resume: go on from the unfinished run's last complete epoch.
     out: the checkpoint; its siblings take its name.
     """
 
     data: DataSet = "fashion-mnist"
     data_dir: Path = Path("data")
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    batch_size: int = 64
+    recipe: RecipeName = "seed"
+    epochs: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
     kernel_size: int = 3
+    width: float = 1.0
+    validate: int = 0
     seed: int = 0
     device: Device = "auto"
+    amp: Amp = "off"
+    tf32: bool = False
     resume: bool = False
     out: Path = CHECKPOINTS_DIR / f"{DEFAULT_NAME}.safetensors"
 
@@ -63,26 +132,41 @@ class TrainConfig:
         """
         for option, value, kind in (
             ("--data", self.data, DataSet),
+            ("--recipe", self.recipe, RecipeName),
             ("--device", self.device, Device),
+            ("--amp", self.amp, Amp),
         ):
             choices = get_args(kind)
             _require(value in choices, f"{option} {value}", " or ".join(choices), option)
-        for name, low in (("epochs", 1), ("batch_size", 1), ("kernel_size", 1), ("seed", 0)):
+        lowest = {"epochs": 1, "batch_size": 1, "kernel_size": 1, "seed": 0, "validate": 0}
+        for name, low in lowest.items():
             value = getattr(self, name)
             option = "--" + name.replace("_", "-")
-            _require(value >= low, f"{option} {value}", f"{low} or more", option)
+            _require(value is None or value >= low, f"{option} {value}", f"{low} or more", option)
+        rate = self.learning_rate
         _require(
-            0 < self.learning_rate < float("inf"),
-            f"--learning-rate {self.learning_rate}",
+            rate is None or 0 < rate < float("inf"),
+            f"--learning-rate {rate}",
             "a positive number",
             "--learning-rate",
         )
+        _require(0 < self.width <= 4, f"--width {self.width}", "above 0, at most 4", "--width")
         _require(
             self.out.suffix == ".safetensors",
             f"--out {self.out}",
             "a name that ends in .safetensors",
             "--out",
         )
+
+    @property
+    def plan(self) -> Recipe:
+        """The recipe with what was given in its place."""
+        given = {
+            name: value
+            for name in ("epochs", "learning_rate", "batch_size")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(RECIPES[self.recipe], **given)
 
 
 @dataclass(frozen=True)

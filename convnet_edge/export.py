@@ -246,6 +246,7 @@ def _describe(
                 trained.image_shape,
                 kernel_size=trained.header["model"]["kernel_size"],
                 n_classes=len(labels),
+                width=trained.header["model"].get("width", 1.0),
             ),
         },
         "versions": {"training": trained.header["versions"], "export": _versions()},

@@ -35,15 +35,29 @@ class Picture:
 
 
 def training_curve(path: Path, epochs: Sequence[dict[str, Any]]) -> Picture:
-    """Draw mean loss and accuracy (counted before each update) by epoch."""
+    """Draw loss and accuracy by epoch: training (before each update), validation if there was."""
 
     def paint(figure: Figure) -> None:
-        numbers = [epoch["epoch"] for epoch in epochs]
         left, right = figure.subplots(1, 2)
+        numbers = [epoch["epoch"] for epoch in epochs]
         left.plot(numbers, [epoch["mean_loss"] for epoch in epochs], "o-", color=BLUE)
-        left.set(xlabel="epoch", ylabel="mean cross-entropy", title="Training loss")
-        right.plot(numbers, [100 * epoch["accuracy"] for epoch in epochs], "o-", color=BLUE)
-        right.set(xlabel="epoch", ylabel="%", title="Training accuracy, before each update")
+        right.plot(
+            numbers,
+            [100 * epoch["accuracy"] for epoch in epochs],
+            "o-",
+            color=BLUE,
+            label="training, before each update",
+        )
+        validated = [epoch for epoch in epochs if epoch.get("validation_accuracy") is not None]
+        if validated:
+            numbers = [epoch["epoch"] for epoch in validated]
+            losses = [epoch["validation_loss"] for epoch in validated]
+            shares = [100 * epoch["validation_accuracy"] for epoch in validated]
+            left.plot(numbers, losses, "s--", color=RED)
+            right.plot(numbers, shares, "s--", color=RED, label="validation, after the epoch")
+        left.set(xlabel="epoch", ylabel="mean cross-entropy", title="Loss")
+        right.set(xlabel="epoch", ylabel="%", title="Accuracy")
+        right.legend()
         for axes in (left, right):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)

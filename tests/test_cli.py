@@ -31,8 +31,8 @@ def test_help_of_every_command_says_what_it_does(run, command):
 
 def test_help_shows_the_defaults_of_the_configs(run):
     text = run("train", "--help").stdout
-    assert f"[default: {TrainConfig.learning_rate}]" in text
-    assert f"[default: {TrainConfig.epochs}]" in text
+    assert f"[default: {TrainConfig.recipe}]" in text
+    assert f"[default: {TrainConfig.width}]" in text
     sizes = ",".join(map(str, BenchConfig.batch_sizes))
     assert f"[default: {sizes}]" in run("bench", "--help").stdout
 
@@ -61,6 +61,7 @@ def test_train_through_the_command_line(run, tmp_path, monkeypatch):
     result = run("train", "--data", "sample", "--epochs", "2", "--out", "c/x.safetensors")
     assert result.exit_code == 0, result.output
     assert "Model has 225034 trainable parameters" in result.stdout
+    assert "2,215,168 multiplications an image" in result.stdout
     assert "Epoch [  1/  2] finished. Mean loss: " in result.stdout
     assert "(before each update" in result.stdout
     assert result.stdout.count("Test accuracy") == 1
@@ -71,6 +72,11 @@ def test_train_through_the_command_line(run, tmp_path, monkeypatch):
         "train", "--data", "sample", "--epochs", "1", "--out", "c/x.safetensors", "--json"
     )
     assert json.loads(as_json.stdout)["training"]["epochs"] == 1
+    again = run("train", "--data", "sample", "--epochs", "1", "--out", "c/x.safetensors",
+                "--resume", "--json")  # fmt: skip
+    assert again.exit_code == 0
+    assert json.loads(again.stdout)["training"]["epochs"] == 1
+    assert "c/x.safetensors is complete: nothing to do" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a machine with an NVIDIA GPU must pass: `make test-cuda` there."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,3 +44,88 @@ def test_training_on_cuda_exports_with_the_same_proof(tmp_path):
     assert result.test.accuracy > 0.7
     exported = export.export(ExportConfig(checkpoint=out, out=tmp_path / "gpu.onnx"))
     assert all(check.passed for check in exported.checks)
+
+
+def start_run(tmp_path, **options):
+    import torch
+
+    from convnet_edge import data, train
+    from convnet_edge.config import TrainConfig
+    from convnet_edge.processes import Processes
+
+    config = TrainConfig(out=tmp_path / "x.safetensors", **options)
+    images, none = train.split(data.load_training_set("sample", tmp_path), 16)
+    return train.start(config, {}, images, none, torch.device("cuda"), Processes())
+
+
+@pytest.mark.parametrize("recipe", ["seed", "best"])
+def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
+    import torch
+
+    from convnet_edge import train
+
+    graphed, eager = (start_run(tmp_path, recipe=recipe, batch_size=64) for _ in range(2))
+    for run, step in ((graphed, train.make_step(graphed)), (eager, train.Step(eager))):
+        with train.precision(run.config):
+            metrics = train._train_epoch(run, step, train.Listener())
+        run.epochs.append(metrics)
+    assert isinstance(train.make_step(graphed), train.GraphedStep)
+    first, second = graphed.epochs[0], eager.epochs[0]
+    assert first.mean_loss == pytest.approx(second.mean_loss, rel=2e-3)
+    for mine, theirs in zip(graphed.model.parameters(), eager.model.parameters(), strict=True):
+        assert (mine - theirs).norm() < 0.05 * theirs.norm()
+    assert torch.isfinite(graphed.loss_sum)
+
+
+def test_steps_never_make_the_host_wait(tmp_path, monkeypatch):
+    import torch
+
+    from convnet_edge import train
+
+    run = start_run(tmp_path, recipe="best", batch_size=64)
+    step = train.make_step(run)
+    train._train_epoch(run, step, train.Listener())  # captures
+    real = type(step).__call__
+
+    def watched(self, *arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            real(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(type(step), "__call__", watched)
+    metrics = train._train_epoch(run, step, train.Listener())
+    assert metrics.mean_loss > 0
+
+
+@pytest.mark.parametrize("options", [{"amp": "bf16"}, {"tf32": True}, {"recipe": "fast"}])
+def test_options_train_on_cuda(tmp_path, options):
+    from convnet_edge import train
+    from convnet_edge.config import TrainConfig
+
+    out = tmp_path / "x.safetensors"
+    config = TrainConfig(data="sample", epochs=2, device="cuda", out=out, **options)
+    assert train.train(config).test.accuracy > 0.75
+
+
+def test_resume_on_cuda_goes_on_from_the_last_epoch(tmp_path, monkeypatch):
+    from convnet_edge import train
+    from convnet_edge.config import TrainConfig
+    from convnet_edge.runtime.errors import InterruptedRunError
+
+    config = TrainConfig(data="sample", epochs=2, device="cuda", out=tmp_path / "x.safetensors")
+    real = train._train_epoch
+
+    def stop_in_the_second(run, *others):
+        if run.epochs:
+            raise KeyboardInterrupt
+        return real(run, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train_epoch", stop_in_the_second)
+        with pytest.raises(InterruptedRunError, match="1 complete of 2"):
+            train.train(config)
+    result = train.train(replace(config, resume=True))
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2]
+    assert result.epochs[1].mean_loss < result.epochs[0].mean_loss

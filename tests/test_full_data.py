@@ -10,7 +10,7 @@ from convnet_edge import locate
 
 N_EPOCHS = 3
 ACCURACY_FLOOR = 0.885  # three epochs with seed 0 gave 89.43 % (one run, 2 threads)
-SHIPPED_ACCURACY_FLOOR = 0.903
+SHIPPED_ACCURACY_FLOOR = 0.928
 
 
 def convnet_edge(*arguments, cwd, expect=0):

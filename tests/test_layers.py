@@ -12,7 +12,10 @@ import convnet_edge
 PACKAGE = Path(convnet_edge.__file__).parent
 STAGES = {"train", "export", "verify", "inspect", "bench", "predict"}
 RUNTIME_MAY = {"numpy", "onnxruntime", "PIL"} | set(sys.stdlib_module_names)
-TORCH_MAY = {"model", "train", "checkpoint", "export"}
+TORCH_MAY = {
+    "model", "train", "checkpoint", "export",
+    "batches", "cost", "optimizers", "processes", "resume", "step",
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -37,6 +37,23 @@ def test_parameter_formula_equals_the_count(shape, kernel):
     assert net(torch.zeros(2, *shape)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("width", [0.1, 0.5, 1.0, 2.0])
+def test_width_scales_every_layer(width):
+    net = model.build_convnet((1, 28, 28), width=width)
+    assert model.count_parameters(net) == model.parameter_formula((1, 28, 28), width=width)
+    assert net.layer_stack[3].out_channels == round(64 * width)
+    assert net.layer_stack[9].in_features == round(128 * width)
+
+
+def test_needed_multiplications_by_hand():
+    assert model.needed_sides((1, 28, 28), 3) == (26, 26)
+    assert model.needed_multiplications((1, 28, 28)) == (
+        24 * 24 * 9 * 32, 10 * 10 * 9 * 32 * 64, 5 * 5 * 64 * 128, 128 * 10,
+    )  # fmt: skip
+    half = sum(model.needed_multiplications((1, 28, 28), width=0.5))
+    assert sum(model.needed_multiplications((1, 28, 28))) / half == pytest.approx(3.7, abs=0.1)
+
+
 @pytest.mark.parametrize("kernel", [10, 28, 100])
 def test_kernel_that_leaves_nothing_is_an_input_error(kernel):
     with pytest.raises(InputError, match="leaves nothing"):

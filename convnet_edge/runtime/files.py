@@ -74,6 +74,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left beside `path`."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        process_id = leftover.name.split(".")[-2]
+        if process_id.isdigit() and not _is_running(int(process_id)):
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    if os.name != "posix":  # Windows has no signal 0: there, leftovers stay
+        return True
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write `document` as JSON (no NaN, two-space indent), atomically."""
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
