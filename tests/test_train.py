@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convnet_edge import checkpoint, data, train
+from convnet_edge import checkpoint, data, plots, train
 from convnet_edge.config import RECIPES, TrainConfig
 from convnet_edge.model import build_convnet, compute_logits
 from convnet_edge.optimizers import Muon
@@ -19,7 +19,9 @@ from convnet_edge.runtime.errors import CheckFailedError, InputError, Interrupte
 
 @pytest.fixture
 def few(monkeypatch, tmp_path, test_set):
-    """A config on 640 of the sample's images, 10 steps an epoch, and 500 test images."""
+    """A config on 640 of the sample's images, 10 steps an epoch, 500 test images, no picture."""
+    left_out = plots.Picture(tmp_path / "x.png", drawn=False)
+    monkeypatch.setattr(plots, "training_curve", lambda *_: left_out)
     whole = data.load_training_set("sample", tmp_path)
     small = replace(whole, images=whole.images[:640], labels=whole.labels[:640])
     monkeypatch.setattr(data, "load_training_set", lambda *_: small)
