@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from .config import Recipe
 from .model import needed_sides
-from .runtime.idx import ImageSet
+from .runtime.idx import CLASS_LABELS, ImageSet
 from .step import Batch
 
 Tensor = torch.Tensor
@@ -75,6 +75,7 @@ class TrainingImages:
         self._sides = needed_sides(shape, kernel_size)
         self._full_width = pixels.shape[2]
         self._dropout = recipe.dropout
+        self._targets = target_rows(recipe.label_smoothing).to(device)
         mean, deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
         self.mean, self.deviation = mean, deviation
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
@@ -96,19 +97,30 @@ class TrainingImages:
         if choices.mirrored is not None and choices.shifts is not None:
             x = self._moved(choices.order, choices.mirrored, choices.shifts)
         else:
-            x = self._pixels[choices.order]
+            x = self._pixels.index_select(0, choices.order)
         x = x.to(torch.float32).mul_(self._scale)
         if self._offset:
             x += self._offset
         if keep is not None:
             keep = keep.to(torch.float32) / (1 - self._dropout)
-        return Batch(x, self.labels[choices.order], keep)
+        labels = self.labels.index_select(0, choices.order)
+        return Batch(x, labels, self._targets.index_select(0, labels), keep)
 
     def _moved(self, order: Tensor, mirrored: Tensor, shifts: Tensor) -> Tensor:
         rows = shifts[:, :1] + self._rows
         columns = shifts[:, 1:] + self._columns
         columns = torch.where(mirrored[:, None], self._full_width + 1 - columns, columns)
         return self._pixels[order[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+
+
+def target_rows(label_smoothing: float) -> Tensor:
+    """Return (n_classes, n_classes): row y holds the probabilities to learn from label y.
+
+    label_smoothing: the share of each that is spread evenly over all classes, as in
+    torch.nn.functional.cross_entropy.
+    """
+    n_classes = len(CLASS_LABELS)
+    return torch.eye(n_classes) * (1 - label_smoothing) + label_smoothing / n_classes
 
 
 def pixel_moments(images: ImageSet) -> tuple[float, float]:

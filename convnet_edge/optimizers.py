@@ -1,21 +1,24 @@
 """Update the convnet's parameters: Adam on all, or Muon on the two large matrices.
 
-Takes gradients, knows nothing of how they came about. State goes out and comes back as plain
-tensors, each in its parameter's memory format: fused Adam computes wrongly, without an error, on
-state whose format differs (6.5e-3 off after 5 steps).
+Takes gradients, knows nothing of how they came about. What an update remembers lies in its
+parameter's memory format and is restored in place: fused Adam computes wrongly, without an error,
+on state whose format differs (6.5e-3 off after 5 steps).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch.optim.adam import adam
 
 from .config import Recipe
 from .model import Convnet
 
 Tensor = torch.Tensor
+LARGE = (2, 4)  # places of conv2's and the first linear layer's weight among the parameters
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults, which the seed takes
+MOMENTUM = 0.95
 # Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: steep at zero, so that
 # five iterations bring singular values into about [0.7, 1.2]
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -23,87 +26,107 @@ N_ITERATIONS = 5
 
 
 class Updater:
-    """The optimizers of one run, at a common share of their learning rates."""
+    """The rules by which one run's parameters change, at a common share of their learning rates."""
 
     def __init__(self, model: Convnet, recipe: Recipe) -> None:
-        self.parameters = list(model.parameters())
-        device = self.parameters[0].device
-        large = (2, 4) if recipe.muon_learning_rate else ()  # conv2's and the first linear layer's
-        self._matrices = [_as_matrix(self.parameters[i]) for i in large]
-        self._large = large
-        others = [p for i, p in enumerate(self.parameters) if i not in large]
-        kind: Any = torch.optim.AdamW if recipe.weight_decay else torch.optim.Adam
-        adam = kind(
-            others,
-            lr=_rate(recipe.learning_rate, device),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
-        self._optimizers: dict[str, torch.optim.Optimizer] = {"adam": adam}
-        self._rates = {"adam": recipe.learning_rate}
-        if recipe.muon_learning_rate:
-            self._optimizers["muon"] = Muon(
-                self._matrices,
-                lr=_rate(recipe.muon_learning_rate, device),
-                weight_decay=recipe.weight_decay,
-            )
-            self._rates["muon"] = recipe.muon_learning_rate
+        parameters = [p.detach() for p in model.parameters()]
+        decay, rate = recipe.weight_decay, recipe.muon_learning_rate
+        large = LARGE if rate else ()
+        others = tuple(i for i in range(len(parameters)) if i not in large)
+        small = Adam([parameters[i] for i in others], recipe.learning_rate, decay)
+        self._rules: list[tuple[tuple[int, ...], Adam | Muon]] = [(others, small)]
+        if large:
+            self._rules.append((large, Muon([parameters[i] for i in large], rate, decay)))
 
     def set_share(self, share: float) -> None:
         """Set every learning rate to `share` of its recipe's; no host synchronisation on CUDA."""
-        for name, optimizer in self._optimizers.items():
-            group = optimizer.param_groups[0]
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(self._rates[name] * share)
-            else:
-                group["lr"] = self._rates[name] * share
+        for _, rule in self._rules:
+            rule.rate.set_share(share)
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Update the parameters by `gradients`, one for each, in order."""
-        for i, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
-            if i not in self._large:
-                parameter.grad = gradient
-        for i, matrix in zip(self._large, self._matrices, strict=True):
-            matrix.grad = _rows_last(gradients[i]).reshape(matrix.shape)
-        for optimizer in self._optimizers.values():
-            optimizer.step()
+        """Update the parameters by `gradients`, one for each, in order and in its memory format."""
+        for places, rule in self._rules:
+            rule.step([gradients[i] for i in places])
 
     def state(self) -> dict[str, Tensor]:
-        """Return the optimizers' state as tensors by name."""
-        return {
-            f"{name}.{index}.{key}": value
-            for name, optimizer in self._optimizers.items()
-            for index, entry in optimizer.state_dict()["state"].items()
-            for key, value in entry.items()
-        }
+        """Return by name the tensors that the rules remember, not copies of them."""
+        return {name: t for _, rule in self._rules for name, t in rule.state().items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state` gave.
 
         Raises:
-            KeyError, ValueError, RuntimeError: `tensors` is not the state of these parameters.
+            KeyError, ValueError: `tensors` is not the state of these parameters.
         """
-        for name, optimizer in self._optimizers.items():
-            document = optimizer.state_dict()
-            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
-                prefix = f"{name}.{index}."
-                entry = {
-                    key.removeprefix(prefix): _like(value, parameter)
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                }
-                if not entry:
-                    raise KeyError(f"no state {prefix}*")
-                document["state"][index] = entry
-            rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(document)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+        for name, mine in self.state().items():
+            saved = tensors[name]
+            if saved.shape != mine.shape or saved.dtype != mine.dtype:
+                raise ValueError(f"{name} is {saved.dtype} {tuple(saved.shape)}")
+            mine.copy_(saved)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, then the nearest orthogonal matrix, as the update of 2-D parameters.
+class Rate:
+    """A learning rate that a CUDA graph can follow: a tensor on the GPU, a number elsewhere."""
+
+    def __init__(self, whole: float, device: torch.device) -> None:
+        self.whole = whole
+        self.now: float | Tensor = whole
+        if device.type == "cuda":
+            self.now = torch.tensor(whole, device=device)
+
+    def set_share(self, share: float) -> None:
+        """Make it `share` of the whole rate."""
+        if isinstance(self.now, Tensor):
+            self.now.fill_(self.whole * share)
+        else:
+            self.now = self.whole * share
+
+
+class Adam:
+    """PyTorch's fused Adam, AdamW where there is a weight decay.
+
+    Its functional form: the Optimizer around it takes longer than the update of so few numbers.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rate: float, weight_decay: float) -> None:
+        self.parameters = list(parameters)
+        device = self.parameters[0].device
+        self.rate, self.weight_decay = Rate(rate, device), weight_decay
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.n_steps = [torch.zeros((), device=device) for _ in self.parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        """Update the parameters."""
+        adam(
+            self.parameters,
+            gradients,
+            self.means,
+            self.squares,
+            [],
+            self.n_steps,
+            fused=True,
+            decoupled_weight_decay=self.weight_decay > 0,
+            amsgrad=False,
+            beta1=ADAM_BETAS[0],
+            beta2=ADAM_BETAS[1],
+            lr=self.rate.now,
+            weight_decay=self.weight_decay,
+            eps=ADAM_EPSILON,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers, by PyTorch's names for it."""
+        kinds = {"exp_avg": self.means, "exp_avg_sq": self.squares, "step": self.n_steps}
+        return {
+            f"adam.{i}.{kind}": t for kind, tensors in kinds.items() for i, t in enumerate(tensors)
+        }
+
+
+class Muon:
+    """Momentum, then the nearest orthogonal matrix, as the update of weights seen as matrices.
 
     Source: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
     https://kellerjordan.github.io/posts/muon/. torch.optim.Muon iterates in bfloat16, which
@@ -111,37 +134,26 @@ class Muon(torch.optim.Optimizer):
     would freeze; hence our own, in the parameter's dtype.
     """
 
-    def __init__(
-        self,
-        params: Sequence[Tensor],
-        *,
-        lr: float | Tensor,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, parameters: Sequence[Tensor], rate: float, weight_decay: float) -> None:
+        self.matrices = [_as_matrix(p) for p in parameters]
+        self.momenta = [torch.zeros_like(matrix) for matrix in self.matrices]
+        self.rate, self.weight_decay = Rate(rate, self.matrices[0].device), weight_decay
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; `closure` is not supported."""
-        if closure is not None:
-            raise ValueError("Muon takes no closure")
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self._update(parameter, group)
+    def step(self, gradients: list[Tensor]) -> None:
+        """Update the parameters."""
+        for matrix, momentum, weight in zip(self.matrices, self.momenta, gradients, strict=True):
+            gradient = _as_matrix(weight)
+            momentum.mul_(MOMENTUM).add_(gradient)
+            nesterov = gradient.add(momentum, alpha=MOMENTUM)
+            rows, columns = matrix.shape
+            rate = self.rate.now * max(1.0, rows / columns) ** 0.5
+            matrix.mul_(1 - self.rate.now * self.weight_decay)
+            matrix.sub_(orthogonalize(nesterov).mul_(rate))
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        if gradient is None:
-            return
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(gradient)
-        nesterov = gradient.add(momentum, alpha=group["momentum"])
-        rows, columns = parameter.shape
-        rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(orthogonalize(nesterov).mul_(rate))
+    def state(self) -> dict[str, Tensor]:
+        """Return what it remembers."""
+        return {f"muon.{i}.momentum": t for i, t in enumerate(self.momenta)}
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
@@ -167,26 +179,11 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return result
 
 
-def _as_matrix(parameter: Tensor) -> Tensor:
-    """View a weight (out, …) as a 2-D leaf (out, rest) on the same memory.
+def _as_matrix(weight: Tensor) -> Tensor:
+    """View a weight (out, …) as (out, rest) on the same memory.
 
     Raises:
         RuntimeError: a convolution's weight is not stored channels-last, so no view exists.
     """
-    return _rows_last(parameter.detach()).view(len(parameter), -1)
-
-
-def _rows_last(weight: Tensor) -> Tensor:
-    """Return a 4-D weight (K, C, k, k) as (K, k, k, C), the order of channels-last memory."""
-    return weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
-
-
-def _rate(value: float, device: torch.device) -> float | Tensor:
-    """Return a learning rate as a CUDA graph can follow it: a tensor on the GPU."""
-    return torch.tensor(value, device=device) if device.type == "cuda" else value
-
-
-def _like(saved: Tensor, parameter: Tensor) -> Tensor:
-    if saved.shape != parameter.shape:
-        return saved
-    return torch.empty_like(parameter).copy_(saved)
+    rows = weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
+    return rows.view(len(weight), -1)

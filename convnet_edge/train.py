@@ -396,7 +396,6 @@ class Step:
             self.parameters,
             self.run.images.batch(choices),
             n_total=n_total,
-            label_smoothing=self.run.recipe.label_smoothing,
             dtype=self.dtype,
         )
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,17 +48,25 @@ def test_orthogonalize_of_nearly_singular_matrices_stays_finite():
 
 
 def test_muon_updates_by_the_orthogonal_matrix_and_decays():
-    parameter = torch.nn.Parameter(torch.ones(4, 8))
-    parameter.grad = torch.randn(4, 8)
-    Muon([parameter], lr=0.1, weight_decay=0.5).step()
-    expected = 0.95 * torch.ones(4, 8) - 0.1 * orthogonalize(parameter.grad)
-    torch.testing.assert_close(parameter.detach(), expected)
+    parameter, gradient = torch.ones(4, 8), torch.randn(4, 8)
+    Muon([parameter], 0.1, 0.5).step([gradient])
+    torch.testing.assert_close(parameter, 0.95 * torch.ones(4, 8) - 0.1 * orthogonalize(gradient))
 
 
-def test_seed_recipe_is_pytorchs_plain_adam():
+@pytest.mark.parametrize(
+    ("recipe", "theirs_of"),
+    [
+        (RECIPES["seed"], lambda p: torch.optim.Adam(p, lr=1e-3)),
+        (
+            replace(RECIPES["seed"], weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1),
+        ),
+    ],
+)
+def test_adam_is_pytorchs_plain_one(recipe, theirs_of):
     ours, theirs = network(), network().to(memory_format=torch.contiguous_format)
-    updater = Updater(ours, RECIPES["seed"])
-    adam = torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    updater = Updater(ours, recipe)
+    adam = theirs_of(theirs.parameters())
     for seed in range(5):
         gradients = some_gradients(ours, seed)
         updater.step(gradients)
@@ -114,3 +124,10 @@ def test_missing_state_is_an_error():
         updater.step(some_gradients(model, 0))
         state = {name: t for name, t in updater.state().items() if "muon" not in name}
         updater.load_state(state)
+
+
+def test_state_of_another_shape_or_type_is_an_error():
+    updater = Updater(network(), RECIPES["seed"])
+    for wrong in (torch.zeros(1), torch.zeros(32, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=r"adam\.1\.exp_avg is"):
+            updater.load_state(updater.state() | {"adam.1.exp_avg": wrong})

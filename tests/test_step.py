@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from convnet_edge import step
+from convnet_edge.batches import target_rows
 from convnet_edge.model import build_convnet, needed_sides
 from convnet_edge.step import Batch, loss_and_gradients
 
@@ -32,11 +34,19 @@ def by_autograd(model, x, labels, label_smoothing=0.0, keep=None):
     return loss.detach(), logits, [p.grad.clone() for p in model.parameters()]
 
 
-def crop(x, kernel_size):
+def batch_of(x, labels, *, kernel_size=3, targets=None, keep=None):
     height, width = needed_sides(tuple(x.shape[1:]), kernel_size)
-    return x[:, :, :height, :width]
+    targets = torch.eye(10, dtype=x.dtype) if targets is None else targets
+    return Batch(x[:, :, :height, :width], labels, targets[labels], keep)
 
 
+@pytest.fixture(params=["convolution", "product"])
+def conv2_by(request, monkeypatch):
+    """Compute conv2 both ways, whatever this processor would take."""
+    monkeypatch.setattr(step, "_products_are_faster", lambda _: request.param == "product")
+
+
+@pytest.mark.usefixtures("conv2_by")
 @pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize(
     ("shape", "network"),
@@ -49,6 +59,8 @@ def crop(x, kernel_size):
         ((2, 17, 40), {"kernel_size": 4, "n_classes": 3}),
         ((1, 28, 28), {"width": 0.5}),
         ((1, 29, 31), {"width": 0.1}),
+        ((1, 28, 28), {"width": 0.02}),
+        ((1, 10, 10), {"kernel_size": 3}),
     ],
 )
 def test_loss_and_gradients_on_the_crop_are_autograds_on_the_image(shape, network, n):
@@ -56,9 +68,9 @@ def test_loss_and_gradients_on_the_crop_are_autograds_on_the_image(shape, networ
     x, labels = example(n, shape, network.get("n_classes", 10))
     loss, logits, gradients = by_autograd(model, x, labels)
     parameters = [p.detach() for p in model.parameters()]
-    ours = loss_and_gradients(
-        parameters, Batch(crop(x, network.get("kernel_size", 3)), labels), n_total=n
-    )
+    targets = torch.eye(network.get("n_classes", 10), dtype=x.dtype)
+    batch = batch_of(x, labels, kernel_size=network.get("kernel_size", 3), targets=targets)
+    ours = loss_and_gradients(parameters, batch, n_total=n)
     torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
     assert ours.n_correct == (logits.argmax(1) == labels).sum()
     for mine, theirs, parameter in zip(ours.gradients, gradients, parameters, strict=True):
@@ -86,13 +98,12 @@ def test_smoothing_and_dropout_are_autograds():
     loss, _, gradients = by_autograd(model, x, labels, label_smoothing=0.2, keep=keep.double())
     ours = loss_and_gradients(
         [p.detach() for p in model.parameters()],
-        Batch(crop(x, 3), labels, keep),
+        batch_of(x, labels, targets=target_rows(0.2).double(), keep=keep),
         n_total=20,
-        label_smoothing=0.2,
     )
-    torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours.loss, loss, rtol=1e-7, atol=0)  # targets, keep are float32
     for mine, theirs in zip(ours.gradients, gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)  # keep is float32
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("n", "size"), [(64, 2), (32, 3), (5, 4)])
@@ -102,14 +113,13 @@ def test_shares_of_a_batch_add_up_to_the_batch(n, size):
     model = build(dtype=torch.float32)
     x, labels = example(n, (1, 28, 28), dtype=torch.float32)
     parameters = [p.detach() for p in model.parameters()]
-    whole = loss_and_gradients(parameters, Batch(crop(x, 3), labels), n_total=n)
+    whole = loss_and_gradients(parameters, batch_of(x, labels), n_total=n)
     bounds = [Processes(rank, size).share(0, n) for rank in range(size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == n
     assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
     parts = [
-        loss_and_gradients(parameters, Batch(crop(x, 3)[a:b], labels[a:b]), n_total=n)
-        for a, b in bounds
+        loss_and_gradients(parameters, batch_of(x[a:b], labels[a:b]), n_total=n) for a, b in bounds
     ]
     assert sum(part.n_correct for part in parts) == whole.n_correct
     torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
@@ -118,11 +128,12 @@ def test_shares_of_a_batch_add_up_to_the_batch(n, size):
         assert (total - gradient).norm() <= 1e-5 * gradient.norm()
 
 
+@pytest.mark.usefixtures("conv2_by")
 def test_bf16_is_near_float32_and_gives_float32_gradients():
     model = build(dtype=torch.float32)
     x, labels = example(32, (1, 28, 28), dtype=torch.float32)
     parameters = [p.detach() for p in model.parameters()]
-    batch = Batch(crop(x, 3), labels)
+    batch = batch_of(x, labels)
     exact = loss_and_gradients(parameters, batch, n_total=32)
     rounded = loss_and_gradients(parameters, batch, n_total=32, dtype=torch.bfloat16)
     assert 0 < abs(rounded.loss - exact.loss) < 0.02
@@ -131,10 +142,11 @@ def test_bf16_is_near_float32_and_gives_float32_gradients():
         assert (mine - theirs).norm() < 0.25 * theirs.norm()
 
 
+@pytest.mark.usefixtures("conv2_by")
 def test_gradients_keep_the_memory_format_of_the_parameters():
     model = build(dtype=torch.float32)
     x, labels = example(4, (1, 28, 28), dtype=torch.float32)
     parameters = [p.detach() for p in model.parameters()]
-    ours = loss_and_gradients(parameters, Batch(crop(x, 3), labels), n_total=4)
+    ours = loss_and_gradients(parameters, batch_of(x, labels), n_total=4)
     for gradient, parameter in zip(ours.gradients, parameters, strict=True):
         assert gradient.stride() == parameter.stride()
