@@ -18,8 +18,14 @@ COMMANDS = ["train", "export", "verify", "inspect", "bench", "predict", "quickst
 def start(*arguments, cwd, **options):
     command = [sys.executable, "-m", "convnet_edge", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=take_interrupts, **options,
+    )  # fmt: skip
+
+
+def take_interrupts():
+    """Let Ctrl-C work in the child; what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
