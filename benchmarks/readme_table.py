@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
-COLUMNS = ("machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s", "accuracy")
+COLUMNS = ("file", "machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s",
+           "accuracy")  # fmt: skip
 TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
 RECIPE_COLUMNS = ("recipe", "epochs", "seconds (median)", "test accuracy, mean ± s.d.", "seeds")
 
@@ -77,6 +78,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     accuracy = f"{100 * score['accuracy']:.2f} % ({low:.2f}–{high:.2f})"
     return [
         (
+            result["model"]["name"],
             place,
             str(row["batch_size"]),
             _percentile(row, 0.5),

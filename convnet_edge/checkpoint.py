@@ -15,7 +15,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .model import Convnet, build_convnet
+from .model import Convnet, build_convnet, parameter_formula
+from .runtime.contract import MAX_SIDE
 from .runtime.errors import InputError
 from .runtime.files import MIB, read_bytes, write_atomically
 
@@ -74,6 +75,8 @@ def load(path: Path, *, kind: str) -> Checkpoint:
             expected=expected,
             next_step=NEXT_STEP,
         ) from error
+    if not isinstance(header, dict):
+        header = {"kind": f"{type(header).__name__} of a"}
     if header.get("schema") != SCHEMA or header.get("kind") != kind:
         found = header.get("kind", "foreign")
         raise InputError(
@@ -92,15 +95,10 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
     """
     checkpoint = load(path, kind="model")
     try:
-        model = build_convnet(
-            checkpoint.image_shape,
-            kernel_size=int(checkpoint.header["model"]["kernel_size"]),
-            n_classes=len(checkpoint.header["class_labels"]),
-            width=float(checkpoint.header["model"].get("width", 1.0)),
-        )
+        model = _build(checkpoint)
         model.load_state_dict(checkpoint.tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0][:300]
         raise InputError(
             f"{path} has weights that do not fit its header: {reason}",
             expected="the convnet that the header describes",
@@ -113,3 +111,29 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
             next_step=NEXT_STEP,
         )
     return model.eval(), checkpoint
+
+
+def _build(checkpoint: Checkpoint) -> Convnet:
+    """Build the network of the header, once its size is known to be the stored tensors'.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: the header makes no sense.
+    """
+    header, shape = checkpoint.header, checkpoint.image_shape
+    labels, described = header["class_labels"], (header["training"], header["versions"])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise TypeError("class_labels are not names")
+    if not all(isinstance(part, dict) for part in described):
+        raise TypeError("training or versions are not described")
+    if not all(1 <= side <= MAX_SIDE for side in shape):
+        raise ValueError(f"images of {shape}")
+    network: dict[str, Any] = {
+        "kernel_size": int(header["model"]["kernel_size"]),
+        "width": float(header["model"].get("width", 1.0)),
+        "n_classes": len(labels),
+    }
+    n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    n_described = parameter_formula(shape, **network)  # before anything of that size is built
+    if n_described != n_stored:
+        raise ValueError(f"{n_stored:,} numbers stored, {n_described:,} described")
+    return build_convnet(shape, **network)

@@ -27,9 +27,13 @@ from .config import (
     DataSet,
     Device,
     ExportConfig,
+    Exporter,
     GridConfig,
+    InputType,
+    Layout,
     PredictConfig,
     Provider,
+    QuantizeConfig,
     RecipeName,
     TrainConfig,
     VerifyConfig,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from . import inspect as inspect_stage
     from . import plots
     from . import predict as predict_stage
+    from . import quantize as quantize_stage
     from . import train as train_stage
     from . import verify as verify_stage
 
@@ -66,6 +71,8 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except EdgeError as error:
             if _speaks():
+                for line in error.details:
+                    typer.echo(line, err=True)
                 typer.echo(f"convnet-edge{_rank_name()}: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
@@ -91,8 +98,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Take an image classifier from PyTorch to an edge device, with proof at every step.\n\n"
-    "[bold]train → export → verify → bench → predict[/bold]; each works without arguments, each "
-    "ends with the next command to copy.",
+    "[bold]train → export → verify → quantize → bench → predict[/bold]; each works without "
+    "arguments, each ends with the next command to copy.",
     epilog="Exit codes: 0 done and proved · 1 a check failed · 2 wrong usage, or something "
     "missing or unreadable · 130 interrupted.",
 )
@@ -265,6 +272,13 @@ def export(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="[CHECKPOINT]", help="What `train` wrote.")
     ] = ExportConfig.checkpoint,
+    input_type: Annotated[
+        InputType,
+        typer.Option("--input", help="float32: pixels in [0, 1]; uint8: grey values, as stored."),
+    ] = ExportConfig.input,
+    exporter: Annotated[
+        Exporter, typer.Option(help="torch's default exporter, or its older one.")
+    ] = ExportConfig.exporter,
     out: Annotated[
         Optional[Path],
         typer.Option(help="Model file. Default: exported/NAME.onnx", show_default=False),
@@ -272,9 +286,42 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds."""
-    config = ExportConfig(checkpoint=checkpoint, out=out)
+    config = ExportConfig(checkpoint=checkpoint, input=input_type, exporter=exporter, out=out)
     result = _export(config, _console(json))
     _finish(result.report if json else None, next_command=_after("bench", config.out_path))
+
+
+@app.command(epilog="Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu")
+def quantize(
+    model: ModelArgument = None,
+    data: Annotated[
+        DataSet, typer.Option(help="Training images that give ranges and the gate.")
+    ] = QuantizeConfig.data,
+    data_dir: Annotated[
+        Path, typer.Option(help="Searched first for IDX files; downloads go here.")
+    ] = QuantizeConfig.data_dir,
+    layout: Annotated[
+        Layout,
+        typer.Option(help="portable: any runtime. ort-cpu: onnxruntime's CPU provider, faster."),
+    ] = QuantizeConfig.layout,
+    max_drop: Annotated[
+        float, typer.Option(help="Points of accuracy that may be lost at most (95 % bound).")
+    ] = QuantizeConfig.max_drop,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Model file. Default: exported/NAME.int8.onnx or NAME.int8-ort.onnx",
+            show_default=False,
+        ),
+    ] = QuantizeConfig.out,
+    json: JsonOption = False,
+) -> None:
+    """Make an int8 model, gated on accuracy; written only if the gate holds."""
+    config = QuantizeConfig(
+        model=model, data=data, data_dir=data_dir, layout=layout, max_drop=max_drop, out=out
+    )
+    result = _quantize(config, _console(json))
+    _finish(result.report if json else None, next_command=_after("bench", result.model_path))
 
 
 @app.command(epilog="Example: convnet-edge verify exported/convnet.onnx --against "
@@ -284,13 +331,16 @@ def verify(
     provider: ProviderOption = VerifyConfig.provider,
     against: Annotated[
         Optional[Path],
-        typer.Option(help="A checkpoint: compare all 10,000 test images with PyTorch."),
+        typer.Option(help="A checkpoint or another model: compare all 10,000 test images."),
     ] = VerifyConfig.against,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let CUDA multiply in TF32; judged by labels.")
+    ] = VerifyConfig.tf32,
     out: ReportOption = VerifyConfig.out,
     json: JsonOption = False,
 ) -> None:
     """Prove a model file on this machine: digests, golden vectors, preprocessing."""
-    config = VerifyConfig(model=model, provider=provider, against=against, out=out)
+    config = VerifyConfig(model=model, provider=provider, against=against, tf32=tf32, out=out)
     result = _verify(config, _console(json))
     next_command = _after("bench", result.model_path) if result.passed else None
     _finish(result.report if json else None, next_command=next_command)
@@ -393,7 +443,7 @@ def predict(
 
 @app.command()
 def quickstart() -> None:
-    """Run the whole chain on the embedded data: train, export, verify, bench, predict."""
+    """Run the whole chain on the embedded data: train, export, verify, quantize, bench, predict."""
     from . import plots
 
     console = _console(False)
@@ -403,6 +453,8 @@ def quickstart() -> None:
     exported = _export(ExportConfig(checkpoint=checkpoint, out=model), console)
     report = QUICKSTART_DIR / "convnet.verify.json"
     _verify(VerifyConfig(model=model, against=checkpoint, out=report), console)
+    integers = QUICKSTART_DIR / "convnet.int8.onnx"
+    _quantize(QuantizeConfig(model=model, data="sample", out=integers), console)
     measured = _bench(
         BenchConfig(
             model=model,
@@ -511,6 +563,7 @@ def _export(config: ExportConfig, console: Console) -> export_stage.ExportResult
     with _steps() as step:
         result = stage.export(config, step)
     console.print("\n".join(check.line() for check in result.checks))
+    console.print(result.comparison.summary())
     console.print(
         f"{result.n_parameters:,} parameters, {result.n_bytes:,} bytes, sha256 "
         f"{result.sha256[:16]}…; test accuracy of the file {result.score.summary()}"
@@ -519,15 +572,40 @@ def _export(config: ExportConfig, console: Console) -> export_stage.ExportResult
     return result
 
 
+def _quantize(config: QuantizeConfig, console: Console) -> quantize_stage.QuantizeResult:
+    from . import quantize as stage
+
+    with _steps() as step:
+        result = stage.quantize(config, step)
+    console.print(f"Quantised {result.source_path}, layout {config.layout}")
+    console.print("\n".join(check.line() for check in result.checks))
+    kept = f" (kept float: {', '.join(result.float_layers)})" if result.float_layers else ""
+    console.print(f"Layers that onnxruntime runs here: {result.n_integer} integer, "
+                  f"{result.n_float} float{kept}")  # fmt: skip
+    console.print(
+        f"Test images, once: {result.score.summary()}; float {result.float_score.accuracy:.2%}; "
+        f"difference {'not ' if result.p_value > 0.05 else ''}shown (exact McNemar p = "
+        f"{result.p_value:.2g})"
+    )
+    console.print("\n".join(speed.line() for speed in result.speeds))
+    console.print(result.recommendation())
+    console.print(f"{result.n_bytes:,} bytes, sha256 {result.sha256[:16]}…")
+    _wrote(console, (result.model_path, result.report_path), ())
+    return result
+
+
 def _verify(config: VerifyConfig, console: Console) -> verify_stage.VerifyResult:
     from . import verify as stage
 
     with _steps() as step:
         result = stage.verify(config, step)
-    console.print(f"Verified {result.model_path} on {result.provider}:")
+    console.print(f"Verified {result.model_path} on {result.provider}, {result.precision}:")
     console.print("\n".join(check.line() for check in result.checks))
-    if result.comparison is not None and result.comparison.flips:
-        console.print(f"label flips: images {list(result.comparison.flips)}")
+    if result.comparison is not None:
+        where = (result.report["against"] or {}).get("where", ())
+        console.print("\n".join((*where, result.comparison.summary())))
+        if result.comparison.flips:
+            console.print(f"Label flips: images {list(result.comparison.flips)}")
     console.print("PASS" if result.passed else "FAIL")
     _wrote(console, (result.report_path,), ())
     return result
@@ -616,7 +694,7 @@ def _show_inspection(result: inspect_stage.Inspection, console: Console) -> None
         "file": f"{result.path}  ({result.n_bytes:,} bytes, sha256 {result.sha256[:16]}…)",
         "format": f"opset {document['opsets']}, IR {file.ir_version}",
         "operations": ops,
-        "parameters": f"{file.n_parameters:,}",
+        "parameters": f"{contract['parameters']['n']:,}{_integers(contract)}",
         "multiplications": "unknown: shapes are not in the file"
         if multiplications is None
         else f"{multiplications:,} an image",
@@ -635,6 +713,18 @@ def _show_inspection(result: inspect_stage.Inspection, console: Console) -> None
         console.print(f"{name:>15}  {text}")
     for check in result.digests:
         console.print(f"{'':>15}  {check.line()}")
+
+
+def _integers(contract: dict[str, Any]) -> str:
+    quantization = contract.get("quantization")
+    if not quantization:
+        return ""
+    notes = {
+        "portable": "standard QDQ, for any runtime",
+        "ort-cpu": "for onnxruntime's CPU provider only",
+    }
+    layout = quantization["layout"]
+    return f", int8 of {quantization['weight_bits']} bits, layout {layout}: {notes[layout]}"
 
 
 def _joined(versions: dict[str, str]) -> str:

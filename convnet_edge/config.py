@@ -23,6 +23,9 @@ RecipeName = Literal["seed", "fast", "best"]
 Amp = Literal["off", "bf16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Provider = Literal["cpu", "cuda"]
+InputType = Literal["float32", "uint8"]
+Exporter = Literal["dynamo", "torchscript"]
+Layout = Literal["portable", "ort-cpu"]
 
 
 def _require(holds: bool, found: str, expected: str, option: str) -> None:
@@ -171,17 +174,30 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export. out: the model file, None for exported/NAME.onnx of the checkpoint's NAME."""
+    """What to export.
+
+    input: what the graph takes, float32 in [0, 1] or uint8 grey values. exporter: torch's default
+    one, or the older one. out: the model file, None for exported/NAME.onnx of the checkpoint's
+    NAME.
+    """
 
     checkpoint: Path = CHECKPOINTS_DIR / f"{DEFAULT_NAME}.safetensors"
+    input: InputType = "float32"
+    exporter: Exporter = "dynamo"
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the name.
+        """Check names and choices.
 
         Raises:
-            InputError: `out` does not end in .onnx.
+            InputError: `out` does not end in .onnx, or a choice is none.
         """
+        for option, value, kind in (
+            ("--input", self.input, InputType),
+            ("--exporter", self.exporter, Exporter),
+        ):
+            choices = get_args(kind)
+            _require(value in choices, f"{option} {value}", " or ".join(choices), option)
         _require(
             self.out is None or self.out.suffix == ".onnx",
             f"--out {self.out}",
@@ -195,14 +211,78 @@ class ExportConfig:
         return self.out or EXPORTED_DIR / f"{self.checkpoint.stem}.onnx"
 
 
+LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int8-ort.onnx"}
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How to make integers of a float model.
+
+    model: a float32 export. data, data_dir: training images, for ranges and gate. layout: portable
+    for any runtime, ort-cpu for onnxruntime's CPU provider. max_drop: of accuracy, in points (a
+    hundredth), that the gate lets pass, > 0. out: None for exported/NAME.int8.onnx or
+    NAME.int8-ort.onnx.
+    """
+
+    model: Path | None = None
+    data: DataSet = "fashion-mnist"
+    data_dir: Path = Path("data")
+    layout: Layout = "portable"
+    max_drop: float = 0.5
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range.
+        """
+        for option, value, kind in (
+            ("--data", self.data, DataSet),
+            ("--layout", self.layout, Layout),
+        ):
+            choices = get_args(kind)
+            _require(value in choices, f"{option} {value}", " or ".join(choices), option)
+        _require(
+            0 < self.max_drop <= 100,
+            f"--max-drop {self.max_drop:g}",
+            "points of accuracy, above 0 and at most 100",
+            "--max-drop",
+        )
+        _require(
+            self.out is None or self.out.suffix == ".onnx",
+            f"--out {self.out}",
+            "a name that ends in .onnx",
+            "--out",
+        )
+
+
 @dataclass(frozen=True)
 class VerifyConfig:
-    """What to verify. against: a checkpoint for full parity. out: report, None for its default."""
+    """What to verify.
+
+    against: a checkpoint for full parity, or another model file to compare with. tf32: let CUDA
+    multiply in TF32, and judge by labels. out: report, None for its default.
+    """
 
     model: Path | None = None
     provider: Provider = "cpu"
     against: Path | None = None
+    tf32: bool = False
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the options fit each other.
+
+        Raises:
+            InputError: TF32 without CUDA.
+        """
+        _require(
+            not self.tf32 or self.provider == "cuda",
+            f"--tf32 with --provider {self.provider}",
+            "--provider cuda: TF32 is a mode of NVIDIA's GPUs",
+            "--tf32",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,12 +22,13 @@ import numpy as np
 import onnx
 import torch
 
-from . import __version__, checkpoint, data, golden, parity, plots
-from .config import ExportConfig
+from . import __version__, checkpoint, data, golden, parity, plots, rewrite
+from .config import ExportConfig, Exporter, InputType
 from .model import (
     Convnet,
     count_parameters,
     hidden_activity,
+    needed_sides,
     parameter_formula,
     reference_logits,
 )
@@ -39,6 +41,10 @@ from .runtime.idx import ImageSet
 from .runtime.selftest import Check
 
 REPORT_SCHEMA = "convnet-edge/parity/1"
+INPUT_RANGES: dict[InputType, dict[str, Any]] = {
+    "float32": {"range": [0.0, 1.0], "scale": "uint8 grey value / 255"},
+    "uint8": {"range": [0, 255], "scale": "the uint8 grey value; the graph scales it"},
+}
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 
 
@@ -53,6 +59,7 @@ class ExportResult:
     sha256: str
     n_parameters: int
     checks: tuple[Check, ...]
+    comparison: parity.Comparison
     score: accuracy.Accuracy
     report: dict[str, Any]
 
@@ -70,9 +77,9 @@ def export(config: ExportConfig, step: Callable[[str], None] = lambda _: None) -
     step("computing float64 reference logits")
     reference = reference_logits(model, test.images)
     step("exporting the graph")
-    graph = to_onnx(model, trained.image_shape)
+    graph = to_onnx(model, trained.image_shape, exporter=config.exporter, takes=config.input)
     step("proving the final bytes")
-    document = _describe(config.out_path.stem, model, trained, test, reference)
+    document = _describe(config, model, trained, test, reference)
     final = contract.seal(graph, document)
     comparison, checks = prove(final, reference)
     report = _report(config, final, reference, comparison, checks)
@@ -88,7 +95,8 @@ def export(config: ExportConfig, step: Callable[[str], None] = lambda _: None) -
     selftest.require(
         checks,
         what=f"{config.out_path} was not written{older}",
-        next_step=f"read {report_path}; try another torch or onnxscript version",
+        next_step=f"read {report_path}; {_another_way(config.exporter)}",
+        listed=True,
     )
     write_atomically(config.out_path, final)
     logits = Classifier(config.out_path).logits(test.images)
@@ -100,50 +108,80 @@ def export(config: ExportConfig, step: Callable[[str], None] = lambda _: None) -
         sha256=report["model_sha256"],
         n_parameters=count_parameters(model),
         checks=checks,
+        comparison=comparison,
         score=accuracy.score(logits.argmax(axis=1), test.labels, tuple(document["class_labels"])),
         report=report,
     )
 
 
-def to_onnx(model: Convnet, image_shape: tuple[int, int, int]) -> bytes:
+def to_onnx(
+    model: Convnet,
+    image_shape: tuple[int, int, int],
+    *,
+    exporter: Exporter = "dynamo",
+    takes: InputType = "float32",
+) -> bytes:
     """Return `model` as a serialised ModelProto: opset 18, IR 8, free batch axis, no metadata.
 
-    Postcondition, checked by `prove` on the sealed file: the graph takes `images`, gives
-    `logits`, and holds every weight; no stack trace, path or time is left in it.
+    The graph cuts off the pixels that never reach the output and, if it `takes` uint8, scales grey
+    values itself. Postcondition, checked by `prove` on the sealed file: the graph takes `images`,
+    gives `logits`, and holds every weight; no stack trace, path or time is left in it.
 
     Raises:
-        CheckFailedError: torch's exporter gives up.
+        CheckFailedError: torch's exporter gives up, or leaves a graph that cannot be rewritten.
     """
-    example = torch.zeros(EXAMPLE_BATCH_SIZE, *image_shape)
-    quiet = io.StringIO()
+    versions = f"torch {torch.__version__} with onnxscript {metadata.version('onnxscript')}"
     try:
-        with contextlib.redirect_stdout(quiet), warnings.catch_warnings(), _without_logging():
-            warnings.simplefilter("ignore")  # about torch's own internals
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
+        proto = _trace(model, torch.zeros(EXAMPLE_BATCH_SIZE, *image_shape), exporter)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:  # onnxscript's passes: the latter
-        versions = f"torch {torch.__version__} with onnxscript {metadata.version('onnxscript')}"
         raise CheckFailedError(
             f"{versions} could not export the model: {str(error).splitlines()[0]}",
             expected="an ONNX graph",
-            next_step="try another torch or onnxscript version",
+            next_step=_another_way(exporter),
         ) from error
-    if program is None:
-        raise TypeError("torch.onnx.export(dynamo=True) returned no program")
-    proto = program.model_proto
     _strip(proto)
     proto.ir_version = IR_VERSION
     proto.graph.name = "convnet"
+    try:
+        rewrite.flatten(proto)
+        rewrite.trim_input(proto, needed_sides(image_shape, model.kernel_size))
+        if takes == "uint8":
+            rewrite.take_uint8(proto)
+        proto = rewrite.finish(proto)
+    except (ValueError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailedError(
+            f"{versions} gives a graph that is not the convnet's: {str(error).splitlines()[0]}",
+            expected="one convolution that reads the images, and shapes that fit",
+            next_step=_another_way(exporter),
+        ) from error
     serialised: bytes = proto.SerializeToString(deterministic=True)
     return serialised
+
+
+def _trace(model: Convnet, example: torch.Tensor, exporter: Exporter) -> onnx.ModelProto:
+    """Run torch's exporter, quietly."""
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    names |= {"opset_version": OPSET, "verbose": False}
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _without_logging():
+        warnings.simplefilter("ignore")  # about torch's own internals
+        if exporter == "torchscript":
+            axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "traced.onnx"
+                torch.onnx.export(model, (example,), path, dynamo=False, dynamic_axes=axes, **names)
+                return onnx.load(path)
+        batch = {"x": {0: torch.export.Dim("batch")}}
+        program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=batch, **names)
+    if program is None:
+        raise TypeError("torch.onnx.export(dynamo=True) returned no program")
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def _another_way(exporter: Exporter) -> str:
+    if exporter == "dynamo":
+        return "try --exporter torchscript, or another torch or onnxscript version"
+    return "try another torch or onnxscript version"
 
 
 def prove(model: bytes, reference: Reference) -> tuple[parity.Comparison, tuple[Check, ...]]:
@@ -194,7 +232,7 @@ def _without_logging() -> Any:
 
 
 def _describe(
-    name: str,
+    config: ExportConfig,
     model: Convnet,
     trained: checkpoint.Checkpoint,
     test: ImageSet,
@@ -203,19 +241,17 @@ def _describe(
     """Return the contract's document; no times and no paths in it."""
     labels = trained.header["class_labels"]
     activity = hidden_activity(model, test.images)
-    chosen = golden.choose_goldens(test.labels, activity, n_classes=len(labels))
+    chosen = golden.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
     score = accuracy.score(reference.logits.argmax(axis=1), test.labels, tuple(labels))
-    encode = contract.encode_bytes
     return {
-        "name": name,
+        "name": config.out_path.stem,
         "class_labels": labels,
         "input": {
             "name": "images",
-            "dtype": "float32",
+            "dtype": config.input,
             "shape": list(trained.image_shape),
             "layout": "NCHW, batch axis free",
-            "range": [0.0, 1.0],
-            "scale": "uint8 grey value / 255",
+            **INPUT_RANGES[config.input],
         },
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
         "preprocessing": {
@@ -224,8 +260,8 @@ def _describe(
             "samples": [
                 {
                     "name": sample.name,
-                    "encoded": encode(sample.encoded),
-                    "pixels": encode(sample.pixels.tobytes()),
+                    "encoded": contract.encode_bytes(sample.encoded),
+                    "pixels": contract.encode_pixels(sample.pixels),
                 }
                 for sample in golden.make_pictures(test.images)
             ],
@@ -250,12 +286,13 @@ def _describe(
             ),
         },
         "versions": {"training": trained.header["versions"], "export": _versions()},
+        "exporter": config.exporter,
         "goldens": {
             "indices": chosen.tolist(),
             "n_hidden_units": activity.shape[1],
             "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
             "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
-            "images": encode(test.images[chosen].tobytes()),
+            "images": contract.encode_pixels(test.images[chosen]),
             "logits": reference.logits[chosen].round(golden.REFERENCE_DECIMALS).tolist(),
             "floor": reference.floor,
             "tolerance": reference.tolerance,

@@ -53,6 +53,13 @@ class Convnet(nn.Module):
             nn.Linear(in_features=hidden, out_features=n_classes),
         )
 
+    @property
+    def kernel_size(self) -> int:
+        """Side of both convolutions' kernels, in pixels."""
+        conv1 = self.layer_stack[0]
+        assert isinstance(conv1, nn.Conv2d)
+        return conv1.kernel_size[0]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (N, C, H, W) to logits (N, n_classes)."""
         logits: torch.Tensor = self.layer_stack(x)

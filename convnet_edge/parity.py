@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from .runtime import onnxfile
 from .runtime.classifier import Classifier
 from .runtime.errors import EdgeError
-from .runtime.selftest import Check, largest_error
+from .runtime.selftest import TOLERANCE_FACTORS, Check, largest_error
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,6 +27,7 @@ BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 N_IMAGES_A_BATCH_SIZE = 512
 OPSET = 18
 IR_VERSION = 8
+MAX_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,33 @@ class Reference:
 class Comparison:
     """Logits against a reference, over N images.
 
-    image_errors: (N,) each image's largest absolute error. flips: images whose likeliest class
-    differs. near_ties: images whose top-1/top-2 margin is below twice the tolerance, so that
-    rounding alone may flip them.
+    image_errors: (N,) each image's largest absolute error. margins: (N,) top-1 minus top-2 logit of
+    the reference. max_error, mean_error, p99_error: over all logits. flips: images whose likeliest
+    class differs. near_ties: images whose margin is below twice the tolerance, so that rounding
+    alone may flip them.
     """
 
     image_errors: Array
+    margins: Array
     max_error: float
     mean_error: float
-    n_agreeing: int
+    p99_error: float
     flips: tuple[int, ...]
     near_ties: tuple[int, ...]
+
+    @property
+    def n_agreeing(self) -> int:
+        """Images whose likeliest class is the reference's."""
+        return len(self.image_errors) - len(self.flips)
+
+    @property
+    def uncertain(self) -> tuple[int, ...]:
+        """Images whose margin is below twice the largest error seen.
+
+        With every logit off by at most that error, no other image can change its class: the
+        margin certificate.
+        """
+        return tuple(int(i) for i in np.where(self.margins < 2 * self.max_error)[0])
 
     @property
     def real_flips(self) -> tuple[int, ...]:
@@ -74,11 +91,35 @@ class Comparison:
             "n_images": len(self.image_errors),
             "max_error": self.max_error if finite else None,
             "mean_error": self.mean_error if finite else None,
+            "p99_error": self.p99_error if finite else None,
+            "minimum_required_tolerance": self.max_error if finite else None,
+            "image_error_histogram": _histogram(self.image_errors) if finite else None,
             "n_agreeing_labels": self.n_agreeing,
             "flips": list(self.flips),
             "near_ties": list(self.near_ties),
             "flips_outside_near_ties": list(self.real_flips),
+            "margin_certificate": {
+                "what": "images whose top-1/top-2 margin is below twice the largest error: no "
+                "other image can change its class",
+                "n": len(self.uncertain),
+                "images": list(self.uncertain[:MAX_LISTED]),
+                "smallest_margin": float(self.margins.min()),
+            },
         }
+
+    def summary(self) -> str:
+        """Return the margin certificate and the tolerance that would do, as people read them."""
+        if not np.isfinite(self.image_errors).all():
+            return "Minimum required tolerance: none would do, there are NaN or infinite logits"
+        n, listed = len(self.uncertain), ", ".join(map(str, self.uncertain[:10]))
+        more = ", …" if n > 10 else ""
+        return (
+            f"Minimum required tolerance: {self.max_error:.2g}\n"
+            f"Margin certificate: {n} of {len(self.margins):,} images have a top-1/top-2 margin "
+            f"below 2 × {self.max_error:.2g}"
+            + (f": {listed}{more}" if n else "")
+            + "; no other can change its class"
+        )
 
 
 def compare(logits: Array, reference: Reference) -> Comparison:
@@ -86,16 +127,26 @@ def compare(logits: Array, reference: Reference) -> Comparison:
     errors = np.abs(logits.astype(np.float64) - reference.logits)
     errors = np.where(np.isfinite(errors), errors, np.inf)
     top_two = np.sort(reference.logits, axis=1)[:, -2:]
-    near = (top_two[:, 1] - top_two[:, 0]) < 2 * reference.tolerance
-    agreeing = logits.argmax(axis=1) == reference.logits.argmax(axis=1)
+    margins = top_two[:, 1] - top_two[:, 0]
+    flipped = logits.argmax(axis=1) != reference.logits.argmax(axis=1)
     return Comparison(
         image_errors=errors.max(axis=1),
+        margins=margins,
         max_error=float(errors.max()),
         mean_error=float(errors.mean()),
-        n_agreeing=int(agreeing.sum()),
-        flips=tuple(int(i) for i in np.where(~agreeing)[0]),
-        near_ties=tuple(int(i) for i in np.where(near)[0]),
+        p99_error=float(np.quantile(errors, 0.99, method="higher")),
+        flips=tuple(int(i) for i in np.where(flipped)[0]),
+        near_ties=tuple(int(i) for i in np.where(margins < 2 * reference.tolerance)[0]),
     )
+
+
+def _histogram(errors: Array) -> dict[str, list[float] | list[int]]:
+    """Return the images' largest errors in ten bins a decade; errors of 0 count in the first."""
+    lowest, highest = (np.log10(max(float(e), 1e-12)) for e in (errors.min(), errors.max()))
+    first, last = np.floor(10 * lowest), np.floor(10 * highest) + 1
+    edges = 10 ** (np.arange(first, last + 1) / 10)
+    counts, _ = np.histogram(np.clip(errors, edges[0], edges[-1]), edges)
+    return {"edges": [float(f"{edge:.4g}") for edge in edges], "n_images": counts.tolist()}
 
 
 def check_parity(comparison: Comparison, reference: Reference) -> tuple[Check, Check]:
@@ -105,8 +156,9 @@ def check_parity(comparison: Comparison, reference: Reference) -> tuple[Check, C
     values = Check(
         "logits against float64 PyTorch",
         error <= limit,
-        f"{n:,} images, max {error:.2g}, mean {comparison.mean_error:.2g}, floor "
-        f"{reference.floor:.2g}, {'within' if error <= limit else 'beyond'} {limit:.2g}",
+        f"{n:,} images, max {error:.2g}, p99 {comparison.p99_error:.2g}, mean "
+        f"{comparison.mean_error:.2g}, floor {reference.floor:.2g}, "
+        f"{'within' if error <= limit else 'beyond'} {limit:.2g}",
         error,
         limit,
     )
@@ -184,7 +236,12 @@ def check_batch_size(classifier: Classifier, reference: Reference, batch_size: i
 
 
 def compare_all(classifier: Classifier, reference: Reference) -> tuple[Comparison, list[Check]]:
-    """Compare all of the reference's images; a run that fails is a failed check."""
+    """Compare all of the reference's images; a run that fails is a failed check.
+
+    In reduced precision the floor is what that precision makes of it.
+    """
+    factor = TOLERANCE_FACTORS[classifier.session.precision]
+    reference = replace(reference, floor=reference.floor * factor)
     try:
         logits = classifier.logits(reference.images)
     except EdgeError as error:
@@ -201,3 +258,64 @@ def _attempt(name: str, run: Callable[[], Check]) -> Check:
         return run()
     except EdgeError as error:
         return Check(name, False, error.found)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two model files side by side.
+
+    verdict: "bit-equal", "within tolerance" or "different", of their logits. where: the parts of
+    the files that are not the same, in words; empty for equal graphs.
+    """
+
+    verdict: str
+    where: tuple[str, ...]
+    comparison: Comparison
+    check: Check
+
+
+def compare_models(models: tuple[bytes, bytes], classifiers: tuple[Classifier, Classifier],
+                   images: Array) -> Difference:  # fmt: skip
+    """Compare a model with another one on `images` (N, H, W) uint8; the first one's tolerance.
+
+    Raises:
+        InputError: a run fails, or the models do not take the same images.
+    """
+    mine, other = (classifier.logits(images) for classifier in classifiers)
+    tolerance = classifiers[0].contract.goldens.tolerance
+    reference = Reference(images, other.astype(np.float64), tolerance / TOLERANCE_FACTOR)
+    comparison = compare(mine, reference)
+    if mine.tobytes() == other.tobytes():
+        verdict = "bit-equal"
+    elif comparison.max_error <= tolerance and not comparison.real_flips:
+        verdict = "within tolerance"
+    else:
+        verdict = "different"
+    where = _differing_parts(*(onnxfile.parse(model) for model in models))
+    detail = (
+        f"{verdict}: {len(images):,} images, max {comparison.max_error:.2g}, tolerance "
+        f"{tolerance:.2g}, {len(comparison.flips)} labels differ"
+    )
+    if verdict == "different":
+        worst = np.argsort(-comparison.image_errors, kind="stable")[:3].tolist()
+        detail += f"; most in images {worst}"
+    check = Check("logits against the other model", verdict != "different", detail,
+                  comparison.max_error, tolerance)  # fmt: skip
+    return Difference(verdict, where, comparison, check)
+
+
+def _differing_parts(mine: onnxfile.OnnxFile, other: onnxfile.OnnxFile) -> tuple[str, ...]:
+    found = []
+    operations = [[node.op_type for node in file.nodes] for file in (mine, other)]
+    if operations[0] != operations[1]:
+        found.append(f"operations {' '.join(operations[0])}, not {' '.join(operations[1])}")
+    if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
+        found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
+                     f"{other.ir_version}")  # fmt: skip
+    weights = [{weight.name: weight.content for weight in file.weights} for file in (mine, other)]
+    for name in sorted(set(weights[0]) | set(weights[1])):
+        if name not in weights[1] or name not in weights[0]:
+            found.append(f"weight {name} is in one of them alone")
+        elif weights[0][name] != weights[1][name]:
+            found.append(f"weight {name} differs")
+    return tuple(found)

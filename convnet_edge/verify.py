@@ -1,4 +1,4 @@
-"""Prove a model file on this machine and provider; with a checkpoint, against PyTorch itself.
+"""Prove a model file on this machine and provider; or against a checkpoint, or another model.
 
 Needs only numpy and onnxruntime unless a checkpoint is named.
 """
@@ -16,21 +16,26 @@ from .config import EXPORTED_DIR, VerifyConfig
 from .locate import choose_model
 from .runtime import machine, selftest
 from .runtime.classifier import Classifier
+from .runtime.contract import read_contract
 from .runtime.errors import InputError
 from .runtime.files import write_json
 from .runtime.onnxfile import read_model_bytes
 from .runtime.selftest import Check
 
-REPORT_SCHEMA = "convnet-edge/verify/1"
+REPORT_SCHEMA = "convnet-edge/verify/2"
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was proved. comparison: with all test images, None unless a checkpoint was named."""
+    """What was proved. precision: "float32", or "tf32 (reduced)".
+
+    comparison: on all test images, None unless something to compare with was named.
+    """
 
     model_path: Path
     report_path: Path
     provider: str
+    precision: str
     checks: tuple[Check, ...]
     comparison: parity.Comparison | None
     report: dict[str, Any]
@@ -49,15 +54,12 @@ def verify(config: VerifyConfig, step: Callable[[str], None] = lambda _: None) -
     """
     path = choose_model(config.model)
     model = read_model_bytes(path)
-    step(f"opening {path} on {config.provider}")
-    classifier = Classifier(model, provider=config.provider)
-    step("replaying the golden vectors")
-    checks = list(selftest.run_selftest(model, classifier))
-    comparison = None
-    if config.against is not None:
-        step(f"computing float64 reference logits of {config.against}")
-        comparison, compared = _compare_with_checkpoint(classifier, config.against)
-        checks += compared
+    precision = "tf32 (reduced)" if config.tf32 else "float32"
+    checks: list[Check] = list(selftest.check_digests(model, read_contract(model)))
+    proof = Proof()
+    if all(check.passed for check in checks):  # an altered file is not opened
+        proof = _prove(config, model, step)
+        checks += proof.checks
     report_path = config.out or EXPORTED_DIR / f"{path.stem}.verify.json"
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
@@ -65,13 +67,60 @@ def verify(config: VerifyConfig, step: Callable[[str], None] = lambda _: None) -
         "model": path.name,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "provider": config.provider,
-        "against": str(config.against) if config.against else None,
-        "comparison": comparison.as_json() if comparison else None,
+        "precision": precision,
+        "against": proof.against,
+        "comparison": proof.comparison.as_json() if proof.comparison else None,
         "checks": selftest.as_json(checks),
         "machine": machine.passport(),
     }
     write_json(report_path, report)
-    return VerifyResult(path, report_path, config.provider, tuple(checks), comparison, report)
+    return VerifyResult(
+        path, report_path, config.provider, precision, tuple(checks), proof.comparison, report
+    )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running the file showed. against: what it was compared with, as the report says it."""
+
+    checks: tuple[Check, ...] = ()
+    comparison: parity.Comparison | None = None
+    against: dict[str, Any] | None = None
+
+
+def _prove(config: VerifyConfig, model: bytes, step: Callable[[str], None]) -> Proof:
+    step(f"opening the model on {config.provider}")
+    classifier = Classifier(model, provider=config.provider, tf32=config.tf32)
+    step("replaying the golden vectors")
+    checks = selftest.check_opened(classifier)
+    if config.against is None:
+        return Proof(checks)
+    step(f"comparing with {config.against}")
+    against: dict[str, Any] = {"path": str(config.against)}
+    if config.against.suffix == ".safetensors":
+        comparison, compared = _compare_with_checkpoint(classifier, config.against)
+        return Proof((*checks, *compared), comparison, against)
+    other = read_model_bytes(config.against)
+    difference = _compare_with_model(model, classifier, other)
+    against |= {
+        "model_sha256": hashlib.sha256(other).hexdigest(),
+        "verdict": difference.verdict,
+        "where": list(difference.where),
+    }
+    return Proof((*checks, difference.check), difference.comparison, against)
+
+
+def _compare_with_model(model: bytes, classifier: Classifier, other: bytes) -> parity.Difference:
+    second = Classifier(other, provider=classifier.session.provider)
+    shapes = [side.contract.image_shape for side in (classifier, second)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"the models take images of {shapes[0]} and {shapes[1]}",
+            expected="two models for the same images",
+            next_step="name another model with --against",
+        )
+    images = data.load_test_set().images
+    return parity.compare_models((model, other), (classifier, second), images)
 
 
 def _compare_with_checkpoint(

@@ -11,7 +11,7 @@ from faults import unsealed
 from typer.testing import CliRunner, Result
 
 from convnet_edge import data
-from convnet_edge.config import ExportConfig, TrainConfig
+from convnet_edge.config import ExportConfig, QuantizeConfig, TrainConfig
 from convnet_edge.runtime import contract, machine
 from convnet_edge.runtime.idx import ImageSet
 
@@ -71,6 +71,27 @@ def exported(trained, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def model_bytes(exported) -> bytes:
     return exported.model_path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def quantised(exported, tmp_path_factory: pytest.TempPathFactory):
+    """The tiny model as integers, by layout."""
+    from convnet_edge import quantize
+
+    folder = tmp_path_factory.mktemp("quantised")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "ROUND_S", 0.01)
+        return {
+            layout: quantize.quantize(
+                QuantizeConfig(
+                    model=exported.model_path,
+                    data="sample",
+                    layout=layout,
+                    out=folder / f"{layout}.onnx",
+                )
+            )
+            for layout in ("portable", "ort-cpu")
+        }
 
 
 @pytest.fixture(scope="session")

@@ -106,3 +106,48 @@ def test_load_model_with_weights_that_do_not_fit_is_refused(trained, tmp_path, c
 def test_kind_is_checked(trained):
     with pytest.raises(InputError, match="model file"):
         checkpoint.load(trained.checkpoint_path, kind="resume")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": {"image_shape": [1, 1 << 40, 28], "kernel_size": 3}}, "images of"),
+        ({"model": {"image_shape": [1, 28, 28], "kernel_size": 3, "width": 1e9}}, "described"),
+        ({"model": {"image_shape": [1, 28, 28], "kernel_size": 3, "width": 1e400}}, "infinity"),
+        ({"model": {"image_shape": [1, 28, 28], "kernel_size": 1 << 70}}, "kernel"),
+        ({"model": [1]}, "indices"),
+        ({"model": None}, "subscriptable"),
+        ({"class_labels": ["x"] * 1_000_000}, "described"),
+        ({"class_labels": [1] * 10}, "not names"),
+        ({"training": 3}, "not described"),
+        ({"versions": None}, "not described"),
+    ],
+)
+def test_header_that_asks_for_too_much_is_refused_before_anything_is_built(
+    trained, tmp_path, monkeypatch, change, named
+):
+    def must_not_build(*_, **__):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(checkpoint, "build_convnet", must_not_build)
+    loaded = checkpoint.load(trained.checkpoint_path, kind="model")
+    monkeypatch.setattr(checkpoint.json, "dumps", lenient_dumps)
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, Checkpoint("model", loaded.tensors, {**loaded.header, **change}))
+    with pytest.raises(InputError, match=named):
+        checkpoint.load_model(path)
+
+
+def lenient_dumps(document, **options):
+    return json.JSONEncoder(sort_keys=True, allow_nan=True).encode(document)
+
+
+@pytest.mark.parametrize("header", ["[1]", "3", "null", '"x"'])
+def test_header_that_is_no_document_is_refused(tmp_path, header):
+    import safetensors.torch
+
+    path = tmp_path / "x.safetensors"
+    key = checkpoint.HEADER_KEY
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(1)}, {key: header}))
+    with pytest.raises(InputError, match="schema None"):
+        checkpoint.load(path, kind="model")

@@ -26,6 +26,17 @@ def test_cuda_holds_the_cpus_goldens_and_parity(exported, model_bytes, reference
     assert np.abs(logits - reference.logits).max() <= reference.tolerance
 
 
+def test_tf32_is_named_reduced_and_keeps_the_labels(run, exported):
+    arguments = ("verify", exported.model_path, "--provider", "cuda", "--json")
+    plain, reduced = (run(*arguments, *more) for more in ((), ("--tf32",)))
+    assert plain.exit_code == reduced.exit_code == 0, reduced.output
+    assert json.loads(plain.stdout)["precision"] == "float32"
+    document = json.loads(reduced.stdout)
+    assert document["precision"] == "tf32 (reduced)"
+    details = [c["detail"] for c in document["checks"] if c["name"].startswith("golden vectors")]
+    assert all("reduced precision (tf32)" in detail for detail in details)
+
+
 def test_bench_on_cuda_says_so(run, exported):
     result = run("bench", exported.model_path, "--provider", "cuda", "--duration", "0.2",
                  "--out", "r.json", "--json")  # fmt: skip

@@ -10,14 +10,17 @@ import pytest
 from convnet_edge import data, parity
 from convnet_edge import export as export_module
 from convnet_edge.config import ExportConfig
-from convnet_edge.runtime import Classifier, contract
+from convnet_edge.runtime import Classifier, admission, contract
 from convnet_edge.runtime.errors import InputError
+
+WHITE = contract.encode_pixels(np.full((28, 28), 255, np.uint8))
 
 
 def test_exported_file_is_small_plain_and_whole(exported, model_bytes):
     proto = onnx.load_from_string(model_bytes)
     assert (proto.ir_version, proto.opset_import[0].version) == (8, 18)
-    assert len(proto.graph.node) in (10, 12)  # torch 2.9 computes the shape of Reshape
+    operations = "Slice Conv Relu MaxPool Conv Relu MaxPool Flatten Gemm Relu Gemm"
+    assert [node.op_type for node in proto.graph.node] == operations.split()
     assert exported.n_bytes == len(model_bytes) < 1_000_000
     assert exported.n_parameters == 225_034
     assert [entry.key for entry in proto.metadata_props] == [contract.KEY]
@@ -61,7 +64,9 @@ def faulty(monkeypatch, graph_bytes, reference, test_set):
 
     def install(fault):
         broken = faults.change_graph(graph_bytes, fault)
-        monkeypatch.setattr(export_module, "to_onnx", lambda *_: broken)
+        if fault is faults.mix_rows:  # else it would be refused before it can be proved wrong
+            monkeypatch.setattr(admission, "admit", lambda *_: None)
+        monkeypatch.setattr(export_module, "to_onnx", lambda *_, **__: broken)
 
     return install
 
@@ -96,7 +101,7 @@ def test_fault_in_the_graph_turns_export_red_and_leaves_no_file(
     ("alter", "check"),
     [
         (lambda d: d["goldens"]["logits"][0].__setitem__(0, 9.0), "golden vectors, batch 1"),
-        (lambda d: d["preprocessing"]["samples"][0].update(pixels="/" * 1044 + "/w=="),
+        (lambda d: d["preprocessing"]["samples"][0].update(pixels=WHITE),
          "preprocessing samples"),
     ],
 )  # fmt: skip
@@ -199,3 +204,62 @@ def test_file_alone_in_another_folder_runs(model_bytes, tmp_path, test_set):
     path.parent.mkdir()
     path.write_bytes(model_bytes)
     assert Classifier(path).logits(test_set.images[:2]).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("input_type", "exporter"),
+    [
+        pytest.param("uint8", "dynamo", marks=pytest.mark.slow),
+        pytest.param("float32", "torchscript", marks=pytest.mark.slow),
+        ("uint8", "torchscript"),
+    ],
+)
+def test_other_inputs_and_exporters_give_the_same_network(
+    trained, reference, tmp_path, monkeypatch, input_type, exporter, test_set, model_bytes
+):
+    monkeypatch.setattr(export_module, "reference_logits", lambda *_: reference)
+    result = export_module.export(
+        ExportConfig(
+            checkpoint=trained.checkpoint_path,
+            input=input_type,
+            exporter=exporter,
+            out=tmp_path / "other.onnx",
+        )
+    )
+    assert all(check.passed for check in result.checks)
+    data = result.model_path.read_bytes()
+    proto, plain = onnx.load_from_string(data), onnx.load_from_string(model_bytes)
+    operations = [node.op_type for node in proto.graph.node if node.op_type != "Cast"]
+    assert operations == [node.op_type for node in plain.graph.node]
+    classifier = Classifier(data)
+    assert classifier.contract.input_dtype == input_type
+    assert classifier.to_input(test_set.images[:3]).dtype == input_type
+    assert classifier.contract.document["exporter"] == exporter
+    largest = np.abs(classifier.logits(test_set.images) - reference.logits).max()
+    assert largest <= reference.tolerance
+
+
+def test_failed_export_lists_every_failed_check(run, trained, faulty):
+    faulty(faults.nudge_one_weight)
+    result = run("export", trained.checkpoint_path, "--out", "broken.onnx")
+    assert "[x] golden vectors, batch 1" in result.stderr
+    assert "[x] logits against float64 PyTorch" in result.stderr
+    assert "--exporter torchscript" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("input_type", ["float32", "uint8"])
+def test_export_in_another_process_gives_the_same_bytes(trained, tmp_path, input_type):
+    import subprocess
+    import sys
+
+    files = []
+    for name in ("a", "b"):
+        out = tmp_path / name / "model.onnx"
+        subprocess.run(
+            [sys.executable, "-m", "convnet_edge", "export", str(trained.checkpoint_path),
+             "--input", input_type, "--out", str(out)],
+            check=True, capture_output=True, cwd=tmp_path,
+        )  # fmt: skip
+        files.append(out.read_bytes())
+    assert files[0] == files[1]

@@ -11,18 +11,30 @@ def test_choose_goldens_takes_the_image_that_adds_most():
     activity[2, :3] = True  # adds nothing after image 1
     activity[3, 3:5] = True  # best of class 1
     activity[4, 5] = True  # the last unit
-    assert golden.choose_goldens(labels, activity, n_classes=2).tolist() == [1, 3, 4]
+    images = np.zeros((5, 4, 4), np.uint8)
+    assert golden.choose_goldens(labels, activity, images, n_classes=2).tolist() == [1, 3, 4]
+
+
+def test_choose_goldens_of_equals_takes_the_image_that_compresses_best():
+    images = np.zeros((3, 8, 8), np.uint8)
+    images[0] = np.arange(64).reshape(8, 8)
+    activity = np.ones((3, 2), bool)
+    assert golden.choose_goldens(np.zeros(3, int), activity, images, n_classes=1).tolist() == [1]
 
 
 def test_choose_goldens_stops_at_its_limit():
     labels = np.zeros(40, int)
-    chosen = golden.choose_goldens(labels, np.eye(40, dtype=bool), n_classes=1)
+    chosen = golden.choose_goldens(
+        labels, np.eye(40, dtype=bool), np.zeros((40, 4, 4), np.uint8), n_classes=1
+    )
     assert len(chosen) == golden.MAX_GOLDENS == len(set(chosen.tolist()))
 
 
 def test_choose_goldens_without_a_class_goes_on():
     labels = np.array([0, 2])
-    chosen = golden.choose_goldens(labels, np.eye(2, dtype=bool), n_classes=3)
+    chosen = golden.choose_goldens(
+        labels, np.eye(2, dtype=bool), np.zeros((2, 4, 4), np.uint8), n_classes=3
+    )
     assert chosen.tolist() == [0, 1]
 
 
@@ -31,9 +43,8 @@ def test_sample_pictures_show_their_images_and_repeat(test_set):
     assert [sample.encoded for sample in samples] == [
         sample.encoded for sample in golden.make_pictures(test_set.images)
     ]
-    double = test_set.images[0].repeat(2, axis=0).repeat(2, axis=1)
     shown = (
-        np.pad(double, ((3, 3), (9, 19))),
+        np.pad(test_set.images[0], ((3, 3), (9, 5))),
         test_set.images[1],
         np.pad(test_set.images[2], ((7, 7), (1, 2))),
     )

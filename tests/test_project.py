@@ -87,20 +87,24 @@ def python_3_10():
 
 @pytest.mark.index
 @pytest.mark.skipif(python_3_10() is None, reason="no Python 3.10 here")
-def test_runtime_alone_runs_on_python_3_10(tmp_path, exported):
+@pytest.mark.parametrize(
+    "packages", [("numpy", "onnxruntime"), ("numpy<2", "onnxruntime==1.16.3")], ids=str
+)
+def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
     import convnet_edge
 
     run(python_3_10(), "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime", "pillow")
+    run(python, "-m", "pip", "install", "--quiet", "pillow", *packages)
     shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
     code = (
         "import sys\n"
         "from copied_runtime import Classifier, selftest, accuracy, latency, machine\n"
-        "model = open(sys.argv[1], 'rb').read()\n"
-        "classifier = Classifier(model)\n"
-        "checks = selftest.run_selftest(model, classifier)\n"
-        "assert all(check.passed for check in checks), checks\n"
+        "for path in sys.argv[1:]:\n"
+        "    model = open(path, 'rb').read()\n"
+        "    classifier = Classifier(model)\n"
+        "    checks = selftest.run_selftest(model, classifier)\n"
+        "    assert all(check.passed for check in checks), (path, checks)\n"
         "images = classifier.contract.goldens.images\n"
         "measured = latency.measure_latency(classifier, images, batch_size=2, duration_s=0.05)\n"
         "labels = classifier(images).labels\n"
@@ -108,6 +112,8 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported):
         "machine.passport()\n"
         "print(sys.version_info[:2], score.n_correct, len(measured.samples_ns) > 10)\n"
     )
-    out = run(python, "-c", code, exported.model_path, cwd=tmp_path)
+    shipped = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
+    assert len(shipped) == 3
+    out = run(python, "-c", code, exported.model_path, *shipped, cwd=tmp_path)
     assert out.startswith("(3, 10)")
     assert out.strip().endswith("True")

@@ -15,6 +15,7 @@ README = (REPOSITORY / "README.md").read_text()
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole
 SHORTENED = {
     "convnet-edge train": ["--data", "sample", "--epochs", "1"],
+    "convnet-edge quantize": ["--data", "sample"],
     "convnet-edge bench": ["--duration", "0.1"],
 }
 

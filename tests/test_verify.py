@@ -47,6 +47,7 @@ def alter_golden(document):
         (lambda m: faults.change_graph(m, faults.nudge_one_weight), "graph digest"),
         (lambda m: faults.change_graph(m, faults.put_nan), "graph digest"),
         (lambda m: faults.change_graph(m, faults.fix_batch_axis), "graph digest"),
+        (lambda m: faults.change_sealed(m, faults.put_nan), "golden vectors"),
         (lambda m: m.replace(b'"Ankle Boot"', b'"Ankle Shoe"'), "contract digest"),
         (lambda m: faults.change_document(m, alter_golden), "golden vectors"),
     ],
@@ -82,3 +83,37 @@ def test_unreadable_model_is_exit_2_in_every_command(
     assert named in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx"]
+
+
+def test_verify_against_another_model_says_equal_or_where_they_differ(
+    run, exported, model_bytes, tmp_path
+):
+    copy, other = tmp_path / "copy.onnx", tmp_path / "other.onnx"
+    copy.write_bytes(model_bytes)
+    other.write_bytes(faults.change_sealed(model_bytes, faults.nudge_one_weight))
+    result = run("verify", exported.model_path, "--against", copy, "--json")
+    assert result.exit_code == 0, result.output
+    against = json.loads(result.stdout)["against"]
+    assert (against["verdict"], against["where"]) == ("bit-equal", [])
+    result = run("verify", exported.model_path, "--against", other)
+    assert result.exit_code == 1
+    assert "weight layer_stack.0.weight differs" in result.stdout
+    assert "[x] logits against the other model: different: 10,000 images" in result.stdout
+
+
+def test_tf32_without_cuda_is_refused(run, exported):
+    result = run("verify", exported.model_path, "--tf32")
+    assert result.exit_code == 2
+    assert "--provider cuda" in result.stderr
+
+
+def test_altered_file_is_reported_without_being_opened(run, model_bytes, tmp_path, monkeypatch):
+    from convnet_edge.runtime import session
+
+    monkeypatch.setattr(session, "_open", None)
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(faults.change_graph(model_bytes, faults.put_nan))
+    result = run("verify", path)
+    assert result.exit_code == 1
+    report = json.loads((tmp_path / "exported" / "altered.verify.json").read_text())
+    assert [check["name"] for check in report["checks"]] == ["graph digest", "contract digest"]

@@ -15,7 +15,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from . import contract, onnxfile, preprocess
+from . import admission, contract, onnxfile, preprocess
 from .errors import InputError
 from .session import Session
 
@@ -57,21 +57,33 @@ class Classifier:
 
     model: path or content of a file that `convnet-edge export` wrote. provider: "cpu" or "cuda",
     opened or refused, never replaced. threads: intra-op threads, None for all usable cores.
+    tf32: let CUDA multiply with 10 bits of mantissa, which no parity with float32 survives.
 
     Raises:
-        InputError: the file or the provider cannot be opened.
+        InputError: the file was altered or is none of ours, or the provider cannot be opened.
     """
 
     def __init__(
-        self, model: PathLike | bytes, provider: str = "cpu", threads: int | None = None
+        self,
+        model: PathLike | bytes,
+        provider: str = "cpu",
+        threads: int | None = None,
+        *,
+        tf32: bool = False,
     ) -> None:
         data = model if isinstance(model, bytes) else onnxfile.read_model_bytes(Path(model))
+        self.model = data
         self.contract = contract.read_contract(data)
-        self.session = Session(data, provider=provider, threads=threads)
-        stated = (self.contract.input_name, self.contract.output_name)
-        if (self.session.input_name, self.session.output_name) != stated:
+        contract.require_unaltered(data, self.contract)
+        admission.admit(onnxfile.parse(data), self.contract.image_shape)
+        self.session = Session(data, provider=provider, threads=threads, tf32=tf32)
+        stated, found = (
+            f"{side.input_dtype} {side.input_name!r} and gives {side.output_name!r}"
+            for side in (self.contract, self.session)
+        )
+        if found != stated:
             raise InputError(
-                f"the graph takes {self.session.input_name!r}, the contract says {stated[0]!r}",
+                f"the graph takes {found}, the contract says {stated}",
                 expected="a contract that describes its graph",
                 next_step=onnxfile.NEXT_STEP,
             )
@@ -108,7 +120,7 @@ class Classifier:
         return logits
 
     def to_input(self, images: Array) -> Array:
-        """Return the model's input, (N, 1, H, W) float32 in [0, 1], of uint8 `images`."""
+        """Return the model's input (N, 1, H, W) of uint8 `images`: themselves, or in [0, 1]."""
         shape = self.contract.image_shape
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise InputError(
@@ -116,5 +128,7 @@ class Classifier:
                 expected=f"(N, {shape[0]}, {shape[1]}) uint8, light on dark",
                 next_step="pass the paths of picture files instead, to have them preprocessed",
             )
+        if self.contract.input_dtype == "uint8":
+            return np.ascontiguousarray(images[:, None])
         scaled: Array = images[:, None].astype(np.float32) / np.float32(255)
         return scaled

@@ -14,6 +14,7 @@ import binascii
 import hashlib
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,11 @@ from .errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KEY = "convnet_edge"
-SCHEMA = 1
+SCHEMA = 2
 MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
 MAX_SIDE = 4096
+INPUT_DTYPES = ("float32", "uint8")
 _ZEROS = "0" * 64
 
 
@@ -59,10 +61,14 @@ class SamplePicture:
 
 @dataclass(frozen=True)
 class Contract:
-    """The parsed document. `image_shape`: (H, W) of the grey input; `document`: all of it."""
+    """The parsed document. `image_shape`: (H, W) of the grey input; `document`: all of it.
+
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values.
+    """
 
     class_labels: tuple[str, ...]
     input_name: str
+    input_dtype: str
     output_name: str
     image_shape: tuple[int, int]
     goldens: Goldens
@@ -75,6 +81,11 @@ class Contract:
     def name(self) -> str:
         """The model's name, as given at export."""
         return str(self.document.get("name", "model"))
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """How the model was made integer; None of a float one."""
+        return self.document.get("quantization")
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def read_contract(data: bytes) -> Contract:
             raise InputError(
                 f"the contract has schema {document['schema']!r}",
                 expected=f"schema {SCHEMA}",
-                next_step="use the convnet-edge version that exported the file",
+                next_step="export it again, or use the convnet-edge version that exported it",
             )
         return _parse(document)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -126,15 +137,46 @@ def read_contract(data: bytes) -> Contract:
 def compute_digests(data: bytes, contract: Contract) -> Digests:
     """Return both digests as they follow from `data`, whatever the contract states."""
     entry = _entry(data)
-    graph = hashlib.sha256(data[: entry.start] + data[entry.end :]).hexdigest()
+    graph = hashlib.sha256(without_contract(data)).hexdigest()
     stated, zeros = (_stated_digest(d).encode() for d in (contract.contract_sha256, _ZEROS))
     text = entry.value.replace(stated, zeros)
     return Digests(graph, hashlib.sha256(text).hexdigest())
 
 
+def without_contract(data: bytes) -> bytes:
+    """Return the file without its contract: what `seal` was given."""
+    entry = _entry(data)
+    return data[: entry.start] + data[entry.end :]
+
+
+def require_unaltered(data: bytes, contract: Contract) -> None:
+    """Check both digests: a file that changed since its export is not opened.
+
+    Raises:
+        InputError: a digest is not the one that the file states.
+    """
+    computed = compute_digests(data, contract)
+    for name, found, stated in (
+        ("graph", computed.graph_sha256, contract.graph_sha256),
+        ("contract", computed.contract_sha256, contract.contract_sha256),
+    ):
+        if found != stated:
+            raise InputError(
+                f"the file was altered after its export: its {name} digest is {found[:16]}…, the "
+                f"file states {stated[:16]}…",
+                expected="the bytes that were proved at export",
+                next_step="fetch the file again, or export it anew",
+            )
+
+
 def encode_bytes(data: bytes) -> str:
     """Return `data` as it stands in the document: base64."""
     return base64.b64encode(data).decode()
+
+
+def encode_pixels(pixels: Array) -> str:
+    """Return uint8 `pixels` as they stand in the document: row by row, zlib, base64."""
+    return encode_bytes(zlib.compress(pixels.tobytes(), 9))
 
 
 def _stated_digest(digest: str) -> str:
@@ -159,12 +201,17 @@ def _entry(data: bytes) -> onnxfile.Metadata:
 
 
 def _parse(document: dict[str, Any]) -> Contract:
+    if not isinstance(document["class_labels"], list):
+        raise TypeError("class_labels are no list")
     labels = tuple(document["class_labels"])
     if not 2 <= len(labels) <= 10_000 or not all(isinstance(label, str) for label in labels):
         raise ValueError("class_labels are not 2 to 10,000 names")
     channels, height, width = (int(size) for size in document["input"]["shape"])
     if channels != 1 or not all(1 <= side <= MAX_SIDE for side in (height, width)):
         raise ValueError(f"input shape {channels} x {height} x {width} is not one grey image")
+    input_dtype = document["input"]["dtype"]
+    if input_dtype not in INPUT_DTYPES:
+        raise ValueError(f"input of type {input_dtype!r}, not {' or '.join(INPUT_DTYPES)}")
     digest = document["digest"]
     if any(len(bytes.fromhex(digest[key])) != 32 for key in ("graph_sha256", "contract_sha256")):
         raise ValueError("digests are not SHA-256")
@@ -172,6 +219,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     return Contract(
         class_labels=labels,
         input_name=str(document["input"]["name"]),
+        input_dtype=input_dtype,
         output_name=str(document["output"]["name"]),
         image_shape=shape,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
@@ -179,7 +227,7 @@ def _parse(document: dict[str, Any]) -> Contract:
             SamplePicture(
                 str(sample["name"]),
                 _decode(sample["encoded"]),
-                np.frombuffer(_decode(sample["pixels"]), np.uint8).reshape(shape),
+                _decode_pixels(sample["pixels"], shape),
             )
             for sample in document["preprocessing"]["samples"]
         ),
@@ -199,8 +247,18 @@ def _parse_goldens(document: dict[str, Any], shape: tuple[int, int], n_classes: 
         raise ValueError("golden logits are missing, too many, or not finite")
     if not (math.isfinite(tolerance) and tolerance > 0 and math.isfinite(floor)):
         raise ValueError(f"tolerance {tolerance}, floor {floor}")
-    images = np.frombuffer(_decode(document["images"]), np.uint8).reshape(len(logits), *shape)
+    images = _decode_pixels(document["images"], (len(logits), *shape))
     return Goldens(images, logits, indices, floor, tolerance)
+
+
+def _decode_pixels(text: Any, shape: tuple[int, ...]) -> Array:
+    """Undo `encode_pixels`, never unpacking more than `shape` holds."""
+    unpack = zlib.decompressobj()
+    try:
+        data = unpack.decompress(_decode(text), math.prod(shape) + 1)
+    except zlib.error as error:
+        raise ValueError(f"pixels are not zlib: {error}") from error
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _decode(text: Any) -> bytes:

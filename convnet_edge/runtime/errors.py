@@ -13,8 +13,12 @@ class EdgeError(Exception):
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, found: str, *, expected: str, next_step: str) -> None:
+    def __init__(
+        self, found: str, *, expected: str, next_step: str, details: tuple[str, ...] = ()
+    ) -> None:
+        """Keep the three parts; details: lines to print before them."""
         super().__init__(found)
+        self.details = details
         self.found = found
         self.expected = expected
         self.next_step = next_step

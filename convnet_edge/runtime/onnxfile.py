@@ -7,6 +7,7 @@ Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in protobuf's wir
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,17 +21,26 @@ NEXT_STEP = "export the model again with `convnet-edge export`"
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
-_METADATA_PROPS = 14
+_INT64 = 7  # TensorProto.INT64
+_METADATA_PROPS, _SPARSE_WEIGHTS = 14, 15
+_FOREIGN_FIELDS = {20: "training steps", 25: "functions of its own"}
+_NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs."""
+    """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs.
+
+    integers: attributes that are integers or lists of them, by name. nested: whether any attribute
+    holds a tensor or a graph.
+    """
 
     op_type: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    integers: dict[str, tuple[int, ...]]
+    nested: bool
 
 
 @dataclass(frozen=True)
@@ -44,12 +54,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Weight:
-    """One initializer of the graph, without its values."""
+    """One initializer of the graph. content: all that the file says of it, values included."""
 
     name: str
     element_type: int
     dims: tuple[int, ...]
     external: bool
+    content: bytes
+
+    def integers(self) -> tuple[int, ...]:
+        """Return the values of an int64 weight that is stored raw; () of any other."""
+        raw = [value for number, value, _ in _fields(self.content) if number == 9]
+        if self.element_type != _INT64 or len(raw) != 1 or not isinstance(raw[0], bytes):
+            return ()
+        return tuple(n for (n,) in struct.iter_unpack("<q", raw[0])) if len(raw[0]) % 8 == 0 else ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,11 @@ class Metadata:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What the file says of itself. `opsets`: version by domain. `values`: intermediate shapes."""
+    """What the file says of itself.
+
+    opsets: version by domain. values: intermediate shapes. foreign: what it holds beside one plain
+    graph, in words.
+    """
 
     ir_version: int
     opsets: dict[str, int]
@@ -74,6 +96,7 @@ class OnnxFile:
     outputs: tuple[Value, ...]
     values: dict[str, Value]
     metadata: tuple[Metadata, ...]
+    foreign: frozenset[str]
 
     @property
     def n_parameters(self) -> int:
@@ -148,15 +171,20 @@ def _parse_model(data: bytes) -> OnnxFile:
     ir_version, graph = 0, None
     opsets: dict[str, int] = {}
     metadata: list[Metadata] = []
+    foreign: set[str] = set()
     previous_end = 0
     for number, value, end in _fields(data):
         if number == 1 and isinstance(value, int):
             ir_version = value
         elif number == 7 and isinstance(value, bytes):
+            if graph is not None:  # other readers would merge them
+                raise ValueError("several graphs in it")
             graph = value
         elif number == 8 and isinstance(value, bytes):
             domain, version = _opset(value)
             opsets[domain] = version
+        elif number in _FOREIGN_FIELDS:
+            foreign.add(_FOREIGN_FIELDS[number])
         elif number == _METADATA_PROPS and isinstance(value, bytes):
             strings = _strings(value)
             key = strings.get(1, [b""])[-1].decode()
@@ -164,8 +192,9 @@ def _parse_model(data: bytes) -> OnnxFile:
         previous_end = end
     if graph is None or not ir_version:
         raise ValueError("no graph in it" if ir_version else "no IR version in it")
-    nodes, weights, inputs, outputs, values = _parse_graph(graph)
-    return OnnxFile(ir_version, opsets, nodes, weights, inputs, outputs, values, tuple(metadata))
+    if any(number == _SPARSE_WEIGHTS for number, _, _ in _fields(graph)):
+        foreign.add("sparse weights")
+    return OnnxFile(ir_version, opsets, *_parse_graph(graph), tuple(metadata), frozenset(foreign))
 
 
 def _parse_graph(
@@ -194,7 +223,23 @@ def _node(data: bytes) -> Node:
     parts = _strings(data)
     inputs, outputs = (tuple(name.decode() for name in parts.get(i, [])) for i in (1, 2))
     op_type, domain = (parts.get(number, [b""])[-1].decode() for number in (4, 7))
-    return Node(op_type, domain, inputs, outputs)
+    attributes = [_attribute(raw) for raw in parts.get(5, [])]
+    integers = {name: values for name, values, _ in attributes if values}
+    nested = any(holds for _, _, holds in attributes)
+    return Node(op_type, domain, inputs, outputs, integers, nested)
+
+
+def _attribute(data: bytes) -> tuple[str, tuple[int, ...], bool]:
+    """Return an attribute's name, its integers, and whether it holds tensors or graphs."""
+    name, nested = "", False
+    integers: list[int] = []
+    for number, value, _ in _fields(data):
+        if number == 1 and isinstance(value, bytes):
+            name = value.decode()
+        elif number in (3, 8):
+            integers += [value] if isinstance(value, int) else _packed(value)
+        nested = nested or number in _NESTED_FIELDS
+    return name, tuple(integers), nested
 
 
 def _weight(data: bytes) -> Weight:
@@ -208,7 +253,7 @@ def _weight(data: bytes) -> Weight:
             name = value.decode()
         elif number == 13 or (number == 14 and value == _EXTERNAL):
             external = True
-    return Weight(name, element_type, tuple(dims), external)
+    return Weight(name, element_type, tuple(dims), external, data)
 
 
 def _value(data: bytes) -> Value:

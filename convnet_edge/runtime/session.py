@@ -24,7 +24,7 @@ from .errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-FLOAT = 1  # TensorProto.FLOAT
+INPUT_DTYPES = {1: "float32", 2: "uint8"}  # by TensorProto.DataType
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
 
 
@@ -37,14 +37,22 @@ class Placement:
 
 
 class Session:
-    """One opened model: `run` maps (N, 1, H, W) float32 to (N, C) float32 logits. Thread-safe.
+    """One opened model: `run` maps (N, 1, H, W) to (N, C) float32 logits. Thread-safe.
 
-    provider: the short name that was asked for and obtained. threads: intra-op threads.
-    placement: None where this onnxruntime cannot tell. create_ms: wall time of opening,
+    input_dtype: of what `run` takes, "float32" or "uint8". provider: the short name that was asked
+    for and obtained. threads: intra-op threads. precision: "float32", or "tf32" where CUDA was let
+    reduce it. placement: None where this onnxruntime cannot tell. create_ms: wall time of opening,
     without importing onnxruntime.
     """
 
-    def __init__(self, model: bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        tf32: bool = False,
+    ) -> None:
         if provider not in PROVIDERS:
             raise InputError(
                 f"provider {provider!r}",
@@ -56,17 +64,20 @@ class Session:
                 f"{threads} threads", expected="1 or more", next_step="leave --threads out"
             )
         file = onnxfile.parse(model)
-        self.input_name, self.output_name = _names(file)
+        self.input_name, self.input_dtype, self.output_name = _interface(file)
         self.provider = provider
         self.threads = threads or machine.usable_cores()
+        self.precision = "tf32" if tf32 and provider == "cuda" else "float32"
         ort = _import_onnxruntime()
         started_ns = time.perf_counter_ns()
-        self._session = _open(ort, model, provider, self.threads)
+        # TF32 keeps 10 bits of mantissa: no parity with float32 unless switched off
+        settings = {"use_tf32": str(int(tf32))} if provider == "cuda" else {}
+        self._session = _open(ort, model, (provider, settings), self.threads)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
 
     def run(self, batch: Array) -> Array:
-        """Return the logits (N, C) float32 of `batch` (N, 1, H, W) float32.
+        """Return the logits (N, C) float32 of `batch` (N, 1, H, W) of type `input_dtype`.
 
         Raises:
             InputError: onnxruntime refuses the batch or fails while running it.
@@ -82,20 +93,22 @@ class Session:
         return logits
 
 
-def _names(file: onnxfile.OnnxFile) -> tuple[str, str]:
+def _interface(file: onnxfile.OnnxFile) -> tuple[str, str, str]:
     weights = {weight.name for weight in file.weights}
     inputs = [value for value in file.inputs if value.name not in weights]
-    if len(inputs) != 1 or len(file.outputs) != 1 or inputs[0].element_type != FLOAT:
+    dtypes = [INPUT_DTYPES.get(value.element_type) for value in inputs]
+    if len(dtypes) != 1 or len(file.outputs) != 1 or dtypes[0] is None:
         raise InputError(
             f"the model has {len(inputs)} inputs and {len(file.outputs)} outputs"
-            f"{', its input is not float32' if len(inputs) == 1 else ''}",
-            expected="one float32 input of images and one output of logits",
+            f"{', its input is neither float32 nor uint8' if len(inputs) == 1 else ''}",
+            expected="one input of images, float32 or uint8, and one output of logits",
             next_step=onnxfile.NEXT_STEP,
         )
-    return inputs[0].name, file.outputs[0].name
+    return inputs[0].name, dtypes[0], file.outputs[0].name
 
 
-def _open(ort: Any, model: bytes, provider: str, threads: int) -> Any:
+def _open(ort: Any, model: bytes, wanted: tuple[str, dict[str, str]], threads: int) -> Any:
+    provider, settings = wanted
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -104,11 +117,9 @@ def _open(ort: Any, model: bytes, provider: str, threads: int) -> Any:
     name = PROVIDERS[provider]
     if name not in ort.get_available_providers():
         raise _unavailable(provider, f"this onnxruntime {ort.__version__} is built without it")
-    settings: dict[str, str] = {}
     notes = io.StringIO()
     if provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        settings = {"use_tf32": "0"}  # TF32 keeps 10 bits of mantissa: no parity with float32
         ort.set_default_logger_severity(4)
         if hasattr(ort, "preload_dlls"):
             with contextlib.redirect_stdout(notes):

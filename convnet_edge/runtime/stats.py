@@ -14,6 +14,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Z_95 = 1.959963984540054
+Z_95_ONE_SIDED = 1.6448536269514722
 MAX_UNSEEN_TAIL = 0.01
 
 
@@ -54,6 +55,35 @@ def wilson_interval(n_hits: int, n: int) -> Interval:
     spread = Z_95 * math.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n * n))
     centre, scale = rate + Z_95**2 / (2 * n), 1 + Z_95**2 / n
     return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def paired_drop_bound(n_lost: int, n_gained: int, n: int) -> float:
+    """Return the one-sided 95 % upper bound of an accuracy drop seen on the same `n` images.
+
+    n_lost: images that only the first model gets right; n_gained: only the second. The share that
+    was lost less the share that was gained, plus what chance may hide. Source: D. G. Bonett and
+    R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions based
+    on paired data", J. Educ. Behav. Stat. 37 (2012) 479-488.
+
+    Raises:
+        ValueError: unless both counts fit into n > 0.
+    """
+    if n <= 0 or min(n_lost, n_gained) < 0 or n_lost + n_gained > n:
+        raise ValueError(f"{n_lost} lost and {n_gained} gained of {n}")
+    lost, gained = (n_lost + 1) / (n + 2), (n_gained + 1) / (n + 2)
+    drop = lost - gained
+    return drop + Z_95_ONE_SIDED * math.sqrt((lost + gained - drop**2) / (n + 2))
+
+
+def mcnemar(n_lost: int, n_gained: int) -> float:
+    """Return the exact two-sided p-value that two models are right equally often.
+
+    Of the images on which one model alone is right, each is as likely either's: a binomial test.
+    Source: Q. McNemar, Psychometrika 12 (1947) 153-157, in its exact form.
+    """
+    n = n_lost + n_gained
+    tail = sum(math.comb(n, k) for k in range(min(n_lost, n_gained) + 1))
+    return min(1.0, float(2 * tail / 2**n))
 
 
 def percentile_floor(p: float) -> int:

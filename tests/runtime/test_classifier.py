@@ -82,7 +82,7 @@ def test_contract_that_names_another_input_is_refused(model_bytes):
     def rename(document):
         document["input"]["name"] = "pixels"
 
-    with pytest.raises(InputError, match="contract says 'pixels'"):
+    with pytest.raises(InputError, match="contract says float32 'pixels'"):
         Classifier(change_document(model_bytes, rename))
 
 

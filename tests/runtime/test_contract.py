@@ -124,7 +124,7 @@ def test_read_contract_of_another_schema_names_it(graph_bytes):
 
 def test_nan_goldens_are_refused(graph_bytes, document):
     text = json.dumps(broken(document, ("goldens", "logits"), [[float("nan")] * 10] * 10))
-    text = json.dumps({**json.loads(text), "schema": 1})
+    text = json.dumps({**json.loads(text), "schema": contract.SCHEMA})
     with pytest.raises(InputError, match="damaged"):
         contract.read_contract(onnxfile.append_metadata(graph_bytes, contract.KEY, text.encode()))
 

@@ -60,3 +60,26 @@ def test_wilson_interval_at_the_edges_stays_in_range(hits, n):
 def test_wilson_interval_of_impossible_counts_is_an_error(hits, n):
     with pytest.raises(ValueError, match="trials"):
         stats.wilson_interval(hits, n)
+
+
+def test_drop_bound_covers_the_true_drop_19_times_in_20():
+    rng = np.random.default_rng(3)
+    n, lost, gained = 5000, 0.004, 0.002
+    draws = rng.multinomial(n, [lost, gained, 1 - lost - gained], size=2000)
+    covered = [stats.paired_drop_bound(a, b, n) >= lost - gained for a, b, _ in draws]
+    assert 0.93 < np.mean(covered) < 0.975
+
+
+def test_drop_bound_of_equal_models_is_small_and_grows_with_disagreement():
+    assert 0 < stats.paired_drop_bound(0, 0, 5000) < 0.001
+    assert stats.paired_drop_bound(50, 50, 5000) > stats.paired_drop_bound(5, 5, 5000)
+    with pytest.raises(ValueError, match="6 lost"):
+        stats.paired_drop_bound(6, 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"), [(0, 0, 1.0), (5, 5, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024)]
+)
+def test_mcnemar_is_the_exact_binomial_test(lost, gained, p):
+    assert stats.mcnemar(lost, gained) == pytest.approx(p)
+    assert stats.mcnemar(gained, lost) == pytest.approx(p)

@@ -1,0 +1,141 @@
+"""Refuse a model file that is not one of ours before onnxruntime opens it.
+
+A file from elsewhere may be made to fill the memory, to run for hours, or to read other files. What
+convnet-edge writes is a chain of few operations, each on the result of the one before and on the
+file's own weights, none of which enlarges an image but by its channels. So memory and work of one
+image follow from the weights' shapes, and are bounded here. Whether an admitted file computes the
+right thing is the self-test's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from . import onnxfile
+from .errors import InputError
+
+# by domain: what the exporters and rewrites of this program write
+OPERATIONS = {
+    "": {
+        "Cast", "Conv", "DequantizeLinear", "Flatten", "Gemm", "MaxPool", "QuantizeLinear", "Relu",
+        "Reshape", "Slice",
+    },
+    "com.microsoft": {"NhwcMaxPool", "QGemm", "QLinearConv"},
+}  # fmt: skip
+# where each layer's weights stand among its inputs
+WEIGHT_PLACES = {"Conv": 1, "Gemm": 1, "QLinearConv": 3, "QGemm": 3}
+# integer attributes and the least and greatest value of each; no other may occur
+ATTRIBUTES = {
+    "allowzero": (0, 0),
+    "axis": (0, 1),
+    "ceil_mode": (0, 0),
+    "channels_last": (1, 1),
+    "dilations": (1, 1),
+    "group": (1, 1),
+    "kernel_shape": (1, 64),
+    "pads": (0, 0),
+    "storage_order": (0, 0),
+    "strides": (1, 64),
+    "to": (1, 1),
+    "transA": (0, 0),
+    "transB": (0, 1),
+}
+MAX_NODES = 100
+MAX_IMAGE_BYTES = 8 << 20  # of the largest intermediate result of one image, in float32
+MAX_MULTIPLICATIONS = 1 << 30  # of one image
+
+
+def admit(file: onnxfile.OnnxFile, image_shape: tuple[int, int]) -> None:
+    """Return if `file`, for grey images of `image_shape` (H, W), is safe to open and to run.
+
+    Raises:
+        InputError: an operation, an attribute, a shape or a size that no exported file has.
+    """
+    for reasons in (_foreign_parts(file), _excess(file, image_shape)):
+        for reason in reasons:
+            raise InputError(
+                reason,
+                expected="a graph as `convnet-edge export` writes it",
+                next_step=onnxfile.NEXT_STEP,
+            )
+
+
+def _foreign_parts(file: onnxfile.OnnxFile) -> Iterator[str]:
+    if file.foreign:
+        yield f"the file holds {', '.join(sorted(file.foreign))}"
+    if len(file.nodes) > MAX_NODES:
+        yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES}"
+    for node in file.nodes:
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        if node.op_type not in OPERATIONS.get(node.domain, ()):
+            yield f"the graph has the operation {name[:80]!r}"
+        if node.nested:
+            yield f"the operation {name} holds a tensor or a graph of its own"
+        for attribute, values in node.integers.items():
+            low, high = ATTRIBUTES.get(attribute, (0, -1))
+            if not all(low <= value <= high for value in values):
+                yield f"the operation {name} has {attribute[:80]} {list(values[:8])}"
+
+
+def _excess(file: onnxfile.OnnxFile, image_shape: tuple[int, int]) -> Iterator[str]:
+    """Follow the numbers of one image from operation to operation."""
+    weights = {weight.name: weight.dims for weight in file.weights}
+    height, width = image_shape
+    for value in file.inputs:
+        if value.name not in weights and value.shape[1:] != (1, height, width):
+            shape = ", ".join(map(str, value.shape))[:80]
+            yield f"the graph takes ({shape}), its contract says (batch, 1, {height}, {width})"
+    sizes = {value.name: height * width for value in file.inputs if value.name not in weights}
+    multiplications = 0
+    for node in file.nodes:
+        source, *others = node.inputs or ("",)
+        if node.op_type == "DequantizeLinear" and source in weights:
+            weights |= dict.fromkeys(node.outputs, weights[source])
+            continue
+        if source not in sizes:
+            yield f"an operation {node.op_type} takes no image"
+            return
+        if any(name and name not in weights for name in others):
+            yield f"an operation {node.op_type} takes more than one result of others"
+        if _mixes_images(file, node):
+            yield f"an operation {node.op_type} may mix images"
+        size, work = sizes[source], 0
+        if node.op_type in WEIGHT_PLACES:
+            place = WEIGHT_PLACES[node.op_type]
+            dims = weights.get(node.inputs[place], ()) if len(node.inputs) > place else ()
+            if len(dims) < 2 or min(dims) < 1:
+                yield f"an operation {node.op_type} has no weights"
+                return
+            size, work = _layer(node.op_type, dims, size)
+        multiplications += work
+        sizes |= dict.fromkeys(node.outputs, size)
+    largest = 4 * max(sizes.values(), default=0)
+    if largest > MAX_IMAGE_BYTES:
+        yield f"one image may take {largest:,} bytes, more than {MAX_IMAGE_BYTES:,}"
+    if multiplications > MAX_MULTIPLICATIONS:
+        yield f"one image may take {multiplications:,} multiplications, more than " \
+            f"{MAX_MULTIPLICATIONS:,}"  # fmt: skip
+
+
+def _layer(op_type: str, dims: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Return the most numbers that come out of a layer for `size` that go in, and its work."""
+    if not op_type.endswith("Conv"):
+        return max(dims), math.prod(dims)
+    positions = -(-size // dims[1])
+    return positions * dims[0], positions * math.prod(dims)
+
+
+def _mixes_images(file: onnxfile.OnnxFile, node: onnxfile.Node) -> bool:
+    """Tell whether an operation may touch the batch axis.
+
+    Flatten keeps it at axis 1; Reshape if its shape is a weight that begins with 0, which copies
+    the axis, and leaves no other size open.
+    """
+    if node.op_type == "Flatten":
+        return node.integers.get("axis", (1,)) != (1,)
+    if node.op_type != "Reshape":
+        return False
+    shapes = [w.integers() for w in file.weights if node.inputs[1:2] == (w.name,)]
+    kept = len(shapes) == 1 and shapes[0][:1] == (0,) and all(size > 0 for size in shapes[0][1:])
+    return not kept
