@@ -689,12 +689,12 @@ def _show_inspection(result: inspect_stage.Inspection, console: Console) -> None
     contract, file = document["contract"], result.file
     measured, training = contract["measured"], contract["training"]
     ops = ", ".join(f"{count} {name}" for name, count in document["ops"].items())
-    multiplications = file.n_multiplications
+    multiplications = result.n_multiplications
     lines = {
         "file": f"{result.path}  ({result.n_bytes:,} bytes, sha256 {result.sha256[:16]}…)",
         "format": f"opset {document['opsets']}, IR {file.ir_version}",
         "operations": ops,
-        "parameters": f"{contract['parameters']['n']:,}{_integers(contract)}",
+        "parameters": f"{result.n_parameters:,}{_integers(contract)}",
         "multiplications": "unknown: shapes are not in the file"
         if multiplications is None
         else f"{multiplications:,} an image",

@@ -23,6 +23,20 @@ class Inspection:
     contract: contract.Contract
     digests: tuple[Check, ...]
 
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the network; an integer file's are those of the float one it was made from."""
+        if self.contract.quantization is None:
+            return self.file.n_parameters
+        return int(self.contract.document["parameters"]["n"])
+
+    @property
+    def n_multiplications(self) -> int | None:
+        """Multiplications an image in convolutions and linear layers; None if not known."""
+        if self.contract.quantization is None:
+            return self.file.n_multiplications
+        return self.contract.quantization.get("n_multiplications")
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; golden images and samples by their number."""
         document = dict(self.contract.document)
@@ -43,8 +57,8 @@ class Inspection:
             "ir_version": self.file.ir_version,
             "opsets": {domain or "ai.onnx": v for domain, v in self.file.opsets.items()},
             "ops": self.file.op_counts(),
-            "n_parameters": self.file.n_parameters,
-            "n_multiplications": self.file.n_multiplications,
+            "n_parameters": self.n_parameters,
+            "n_multiplications": self.n_multiplications,
             "inputs": {value.name: list(value.shape) for value in self.file.inputs},
             "outputs": {value.name: list(value.shape) for value in self.file.outputs},
             "digests_hold": all(check.passed for check in self.digests),

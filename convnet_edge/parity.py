@@ -8,8 +8,9 @@ arrays; PyTorch itself is the model part's business.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,12 @@ class Comparison:
         """Return the margin certificate and the tolerance that would do, as people read them."""
         if not np.isfinite(self.image_errors).all():
             return "Minimum required tolerance: none would do, there are NaN or infinite logits"
-        n, listed = len(self.uncertain), ", ".join(map(str, self.uncertain[:10]))
-        more = ", …" if n > 10 else ""
+        n = len(self.uncertain)
         return (
             f"Minimum required tolerance: {self.max_error:.2g}\n"
             f"Margin certificate: {n} of {len(self.margins):,} images have a top-1/top-2 margin "
             f"below 2 × {self.max_error:.2g}"
-            + (f": {listed}{more}" if n else "")
+            + (f": {_first(self.uncertain)}" if n else "")
             + "; no other can change its class"
         )
 
@@ -304,18 +304,28 @@ def compare_models(models: tuple[bytes, bytes], classifiers: tuple[Classifier, C
     return Difference(verdict, where, comparison, check)
 
 
+def _first(names: Sequence[object], n: int = 10) -> str:
+    return ", ".join([*map(str, names[:n]), *("…",) * (len(names) > n)])
+
+
 def _differing_parts(mine: onnxfile.OnnxFile, other: onnxfile.OnnxFile) -> tuple[str, ...]:
     found = []
     operations = [[node.op_type for node in file.nodes] for file in (mine, other)]
     if operations[0] != operations[1]:
-        found.append(f"operations {' '.join(operations[0])}, not {' '.join(operations[1])}")
+        pairs = enumerate(zip_longest(*operations, fillvalue="none"), 1)
+        number, (one, two) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        found.append(f"{len(operations[0])} operations, not {len(operations[1])}; the first that "
+                     f"differs is number {number}: {one}, not {two}")  # fmt: skip
     if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
         found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
                      f"{other.ir_version}")  # fmt: skip
     weights = [{weight.name: weight.content for weight in file.weights} for file in (mine, other)]
-    for name in sorted(set(weights[0]) | set(weights[1])):
-        if name not in weights[1] or name not in weights[0]:
-            found.append(f"weight {name} is in one of them alone")
-        elif weights[0][name] != weights[1][name]:
-            found.append(f"weight {name} differs")
+    shared = sorted(weights[0].keys() & weights[1].keys())
+    different = [name for name in shared if weights[0][name] != weights[1][name]]
+    for what, names in (
+        ("weights that differ", different),
+        ("weights in one of them alone", sorted(weights[0].keys() ^ weights[1].keys())),
+    ):
+        if names:
+            found.append(f"{what}: {len(names)} ({_first(names)})")
     return tuple(found)

@@ -387,6 +387,7 @@ def _seal(
             "activation_bits": 8,
             "n_calibration_images": len(source.calibration),
             "float_layers": list(float_layers),
+            "n_multiplications": onnxfile.parse(source.classifier.model).n_multiplications,
             "source_graph_sha256": stated.graph_sha256,
             "gate": asdict(gate),
         },

@@ -25,6 +25,14 @@ def test_inspect_as_text_shows_the_same(run, exported):
         assert part in text
 
 
+@pytest.mark.parametrize("layout", ["portable", "ort-cpu"])
+def test_inspect_of_integers_tells_of_the_network_they_stand_for(run, quantised, layout):
+    document = json.loads(run("inspect", quantised[layout].model_path, "--json").stdout)
+    assert (document["n_parameters"], document["n_multiplications"]) == (225_034, 2_215_168)
+    text = run("inspect", quantised[layout].model_path).stdout
+    assert ("for onnxruntime's CPU provider only" in text) == (layout == "ort-cpu")
+
+
 @pytest.mark.parametrize("fault", [faults.nudge_one_weight, faults.put_nan])
 def test_inspect_shows_a_changed_file_as_changed(exported, model_bytes, tmp_path, fault):
     path = tmp_path / "x.onnx"

@@ -108,8 +108,8 @@ def test_exact_logits_have_a_histogram_too():
     ("change", "verdict", "where"),
     [
         (lambda values: values, "bit-equal", ()),
-        (lambda values: values + 1e-7, "within tolerance", ("layer_stack.9.bias differs",)),
-        (lambda values: values + 0.1, "different", ("layer_stack.9.bias differs",)),
+        (lambda values: values + 1e-7, "within tolerance", ("layer_stack.9.bias",)),
+        (lambda values: values + 0.1, "different", ("layer_stack.9.bias",)),
     ],
 )
 def test_two_models_are_equal_near_or_different_and_where(
@@ -122,6 +122,6 @@ def test_two_models_are_equal_near_or_different_and_where(
     classifiers = tuple(Classifier(model) for model in models)
     difference = parity.compare_models(models, classifiers, reference.images[:200])
     assert difference.verdict == verdict
-    assert difference.where == tuple(f"weight {part}" for part in where)
+    assert difference.where == tuple(f"weights that differ: 1 ({name})" for name in where)
     assert difference.check.passed == (verdict != "different")
     assert ("most in images" in difference.check.detail) == (verdict == "different")

@@ -140,6 +140,16 @@ def test_layer_that_integers_ruin_goes_back_to_float(model_bytes, tmp_path):
     assert not config.out.exists()
 
 
+def test_layouts_are_the_same_to_verify_which_says_how_they_differ(run, quantised):
+    mine, other = (quantised[layout].model_path for layout in ("portable", "ort-cpu"))
+    result = run("verify", mine, "--against", other, "--out", "x.json")
+    assert result.exit_code == 0, result.output
+    assert "bit-equal: 10,000 images" in result.stdout
+    assert "29 operations, not 10; the first that differs is number 1: " in result.stdout
+    assert "weights in one of them alone: " in result.stdout
+    assert max(map(len, result.stdout.splitlines())) < 160
+
+
 def test_layout_that_computes_something_else_is_exit_1(run, exported, tmp_path, monkeypatch):
     real = integer.to_ort_cpu
 

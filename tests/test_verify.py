@@ -97,7 +97,7 @@ def test_verify_against_another_model_says_equal_or_where_they_differ(
     assert (against["verdict"], against["where"]) == ("bit-equal", [])
     result = run("verify", exported.model_path, "--against", other)
     assert result.exit_code == 1
-    assert "weight layer_stack.0.weight differs" in result.stdout
+    assert "weights that differ: 1 (layer_stack.0.weight)" in result.stdout
     assert "[x] logits against the other model: different: 10,000 images" in result.stdout
 
 
