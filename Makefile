@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test test-all test-cuda lint format lock clean
+.PHONY: quickstart test test-all test-cuda test-emulated lint format lock clean
 
 quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
@@ -20,6 +20,9 @@ test-all: $(VENV)/installed-locked  ## every test; needs the full data and a pac
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)
+
+test-emulated: $(VENV)/installed-locked .emulated/ready  ## the shipped files on other processors
+	$(BIN)/pytest -m arm --arm $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-locked
 	$(BIN)/ruff check .
@@ -35,7 +38,7 @@ lock:  ## needs uv
 	  --no-header --extra train --extra cpu --extra dev --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .emulated build dist runs .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,6 +53,10 @@ $(VENV)/installed-locked: $(VENV)/locked $(SOURCES)
 $(VENV)/locked: requirements.lock | $(BIN)/python
 	$(PIP) install --quiet --require-hashes -r requirements.lock
 	@touch $@
+
+# on an amd64 Debian only
+.emulated/ready: tests/emulated_setup.sh requirements.lock | $(VENV)/locked
+	tests/emulated_setup.sh $(BIN)/python
 
 # by lower bounds: the newest of everything, as a user would get it
 $(VENV)/installed-here: $(SOURCES) | $(BIN)/python
