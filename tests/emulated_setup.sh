@@ -26,7 +26,8 @@ rm -r "$here/apt"
 
 version=$(readlink "$here/root/usr/bin/python3")
 awk '/^[a-z]/ { keep = /^(numpy|onnxruntime|pillow)==/ } keep' requirements.lock >"$here/wheels.txt"
-"$python" -m pip --disable-pip-version-check install --quiet --no-deps --target "$here/site" \
+"$python" -m pip --disable-pip-version-check install --quiet --root-user-action ignore \
+  --no-deps --target "$here/site" \
   --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --only-binary :all: \
   --python-version "${version#python}" --require-hashes --requirement "$here/wheels.txt"
 touch "$here/ready"
