@@ -6,6 +6,8 @@ A test compares them with what stands in the README, so neither can change alone
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 COLUMNS = ("file", "machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s",
            "accuracy")  # fmt: skip
 TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
+PEERS_COLUMNS = ("runtime and file", "input", "kB", "accuracy", "1 image, ms", "times as fast",
+                 "64 each, images/s", "times as many", "cold start, s", "memory, MB")  # fmt: skip
 RECIPE_COLUMNS = ("recipe", "epochs", "seconds (median)", "test accuracy, mean ± s.d.", "seeds")
 
 
@@ -61,12 +65,36 @@ def kills() -> str:
     )
 
 
+def peers_table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table of the comparison of runtimes."""
+    lines = []
+    for row in rows:
+        if "failed" in row:
+            lines.append((row["name"], f"failed: {row['failed']}", *("",) * 8))
+            continue
+        lines.append(
+            (
+                row["name"],
+                row["input"],
+                f"{row['model_bytes'] / 1e3:.0f}",
+                f"{100 * row['accuracy']:.2f} %",
+                f"{statistics.median(row['latency_ms']):.3f}",
+                _ratio(row["latency_ratio"]),
+                f"{statistics.median(row['images_per_s']):,.0f}",
+                _ratio(row["throughput_ratio"]),
+                f"{statistics.median(row['cold_start_s']):.2f}",
+                f"{row['peak_memory_bytes'] / 1e6:.0f}",
+            )
+        )
+    return _markdown(PEERS_COLUMNS, lines)
+
+
 def _stored(kind: str) -> list[dict[str, Any]]:
     results = [json.loads(path.read_text()) for path in sorted(REFERENCE_DIR.glob("*.json"))]
     return [r for r in results if r["schema"].split("/")[1].removesuffix("-benchmark") == kind]
 
 
-def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [columns, ("---",) * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -90,6 +118,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def _ratio(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['lowest']:.2f}–{spread['highest']:.2f})"
+
+
 def _percentile(row: dict[str, Any], p: float) -> str:
     found = next(entry for entry in row["percentiles_ms"] if entry["p"] == p)
     if found["value"] is None:
@@ -98,4 +130,7 @@ def _percentile(row: dict[str, Any], p: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), training_table(), recipe_table(), kills(), sep="\n\n")
+    (peers,) = _stored("peers")
+    print(
+        table(), training_table(), recipe_table(), kills(), peers_table(peers["rows"]), sep="\n\n"
+    )

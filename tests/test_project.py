@@ -1,5 +1,6 @@
 """The project as others get it: the wheel in an empty environment, and the device's old Python."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -117,3 +118,22 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
     out = run(python, "-c", code, exported.model_path, *shipped, cwd=tmp_path)
     assert out.startswith("(3, 10)")
     assert out.strip().endswith("True")
+
+
+@pytest.mark.slow
+def test_peers_are_compared_and_one_that_cannot_be_installed_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    printed = run(
+        sys.executable, REPOSITORY / "benchmarks" / "peers.py", "--rounds", "1",
+        "--seconds", "0.05", "--only", "int8 ort-cpu,LiteRT", "--venvs", tmp_path / "venvs",
+        "--out", tmp_path / "p.json",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads((tmp_path / "p.json").read_text())["rows"]}
+    assert len(rows) == 3
+    assert "tensorflow-cpu" in rows["LiteRT, int8 by TensorFlow"]["failed"]
+    ours = rows["convnet-edge, int8 ort-cpu"]
+    assert ours["input"] == "uint8"
+    assert ours["accuracy"] == 0.9315
+    assert len(ours["latency_ms"]) == len(ours["images_per_s"]) == 1
+    assert "93.15 %" in printed
+    assert (tmp_path / "p.png").stat().st_size > 5_000

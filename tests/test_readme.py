@@ -1,6 +1,8 @@
 """The README: what it shows is run, what it states is what was measured."""
 
+import hashlib
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -18,6 +20,12 @@ SHORTENED = {
     "convnet-edge quantize": ["--data", "sample"],
     "convnet-edge bench": ["--duration", "0.1"],
 }
+
+
+def shipped():
+    """Return the SHA-256 of every shipped file."""
+    files = (REPOSITORY / "exported").glob("*.onnx")
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def blocks(language):
@@ -80,9 +88,17 @@ def test_table_is_made_from_the_stored_results():
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    for result in module._stored("bench"):
+        assert result["model"]["model_sha256"] in shipped()
     for made in (module.table(), module.recipe_table(), module.training_table()):
         assert made in README
     assert module.kills() in " ".join(README.split())
+    peers = json.loads((module.REFERENCE_DIR / "peers-cpu.json").read_text())
+    card = (REPOSITORY / "exported" / "README.md").read_text()
+    assert module.peers_table(peers["rows"]) in card
+    assert f"within each of {peers['n_rounds']} rounds" in card
+    for row in peers["rows"]:
+        assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped()
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
