@@ -191,7 +191,7 @@ def needed_multiplications(
 
 
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
-    """Return the logits (N, C) of uint8 `images` (N, H, W), computed by PyTorch in `dtype`.
+    """Return what `model` gives for uint8 `images` (N, H, W), computed by PyTorch in `dtype`.
 
     Runs on the model's device and leaves the model in its dtype and in eval mode.
     """
@@ -221,8 +221,5 @@ def reference_logits(model: Convnet, images: Array) -> Reference:
 
 def hidden_activity(model: Convnet, images: Array) -> Array:
     """Return (N, hidden) bool: which units behind the first linear layer are active."""
-    with torch.inference_mode():
-        x = torch.from_numpy(images.copy())[:, None].to(torch.float32) / 255
-        hidden = model.layer_stack[:9](x)
-    active: Array = (hidden > 0).numpy()
+    active: Array = compute_logits(model.layer_stack[:9], images, torch.float32) > 0
     return active

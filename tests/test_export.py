@@ -206,13 +206,10 @@ def test_file_alone_in_another_folder_runs(model_bytes, tmp_path, test_set):
     assert Classifier(path).logits(test_set.images[:2]).shape == (2, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("input_type", "exporter"),
-    [
-        pytest.param("uint8", "dynamo", marks=pytest.mark.slow),
-        pytest.param("float32", "torchscript", marks=pytest.mark.slow),
-        ("uint8", "torchscript"),
-    ],
+    [("uint8", "dynamo"), ("float32", "torchscript"), ("uint8", "torchscript")],
 )
 def test_other_inputs_and_exporters_give_the_same_network(
     trained, reference, tmp_path, monkeypatch, input_type, exporter, test_set, model_bytes
