@@ -15,8 +15,8 @@ quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 test: $(VENV)/installed-locked  ## the tests that need neither network nor minutes
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-test-all: $(VENV)/installed-locked  ## every test; needs the full data and a package index
-	$(BIN)/pytest --slow --index $(PYTEST_ARGS)
+test-all: $(VENV)/installed-locked  ## every test; needs the full data, chromium, a package index
+	$(BIN)/pytest --slow --index --browser $(PYTEST_ARGS)
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)

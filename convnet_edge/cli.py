@@ -24,6 +24,7 @@ from .config import (
     QUICKSTART_DIR,
     Amp,
     BenchConfig,
+    CompareConfig,
     DataSet,
     Device,
     ExportConfig,
@@ -32,9 +33,9 @@ from .config import (
     InputType,
     Layout,
     PredictConfig,
-    Provider,
     QuantizeConfig,
     RecipeName,
+    ReportConfig,
     TrainConfig,
     VerifyConfig,
 )
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
 
     from . import bench as bench_stage
     from . import export as export_stage
-    from . import inspect as inspect_stage
     from . import plots
     from . import predict as predict_stage
     from . import quantize as quantize_stage
+    from . import report as report_stage
     from . import train as train_stage
     from . import verify as verify_stage
 
@@ -59,8 +60,6 @@ PACKAGES = (
 )  # fmt: skip
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 QUICKSTART_EPOCHS = 3
-QUICKSTART_BATCH_SIZES = (1, 64)
-QUICKSTART_DURATION_S = 2.0
 
 
 class _Group(TyperGroup):
@@ -98,10 +97,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Take an image classifier from PyTorch to an edge device, with proof at every step.\n\n"
-    "[bold]train → export → verify → quantize → bench → predict[/bold]; each works without "
-    "arguments, each ends with the next command to copy.",
+    "[bold]train → export → verify → quantize → bench → report → predict[/bold]; each works "
+    "without arguments, each ends with the next command to copy.",
     epilog="Exit codes: 0 done and proved · 1 a check failed · 2 wrong usage, or something "
-    "missing or unreadable · 130 interrupted.",
+    "missing or unreadable · 3 `compare` cannot tell · 130 interrupted.",
 )
 
 JsonOption = Annotated[
@@ -124,8 +123,14 @@ ModelOption = Annotated[
     ),
 ]
 ProviderOption = Annotated[
-    Provider,
-    typer.Option("--provider", help="onnxruntime's provider: opened, or an error; never replaced."),
+    str,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="onnxruntime's provider: cpu, cuda, openvino, or another that it knows (untested). "
+        "Opened, or an error; never replaced.",
+        autocompletion=lambda: ["cpu", "cuda", "openvino"],
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Which test images the grid shows.")]
 ReportOption = Annotated[
@@ -356,46 +361,215 @@ def verify(
 @app.command()
 def inspect(model: ModelArgument = None, json: JsonOption = False) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
+    from . import show
     from .inspect import inspect as inspect_model
 
     result = inspect_model(model)
-    _show_inspection(result, _console(json))
+    show.inspection(result, _console(json))
     _finish(result.as_json() if json else None, next_command=_after("verify", result.path))
 
 
-@app.command(epilog="Example: convnet-edge bench --provider cuda --batch-sizes 1,64 --duration 10")
+@app.command(
+    epilog="Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx "
+    "b.onnx · convnet-edge bench --pace 10hz --sustain 10m · convnet-edge bench --tune"
+)
 def bench(
-    model: ModelArgument = None,
+    models: Annotated[
+        Optional[list[Path]],
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="The .onnx files; the first is what the others are compared with. Default: "
+            "exported/convnet.onnx if it exists, else the shipped one.",
+            show_default=False,
+        ),
+    ] = None,
     provider: ProviderOption = BenchConfig.provider,
     threads: Annotated[
         Optional[int],
-        typer.Option(help="Intra-op threads. Default: all usable cores.", show_default=False),
+        typer.Option(
+            help="Intra-op threads. Default: the tuned ones, else all usable cores.",
+            show_default=False,
+        ),
     ] = BenchConfig.threads,
     batch_sizes: Annotated[str, typer.Option(help="Images a run, comma-separated.")] = ",".join(
         map(str, BenchConfig.batch_sizes)
     ),
     duration: Annotated[
-        float, typer.Option(help="Timed seconds for each batch size.")
+        float, typer.Option(help="Timed seconds for each batch size, at least.")
     ] = BenchConfig.duration_s,
+    min_runs: Annotated[
+        int, typer.Option(help="Timed runs for each batch size, at least.")
+    ] = BenchConfig.min_runs,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Batches of 1 and 64, under 10 s, no throughput.")
+    ] = BenchConfig.quick,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 if the verdict is NOISY, too.")
+    ] = BenchConfig.strict,
+    allow_cpu_nodes: Annotated[
+        bool,
+        typer.Option("--allow-cpu-nodes", help="Let the CPU run what the provider does not take."),
+    ] = BenchConfig.allow_cpu_nodes,
+    spin: Annotated[
+        bool, typer.Option("--spin/--no-spin", help="Let idle threads wait busily for work.")
+    ] = BenchConfig.spin,
+    io_binding: Annotated[
+        bool,
+        typer.Option("--io-binding", help="Run through buffers on the device; times copies apart."),
+    ] = BenchConfig.io_binding,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Replay one captured launch (with --io-binding).")
+    ] = BenchConfig.cuda_graph,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let CUDA multiply in TF32; labelled as reduced.")
+    ] = BenchConfig.tf32,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Search threads, callers, batch size; keep NAME.tune.json."),
+    ] = BenchConfig.tune,
+    pace: Annotated[
+        Optional[str],
+        typer.Option(metavar="RATE", help="Also run as a camera would, as in 10hz (30 s)."),
+    ] = None,
+    sustain: Annotated[
+        Optional[str],
+        typer.Option(metavar="TIME", help="For how long, as in 10m; alone: back to back."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show the time of each node.")
+    ] = BenchConfig.profile,
+    loadgen: Annotated[
+        bool,
+        typer.Option("--loadgen", help="Also run MLPerf LoadGen: single stream and offline."),
+    ] = BenchConfig.loadgen,
     out: Annotated[
         Optional[Path],
         typer.Option(
-            help="Result file. Default: benchmarks/results/NAME-PROVIDER.json", show_default=False
+            help="Result file (.json), or a folder. Default: benchmarks/results/NAME-PROVIDER.json",
+            show_default=False,
         ),
     ] = BenchConfig.out,
     json: JsonOption = False,
 ) -> None:
-    """Measure accuracy, latency and memory here, after replaying the golden vectors."""
+    """Measure accuracy, cold start, latency, throughput and memory here, with a verdict.
+
+    VALID: believe the numbers. NOISY: something disturbed them, and it says what. INVALID (exit 1):
+    wrong outputs, another provider, too few runs, or too coarse a clock.
+    """
     config = BenchConfig(
-        model=model,
+        models=tuple(models or ()),
         provider=provider,
         threads=threads,
         batch_sizes=_numbers(batch_sizes),
         duration_s=duration,
+        min_runs=min_runs,
         out=out,
+        quick=quick,
+        strict=strict,
+        allow_cpu_nodes=allow_cpu_nodes,
+        tf32=tf32,
+        spin=spin,
+        io_binding=io_binding,
+        cuda_graph=cuda_graph,
+        tune=tune,
+        pace_hz=_quantity("--pace", pace, {"hz": 1.0, "": 1.0}),
+        sustain_s=_quantity("--sustain", sustain, {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}),
+        profile=profile,
+        loadgen=loadgen,
     )
-    result = _bench(config, _console(json))
-    _finish(result.document if json else None, next_command="convnet-edge predict --plot")
+    results = _bench(config, _console(json))
+    documents = [result.document for result in results]
+    paths = " ".join(str(result.result_path) for result in results)
+    whole = documents[0] if len(documents) == 1 else {"results": documents}
+    _finish(whole if json else None, next_command=f"convnet-edge report {paths}")
+    from .bench import require_believable
+
+    require_believable(results, strict=strict)
+
+
+@app.command(
+    epilog="Examples: convnet-edge compare exported/fashion-mnist.onnx "
+    "exported/fashion-mnist.int8-ort.onnx --max-slowdown 0% · convnet-edge compare last.json "
+    "this.json --min-accuracy 92% --max-p99-ms 2"
+)
+def compare(
+    base: Annotated[Path, typer.Argument(help="A model file, or a result of `bench`.")],
+    new: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+    max_slowdown: Annotated[
+        str, typer.Option(metavar="SHARE", help="Of NEW's median time that passes.")
+    ] = f"{CompareConfig.max_slowdown:.0%}",
+    min_accuracy: Annotated[
+        Optional[str], typer.Option(metavar="SHARE", help="That NEW must reach, as in 92%.")
+    ] = None,
+    max_p99_ms: Annotated[
+        Optional[float], typer.Option(help="That NEW may take, in milliseconds.")
+    ] = CompareConfig.max_p99_ms,
+    provider: ProviderOption = CompareConfig.provider,
+    threads: Annotated[
+        Optional[int],
+        typer.Option(help="Intra-op threads. Default: all usable cores.", show_default=False),
+    ] = CompareConfig.threads,
+    batch_size: Annotated[int, typer.Option(help="Images a run.")] = CompareConfig.batch_size,
+    pairs: Annotated[
+        int, typer.Option(help="Fresh processes of each model, in turn.")
+    ] = CompareConfig.n_pairs,
+    json: JsonOption = False,
+) -> None:
+    """Tell whether NEW is slower than BASE: exit 0 if not, 1 if so, 3 if nobody can tell.
+
+    Two models are measured here, in fresh processes that take turns. Two results are compared by
+    the fresh processes that each holds; those of different machines cannot be told apart.
+    """
+    from . import show
+    from .compare import compare as compare_them
+    from .compare import require_gates
+
+    percent = {"%": 0.01, "": 1.0}
+    slowdown = _quantity("--max-slowdown", max_slowdown, percent)
+    config = CompareConfig(
+        base=base,
+        new=new,
+        provider=provider,
+        threads=threads,
+        batch_size=batch_size,
+        n_pairs=pairs,
+        max_slowdown=CompareConfig.max_slowdown if slowdown is None else slowdown,
+        min_accuracy=_quantity("--min-accuracy", min_accuracy, percent),
+        max_p99_ms=max_p99_ms,
+    )
+    with _progress() as progress:
+        task = progress.add_task("fresh processes, in turn", total=1)
+        found = compare_them(config, lambda share: progress.update(task, completed=share))
+    show.comparison(found, _console(json))
+    _finish(found.as_json() if json else None)
+    require_gates(found)
+
+
+@app.command(epilog="Example: convnet-edge report pi4.json jetson.json laptop.json --out r.html")
+def report(
+    results: Annotated[
+        Optional[list[Path]],
+        typer.Argument(
+            metavar="[RESULT|DIR]...",
+            help="What `bench` wrote, on any machine. Default: benchmarks/results",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The page; table and pictures go beside it.")
+    ] = ReportConfig.out,
+    json: JsonOption = False,
+) -> None:
+    """Make one table, pictures and a page that opens anywhere, from many machines' results."""
+    console = _console(json)
+    made = _report(ReportConfig(results=tuple(results or ()), out=out), console)
+    document = {
+        "html": str(made.html_path),
+        "markdown": str(made.markdown_path),
+        "pictures": [str(picture.path) for picture in made.pictures if picture.drawn],
+        "warnings": list(made.warnings),
+    }
+    _finish(document if json else None)
 
 
 @app.command(epilog="Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv")
@@ -443,7 +617,7 @@ def predict(
 
 @app.command()
 def quickstart() -> None:
-    """Run the whole chain on the embedded data: train, export, verify, quantize, bench, predict."""
+    """Run the whole chain on the embedded data: train, export, verify, quantize, bench, report."""
     from . import plots
 
     console = _console(False)
@@ -456,15 +630,20 @@ def quickstart() -> None:
     integers = QUICKSTART_DIR / "convnet.int8.onnx"
     _quantize(QuantizeConfig(model=model, data="sample", out=integers), console)
     measured = _bench(
-        BenchConfig(
-            model=model,
-            batch_sizes=QUICKSTART_BATCH_SIZES,
-            duration_s=QUICKSTART_DURATION_S,
-            out=QUICKSTART_DIR / "bench.json",
+        BenchConfig(models=(model, integers), quick=True, out=QUICKSTART_DIR / "bench"), console
+    )
+    reported = _report(
+        ReportConfig(
+            results=tuple(result.result_path for result in measured),
+            out=QUICKSTART_DIR / "report.html",
         ),
         console,
     )
-    pictures = (exported.picture, *measured.pictures)
+    pictures = (
+        exported.picture,
+        *(picture for result in measured for picture in result.pictures),
+        *reported.pictures,
+    )
     if trained is not None:
         pictures = (trained.picture, *pictures)
     console.print("\nPictures to look at:")
@@ -472,6 +651,7 @@ def quickstart() -> None:
         console.print(f"  {picture.path}" if picture.drawn else f"  left out: {picture.path}")
     if not all(picture.drawn for picture in pictures):
         console.print(f"  ({plots.INSTALL} draws them)")
+    console.print(f"A page to open in a browser: {reported.html_path}")
     _finish(None, next_command="convnet-edge train   (the full data, then: convnet-edge export)")
 
 
@@ -480,6 +660,7 @@ def _train(
     console: Console,
     already_complete: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> train_stage.TrainResult | None:
+    from . import show
     from . import train as stage
     from .resume import resume_path
 
@@ -494,7 +675,7 @@ def _train(
         task = progress.add_task("epoch", total=None)
 
         def started(start: stage.Start) -> None:
-            _show_start(config, start, console)
+            show.training_start(config, start, console)
 
         def moved(state: stage.Progress) -> None:
             text = (
@@ -527,33 +708,6 @@ def _train(
         console.print(f"Test accuracy: {result.test.summary()}")
         _wrote(console, (result.checkpoint_path, result.record_path), (result.picture,))
     return result
-
-
-def _show_start(config: TrainConfig, start: train_stage.Start, console: Console) -> None:
-    cost, recipe = start.cost, config.plan
-    together = f", {start.n_processes} processes" if start.n_processes > 1 else ""
-    held_out = f", {config.validate:,} more held out for validation" if config.validate else ""
-    console.print(
-        f"Data: {config.data}, {len(start.images):,} training images{held_out} "
-        f"({start.images.source}); device {start.device}{together}"
-    )
-    console.print(str(start.model))
-    console.print(f"Model has {cost.n_parameters} trainable parameters")
-    conv1, conv2, *linear = cost.n_multiplications
-    console.print(
-        f"Cost: {cost.n_parameters:,} parameters ({cost.parameter_bytes / 1e6:.2f} MB); "
-        f"{sum(cost.n_multiplications):,} multiplications an image (conv1 {conv1:,}, conv2 "
-        f"{conv2:,}, linear {sum(linear):,}); data {cost.data_bytes / 1e6:.0f} MB; peak measured "
-        f"here {cost.peak_flops / 1e9:,.0f} GFLOP/s, so an epoch takes {cost.bound_s:.2g} s or more"
-    )
-    console.print(f"Recipe {config.recipe}: {recipe.epochs} epochs of batches of "
-                  f"{recipe.batch_size}, seed {config.seed}")  # fmt: skip
-    if config.resume:
-        resumed = f"Resuming after {start.n_done} complete epochs"
-        fresh = "No unfinished run to resume: starting from the beginning"
-        console.print(resumed if start.n_done else fresh)
-    for warning in start.warnings:
-        _note(f"warning: {warning}")
 
 
 def _export(config: ExportConfig, console: Console) -> export_stage.ExportResult:
@@ -611,8 +765,9 @@ def _verify(config: VerifyConfig, console: Console) -> verify_stage.VerifyResult
     return result
 
 
-def _bench(config: BenchConfig, console: Console) -> bench_stage.BenchResult:
+def _bench(config: BenchConfig, console: Console) -> tuple[bench_stage.BenchResult, ...]:
     from . import bench as stage
+    from . import show
 
     with _progress() as progress:
         task = progress.add_task("opening", total=1)
@@ -623,10 +778,27 @@ def _bench(config: BenchConfig, console: Console) -> bench_stage.BenchResult:
         def share_done(share: float) -> None:
             progress.update(task, completed=share)
 
-        result = stage.bench(config, stage.Listener(stage_began, share_done))
-    _show_bench(result, console)
-    _wrote(console, (result.result_path,), result.pictures)
-    return result
+        def opened(path: Path, document: dict[str, Any]) -> None:
+            show.cost(path, document, console)
+
+        def measured(result: bench_stage.BenchResult) -> None:
+            show.measured(result, console)
+            if config.profile:
+                show.nodes(result.document, console)
+            _wrote(console, (result.result_path,), result.pictures)
+
+        return stage.bench(config, stage.Listener(stage_began, share_done, opened, measured))
+
+
+def _report(config: ReportConfig, console: Console) -> report_stage.ReportResult:
+    from . import report as stage
+
+    made = stage.report(config)
+    console.print(made.markdown)
+    for warning in made.warnings:
+        _note(f"warning: {warning}")
+    _wrote(console, (made.html_path, made.markdown_path), made.pictures)
+    return made
 
 
 def _predict(
@@ -684,107 +856,6 @@ def _grid(config: GridConfig, console: Console) -> dict[str, Any]:
     return {**asdict(grid), "picture": str(grid.picture.path)}
 
 
-def _show_inspection(result: inspect_stage.Inspection, console: Console) -> None:
-    document = result.as_json()
-    contract, file = document["contract"], result.file
-    measured, training = contract["measured"], contract["training"]
-    ops = ", ".join(f"{count} {name}" for name, count in document["ops"].items())
-    multiplications = result.n_multiplications
-    lines = {
-        "file": f"{result.path}  ({result.n_bytes:,} bytes, sha256 {result.sha256[:16]}…)",
-        "format": f"opset {document['opsets']}, IR {file.ir_version}",
-        "operations": ops,
-        "parameters": f"{result.n_parameters:,}{_integers(contract)}",
-        "multiplications": "unknown: shapes are not in the file"
-        if multiplications is None
-        else f"{multiplications:,} an image",
-        "input": f"{document['inputs']}, {contract['input']['scale']}",
-        "output": f"{document['outputs']}",
-        "classes": ", ".join(contract["class_labels"]),
-        "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
-        f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
-        "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
-        "golden vectors": f"{contract['goldens']['n']}, tolerance "
-        f"{contract['goldens']['tolerance']:.2g}",
-        "trained with": _joined(contract["versions"]["training"]),
-        "exported with": _joined(contract["versions"]["export"]),
-    }
-    for name, text in lines.items():
-        console.print(f"{name:>15}  {text}")
-    for check in result.digests:
-        console.print(f"{'':>15}  {check.line()}")
-
-
-def _integers(contract: dict[str, Any]) -> str:
-    quantization = contract.get("quantization")
-    if not quantization:
-        return ""
-    notes = {
-        "portable": "standard QDQ, for any runtime",
-        "ort-cpu": "for onnxruntime's CPU provider only",
-    }
-    layout = quantization["layout"]
-    return f", int8 of {quantization['weight_bits']} bits, layout {layout}: {notes[layout]}"
-
-
-def _joined(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _show_bench(result: bench_stage.BenchResult, console: Console) -> None:
-    from rich.table import Table
-
-    document = result.document
-    provider, machine = document["provider"], document["machine"]
-    placement = provider["placement"]
-    nodes = "unknown (this onnxruntime cannot tell)"
-    if placement is not None:
-        nodes = ", ".join(f"{len(ops)} on {name}" for name, ops in placement.items())
-    console.print(
-        f"{result.model_path}: {document['model']['model_bytes']:,} bytes, on "
-        f"{provider['obtained']}, {provider['threads']} threads; nodes: {nodes}"
-    )
-    console.print(f"machine: {machine['cpu']}, {machine['usable_cores']} usable cores"
-                  + "".join(f", {gpu}" for gpu in machine["gpus"]))  # fmt: skip
-    console.print("\n".join(check.line() for check in result.checks))
-    if result.score is not None:
-        console.print(f"test accuracy {result.score.summary()}")
-        table = Table("class", "n", "precision", "recall", "F1", title="Per class")
-        for row in result.score.classes:
-            shares = (row.precision, row.recall, row.f1)
-            cells = ("n/a" if share is None else f"{share:.3f}" for share in shares)
-            table.add_row(row.label, str(row.n), *cells)
-        console.print(table)
-    session = document["session"]
-    peak = document["peak_memory_bytes"]
-    console.print(
-        f"session creation {session['create_ms']:.1f} ms, first inference "
-        f"{session['first_run_ms']:.2f} ms, peak memory of this process "
-        + ("n/a" if peak is None else f"{peak / 2**20:.0f} MiB")
-    )
-    _show_latencies(result, console)
-
-
-def _show_latencies(result: bench_stage.BenchResult, console: Console) -> None:
-    from rich.table import Table
-
-    percentiles = [p.p for p in result.latencies[0].percentiles_ms()]
-    names = [f"p{100 * p:g}" for p in percentiles]
-    table = Table("batch", "runs", *names, "images/s", title="Latency in ms, one caller")
-    for latency in result.latencies:
-        cells = [
-            f"n/a (needs {p.floor:,})" if p.value is None else f"{p.value:.3f}"
-            for p in latency.percentiles_ms()
-        ]
-        table.add_row(
-            str(latency.batch_size),
-            f"{len(latency.samples_ns):,}",
-            *cells,
-            f"{latency.images_per_s:,.0f}",
-        )
-    console.print(table)
-
-
 def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -793,6 +864,22 @@ def _numbers(text: str) -> tuple[int, ...]:
             f"--batch-sizes {text!r}",
             expected="numbers separated by commas, as in 1,8,64",
             next_step="change --batch-sizes",
+        ) from error
+
+
+def _quantity(option: str, text: str | None, units: dict[str, float]) -> float | None:
+    """Return the number in `text` times its unit's value; None of None."""
+    if text is None:
+        return None
+    stripped = text.strip().lower()
+    unit = max((u for u in units if stripped.endswith(u)), key=len, default="")
+    try:
+        return float(stripped.removesuffix(unit)) * units[unit]
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{option} {text!r}",
+            expected=f"a number with {' or '.join(u for u in units if u)} behind it",
+            next_step=f"change {option}",
         ) from error
 
 

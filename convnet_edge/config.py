@@ -22,7 +22,6 @@ DataSet = Literal["fashion-mnist", "sample"]
 RecipeName = Literal["seed", "fast", "best"]
 Amp = Literal["off", "bf16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Provider = Literal["cpu", "cuda"]
 InputType = Literal["float32", "uint8"]
 Exporter = Literal["dynamo", "torchscript"]
 Layout = Literal["portable", "ort-cpu"]
@@ -266,7 +265,7 @@ class VerifyConfig:
     """
 
     model: Path | None = None
-    provider: Provider = "cpu"
+    provider: str = "cpu"
     against: Path | None = None
     tf32: bool = False
     out: Path | None = None
@@ -287,24 +286,47 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What to measure.
+    """What to measure, of which models.
 
-    threads: intra-op threads, None for all usable cores. batch_sizes: images a run, each >= 1.
-    duration_s: timed seconds for each batch size, > 0. out: the result, None for its default.
+    models: none for the default one; the first is what the others are compared with.
+    threads: intra-op threads, None for the tuned ones, else all usable cores.
+    batch_sizes: images a run, each from 1 to 4096. duration_s: timed seconds for each, > 0.
+    min_runs: timed runs for each at least, from 11. out: the result (.json), or a folder for it;
+    None for benchmarks/results.
+    quick: two batch sizes, a second each, no throughput; strict: NOISY is a failure.
+    allow_cpu_nodes: let the CPU run what the provider does not take. tf32: let CUDA use it.
+    spin: let idle threads wait busily. io_binding: through buffers on the device.
+    cuda_graph: replay one captured launch; implies io_binding.
+    tune: search threads, callers and batch size first, and keep what was best.
+    pace_hz: also run as often a second, > 0; sustain_s: for how long, > 0 (alone: back to back).
+    profile: show the time of each node. loadgen: also run MLPerf LoadGen.
     """
 
-    model: Path | None = None
-    provider: Provider = "cpu"
+    models: tuple[Path, ...] = ()
+    provider: str = "cpu"
     threads: int | None = None
     batch_sizes: tuple[int, ...] = (1, 8, 64, 256)
-    duration_s: float = 5.0
+    duration_s: float = 4.0
+    min_runs: int = 130
     out: Path | None = None
+    quick: bool = False
+    strict: bool = False
+    allow_cpu_nodes: bool = False
+    tf32: bool = False
+    spin: bool = True
+    io_binding: bool = False
+    cuda_graph: bool = False
+    tune: bool = False
+    pace_hz: float | None = None
+    sustain_s: float | None = None
+    profile: bool = False
+    loadgen: bool = False
 
     def __post_init__(self) -> None:
         """Check every range.
 
         Raises:
-            InputError: a value is outside its range.
+            InputError: a value is outside its range, or options do not fit each other.
         """
         sizes = ", ".join(map(str, self.batch_sizes)) or "none"
         _require(
@@ -313,12 +335,109 @@ class BenchConfig:
             "numbers from 1 to 4096, as in 1,8,64",
             "--batch-sizes",
         )
+        for option, value, highest in (
+            ("--duration", self.duration_s, 3600),
+            ("--sustain", self.sustain_s, 7 * 86400),
+            ("--pace", self.pace_hz, 10_000),
+        ):
+            _require(
+                value is None or 0 < value <= highest,
+                f"{option} {value}",
+                f"a number above 0 and at most {highest:,}",
+                option,
+            )
+        _require(self.min_runs >= 11, f"--min-runs {self.min_runs}", "11 or more", "--min-runs")
         _require(
-            0 < self.duration_s <= 3600,
-            f"--duration {self.duration_s:g}",
-            "seconds, above 0 and at most 3600",
-            "--duration",
+            self.out is None or self.out.suffix != ".json" or len(self.models) < 2,
+            f"one file, {self.out}, for {len(self.models)} models",
+            "a folder: each result takes its model's name",
+            "--out",
         )
+        for option, is_on in (("--tf32", self.tf32), ("--cuda-graph", self.cuda_graph)):
+            _require(
+                not is_on or self.provider == "cuda",
+                f"{option} with --provider {self.provider}",
+                "--provider cuda: it is a mode of NVIDIA's GPUs",
+                option,
+            )
+
+    def result_path(self, model_path: Path) -> Path:
+        """Return where the result of one model goes."""
+        if self.out is not None and self.out.suffix == ".json":
+            return self.out
+        return (self.out or RESULTS_DIR) / f"{model_path.stem}-{self.provider}.json"
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What to compare: two model files, measured here in turn, or two stored results.
+
+    max_slowdown: of NEW's median time against BASE's that passes, as a share, >= 0.
+    batch_size: images a run. n_pairs: fresh processes of each model, from 6.
+    min_accuracy: of NEW on the test images, in [0, 1]; max_p99_ms: of NEW; None for no such gate.
+    """
+
+    base: Path
+    new: Path
+    provider: str = "cpu"
+    threads: int | None = None
+    batch_size: int = 1
+    n_pairs: int = 11
+    max_slowdown: float = 0.05
+    min_accuracy: float | None = None
+    max_p99_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range, or a model is to be compared with a result.
+        """
+        kinds = {path.suffix == ".json" for path in (self.base, self.new)}
+        _require(
+            len(kinds) == 1,
+            f"{self.base} and {self.new}",
+            "two model files (.onnx), or two results of `convnet-edge bench` (.json)",
+            "one of them",
+        )
+        for option, value, low, high in (
+            ("--max-slowdown", self.max_slowdown, 0, 100),
+            ("--min-accuracy", self.min_accuracy, 0, 1),
+            ("--max-p99-ms", self.max_p99_ms, 0, 1e9),
+            ("--pairs", self.n_pairs, 6, 1000),
+            ("--batch-size", self.batch_size, 1, 4096),
+        ):
+            _require(
+                value is None or low <= value <= high,
+                f"{option} {value:g}" if value is not None else option,
+                f"from {low:g} to {high:g}",
+                option,
+            )
+
+    @property
+    def stored(self) -> bool:
+        """Whether two results are compared rather than two models."""
+        return self.new.suffix == ".json"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What to report.
+
+    results: result files, and folders of them; none for benchmarks/results. out: the page; the
+    Markdown and the pictures take its name.
+    """
+
+    results: tuple[Path, ...] = ()
+    out: Path = Path("runs/report.html")
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: `out` does not end in .html.
+        """
+        _require(self.out.suffix == ".html", f"--out {self.out}", "a name in .html", "--out")
 
 
 @dataclass(frozen=True)
@@ -326,7 +445,7 @@ class PredictConfig:
     """How to predict. invert: overrule the look at the border; None lets it decide."""
 
     model: Path | None = None
-    provider: Provider = "cpu"
+    provider: str = "cpu"
     invert: bool | None = None
 
 
@@ -335,6 +454,6 @@ class GridConfig:
     """The seed's 5 x 3 grid of test images. seed: which images. out: the picture."""
 
     model: Path | None = None
-    provider: Provider = "cpu"
+    provider: str = "cpu"
     seed: int = 0
     out: Path = Path("runs/predictions.png")

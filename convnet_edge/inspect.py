@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .locate import choose_model
-from .runtime import contract, onnxfile, selftest
+from .runtime import contract, cost, onnxfile, selftest
 from .runtime.selftest import Check
 
 
@@ -26,16 +26,12 @@ class Inspection:
     @property
     def n_parameters(self) -> int:
         """Weights of the network; an integer file's are those of the float one it was made from."""
-        if self.contract.quantization is None:
-            return self.file.n_parameters
-        return int(self.contract.document["parameters"]["n"])
+        return cost.parameters(self.file, self.contract)
 
     @property
     def n_multiplications(self) -> int | None:
         """Multiplications an image in convolutions and linear layers; None if not known."""
-        if self.contract.quantization is None:
-            return self.file.n_multiplications
-        return self.contract.quantization.get("n_multiplications")
+        return cost.multiplications(self.file, self.contract)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; golden images and samples by their number."""

@@ -21,6 +21,7 @@ from .runtime.errors import InputError
 from .runtime.files import write_json
 from .runtime.onnxfile import read_model_bytes
 from .runtime.selftest import Check
+from .runtime.session import Settings
 
 REPORT_SCHEMA = "convnet-edge/verify/2"
 
@@ -90,7 +91,7 @@ class Proof:
 
 def _prove(config: VerifyConfig, model: bytes, step: Callable[[str], None]) -> Proof:
     step(f"opening the model on {config.provider}")
-    classifier = Classifier(model, provider=config.provider, tf32=config.tf32)
+    classifier = Classifier(model, provider=config.provider, settings=Settings(tf32=config.tf32))
     step("replaying the golden vectors")
     checks = selftest.check_opened(classifier)
     if config.against is None:

@@ -19,13 +19,14 @@ from convnet_edge.runtime.idx import ImageSet
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow")
     parser.addoption("--index", action="store_true", help="run those that need a package index")
+    parser.addoption("--browser", action="store_true", help="run those in a real browser")
     parser.addoption("--arm", action="store_true", help="run those on emulated processors")
     parser.addoption("--require-cuda", action="store_true", help="a skipped cuda test fails")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for marker in ("slow", "index", "arm"):
+        for marker in ("slow", "index", "browser", "arm"):
             if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{marker}"))
         lacks_gpu = item.get_closest_marker("cuda") and not machine.gpu_names()

@@ -12,7 +12,17 @@ from convnet_edge import data, locate
 from convnet_edge.config import BenchConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-COMMANDS = ["train", "export", "verify", "inspect", "bench", "predict", "quickstart"]
+COMMANDS = [
+    "train",
+    "export",
+    "verify",
+    "inspect",
+    "bench",
+    "compare",
+    "report",
+    "predict",
+    "quickstart",
+]
 
 
 def start(*arguments, cwd, **options):
@@ -132,6 +142,7 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch):
     assert isinstance(run("inspect").exception, ZeroDivisionError)
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_from_the_command_line(tmp_path):
     arguments = ["train", "--data", "sample", "--epochs", "2", "--batch-size", "250"]
     arguments += ["--out", "x.safetensors"]

@@ -47,6 +47,7 @@ def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_shipped_model_is_proved_and_as_good_as_its_card_says(run):
     model = locate.shipped_model()
     result = run("verify", model, "--json")

@@ -62,6 +62,7 @@ with joined(device) as processes:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_compute_one_processes_gradients(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
     process = torchrun("gradients.py", cwd=tmp_path)

@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DEVICE_COMMANDS = (
     ["verify"],
     ["inspect"],
-    ["bench", "--duration", "0.1"],
+    ["bench", "--quick"],
+    ["report"],
     ["predict"],
     ["predict", "x.png"],
 )
@@ -101,6 +102,7 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
     code = (
         "import sys\n"
         "from copied_runtime import Classifier, selftest, accuracy, latency, machine\n"
+        "from copied_runtime import cold_start, pace, profile, throughput, tuning, verdict\n"
         "for path in sys.argv[1:]:\n"
         "    model = open(path, 'rb').read()\n"
         "    classifier = Classifier(model)\n"
@@ -111,6 +113,13 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
         "labels = classifier(images).labels\n"
         "score = accuracy.score(labels, labels, classifier.contract.class_labels)\n"
         "machine.passport()\n"
+        "task = cold_start.Task(sys.argv[1], threads=1, steady_s=0.02)\n"
+        "assert cold_start.start_process(task).error <= 1e-3\n"
+        "loads = [throughput.Load(2, 1, 2)]\n"
+        "opened = {1: Classifier(sys.argv[1], threads=1)}\n"
+        "throughput.measure_throughput(opened, images, loads, duration_s=0.2)\n"
+        "assert len(list(pace.sustain(classifier, images, duration_s=0.1, pace_hz=50))) == 1\n"
+        "assert profile.profile(classifier, images[:1], classifier.session.settings)\n"
         "print(sys.version_info[:2], score.n_correct, len(measured.samples_ns) > 10)\n"
     )
     shipped = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))

@@ -123,6 +123,7 @@ def spoil_conv2(proto):
     faults.set_weight(proto, "layer_stack.3.weight", outlier)
 
 
+@pytest.mark.slow
 def test_layer_that_integers_ruin_goes_back_to_float(model_bytes, tmp_path):
     path = tmp_path / "spoilt.onnx"
     spoilt = faults.change_graph(faults.unsealed(model_bytes), spoil_conv2)

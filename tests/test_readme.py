@@ -18,7 +18,7 @@ README = (REPOSITORY / "README.md").read_text()
 SHORTENED = {
     "convnet-edge train": ["--data", "sample", "--epochs", "1"],
     "convnet-edge quantize": ["--data", "sample"],
-    "convnet-edge bench": ["--duration", "0.1"],
+    "convnet-edge bench": ["--quick"],
 }
 
 
@@ -51,6 +51,7 @@ def folder(tmp_path_factory, test_set):
     return path
 
 
+@pytest.mark.slow
 def test_commands_of_the_readme_run_in_order(folder):
     assert len(commands()) >= 7
     for line in commands():

@@ -23,6 +23,7 @@ def test_verify_against_the_checkpoint_compares_all_test_images(run, exported, t
     assert comparison["mean_error"] < comparison["max_error"] < 1e-3
 
 
+@pytest.mark.slow
 def test_verify_against_another_checkpoint_fails_and_lists_flips(run, exported, trained, tmp_path):
     from convnet_edge import checkpoint
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .stats import Interval, wilson_interval
+from .stats import Interval, mcnemar, wilson_interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+N_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,77 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
         classes=tuple(_score_class(confusion, i, label) for i, label in enumerate(class_labels)),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
     )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose likeliest class got a probability in (low, high].
+
+    confidence: mean of it; accuracy: share of them that are right; both None without images.
+    """
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a probability means what it says. error: expected calibration error in [0, 1]."""
+
+    error: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two models on the same images.
+
+    n_lost: images that only the first gets right; n_gained: only the second. differing: indices of
+    the images that they label differently. p_value: exact McNemar, that both are right equally
+    often.
+    """
+
+    n: int
+    n_lost: int
+    n_gained: int
+    differing: tuple[int, ...]
+    p_value: float
+
+
+def calibrate(probabilities: Array, labels: Array) -> Calibration:
+    """Return the expected calibration error of `probabilities` (N, C) over 15 equal bins.
+
+    The mean over all images of |confidence - accuracy| of their bin. Source: C. Guo et al., "On
+    calibration of modern neural networks", ICML 2017, equation 3.
+    """
+    confidences, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    places = np.clip(np.ceil(confidences * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    bins, error = [], 0.0
+    for index in range(N_BINS):
+        inside = places == index
+        n, confidence, share = int(inside.sum()), None, None
+        if n:
+            confidence, share = float(confidences[inside].mean()), float(right[inside].mean())
+            error += n / len(labels) * abs(confidence - share)
+        bins.append(Bin(index / N_BINS, (index + 1) / N_BINS, n, confidence, share))
+    return Calibration(error, tuple(bins))
+
+
+def compare(first: Array, second: Array, labels: Array) -> Pairing:
+    """Compare two models' predictions (N,), class indices, on the same images.
+
+    Raises:
+        ValueError: differing numbers of them.
+    """
+    if not len(first) == len(second) == len(labels):
+        raise ValueError(f"{len(first)} and {len(second)} predictions for {len(labels)} labels")
+    lost = int(((first == labels) & (second != labels)).sum())
+    gained = int(((first != labels) & (second == labels)).sum())
+    differing = tuple(int(index) for index in np.flatnonzero(first != second))
+    return Pairing(len(labels), lost, gained, differing, mcnemar(lost, gained))
 
 
 def _score_class(confusion: Array, index: int, label: str) -> ClassScore:

@@ -15,9 +15,9 @@ from typing import Any, Union
 
 import numpy as np
 
-from . import admission, contract, onnxfile, preprocess
+from . import admission, contract, onnxfile, preprocess, tuning
 from .errors import InputError
-from .session import Session
+from .session import Session, Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PathLike = Union[str, "os.PathLike[str]"]
@@ -55,9 +55,11 @@ class Predictions:
 class Classifier:
     """An opened model: call it with images, get `Predictions`. Safe to call from many threads.
 
-    model: path or content of a file that `convnet-edge export` wrote. provider: "cpu" or "cuda",
-    opened or refused, never replaced. threads: intra-op threads, None for all usable cores.
-    tf32: let CUDA multiply with 10 bits of mantissa, which no parity with float32 survives.
+    model: path or content of a file that `convnet-edge export` wrote. provider: "cpu", "cuda",
+    "openvino" or another of onnxruntime's, opened or refused, never replaced. threads: intra-op
+    threads, None for those that `bench --tune` found best here (if `model` is a path), else all
+    usable cores.
+    settings: how the session runs beside that (`session.Settings`).
 
     Raises:
         InputError: the file was altered or is none of ours, or the provider cannot be opened.
@@ -69,14 +71,16 @@ class Classifier:
         provider: str = "cpu",
         threads: int | None = None,
         *,
-        tf32: bool = False,
+        settings: Settings | None = None,
     ) -> None:
-        data = model if isinstance(model, bytes) else onnxfile.read_model_bytes(Path(model))
+        data, tuned = (model, None) if isinstance(model, bytes) else _read(Path(model), provider)
+        if threads is None and tuned is not None:
+            threads = tuned.threads
         self.model = data
         self.contract = contract.read_contract(data)
         contract.require_unaltered(data, self.contract)
         admission.admit(onnxfile.parse(data), self.contract.image_shape)
-        self.session = Session(data, provider=provider, threads=threads, tf32=tf32)
+        self.session = Session(data, provider=provider, threads=threads, settings=settings)
         stated, found = (
             f"{side.input_dtype} {side.input_name!r} and gives {side.output_name!r}"
             for side in (self.contract, self.session)
@@ -132,3 +136,8 @@ class Classifier:
             return np.ascontiguousarray(images[:, None])
         scaled: Array = images[:, None].astype(np.float32) / np.float32(255)
         return scaled
+
+
+def _read(path: Path, provider: str) -> tuple[bytes, tuning.Tuning | None]:
+    data = onnxfile.read_model_bytes(path)
+    return data, tuning.read(path, data, provider)

@@ -37,6 +37,12 @@ class CheckFailedError(EdgeError):
     exit_code: ClassVar[int] = 1
 
 
+class UndecidedError(EdgeError):
+    """A comparison whose measurements allow neither answer."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class InterruptedRunError(EdgeError):
     """The user stopped a long run; `next_step` says how to go on."""
 

@@ -1,11 +1,13 @@
 """Say what machine and software a number was measured on; what cannot be read is None.
 
-Reads /proc, /sys and module versions only: no subprocess, no network, nothing written.
+Reads /proc, /sys and package metadata only: no subprocess, no network, nothing written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import platform
 import sys
@@ -13,9 +15,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-VERSIONED = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "torch", "onnx", "onnxscript")
+try:
+    import resource as _resource
+except ImportError:  # Windows
+    _resource = None  # type: ignore[assignment]
+
+VERSIONED = (
+    "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "pillow", "torch", "onnx",
+    "onnxscript",
+)  # fmt: skip
 MAPPED_LIBRARIES = ("libcuda.", "libcudart", "libcudnn.", "libcublas.", "libcublasLt", "libcufft.")
 
+CPU_DIR = Path("/sys/devices/system/cpu")
+ID_PARTS = (
+    "cpu", "architecture", "isa", "usable_cores", "cgroup_cores", "governor", "smt", "container",
+    "gpus", "gpu_driver",
+)  # fmt: skip
 ISA_FLAGS = {
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
     "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
@@ -44,26 +59,67 @@ def cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def passport() -> dict[str, Any]:
-    """Return what a reader needs to judge a measurement made here, as plain JSON values."""
+    """Return what a reader needs to judge a measurement made here, as plain JSON values.
+
+    id: of what makes two machines' times comparable (`ID_PARTS`); load, temperature, clock and
+    software are stated beside it.
+    """
     info = _key_values(_read(Path("/proc/cpuinfo")) or "")
-    memory = _key_values(_read(Path("/proc/meminfo")) or "").get("MemTotal", "")
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return {
+    memory = _key_values(_read(Path("/proc/meminfo")) or "")
+    found = {
         "cpu": info.get("model name") or _read(Path("/proc/device-tree/model")) or None,
         "architecture": platform.machine(),
         "isa": sorted(set(info.get("flags", info.get("Features", "")).split()) & ISA_FLAGS),
         "cores": os.cpu_count(),
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "usable_cores": usable_cores(),
         "cgroup_cores": cgroup_cores(),
+        "governor": _read(CPU_DIR / "cpu0/cpufreq/scaling_governor"),
+        "smt": {"0": False, "1": True}.get(_read(CPU_DIR / "smt/active") or ""),
+        "clock_mhz": clock_mhz(),
+        "temperature_c": temperature_c(),
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "governor": _read(governor),
-        "memory_bytes": int(memory.split()[0]) * 1024 if memory else None,
+        "memory_bytes": _kib(memory.get("MemTotal")),
+        "memory_available_bytes": _kib(memory.get("MemAvailable")),
         "system": f"{platform.system()} {platform.release()}",
+        "container": container(),
         "python": platform.python_version(),
         "gpus": gpu_names(),
         "gpu_driver": _read(Path("/sys/module/nvidia/version")),
         "versions": versions(),
     }
+    text = json.dumps([found[part] for part in ID_PARTS])
+    return {"id": hashlib.sha256(text.encode()).hexdigest()[:16], **found}
+
+
+def clock_mhz(root: Path = CPU_DIR) -> float | None:
+    """Return the highest clock of any core at this moment, None where it cannot be read."""
+    speeds = [_number(file) for file in root.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    known = [speed / 1e3 for speed in speeds if speed is not None]
+    return max(known, default=None)
+
+
+def temperature_c(root: Path = Path("/sys/class/thermal")) -> float | None:
+    """Return the temperature of the hottest thermal zone, None where there is none to read."""
+    zones = [_number(file) for file in root.glob("thermal_zone*/temp")]
+    known = [zone / 1e3 for zone in zones if zone is not None]
+    return max(known, default=None)
+
+
+def container(root: Path = Path("/")) -> str | None:
+    """Return what kind of container this process runs in, None if it seems to be in none."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    groups = _read(root / "proc/1/cgroup") or ""
+    named = (kind for kind in ("kubepods", "docker", "lxc") if kind in groups)
+    return next(named, None)
+
+
+def involuntary_switches() -> int | None:
+    """Return how often the kernel has taken a core from a thread of this process; None unknown."""
+    return _resource.getrusage(_resource.RUSAGE_SELF).ru_nivcsw if _resource else None
 
 
 def gpu_names(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
@@ -81,6 +137,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def waited_ns(root: Path = Path("/proc/self/task")) -> int | None:
+    """Return how long the threads of this process have waited for a core; None where unknown.
+
+    Nanoseconds, summed over the threads that live: the second field of the kernel's schedstat.
+    """
+    texts = [_read(file) for file in root.glob("*/schedstat")]
+    with contextlib.suppress(ValueError, IndexError):
+        return sum(int(text.split()[1]) for text in texts if text) if any(texts) else None
+    return None
+
+
 def mapped_gpu_libraries() -> list[str]:
     """Return the CUDA libraries that this process has really mapped, by real file name."""
     paths = {line.split()[-1] for line in (_read(Path("/proc/self/maps")) or "").splitlines()}
@@ -96,11 +163,9 @@ def peak_memory_bytes() -> int | None:
     status = _key_values(_read(Path("/proc/self/status")) or "")
     if "VmHWM" in status:
         return int(status["VmHWM"].split()[0]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
+    if _resource is None:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
@@ -108,6 +173,16 @@ def _read(path: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         return path.read_text(errors="replace").strip().strip("\0") or None
     return None
+
+
+def _number(path: Path) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(_read(path) or "")
+    return None
+
+
+def _kib(text: str | None) -> int | None:
+    return int(text.split()[0]) * 1024 if text else None
 
 
 def _key_values(text: str) -> dict[str, str]:

@@ -163,8 +163,8 @@ def parse(data: bytes) -> OnnxFile:
 
 def append_metadata(data: bytes, key: str, value: bytes) -> bytes:
     """Return `data`, a serialised ModelProto, with one more metadata entry at its end."""
-    entry = _length_field(1, key.encode()) + _length_field(2, value)
-    return data + _length_field(_METADATA_PROPS, entry)
+    entry = length_field(1, key.encode()) + length_field(2, value)
+    return data + length_field(_METADATA_PROPS, entry)
 
 
 def _parse_model(data: bytes) -> OnnxFile:
@@ -337,8 +337,14 @@ def _packed(data: bytes) -> list[int]:
     return values
 
 
-def _length_field(number: int, payload: bytes) -> bytes:
+def length_field(number: int, payload: bytes) -> bytes:
+    """Return field `number` of a protobuf message, with `payload` behind its length."""
     return _encode_varint(number << 3 | _LENGTH) + _encode_varint(len(payload)) + payload
+
+
+def number_field(number: int, value: int) -> bytes:
+    """Return field `number` of a protobuf message, holding the integer `value` (not negative)."""
+    return _encode_varint(number << 3 | _VARINT) + _encode_varint(value)
 
 
 def _encode_varint(value: int) -> bytes:

@@ -1,31 +1,49 @@
 """Open a model on the provider that was asked for, or say truly why that is not possible.
 
-onnxruntime falls back to the CPU with a log line when CUDA cannot be opened (onnxruntime issues
-23372, 17801), and `get_available_providers()` only says what was compiled in. So the session
-itself is asked, every fallback is switched off, and the missing library is found by loading it.
-What the outputs mean is the classifier's business.
+Every silent fallback is switched off, and the session itself is asked what it got. What the outputs
+mean is the classifier's business; why a provider cannot be opened is found in `providers`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import machine, onnxfile
+from . import machine, onnxfile, providers
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .binding import Bound
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INPUT_DTYPES = {1: "float32", 2: "uint8"}  # by TensorProto.DataType
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
+CPU = providers.TESTED["cpu"]
+PARTIAL = "fallback to CPU EP has been explicitly disabled"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session runs beside provider and threads; the defaults prove the most.
+
+    tf32: let CUDA multiply with 10 bits of mantissa, which no parity with float32 survives.
+    allow_cpu_nodes: let the CPU run the nodes that the provider does not take.
+    spin: let idle threads wait busily for the next run, as onnxruntime does.
+    cuda_graph: replay one captured launch; for runs through a binding, at one batch size.
+    profile_prefix: write onnxruntime's profile of every run to a file whose path begins so.
+    """
+
+    tf32: bool = False
+    allow_cpu_nodes: bool = False
+    spin: bool = True
+    cuda_graph: bool = False
+    profile_prefix: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,30 +69,28 @@ class Session:
         *,
         provider: str = "cpu",
         threads: int | None = None,
-        tf32: bool = False,
+        settings: Settings | None = None,
     ) -> None:
-        if provider not in PROVIDERS:
-            raise InputError(
-                f"provider {provider!r}",
-                expected=" or ".join(PROVIDERS),
-                next_step="pass --provider cpu",
-            )
         if threads is not None and threads < 1:
             raise InputError(
                 f"{threads} threads", expected="1 or more", next_step="leave --threads out"
             )
+        self.settings = settings or Settings()
         file = onnxfile.parse(model)
         self.input_name, self.input_dtype, self.output_name = _interface(file)
-        self.provider = provider
         self.threads = threads or machine.usable_cores()
-        self.precision = "tf32" if tf32 and provider == "cuda" else "float32"
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
+        name = providers.full_name(ort, provider)
+        self.provider = providers.short_name(name)
+        self.precision = "tf32" if self.settings.tf32 and self.provider == "cuda" else "float32"
         started_ns = time.perf_counter_ns()
-        # TF32 keeps 10 bits of mantissa: no parity with float32 unless switched off
-        settings = {"use_tf32": str(int(tf32))} if provider == "cuda" else {}
-        self._session = _open(ort, model, (provider, settings), self.threads)
+        self._session = _open(ort, model, name, self.threads, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
+        if self.placement and not any(placed.provider == name for placed in self.placement):
+            raise providers.unavailable(
+                self.provider, "it takes none of the model's nodes; all would run on the CPU"
+            )
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, C) float32 of `batch` (N, 1, H, W) of type `input_dtype`.
@@ -84,13 +100,69 @@ class Session:
         """
         try:
             logits: Array = self._session.run([self.output_name], {self.input_name: batch})[0]
-        except _onnxruntime_errors() as error:
-            raise InputError(
-                f"onnxruntime could not run a batch of shape {batch.shape}: {_first_line(error)}",
-                expected="the model to take any batch size on this provider",
-                next_step="check the file with `convnet-edge verify`",
-            ) from error
+        except onnxruntime_errors() as error:
+            raise run_failed(batch.shape, error) from error
         return logits
+
+    def bind(self, batch: Array, n_classes: int) -> Bound:
+        """Return runs of batches shaped like `batch` through buffers kept on the device."""
+        from .binding import Bound
+
+        names = (self.input_name, self.output_name)
+        on = "cuda" if self.provider == "cuda" else "cpu"
+        return Bound(self._session, names, batch, (len(batch), n_classes), device=on)
+
+    def provider_error(self) -> str | None:
+        """Return what is wrong if the session is no longer on the provider asked for."""
+        obtained = providers.short_name(self._session.get_providers()[0])
+        return (
+            None if obtained == self.provider else f"asked for {self.provider}, ran on {obtained}"
+        )
+
+    def end_profile(self) -> str:
+        """Close the profile that `settings.profile_prefix` asked for; return its path."""
+        return str(self._session.end_profiling())
+
+
+class MatrixProduct:
+    """A matrix product on another session's provider, threads and settings, input on the device.
+
+    model: maps "x" to "y", of one shape. Its nodes may not lie on another provider.
+
+    Raises:
+        InputError: that provider cannot run it.
+    """
+
+    def __init__(self, model: bytes, like: Session) -> None:
+        ort = import_onnxruntime()
+        name = providers.full_name(ort, like.provider)
+        settings = Settings(tf32=like.settings.tf32, spin=like.settings.spin)
+        self._session = _open(ort, model, name, like.threads, settings)
+        self._device = "cuda" if like.provider == "cuda" else "cpu"
+        self._binding = self._session.io_binding()
+
+    def load(self, x: Array) -> None:
+        """Copy `x` to the device, and run once."""
+        import onnxruntime
+
+        self._x = onnxruntime.OrtValue.ortvalue_from_numpy(x, self._device, 0)
+        self._binding.bind_ortvalue_input("x", self._x)
+        self._binding.bind_output("y", self._device)
+        self.run()
+
+    def run(self) -> None:
+        """Multiply, and wait for the result, which stays on the device."""
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+
+
+def run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
+    """Return the error for a run of a batch of `shape` that onnxruntime refused."""
+    return InputError(
+        f"onnxruntime could not run a batch of shape {shape}: {_first_line(error)}",
+        expected="the model to take any batch size on this provider",
+        next_step="check the file with `convnet-edge verify`",
+    )
 
 
 def _interface(file: onnxfile.OnnxFile) -> tuple[str, str, str]:
@@ -107,44 +179,84 @@ def _interface(file: onnxfile.OnnxFile) -> tuple[str, str, str]:
     return inputs[0].name, dtypes[0], file.outputs[0].name
 
 
-def _open(ort: Any, model: bytes, wanted: tuple[str, dict[str, str]], threads: int) -> Any:
-    provider, settings = wanted
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # the reason is found and raised, not logged
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    name = PROVIDERS[provider]
-    if name not in ort.get_available_providers():
-        raise _unavailable(provider, f"this onnxruntime {ort.__version__} is built without it")
-    notes = io.StringIO()
-    if provider != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+def _open(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -> Any:
+    providers.require_built_in(ort, name)
+    options = _options(ort, name, threads, settings)
+    wanted: list[Any] = [(name, _provider_settings(name, threads, settings))]
+    if settings.allow_cpu_nodes and name != CPU:
+        wanted.append(CPU)
+    if name != CPU:
         ort.set_default_logger_severity(4)
-        if hasattr(ort, "preload_dlls"):
-            with contextlib.redirect_stdout(notes):
-                ort.preload_dlls()
+    if name == providers.TESTED["cuda"] and hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+    short = providers.short_name(name)
     try:
-        session = ort.InferenceSession(
-            model, options, providers=[(name, settings)], enable_fallback=0
-        )
-    except _onnxruntime_errors() as error:
-        if provider != "cpu":
-            reason = _missing_library(ort) or _first_line(error)
-            raise _unavailable(provider, reason) from error
+        session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
+    except onnxruntime_errors() as error:
+        if PARTIAL in str(error):
+            raise _partial(ort, model, name, threads, settings) from error
+        if name != CPU:
+            reason = providers.missing_part(ort, short) or _first_line(error)
+            raise providers.unavailable(short, reason) from error
         raise InputError(
             f"onnxruntime {ort.__version__} refuses the model: {_first_line(error)}",
             expected=f"a model for {ONNXRUNTIME_EXPORT_TARGET}",
             next_step=onnxfile.NEXT_STEP,
         ) from error
     session.disable_fallback()
-    if session.get_providers()[0] != name:
-        reason = _missing_library(ort) or f"onnxruntime opened {session.get_providers()[0]}"
-        raise _unavailable(provider, reason)
+    obtained = session.get_providers()[0]
+    if obtained != name:
+        reason = providers.missing_part(ort, short) or f"onnxruntime opened {obtained}"
+        raise providers.unavailable(short, reason)
     return session
 
 
-def _import_onnxruntime() -> Any:
+def _options(ort: Any, name: str, threads: int, settings: Settings) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # the reason is found and raised, not logged
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if name != CPU and not settings.allow_cpu_nodes:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if not settings.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if settings.profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = settings.profile_prefix
+    return options
+
+
+def _provider_settings(name: str, threads: int, settings: Settings) -> dict[str, str]:
+    if name == providers.TESTED["cuda"]:
+        # TF32 keeps 10 bits of mantissa: no parity with float32 unless switched off
+        tf32, graph = (str(int(on)) for on in (settings.tf32, settings.cuda_graph))
+        return {"use_tf32": tf32, "enable_cuda_graph": graph}
+    if name == providers.TESTED["openvino"]:  # it has threads and a reduced precision of its own
+        return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(threads)}
+    return {}
+
+
+def _partial(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -> InputError:
+    """Return the error for a provider that does not take every node, naming those it leaves."""
+    short = providers.short_name(name)
+    session = _open(ort, model, name, threads, replace(settings, allow_cpu_nodes=True))
+    left = [p.op_types for p in _placement(session) or () if p.provider == CPU]
+    names = ", ".join(sorted({op for ops in left for op in ops})) or "unknown to this onnxruntime"
+    return InputError(
+        f"{short} does not take every node; the CPU would run {sum(map(len, left))} ({names})",
+        expected=f"every node on {short}",
+        next_step="pass --allow-cpu-nodes to measure the mixture, or --provider cpu",
+    )
+
+
+def import_onnxruntime() -> Any:
+    """Return the module onnxruntime.
+
+    Raises:
+        InputError: it is not installed, or does not load.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -156,7 +268,8 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _onnxruntime_errors() -> tuple[type[BaseException], ...]:
+def onnxruntime_errors() -> tuple[type[BaseException], ...]:
+    """Return what onnxruntime raises while opening or running a model."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (
@@ -164,33 +277,6 @@ def _onnxruntime_errors() -> tuple[type[BaseException], ...]:
         "NoSuchFile", "NotImplemented", "RuntimeException",
     )  # fmt: skip
     return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
-
-
-def _unavailable(provider: str, reason: str) -> InputError:
-    install = (
-        f'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "convnet-edge[{provider}]"'
-    )
-    no_driver = "libcuda.so" in reason or "no NVIDIA device" in reason
-    return InputError(
-        f"asked for {provider}, which cannot be opened here: {reason}",
-        expected=f"every node on {PROVIDERS[provider]} (the CPU never takes its place unasked)",
-        next_step=f"{'install the NVIDIA driver' if no_driver else install}, "
-        "or pass --provider cpu",
-    )
-
-
-def _missing_library(ort: Any) -> str | None:
-    """Load the CUDA provider's library by hand: its error names what the log line hides."""
-    folder = Path(ort.__file__).parent / "capi"
-    for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
-        if (folder / name).exists():
-            try:
-                ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
-            except OSError as error:
-                return str(error)
-    if not machine.gpu_names():
-        return "no NVIDIA device or driver (nothing under /proc/driver/nvidia/gpus)"
-    return None
 
 
 def _placement(session: Any) -> tuple[Placement, ...] | None:

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from convnet_edge.runtime import Classifier, latency
-from convnet_edge.runtime.errors import CheckFailedError
 
 
 @pytest.fixture
@@ -37,6 +36,37 @@ def test_measure_latency_runs_until_p50_has_its_samples(classifier, test_set):
     assert p90.value is None
 
 
+def test_measure_latency_goes_on_until_its_least_runs(classifier, test_set):
+    measured = latency.measure_latency(
+        classifier, test_set.images, batch_size=1, duration_s=1e-9, min_runs=70
+    )
+    assert len(measured.samples_ns) == 70
+    assert measured.percentiles_ms()[1].value is not None
+
+
+def test_measure_latency_keeps_what_the_verdict_needs(classifier, test_set):
+    measured = latency.measure_latency(classifier, test_set.images, batch_size=8, duration_s=0.2)
+    trace = measured.trace
+    assert (np.diff(trace.starts_ns) >= trace.samples_ns[:-1]).all()
+    assert trace.n_switched is None or 0 <= trace.n_switched <= len(trace.samples_ns)
+    assert trace.waited_share is None or trace.waited_share >= 0
+    assert 0 < trace.timer_step_ns < 1e6
+    assert trace.tolerance == classifier.contract.goldens.tolerance
+    assert trace.provider_error is None
+    assert 0 < measured.cpu_s < 10
+
+
+def test_bound_runs_are_timed_in_place_of_the_sessions(classifier, test_set, monkeypatch):
+    bound = classifier.session.bind(classifier.to_input(test_set.images[:3]), 10)
+    calls, real = [], bound.run
+    monkeypatch.setattr(bound, "run", lambda batch: calls.append(None) or real(batch))
+    measured = latency.measure_latency(
+        classifier, test_set.images, batch_size=3, duration_s=1e-9, bound=bound
+    )
+    assert len(calls) == measured.n_warmup + len(measured.samples_ns)
+    assert measured.trace.error <= measured.trace.tolerance
+
+
 def test_timed_images_vary(classifier, test_set, monkeypatch):
     seen = set()
     real = classifier.session.run
@@ -62,15 +92,18 @@ def test_wrong_output_within_the_timed_loop_is_caught(classifier, test_set, monk
         return logits
 
     monkeypatch.setattr(classifier.session, "run", spoil_late)
-    with pytest.raises(CheckFailedError, match="timed run at batch size 1"):
-        latency.measure_latency(classifier, test_set.images, batch_size=1, duration_s=1e-9)
+    measured = latency.measure_latency(classifier, test_set.images, batch_size=1, duration_s=1e-9)
+    assert measured.verdict.status == "INVALID"
+    assert "wrong outputs" in {reason.name for reason in measured.verdict.reasons}
 
 
 def test_checked_outputs_cover_the_whole_loop(classifier, test_set, monkeypatch):
     kept_by = []
-    real = latency._largest_error
+    real = latency.Feed.largest_error
     monkeypatch.setattr(
-        latency, "_largest_error", lambda kept, ref: kept_by.append(sorted(kept)) or real(kept, ref)
+        latency.Feed,
+        "largest_error",
+        lambda feed, kept: kept_by.append(sorted(kept)) or real(feed, kept),
     )
     measured = latency.measure_latency(classifier, test_set.images, batch_size=1, duration_s=0.2)
     (kept,) = kept_by

@@ -13,6 +13,55 @@ def test_passport_is_plain_json_and_names_the_software():
     assert passport["usable_cores"] >= 1
     assert passport["versions"]["numpy"]
     assert passport["system"]
+    assert len(passport["id"]) == 16
+
+
+def test_passport_id_follows_the_machine_not_its_state(monkeypatch):
+    before = machine.passport()["id"]
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr(machine, "temperature_c", lambda: 80.0)
+    assert machine.passport()["id"] == before
+    monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA Test"])
+    assert machine.passport()["id"] != before
+
+
+def test_clock_and_temperature_are_the_highest_that_can_be_read(tmp_path):
+    for core, khz in ((0, "1500000"), (1, "600000"), (2, "nonsense")):
+        file = tmp_path / f"cpu{core}" / "cpufreq" / "scaling_cur_freq"
+        file.parent.mkdir(parents=True)
+        file.write_text(khz)
+        zone = tmp_path / f"thermal_zone{core}" / "temp"
+        zone.parent.mkdir()
+        zone.write_text(str(45_000 + 1000 * core))
+    assert machine.clock_mhz(tmp_path) == 1500
+    assert machine.temperature_c(tmp_path) == 47
+    assert machine.clock_mhz(tmp_path / "absent") is None
+    assert machine.temperature_c(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({".dockerenv": ""}, "docker"),
+        ({"run/.containerenv": ""}, "podman"),
+        ({"proc/1/cgroup": "0::/kubepods/besteffort/pod1"}, "kubepods"),
+        ({"proc/1/cgroup": "0::/init.scope"}, None),
+        ({}, None),
+    ],
+)
+def test_container_is_known_by_its_traces(tmp_path, files, kind):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.container(tmp_path) == kind
+
+
+def test_waiting_for_a_core_is_summed_over_threads(tmp_path):
+    for thread, waited in ((1, 70), (2, 5)):
+        (tmp_path / str(thread)).mkdir()
+        (tmp_path / str(thread) / "schedstat").write_text(f"100 {waited} 3\n")
+    assert machine.waited_ns(tmp_path) == 75
+    assert machine.waited_ns(tmp_path / "absent") is None
 
 
 def test_usable_cores_follow_affinity_and_quota(monkeypatch):

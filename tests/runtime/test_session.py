@@ -32,7 +32,7 @@ def test_session_refuses_thread_counts_below_one(model_bytes, threads):
 
 
 def test_session_of_an_unknown_provider_names_the_known(model_bytes):
-    with pytest.raises(InputError, match="cpu or cuda"):
+    with pytest.raises(InputError, match="cpu, cuda, openvino"):
         Session(model_bytes, provider="tpu")
 
 
@@ -58,7 +58,7 @@ def fake_onnxruntime(tmp_path, obtained):
 
 def test_silent_fallback_is_caught_by_asking_the_session(model_bytes, tmp_path, monkeypatch):
     fake = fake_onnxruntime(tmp_path, "CPUExecutionProvider")
-    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA Test"])
     with pytest.raises(InputError, match="opened CPUExecutionProvider"):
         Session(model_bytes, provider="cuda")
@@ -69,14 +69,14 @@ def test_a_library_that_does_not_load_is_named(model_bytes, tmp_path, monkeypatc
     capi.mkdir(parents=True)
     (capi / "libonnxruntime_providers_cuda.so").write_bytes(b"not a library")
     fake = fake_onnxruntime(tmp_path, "CPUExecutionProvider")
-    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     with pytest.raises(InputError, match=r"libonnxruntime_providers_cuda\.so"):
         Session(model_bytes, provider="cuda")
 
 
 def test_without_a_driver_the_next_step_is_the_driver(model_bytes, tmp_path, monkeypatch):
     fake = fake_onnxruntime(tmp_path, "CPUExecutionProvider")
-    monkeypatch.setattr(session_module, "_import_onnxruntime", lambda: fake)
+    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(machine, "gpu_names", list)
     with pytest.raises(InputError, match="no NVIDIA device") as caught:
         Session(model_bytes, provider="cuda")

@@ -1,0 +1,137 @@
+"""Name onnxruntime's providers, and find out truly why one cannot be opened here.
+
+onnxruntime logs the reason, or hides it, and runs on the CPU (onnxruntime issues 23372, 17801);
+`get_available_providers()` says only what was compiled in. Opening is the session's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import machine
+from .errors import InputError
+
+SUFFIX = "ExecutionProvider"
+# short names that this project's tests run; any other that onnxruntime knows is taken, untested
+TESTED = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+INSTALL = {
+    "cpu": 'pip install "convnet-edge[cpu]"',
+    "cuda": 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "convnet-edge[cuda]"',
+    "openvino": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
+}
+BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+DRIVER_SIGNS = ("libcuda.so", "no NVIDIA device", "driver version is insufficient")
+
+
+def full_name(ort: Any, short: str) -> str:
+    """Return onnxruntime's own name of the provider `short`, of which it need not be capable here.
+
+    Raises:
+        InputError: onnxruntime knows no such provider.
+    """
+    known = {name.removesuffix(SUFFIX).lower(): name for name in _known(ort)}
+    name = known.get(short.lower().removesuffix(SUFFIX.lower()))
+    if name is None:
+        raise InputError(
+            f"provider {short!r}",
+            expected=f"{', '.join(TESTED)}, or another that onnxruntime {ort.__version__} knows: "
+            f"{', '.join(sorted(set(known) - set(TESTED)))}",
+            next_step="pass --provider cpu",
+        )
+    return name
+
+
+def short_name(full: str) -> str:
+    """Return "cuda" of "CUDAExecutionProvider"."""
+    return full.removesuffix(SUFFIX).lower()
+
+
+def require_built_in(ort: Any, name: str) -> None:
+    """Return if this onnxruntime was built with the provider `name` (its full name).
+
+    Raises:
+        InputError: it was not, or two builds of onnxruntime overwrote each other's files.
+    """
+    if name not in ort.get_available_providers():
+        both = _several_builds()
+        reason = f"this onnxruntime {ort.__version__} is built without it"
+        raise unavailable(short_name(name), f"{reason}; {both}" if both else reason)
+
+
+def unavailable(provider: str, reason: str) -> InputError:
+    """Return the error for `provider` (its short name): the reason, and what mends it."""
+    install = INSTALL.get(provider, f"install an onnxruntime that is built with {provider}")
+    if any(sign in reason for sign in DRIVER_SIGNS):
+        install = "install the NVIDIA driver, or a newer one"
+    return InputError(
+        f"asked for {provider}, which cannot be opened here: {reason}",
+        expected=f"every node on {provider} (the CPU never takes its place unasked)",
+        next_step=f"{install}, or pass --provider cpu",
+    )
+
+
+def missing_part(ort: Any, provider: str) -> str | None:
+    """Return what `provider` lacks here, found by loading its libraries by hand; None if nothing.
+
+    The loader's own error names what onnxruntime's log line hides.
+    """
+    folder = Path(ort.__file__).parent / "capi"
+    for name in ("shared", provider):
+        library = folder / f"libonnxruntime_providers_{name}.so"
+        if library.exists():
+            try:
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                reason = str(error)
+                return "; ".join(filter(None, (reason, _other_major(reason), _several_builds())))
+    if provider == "cuda" and not machine.gpu_names():
+        return "no NVIDIA device or driver (nothing under /proc/driver/nvidia/gpus)"
+    return None
+
+
+def _known(ort: Any) -> list[str]:
+    names = set(TESTED.values()) | set(ort.get_available_providers())
+    if hasattr(ort, "get_all_providers"):
+        names |= set(ort.get_all_providers())
+    return sorted(names)
+
+
+def _several_builds() -> str | None:
+    """Return a sentence if several packages claim onnxruntime's files (onnxruntime issue 26996)."""
+    found = []
+    for name in BUILDS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    if len(found) < 2:
+        return None
+    return f"{' and '.join(found)} are installed, which overwrite each other's files"
+
+
+def _other_major(reason: str, roots: tuple[Path, ...] | None = None) -> str | None:
+    """Return a sentence if the library that `reason` misses is here in another major version."""
+    missing = re.search(r"(lib\w+)\.so\.(\d+)", reason)
+    if missing is None:
+        return None
+    name, wanted = missing.groups()
+    folders = roots if roots is not None else tuple(Path(path) for path in sys.path if path)
+    found = {
+        file.name.removeprefix(f"{name}.so.").split(".")[0]
+        for folder in folders
+        for file in folder.glob(f"nvidia/**/{name}.so.*")
+    }
+    if not found or wanted in found:
+        return None
+    return (
+        f"here is {name} {', '.join(sorted(found))}, this onnxruntime was built for {wanted}: "
+        "CUDA's major versions differ"
+    )
