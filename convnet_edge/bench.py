@@ -237,8 +237,10 @@ def _profile(run: _Run) -> tuple[verdict.Reason, ...]:
     strays = [node.op_type for node in nodes if node.provider.lower() != asked]
     if not strays or run.settings.allow_cpu_nodes:
         return ()
-    text = f"{len(strays)} nodes did not run on {asked} ({', '.join(sorted(set(strays)))}); pass " \
-        "--allow-cpu-nodes to accept that"  # fmt: skip
+    text = (
+        f"nodes that did not run on {asked}: {len(strays)} ({', '.join(sorted(set(strays)))}); "
+        "pass --allow-cpu-nodes to accept that"
+    )
     return (verdict.Reason("wrong provider", "INVALID", len(strays), 0, text),)
 
 
@@ -267,11 +269,12 @@ def _start_cold(run: _Run) -> None:
         steady_s=QUICK_STEADY_S if config.quick else STEADY_S,
         allow_cpu_nodes=config.allow_cpu_nodes,
         spin=config.spin,
+        tf32=config.tf32,
     )
     run.listener.stage(f"cold start, {N_PROCESSES} fresh processes")
     rows: list[dict[str, Any]] = []
     run.document["cold_start"] = {"n_processes": 0, "processes": rows}
-    tolerance = run.classifier.contract.goldens.tolerance
+    tolerance = run.classifier.tolerance
     for number in range(N_PROCESSES):
         found = cold_start.start_process(task)
         if not found.error <= tolerance:

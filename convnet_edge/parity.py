@@ -19,7 +19,8 @@ import numpy as np
 from .runtime import onnxfile
 from .runtime.classifier import Classifier
 from .runtime.errors import EdgeError
-from .runtime.selftest import TOLERANCE_FACTORS, Check, largest_error
+from .runtime.selftest import Check, largest_error
+from .runtime.session import TOLERANCE_FACTORS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -93,7 +93,7 @@ def cost(path: Path, document: dict[str, Any], console: Console) -> None:
     copies = f", {provider['n_copies']} copies between them" if provider["n_copies"] else ""
     console.print(
         f"{path}: {model['model_bytes']:,} bytes, on {provider['obtained']}{untested}, "
-        f"{provider['threads']} threads; nodes: {nodes}{copies}"
+        f"{_count(provider['threads'], 'thread')}; nodes: {nodes}{copies}"
     )
     if provider["gpu_libraries"]:
         console.print(f"mapped: {', '.join(provider['gpu_libraries'])}")
@@ -227,6 +227,10 @@ def _latencies(latencies: tuple[Latency, ...], document: dict[str, Any], console
             console.print(f"batch {row['batch_size']} through bound buffers: {parts}")
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def _percentile(found: Percentile) -> str:
     return f"n/a (needs {found.floor:,})" if found.value is None else f"{found.value:.3f}"
 
@@ -248,9 +252,9 @@ def _throughput(document: dict[str, Any], console: Console) -> None:
     tuned = document.get("tuning")
     if tuned:
         console.print(
-            f"kept for this machine: {tuned['threads']} threads for one image at a time; for most "
-            f"images a second {tuned['n_callers']} callers, sessions of "
-            f"{tuned['throughput_threads']} threads, batches of {tuned['batch_size']}"
+            f"kept for this machine: {_count(tuned['threads'], 'thread')} for one image at a time; "
+            f"for most images a second {_count(tuned['n_callers'], 'caller')}, sessions of "
+            f"{_count(tuned['throughput_threads'], 'thread')}, batches of {tuned['batch_size']}"
         )
 
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import faults
@@ -248,8 +250,25 @@ def test_a_stray_node_is_invalid_unless_allowed(undrawn, run, exported, monkeypa
     command = ("bench", exported.model_path, *SHORT, "--batch-sizes", "1", "--quick")
     result = run(*command)
     assert result.exit_code == 1
-    assert "1 nodes did not run on cpu" in result.stderr
+    assert "nodes that did not run on cpu: 1 (" in result.stderr
     assert run(*command, "--allow-cpu-nodes").exit_code == 0
+
+
+@pytest.mark.slow
+def test_two_busy_processes_turn_the_verdict_to_noisy(run, exported, tmp_path):
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            for _ in range(2 * machine.usable_cores())]  # fmt: skip
+    try:
+        command = ("bench", exported.model_path, "--quick", "--duration", "2", "--out", "r.json")
+        assert run(*command).exit_code == 0
+        assert run(*command, "--strict").exit_code == 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["verdict"]["status"] == "NOISY"
+    assert "interrupted runs" in {reason["name"] for reason in found["verdict"]["reasons"]}
 
 
 def test_interrupted_bench_keeps_what_it_measured(run, exported, tmp_path, monkeypatch):

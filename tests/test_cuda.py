@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from convnet_edge.runtime import Classifier, machine, selftest
+from convnet_edge.runtime.session import Settings
 
 pytestmark = pytest.mark.cuda
 
@@ -37,13 +38,32 @@ def test_tf32_is_named_reduced_and_keeps_the_labels(run, exported):
     assert all("reduced precision (tf32)" in detail for detail in details)
 
 
-def test_bench_on_cuda_says_so(run, exported):
-    result = run("bench", exported.model_path, "--provider", "cuda", "--duration", "0.2",
-                 "--out", "r.json", "--json")  # fmt: skip
+@pytest.mark.parametrize("options", [[], ["--io-binding"], ["--cuda-graph"], ["--tf32"]])
+def test_bench_on_cuda_says_so(run, exported, options):
+    result = run("bench", exported.model_path, "--provider", "cuda", "--quick", "--out", "r.json",
+                 "--json", *options)  # fmt: skip
     assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
-    assert document["provider"]["obtained"] == "cuda"
-    assert document["machine"]["gpus"]
+    found = json.loads(result.stdout)
+    assert found["provider"]["obtained"] == "cuda"
+    assert found["provider"]["precision"] == ("tf32" if "--tf32" in options else "float32")
+    assert set(found["provider"]["n_nodes_run"]) == {"CUDA"}
+    assert any(name.startswith("libcudart") for name in found["provider"]["gpu_libraries"])
+    assert found["machine"]["gpus"]
+    assert found["accuracy"]["n_correct"] == pytest.approx(exported.score.n_correct, abs=5)
+    assert found["cost"]["peak_multiplications_per_s"] > 0
+    for row in found["latency"]:
+        assert row["verdict"]["status"] != "INVALID"
+        assert ("split" in row) == (options in (["--io-binding"], ["--cuda-graph"]))
+
+
+def test_captured_graph_replays_new_images(exported, test_set):
+    settings = Settings(cuda_graph=True)
+    plain = Classifier(exported.model_path, provider="cuda")
+    graphed = Classifier(exported.model_path, provider="cuda", settings=settings)
+    batches = [plain.to_input(test_set.images[i : i + 8]) for i in (0, 8, 16)]
+    bound = graphed.session.bind(batches[0], 10)
+    for batch in (*batches, *batches):
+        assert np.abs(bound.run(batch) - plain.session.run(batch)).max() < 1e-5
 
 
 def test_training_on_cuda_exports_with_the_same_proof(tmp_path):

@@ -129,6 +129,40 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
     assert out.strip().endswith("True")
 
 
+@pytest.mark.index
+def test_openvino_takes_all_nodes_or_says_which_it_leaves(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel, "onnxruntime-openvino")
+    folder = REPOSITORY / "exported"
+
+    def bench(name, *options):
+        command = [python, "-m", "convnet_edge", "bench", folder / name, "--quick",
+                   "--provider", "openvino", "--out", "r.json", *options]  # fmt: skip
+        done = subprocess.run(
+            [str(c) for c in command], cwd=tmp_path, capture_output=True, text=True
+        )
+        return done, (tmp_path / "r.json")
+
+    for name in ("fashion-mnist.onnx", "fashion-mnist.int8.onnx"):
+        done, path = bench(name)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(path.read_text())
+        assert found["provider"]["obtained"] == "openvino"
+        assert set(found["provider"]["n_nodes_run"]) == {"OpenVINO"}
+        assert all(check["passed"] for check in found["checks"])
+        assert abs(found["accuracy"]["accuracy"] - 0.932) < 0.002
+        path.unlink()
+    done, path = bench("fashion-mnist.int8-ort.onnx")
+    assert done.returncode == 2
+    assert "openvino does not take every node" in done.stderr
+    assert "QLinearConv" in done.stderr
+    assert not path.exists()
+    done, path = bench("fashion-mnist.int8-ort.onnx", "--allow-cpu-nodes")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(path.read_text())["provider"]["n_nodes_run"]) == {"CPU", "OpenVINO"}
+
+
 @pytest.mark.slow
 def test_peers_are_compared_and_one_that_cannot_be_installed_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")

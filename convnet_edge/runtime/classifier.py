@@ -17,7 +17,7 @@ import numpy as np
 
 from . import admission, contract, onnxfile, preprocess, tuning
 from .errors import InputError
-from .session import Session, Settings
+from .session import TOLERANCE_FACTORS, Session, Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PathLike = Union[str, "os.PathLike[str]"]
@@ -91,6 +91,11 @@ class Classifier:
                 expected="a contract that describes its graph",
                 next_step=onnxfile.NEXT_STEP,
             )
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error of a logit that the contract allows in this session's precision."""
+        return self.contract.goldens.tolerance * TOLERANCE_FACTORS[self.session.precision]
 
     def __call__(self, images: Array | Sequence[PathLike]) -> Predictions:
         """Classify `images`: (N, H, W) or (H, W) uint8 as in the data set, or picture files.

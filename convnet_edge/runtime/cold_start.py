@@ -37,6 +37,7 @@ class Task:
     steady_s: float = 0.2
     allow_cpu_nodes: bool = False
     spin: bool = True
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     marks.append(time.perf_counter_ns())
     model = onnxfile.read_model_bytes(Path(task["model_path"]))
     marks.append(time.perf_counter_ns())
-    settings = Settings(allow_cpu_nodes=task["allow_cpu_nodes"], spin=task["spin"])
+    settings = Settings(
+        tf32=task["tf32"], allow_cpu_nodes=task["allow_cpu_nodes"], spin=task["spin"]
+    )
     classifier = Classifier(model, task["provider"], task["threads"], settings=settings)
     marks.append(time.perf_counter_ns())
     goldens = classifier.contract.goldens

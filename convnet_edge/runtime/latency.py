@@ -169,7 +169,7 @@ def measure_latency(
         timer_step_ns(),
         _share(waited_before, machine.waited_ns(), elapsed_s),
         feed.largest_error(keeper.kept),
-        classifier.contract.goldens.tolerance,
+        classifier.tolerance,
         classifier.session.provider_error(),
     )
     return Latency(batch_size, n_warmup, trace, elapsed_s, cpu_s, len(keeper.kept))

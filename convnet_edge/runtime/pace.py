@@ -140,7 +140,7 @@ def sustain(
 
 
 def _right(minute: Minute, classifier: Classifier) -> Minute:
-    tolerance = classifier.contract.goldens.tolerance
+    tolerance = classifier.tolerance
     if not minute.error <= tolerance:
         raise CheckFailedError(
             f"a run in minute {minute.number + 1} gave logits off by {minute.error:.2g}",

@@ -29,6 +29,7 @@ INSTALL = {
     "cuda": 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "convnet-edge[cuda]"',
     "openvino": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
+ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")  # both load CUDA's libraries
 BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 DRIVER_SIGNS = ("libcuda.so", "no NVIDIA device", "driver version is insufficient")
 
@@ -70,7 +71,7 @@ def require_built_in(ort: Any, name: str) -> None:
 
 def unavailable(provider: str, reason: str) -> InputError:
     """Return the error for `provider` (its short name): the reason, and what mends it."""
-    install = INSTALL.get(provider, f"install an onnxruntime that is built with {provider}")
+    install = INSTALL.get(provider, f"install onnxruntime for {provider} and what that loads")
     if any(sign in reason for sign in DRIVER_SIGNS):
         install = "install the NVIDIA driver, or a newer one"
     return InputError(

@@ -15,12 +15,11 @@ import numpy as np
 from . import contract, preprocess
 from .classifier import Classifier
 from .errors import CheckFailedError, InputError
+from .session import TOLERANCE_FACTORS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PIXEL_TOLERANCE = 2
-# how much larger an error each precision may show: TF32 keeps 10 bits of float32's 23
-TOLERANCE_FACTORS = {"float32": 1, "tf32": 1 << 13}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 INPUT_DTYPES = {1: "float32", 2: "uint8"}  # by TensorProto.DataType
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
+# how much larger an error each precision may show: TF32 keeps 10 bits of float32's 23
+TOLERANCE_FACTORS = {"float32": 1, "tf32": 1 << 13}
 CPU = providers.TESTED["cpu"]
 PARTIAL = "fallback to CPU EP has been explicitly disabled"
 
@@ -187,7 +189,7 @@ def _open(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -
         wanted.append(CPU)
     if name != CPU:
         ort.set_default_logger_severity(4)
-    if name == providers.TESTED["cuda"] and hasattr(ort, "preload_dlls"):
+    if name in providers.ON_CUDA and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
     short = providers.short_name(name)

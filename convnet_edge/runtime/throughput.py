@@ -187,7 +187,7 @@ def _call(
 
 
 def _require_right(classifier: Classifier, error: float, load: Load) -> None:
-    tolerance = classifier.contract.goldens.tolerance
+    tolerance = classifier.tolerance
     if not error <= tolerance:
         raise CheckFailedError(
             f"a timed run at batch size {load.batch_size} with {load.n_callers} callers gave "
