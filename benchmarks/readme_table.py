@@ -13,7 +13,8 @@ from typing import Any
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 COLUMNS = ("file", "machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s",
-           "accuracy")  # fmt: skip
+           "accuracy", "verdict")  # fmt: skip
+SHOWN_BATCH_SIZES = (1, 64)
 TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
 PEERS_COLUMNS = ("runtime and file", "input", "kB", "accuracy", "1 image, ms", "times as fast",
                  "64 each, images/s", "times as many", "cold start, s", "memory, MB")  # fmt: skip
@@ -113,8 +114,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             _percentile(row, 0.99),
             f"{row['images_per_s']:,.0f}",
             accuracy,
+            row["verdict"]["status"],
         )
         for row in result["latency"]
+        if row["batch_size"] in SHOWN_BATCH_SIZES
     ]
 
 

@@ -14,11 +14,15 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
+TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole
 SHORTENED = {
     "convnet-edge train": ["--data", "sample", "--epochs", "1"],
     "convnet-edge quantize": ["--data", "sample"],
     "convnet-edge bench": ["--quick"],
+    "convnet-edge bench a.onnx b.onnx": ["--quick"],
+    # two different models; which is faster here is not this test's business
+    "convnet-edge compare a.onnx b.onnx": ["--pairs", "6", "--max-slowdown", "900%"],
 }
 
 
@@ -45,6 +49,8 @@ def folder(tmp_path_factory, test_set):
     (path / "exported").mkdir()
     shipped = REPOSITORY / "exported" / "fashion-mnist.onnx"
     (path / "exported" / "fashion-mnist.onnx").write_bytes(shipped.read_bytes())
+    (path / "a.onnx").write_bytes(shipped.read_bytes())
+    (path / "b.onnx").write_bytes(shipped.with_suffix(".int8-ort.onnx").read_bytes())
     boot = 255 - test_set.images[0].repeat(8, axis=0).repeat(8, axis=1)
     Image.fromarray(boot).save(path / "boot.jpg")
     Image.fromarray(boot).save(path / "photos" / "boot.png")
@@ -91,9 +97,10 @@ def test_table_is_made_from_the_stored_results():
     spec.loader.exec_module(module)
     for result in module._stored("bench"):
         assert result["model"]["model_sha256"] in shipped()
-    for made in (module.table(), module.recipe_table(), module.training_table()):
-        assert made in README
-    assert module.kills() in " ".join(README.split())
+    assert module.table() in README
+    assert module.recipe_table() in README
+    assert module.training_table() in TRAINING
+    assert module.kills() in " ".join(TRAINING.split())
     peers = json.loads((module.REFERENCE_DIR / "peers-cpu.json").read_text())
     card = (REPOSITORY / "exported" / "README.md").read_text()
     assert module.peers_table(peers["rows"]) in card
@@ -102,7 +109,28 @@ def test_table_is_made_from_the_stored_results():
         assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped()
 
 
+def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():
+    from convnet_edge.runtime import stats, verdict
+
+    page = (REPOSITORY / "docs" / "verdicts.md").read_text()
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    rows = {cells[0].strip(): cells[1:] for cells in lines}
+    for name, threshold in (
+        ("coarse timer", verdict.MAX_TIMER_STEP_SHARE),
+        ("wide interval", verdict.MAX_HALF_WIDTH_SHARE),
+        ("drift", verdict.MAX_DRIFT_SHARE),
+        ("two modes", verdict.MAX_MODE_DISTANCE_SHARE),
+        ("interrupted runs", verdict.MAX_SWITCHED_SHARE),
+        ("interrupted runs", verdict.MAX_WAITED_SHARE),
+    ):
+        assert f"{100 * threshold:g} %" in "".join(rows[name]), name
+    assert f"{verdict.MIN_RUNS} runs" in "".join(rows["too few runs"])
+    for p in (0.5, 0.9, 0.95, 0.99, 0.999):
+        assert rows[f"p{100 * p:g}"][0].strip() == f"{stats.percentile_floor(p):,}"
+
+
 def test_readme_is_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) <= 150
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (REPOSITORY / target).exists(), target
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -9,7 +9,7 @@ from convnet_edge import results
 from convnet_edge.runtime.errors import InputError
 
 REFERENCE_DIR = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "reference"
-REFERENCE = REFERENCE_DIR / "fashion-mnist-cpu-epyc-2-cores.json"
+SCHEMA_1 = Path(__file__).resolve().parent / "data" / "bench-schema-1.json"
 BROKEN = {
     "truncated": json.dumps(made.document()).encode()[:-100],
     "not UTF-8": b'{"schema": "\xff"}',
@@ -62,7 +62,7 @@ def test_result_of_schema_2_keeps_what_was_measured(tmp_path):
 
 
 def test_result_of_schema_1_takes_the_shape_of_schema_2(tmp_path):
-    old = results.read_result(REFERENCE)
+    old = results.read_result(SCHEMA_1)
     new = results.read_result(made.write(tmp_path))
     assert (old.schema_version, new.schema_version) == (1, 2)
     assert old.document.keys() == new.document.keys()
@@ -71,7 +71,7 @@ def test_result_of_schema_1_takes_the_shape_of_schema_2(tmp_path):
     for missing in ("cost", "paced", "verdict"):
         assert old.document[missing] is None
     assert old.document["throughput"] == old.document["profile"] == []
-    session = json.loads(REFERENCE.read_text())["session"]
+    session = json.loads(SCHEMA_1.read_text())["session"]
     (process,) = old.document["cold_start"]["processes"]
     assert process["session_ms"] == session["create_ms"]
     assert process["first_run_ms"] == session["first_run_ms"]
