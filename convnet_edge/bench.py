@@ -1,8 +1,9 @@
 """Measure models on this machine: provider, correctness, accuracy, latency, throughput, memory.
 
 Correctness comes first: the golden vectors are replayed on the provider that is then timed. The
-result file holds the raw samples, the verdict and the machine, and is written even when a check
-fails or the run is interrupted. How each thing is measured is the runtime's business.
+result file holds the raw samples, the verdict and the machine. It is written anew before each
+stage, so it is there even when a check fails, or the run is interrupted or killed. How each thing
+is measured is the runtime's business.
 """
 
 from __future__ import annotations
@@ -96,6 +97,15 @@ class _Run:
         """How the session runs."""
         return self.classifier.session.settings
 
+    def keep(self) -> None:
+        """Write what was measured so far."""
+        write_json(self.config.result_path(self.path), self.document)
+
+    def begin(self, stage: str) -> None:
+        """Keep what was measured so far, and say what comes next."""
+        self.keep()
+        self.listener.stage(stage)
+
 
 def bench(config: BenchConfig, listener: Listener | None = None) -> tuple[BenchResult, ...]:
     """Measure as `config` says, one model after the other; compare the others with the first.
@@ -169,37 +179,39 @@ def _open(
 
 @contextmanager
 def _written(run: _Run) -> Iterator[None]:
-    """Write the result file whatever happens inside."""
+    """Write the result file whatever happens inside; it says so until all went well."""
     path, document = run.config.result_path(run.path), run.document
+    document["interrupted"] = True
     try:
         yield
+        del document["interrupted"]
     except KeyboardInterrupt as error:
-        document["interrupted"] = True
         raise InterruptedRunError(
             "interrupted",
             expected="the whole measurement",
             next_step=f"what was measured until then is in {path}",
         ) from error
     except EdgeError as error:
+        del document["interrupted"]
         document["failed"] = str(error)
         raise
     finally:
         document["peak_memory_bytes"] = machine.peak_memory_bytes()
-        write_json(path, document)
+        run.keep()
 
 
 def _measure(run: _Run, checks: tuple[Check, ...]) -> BenchResult:
-    config, document, listener = run.config, run.document, run.listener
-    listener.stage("the machine's peak")
+    config, document = run.config, run.document
+    run.begin("the machine's peak")
     document["cost"] = _cost_json(cost.estimate(run.classifier))
     wrong_provider = _profile(run)
-    listener.opened(run.path, document)
+    run.listener.opened(run.path, document)
     score = _score(run)
     _start_cold(run)
     sizes = QUICK_BATCH_SIZES if config.quick else config.batch_sizes
     document["latency"] = []
     for batch_size in sizes:
-        listener.stage(f"latency, batch {batch_size}")
+        run.begin(f"latency, batch {batch_size}")
         _time_batch(run, batch_size, len(sizes))
     reasons = [
         (latency.batch_size, reason)
@@ -224,7 +236,7 @@ def _measure(run: _Run, checks: tuple[Check, ...]) -> BenchResult:
 
 def _profile(run: _Run) -> tuple[verdict.Reason, ...]:
     """Note where each node really ran; return a reason if one strayed to the CPU unasked."""
-    run.listener.stage("placement")
+    run.begin("placement")
     nodes = profile.profile(run.classifier, run.test.images[:1], run.settings)
     run.document["profile"] = [asdict(node) for node in nodes]
     provider = run.document["provider"]
@@ -245,7 +257,7 @@ def _profile(run: _Run) -> tuple[verdict.Reason, ...]:
 
 
 def _score(run: _Run) -> accuracy.Accuracy:
-    run.listener.stage(f"accuracy on {len(run.test):,} test images")
+    run.begin(f"accuracy on {len(run.test):,} test images")
     predicted = run.classifier(run.test.images)
     run.logits = predicted.logits
     labels = run.classifier.contract.class_labels
@@ -271,7 +283,7 @@ def _start_cold(run: _Run) -> None:
         spin=config.spin,
         tf32=config.tf32,
     )
-    run.listener.stage(f"cold start, {N_PROCESSES} fresh processes")
+    run.begin(f"cold start, {N_PROCESSES} fresh processes")
     rows: list[dict[str, Any]] = []
     run.document["cold_start"] = {"n_processes": 0, "processes": rows}
     tolerance = run.classifier.tolerance
@@ -322,7 +334,7 @@ def _time_batch(run: _Run, batch_size: int, n_batch_sizes: int) -> None:
 
 
 def _measure_throughput(run: _Run) -> None:
-    run.listener.stage("throughput")
+    run.begin("throughput")
     classifier, session = run.classifier, run.classifier.session
     loads = throughput.usual_loads(run.config.batch_sizes, session.threads)
     opened = {session.threads: classifier}
@@ -340,7 +352,7 @@ def _sustain(run: _Run) -> None:
     config = run.config
     duration_s = config.sustain_s or PACED_S
     what = f"{config.pace_hz:g} a second" if config.pace_hz else "back to back"
-    run.listener.stage(f"{what} for {duration_s:g} s")
+    run.begin(f"{what} for {duration_s:g} s")
     minutes: list[dict[str, Any]] = []
     paced: dict[str, Any] = {
         "pace_hz": config.pace_hz, "duration_s": duration_s, "n_late": 0, "n_dropped": 0,
@@ -366,13 +378,14 @@ def _sustain(run: _Run) -> None:
             }
         )
         paced["percentiles_ms"] = percentile_json(np.concatenate(samples))
+        run.keep()
     alone = next((row for row in run.latencies if row.batch_size == 1), None)
     p50, back_to_back = paced["percentiles_ms"][0]["value"], alone and alone.percentiles_ms()[0]
     paced["penalty"] = p50 / back_to_back.value if p50 and back_to_back else None
 
 
 def _run_loadgen(run: _Run) -> None:
-    run.listener.stage("MLPerf LoadGen")
+    run.begin("MLPerf LoadGen")
     logs = run.config.result_path(run.path).with_suffix(".loadgen")
     found = loadgen.run_loadgen(
         run.classifier, run.test.images, run.test.labels, duration_s=LOADGEN_S, log_dir=logs,

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import faults
@@ -283,6 +284,37 @@ def test_interrupted_bench_keeps_what_it_measured(run, exported, tmp_path, monke
     assert found["interrupted"] is True
     assert found["accuracy"]["n"] == 10_000
     assert results.read_result(tmp_path / "r.json").document["interrupted"] is True
+
+
+def test_killed_bench_leaves_what_it_measured(exported, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "convnet_edge",
+        "bench",
+        str(exported.model_path),
+        "--out",
+        "r.json",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    path, deadline = tmp_path / "r.json", time.monotonic() + 60
+    while not (path.exists() and "cold_start" in path.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    found = results.read_result(path).document
+    assert found["interrupted"] is True
+    assert found["accuracy"]["n"] == 10_000
+    assert found["verdict"] is None
+
+
+def test_unwritable_result_is_exit_2_before_anything_is_measured(run, exported, monkeypatch):
+    monkeypatch.setattr(bench_module, "_score", lambda _: pytest.fail("measured"))
+    result = run("bench", exported.model_path, "--out", "/proc/absent/r.json")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
 
 
 def test_several_models_are_paired_with_the_first(run, exported, quantised, tmp_path):
