@@ -401,7 +401,10 @@ def bench(
         int, typer.Option(help="Timed runs for each batch size, at least.")
     ] = BenchConfig.min_runs,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Batches of 1 and 64, under 10 s, no throughput.")
+        bool,
+        typer.Option(
+            "--quick", help="Under 10 s: batches of 1 and 64 whatever else is said, no throughput."
+        ),
     ] = BenchConfig.quick,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 if the verdict is NOISY, too.")
@@ -693,11 +696,12 @@ def _train(
                     f" Validation loss: {metrics.validation_loss:.5f}, "
                     f"accuracy: {metrics.validation_accuracy * 100:.2f}%."
                 )
-            console.print(
-                f"Epoch [{metrics.epoch:3}/{n_epochs:3}] finished. Mean loss: "
-                f"{metrics.mean_loss:.5f}. Accuracy: {metrics.accuracy * 100:.2f}% "
-                f"(before each update).{validation} {metrics.duration_s:.1f} s"
-            )
+            with _paused(progress):
+                console.print(
+                    f"Epoch [{metrics.epoch:3}/{n_epochs:3}] finished. Mean loss: "
+                    f"{metrics.mean_loss:.5f}. Accuracy: {metrics.accuracy * 100:.2f}% "
+                    f"(before each update).{validation} {metrics.duration_s:.1f} s"
+                )
 
         def complete(record: dict[str, Any]) -> None:
             console.print(f"{config.out} is complete: nothing to do")
@@ -773,19 +777,21 @@ def _bench(config: BenchConfig, console: Console) -> tuple[bench_stage.BenchResu
         task = progress.add_task("opening", total=1)
 
         def stage_began(name: str) -> None:
-            progress.update(task, description=name, completed=0)
+            progress.reset(task, description=name, total=None)
 
         def share_done(share: float) -> None:
-            progress.update(task, completed=share)
+            progress.update(task, completed=share, total=1)
 
         def opened(path: Path, document: dict[str, Any]) -> None:
-            show.cost(path, document, console)
+            with _paused(progress):
+                show.cost(path, document, console)
 
         def measured(result: bench_stage.BenchResult) -> None:
-            show.measured(result, console)
-            if config.profile:
-                show.nodes(result.document, console)
-            _wrote(console, (result.result_path,), result.pictures)
+            with _paused(progress):
+                show.measured(result, console)
+                if config.profile:
+                    show.nodes(result.document, console)
+                _wrote(console, (result.result_path,), result.pictures)
 
         return stage.bench(config, stage.Listener(stage_began, share_done, opened, measured))
 
@@ -913,6 +919,14 @@ def _progress() -> Iterator[Progress]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         yield progress
+
+
+@contextmanager
+def _paused(progress: Progress) -> Iterator[None]:
+    """Take the bar off the terminal while something else is printed."""
+    progress.stop()
+    yield
+    progress.start()
 
 
 @contextmanager
