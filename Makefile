@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test test-all test-cuda test-emulated lint format lock clean
+.PHONY: quickstart test test-all test-cuda test-arm test-emulated lint format lock clean
 
 quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
@@ -20,6 +20,9 @@ test-all: $(VENV)/installed-locked  ## every test; needs the full data, chromium
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)
+
+test-arm: $(VENV)/installed-locked .emulated/ready  ## a bundle on an emulated Raspberry Pi 4
+	$(BIN)/pytest -m arm --arm tests/test_bundle.py $(PYTEST_ARGS)
 
 test-emulated: $(VENV)/installed-locked .emulated/ready  ## the shipped files on other processors
 	$(BIN)/pytest -m arm --arm $(PYTEST_ARGS)

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from . import data, loadgen, plots
+from . import __version__, data, loadgen, plots
 from .config import BenchConfig
-from .document import describe, latency_json, percentile_json
 from .grid import draw_grid
 from .locate import choose_model
 from .runtime import (
@@ -34,6 +33,14 @@ from .runtime import (
     verdict,
 )
 from .runtime.classifier import Classifier
+from .runtime.document import (
+    accuracy_json,
+    cost_json,
+    describe,
+    latency_json,
+    percentile_json,
+    verdict_json,
+)
 from .runtime.errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .runtime.files import write_json
 from .runtime.idx import ImageSet
@@ -170,7 +177,13 @@ def _open(
         tuning.write(path, model, config.provider, tuned)
     classifier = Classifier(path, config.provider, config.threads, settings=settings)
     checks = selftest.run_selftest(model, classifier)
-    document = describe(config, path, classifier)
+    document = describe(
+        classifier,
+        name=path.name,
+        asked=config.provider,
+        version=__version__,
+        settings=config.as_json(),
+    )
     document["checks"] = selftest.as_json(checks)
     if rows is not None:
         document["tuning"] = {**asdict(tuned), "searched": [_throughput_json(row) for row in rows]}
@@ -203,7 +216,7 @@ def _written(run: _Run) -> Iterator[None]:
 def _measure(run: _Run, checks: tuple[Check, ...]) -> BenchResult:
     config, document = run.config, run.document
     run.begin("the machine's peak")
-    document["cost"] = _cost_json(cost.estimate(run.classifier))
+    document["cost"] = cost_json(cost.estimate(run.classifier))
     wrong_provider = _profile(run)
     run.listener.opened(run.path, document)
     score = _score(run)
@@ -213,17 +226,7 @@ def _measure(run: _Run, checks: tuple[Check, ...]) -> BenchResult:
     for batch_size in sizes:
         run.begin(f"latency, batch {batch_size}")
         _time_batch(run, batch_size, len(sizes))
-    reasons = [
-        (latency.batch_size, reason)
-        for latency in run.latencies
-        for reason in latency.verdict.reasons
-    ]
-    judged = verdict.combine((*wrong_provider, *(reason for _, reason in reasons)))
-    document["verdict"] = {
-        "status": judged.status,
-        "reasons": [asdict(reason) for reason in wrong_provider]
-        + [{"batch_size": size, **asdict(reason)} for size, reason in reasons],
-    }
+    judged, document["verdict"] = verdict_json(run.latencies, wrong_provider)
     if not config.quick:
         _measure_throughput(run)
     if config.pace_hz or config.sustain_s:
@@ -260,14 +263,7 @@ def _score(run: _Run) -> accuracy.Accuracy:
     run.begin(f"accuracy on {len(run.test):,} test images")
     predicted = run.classifier(run.test.images)
     run.logits = predicted.logits
-    labels = run.classifier.contract.class_labels
-    score = accuracy.score(predicted.labels, run.test.labels, labels)
-    calibration = accuracy.calibrate(predicted.probabilities, run.test.labels)
-    run.document["accuracy"] = {
-        **asdict(score),
-        "calibration": asdict(calibration),
-        "images_sha256": run.test.images_sha256,
-    }
+    score, run.document["accuracy"] = accuracy_json(predicted, run.test)
     return score
 
 
@@ -322,9 +318,7 @@ def _time_batch(run: _Run, batch_size: int, n_batch_sizes: int) -> None:
         tick=run.listener.share,
     )
     run.latencies.append(latency)
-    row = latency_json(latency, n_rows=n_batch_sizes)
-    bound_ms, p50 = run.document["cost"]["bound_ms"], latency.percentiles_ms()[0].value
-    row["share_of_bound"] = bound_ms * batch_size / p50 if bound_ms and p50 else None
+    row = latency_json(latency, n_rows=n_batch_sizes, bound_ms=run.document["cost"]["bound_ms"])
     if bound is not None:
         splits = [bound.run_split(example)[1] for _ in range(N_SPLIT_RUNS)]
         parts = np.median([list(asdict(split).values()) for split in splits], axis=0) / 1e6
@@ -453,10 +447,6 @@ def _most_differing(first: Array, second: Array) -> Array:
 def _softmax(logits: Array) -> Array:
     shifted: Array = np.exp(logits - logits.max())
     return np.asarray(shifted / shifted.sum())
-
-
-def _cost_json(found: cost.Cost) -> dict[str, Any]:
-    return {**asdict(found), "bound_ms": found.bound_ms}
 
 
 def _throughput_json(row: throughput.Throughput) -> dict[str, Any]:

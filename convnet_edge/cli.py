@@ -24,6 +24,7 @@ from .config import (
     QUICKSTART_DIR,
     Amp,
     BenchConfig,
+    BundleConfig,
     CompareConfig,
     DataSet,
     Device,
@@ -97,7 +98,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Take an image classifier from PyTorch to an edge device, with proof at every step.\n\n"
-    "[bold]train → export → verify → quantize → bench → report → predict[/bold]; each works "
+    "[bold]train → export → verify → quantize → bench → report → bundle[/bold]; each works "
     "without arguments, each ends with the next command to copy.",
     epilog="Exit codes: 0 done and proved · 1 a check failed · 2 wrong usage, or something "
     "missing or unreadable · 3 `compare` cannot tell · 130 interrupted.",
@@ -111,6 +112,15 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="[MODEL]",
         help="The .onnx file. Default: exported/convnet.onnx if it exists, else the shipped one.",
+        show_default=False,
+    ),
+]
+ModelsArgument = Annotated[
+    Optional[list[Path]],
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="The .onnx files, the main one first. Default: exported/convnet.onnx if it exists, "
+        "else the shipped one.",
         show_default=False,
     ),
 ]
@@ -374,15 +384,7 @@ def inspect(model: ModelArgument = None, json: JsonOption = False) -> None:
     "b.onnx · convnet-edge bench --pace 10hz --sustain 10m · convnet-edge bench --tune"
 )
 def bench(
-    models: Annotated[
-        Optional[list[Path]],
-        typer.Argument(
-            metavar="[MODEL]...",
-            help="The .onnx files; the first is what the others are compared with. Default: "
-            "exported/convnet.onnx if it exists, else the shipped one.",
-            show_default=False,
-        ),
-    ] = None,
+    models: ModelsArgument = None,
     provider: ProviderOption = BenchConfig.provider,
     threads: Annotated[
         Optional[int],
@@ -573,6 +575,45 @@ def report(
         "warnings": list(made.warnings),
     }
     _finish(document if json else None)
+
+
+@app.command(
+    epilog="Example: convnet-edge bundle exported/fashion-mnist.onnx "
+    "exported/fashion-mnist.int8-ort.onnx --with-test-set; then on the device: "
+    "python3 fashion-mnist.pyz selftest"
+)
+def bundle(
+    models: ModelsArgument = None,
+    with_test_set: Annotated[
+        bool, typer.Option("--with-test-set", help="Also the 10,000 test images (4.4 MB).")
+    ] = BundleConfig.with_test_set,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(help="The file. Default: NAME.pyz of the first model", show_default=False),
+    ] = BundleConfig.out,
+    json: JsonOption = False,
+) -> None:
+    """Make one file for a device: models, runtime and proof; Python, numpy, onnxruntime run it.
+
+    There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
+    that passes its self-test on the device is taken.
+    """
+    from . import bundle as stage
+
+    console = _console(json)
+    config = BundleConfig(models=tuple(models or ()), with_test_set=with_test_set, out=out)
+    made = stage.bundle(config)
+    for name, checks in made.checks.items():
+        console.print(f"{name}: {len(checks)} checks hold here")
+    console.print(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
+    _wrote(console, (made.path,), ())
+    document = {
+        "path": str(made.path),
+        "bundle_bytes": made.n_bytes,
+        "bundle_sha256": made.sha256,
+        "manifest": made.manifest,
+    }
+    _finish(document if json else None, next_command=f"python3 {made.path} selftest")
 
 
 @app.command(epilog="Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv")

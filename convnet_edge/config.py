@@ -5,9 +5,9 @@ Frozen values without behaviour but for their own checks; no framework is import
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .runtime.errors import InputError
 
@@ -361,6 +361,11 @@ class BenchConfig:
                 option,
             )
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the measurement, as plain JSON values."""
+        found = asdict(self)
+        return {key: found[key] for key in found if key not in ("models", "out", "provider")}
+
     def result_path(self, model_path: Path) -> Path:
         """Return where the result of one model goes."""
         if self.out is not None and self.out.suffix == ".json":
@@ -438,6 +443,32 @@ class ReportConfig:
             InputError: `out` does not end in .html.
         """
         _require(self.out.suffix == ".html", f"--out {self.out}", "a name in .html", "--out")
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """What to put into one file for a device.
+
+    models: none for the default one. with_test_set: also the 10,000 test images (4.4 MB).
+    out: None for NAME.pyz of the first model, here.
+    """
+
+    models: tuple[Path, ...] = ()
+    with_test_set: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: `out` does not end in .pyz.
+        """
+        _require(
+            self.out is None or self.out.suffix == ".pyz",
+            f"--out {self.out}",
+            "a name that ends in .pyz",
+            "--out",
+        )
 
 
 @dataclass(frozen=True)

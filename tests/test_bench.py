@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from convnet_edge import bench as bench_module
-from convnet_edge import document, results
+from convnet_edge import results
 from convnet_edge.config import BenchConfig
-from convnet_edge.runtime import machine, throughput, tuning
+from convnet_edge.runtime import document, machine, throughput, tuning
 from convnet_edge.runtime.latency import Latency
 from convnet_edge.runtime.session import Session
 from convnet_edge.runtime.verdict import Trace

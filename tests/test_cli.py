@@ -20,6 +20,7 @@ COMMANDS = [
     "bench",
     "compare",
     "report",
+    "bundle",
     "predict",
     "quickstart",
 ]

@@ -28,7 +28,11 @@ CHILD = (
 
 @dataclass(frozen=True)
 class Task:
-    """What a fresh process does. steady_s: seconds of runs at each batch size, 11 runs or more."""
+    """What a fresh process does.
+
+    steady_s: seconds of runs at each batch size, 11 runs or more. member: the model inside of a
+    bundle at `model_path`, None if that is the model.
+    """
 
     model_path: Path
     provider: str = "cpu"
@@ -38,6 +42,7 @@ class Task:
     allow_cpu_nodes: bool = False
     spin: bool = True
     tf32: bool = False
+    member: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,16 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     marks = [task["spawned_ns"], began_ns]
     import numpy as np
 
-    from . import machine, onnxfile
+    from . import archive, machine, onnxfile
     from .classifier import Classifier
     from .session import Settings, import_onnxruntime
 
     import_onnxruntime()
     marks.append(time.perf_counter_ns())
-    model = onnxfile.read_model_bytes(Path(task["model_path"]))
+    if task["member"] is None:
+        model = onnxfile.read_model_bytes(Path(task["model_path"]))
+    else:
+        model = archive.read_archive(Path(task["model_path"])).models()[task["member"]]
     marks.append(time.perf_counter_ns())
     settings = Settings(
         tf32=task["tf32"], allow_cpu_nodes=task["allow_cpu_nodes"], spin=task["spin"]

@@ -58,19 +58,40 @@ def read_image_set(images_path: Path, labels_path: Path) -> ImageSet:
     Raises:
         InputError: missing, truncated, wrong magic, swapped, or counts that do not match.
     """
-    images, images_sha256 = _read_idx(images_path, n_dims=3, holds="images")
-    labels, labels_sha256 = _read_idx(labels_path, n_dims=1, holds="labels")
-    if len(images) != len(labels):
+    images = _read_idx(images_path, n_dims=3, holds="images")
+    labels = _read_idx(labels_path, n_dims=1, holds="labels")
+    return _image_set(images, labels, str(images_path.parent))
+
+
+def _image_set(images: tuple[Array, str], labels: tuple[Array, str], source: str) -> ImageSet:
+    if len(images[0]) != len(labels[0]):
         raise InputError(
-            f"{images_path} has {len(images)} images, {labels_path} has {len(labels)} labels",
+            f"{len(images[0])} images and {len(labels[0])} labels in {source}",
             expected="one label an image",
             next_step="take both files from the same data set",
         )
-    return ImageSet(images, labels, images_sha256, labels_sha256, str(images_path.parent))
+    return ImageSet(images[0], labels[0], images[1], labels[1], source)
+
+
+def parse_image_set(images: bytes, labels: bytes, *, source: str) -> ImageSet:
+    """Parse IDX content, plain or gzip, as `read_image_set` does; source: where it is from.
+
+    Raises:
+        InputError: as there.
+    """
+    return _image_set(
+        _parse_idx(Path("images"), images, n_dims=3, holds="images"),
+        _parse_idx(Path("labels"), labels, n_dims=1, holds="labels"),
+        source,
+    )
 
 
 def _read_idx(path: Path, *, n_dims: int, holds: str) -> tuple[Array, str]:
     data = read_bytes(path, limit=MAX_FILE_BYTES, next_step=REINSTALL)
+    return _parse_idx(path, data, n_dims=n_dims, holds=holds)
+
+
+def _parse_idx(path: Path, data: bytes, *, n_dims: int, holds: str) -> tuple[Array, str]:
     if data[:2] == b"\x1f\x8b":
         data = _decompress(path, data)
     header = 4 + 4 * n_dims

@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from . import machine
 from .errors import InputError
@@ -62,17 +63,26 @@ def read(model_path: Path, model: bytes, provider: str) -> Tuning | None:
         return None
     try:
         document = json.loads(read_bytes(path, limit=MIB, next_step=NEXT_STEP))
-        stated = {key: document[key] for key in ("schema", *_key(b"", ""))}
-        counts = {name: document[name] for name in Tuning.__dataclass_fields__}
-        for name, count in counts.items():
-            if type(count) is not int or not 1 <= count <= MAX_THREADS:
-                raise ValueError(f"{name} is {count!r}")
+        return match(document, model, provider)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}: {error})",
             expected="what `convnet-edge bench --tune` writes",
             next_step=NEXT_STEP,
         ) from error
+
+
+def match(document: dict[str, Any], model: bytes, provider: str) -> Tuning | None:
+    """Return the tuning in `document` if it is for this file, provider and machine.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none of ours.
+    """
+    stated = {key: document[key] for key in ("schema", *_key(b"", ""))}
+    counts = {name: document[name] for name in Tuning.__dataclass_fields__}
+    for name, count in counts.items():
+        if type(count) is not int or not 1 <= count <= MAX_THREADS:
+            raise ValueError(f"{name} is {count!r}")
     if stated != {"schema": SCHEMA, **_key(model, provider)}:
         return None
     return Tuning(**counts)

@@ -1,24 +1,23 @@
-"""Write what `bench` measured as plain JSON values: the result file's schema.
+"""Write what was measured as plain JSON values: the schema of result files.
 
-Reading results, older ones too, is `results`' business.
+Reading results, older ones too, is the host's business.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import __version__
-from .config import BenchConfig
-from .runtime import cost, machine, onnxfile
-from .runtime.classifier import Classifier
-from .runtime.latency import Latency, percentiles_ms
-from .runtime.providers import TESTED
+from . import accuracy, cost, machine, onnxfile, verdict
+from .classifier import Classifier, Predictions
+from .idx import ImageSet
+from .latency import Latency, percentiles_ms
+from .providers import TESTED
 
 SCHEMA = "convnet-edge/bench/2"
 MAX_RAW_SAMPLES = 8_000  # with one number a line, the result stays below 200 kB
@@ -27,21 +26,22 @@ HISTOGRAM_STEP = 1.01
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def describe(config: BenchConfig, path: Path, classifier: Classifier) -> dict[str, Any]:
-    """Return what is known before anything is timed: model, provider, machine, settings."""
+def describe(
+    classifier: Classifier, *, name: str, asked: str, version: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is known before anything is timed: model, provider, machine, settings.
+
+    name: of the model. asked: the provider that was. version: of this program.
+    """
     session, model = classifier.session, classifier.model
     file = onnxfile.parse(model)
-    settings = {
-        key: value
-        for key, value in asdict(config).items()
-        if key not in ("models", "out", "provider")
-    }
+    graphed = bool(settings.get("cuda_graph"))
     return {
         "schema": SCHEMA,
-        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "convnet_edge": __version__,
+        "measured_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "convnet_edge": version,
         "model": {
-            "name": path.name,
+            "name": name,
             "model_bytes": len(model),
             "model_sha256": hashlib.sha256(model).hexdigest(),
             "graph_sha256": classifier.contract.graph_sha256,
@@ -51,13 +51,13 @@ def describe(config: BenchConfig, path: Path, classifier: Classifier) -> dict[st
             "integers": classifier.contract.quantization is not None,
         },
         "provider": {
-            "asked": config.provider,
+            "asked": asked,
             "obtained": session.provider,
             "tested": session.provider in TESTED,
             "threads": session.threads,
             "spin": session.settings.spin,
-            "io_binding": config.io_binding or config.cuda_graph,
-            "cuda_graph": config.cuda_graph,
+            "io_binding": graphed or bool(settings.get("io_binding")),
+            "cuda_graph": graphed,
             "precision": session.precision,
             "placement": None
             if session.placement is None
@@ -70,13 +70,44 @@ def describe(config: BenchConfig, path: Path, classifier: Classifier) -> dict[st
     }
 
 
-def latency_json(latency: Latency, *, n_rows: int) -> dict[str, Any]:
+def accuracy_json(
+    predicted: Predictions, test: ImageSet
+) -> tuple[accuracy.Accuracy, dict[str, Any]]:
+    """Score `predicted` against the labels of `test`; return the score, and all of it as JSON."""
+    score = accuracy.score(predicted.labels, test.labels, predicted.class_labels)
+    calibration = accuracy.calibrate(predicted.probabilities, test.labels)
+    return score, {
+        **asdict(score),
+        "calibration": asdict(calibration),
+        "images_sha256": test.images_sha256,
+    }
+
+
+def cost_json(found: cost.Cost) -> dict[str, Any]:
+    """Return the cost as plain JSON values, with the bound that follows from it."""
+    return {**asdict(found), "bound_ms": found.bound_ms}
+
+
+def verdict_json(
+    latencies: Sequence[Latency], others: tuple[verdict.Reason, ...] = ()
+) -> tuple[verdict.Verdict, dict[str, Any]]:
+    """Judge all batch sizes together, and `others`; return the verdict, and it as JSON."""
+    rows = [(row.batch_size, reason) for row in latencies for reason in row.verdict.reasons]
+    judged = verdict.combine((*others, *(reason for _, reason in rows)))
+    reasons = [asdict(reason) for reason in others]
+    reasons += [{"batch_size": size, **asdict(reason)} for size, reason in rows]
+    return judged, {"status": judged.status, "reasons": reasons}
+
+
+def latency_json(latency: Latency, *, n_rows: int, bound_ms: float | None = None) -> dict[str, Any]:
     """Return one batch size's timing, one of `n_rows`, as plain JSON values.
 
     Up to a limit every sample is kept, in order; beyond it a histogram with bins 1 % wide, as
-    [lower edge in ns, count]. Percentiles come from the samples in both cases.
+    [lower edge in ns, count]. Percentiles come from the samples in both cases. bound_ms: the least
+    time of one image.
     """
     samples, trace = latency.samples_ns, latency.trace
+    p50 = latency.percentiles_ms()[0].value
     row = {
         "batch_size": latency.batch_size,
         "n_runs": len(samples),
@@ -93,6 +124,7 @@ def latency_json(latency: Latency, *, n_rows: int) -> dict[str, Any]:
         "timer_step_ns": trace.timer_step_ns,
         "n_outputs_checked": latency.n_checked,
         "largest_output_error": trace.error if np.isfinite(trace.error) else None,
+        "share_of_bound": bound_ms * latency.batch_size / p50 if bound_ms and p50 else None,
         "verdict": asdict(latency.verdict),
     }
     if len(samples) <= MAX_RAW_SAMPLES // n_rows:
