@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from . import bench as bench_stage
+    from . import bundle as bundle_stage
     from . import export as export_stage
     from . import plots
     from . import predict as predict_stage
@@ -598,15 +599,8 @@ def bundle(
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
     that passes its self-test on the device is taken.
     """
-    from . import bundle as stage
-
-    console = _console(json)
     config = BundleConfig(models=tuple(models or ()), with_test_set=with_test_set, out=out)
-    made = stage.bundle(config)
-    for name, checks in made.checks.items():
-        console.print(f"{name}: {len(checks)} checks hold here")
-    console.print(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
-    _wrote(console, (made.path,), ())
+    made = _bundle(config, _console(json))
     document = {
         "path": str(made.path),
         "bundle_bytes": made.n_bytes,
@@ -661,7 +655,7 @@ def predict(
 
 @app.command()
 def quickstart() -> None:
-    """Run the whole chain on the embedded data: train, export, verify, quantize, bench, report."""
+    """Run the whole chain on the embedded data, from training to the file for a device."""
     from . import plots
 
     console = _console(False)
@@ -683,6 +677,9 @@ def quickstart() -> None:
         ),
         console,
     )
+    bundled = _bundle(
+        BundleConfig(models=(model, integers), out=QUICKSTART_DIR / "convnet.pyz"), console
+    )
     pictures = (
         exported.picture,
         *(picture for result in measured for picture in result.pictures),
@@ -696,6 +693,7 @@ def quickstart() -> None:
     if not all(picture.drawn for picture in pictures):
         console.print(f"  ({plots.INSTALL} draws them)")
     console.print(f"A page to open in a browser: {reported.html_path}")
+    console.print(f"A file to copy to a device: {bundled.path}   (python3 {bundled.path} selftest)")
     _finish(None, next_command="convnet-edge train   (the full data, then: convnet-edge export)")
 
 
@@ -845,6 +843,17 @@ def _report(config: ReportConfig, console: Console) -> report_stage.ReportResult
     for warning in made.warnings:
         _note(f"warning: {warning}")
     _wrote(console, (made.html_path, made.markdown_path), made.pictures)
+    return made
+
+
+def _bundle(config: BundleConfig, console: Console) -> bundle_stage.BundleResult:
+    from . import bundle as stage
+
+    made = stage.bundle(config)
+    for name, checks in made.checks.items():
+        console.print(f"{name}: {len(checks)} checks hold here")
+    console.print(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
+    _wrote(console, (made.path,), ())
     return made
 
 

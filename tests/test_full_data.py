@@ -41,8 +41,13 @@ def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
     done = convnet_edge("quickstart", cwd=tmp_path)
     folder = tmp_path / "runs" / "quickstart"
     assert "next: convnet-edge train" in done.stdout
-    for name in ("convnet.train.png", "convnet.parity.png", "bench.latency.png",
-                 "bench.confusion.png", "bench.predictions.png"):  # fmt: skip
+    assert "convnet.int8.onnx" in done.stdout
+    assert (folder / "convnet.pyz").stat().st_size > 500_000
+    assert (folder / "report.html").stat().st_size > 20_000
+    for name in ("convnet.train.png", "convnet.parity.png", "report.latency.png",
+                 "bench/convnet-cpu.latency.png", "bench/convnet-cpu.confusion.png",
+                 "bench/convnet-cpu.predictions.png",
+                 "bench/convnet.int8-cpu.differences.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 5_000
         assert name in done.stdout
 
