@@ -132,6 +132,7 @@ def test_unreadable_picture_is_exit_2_and_the_others_are_answered(made, test_set
     assert "good.png: " in done.stdout
 
 
+@pytest.mark.slow
 def test_bench_measures_accuracy_and_writes_what_report_reads(made, exported, tmp_path):
     out = tmp_path / "r.json"
     arguments = ("--model", exported.model_path.name, "--duration", "0.05", "--batch-sizes", "1,4",

@@ -41,6 +41,7 @@ def test_report_holds_what_was_proved(exported):
     assert exported.picture.drawn
 
 
+@pytest.mark.slow
 def test_export_twice_gives_the_same_bytes(trained, reference, model_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "reference_logits", lambda *_: reference)
     again = export_module.export(
@@ -175,6 +176,7 @@ def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, test_set):
     assert np.abs(logits - reference.logits).max() <= reference.tolerance
 
 
+@pytest.mark.slow
 def test_exporter_that_gives_up_is_exit_1_with_versions(run, trained, monkeypatch, tmp_path):
     import torch
 

@@ -247,6 +247,7 @@ def test_pareto_front_holds_exactly_the_points_that_none_dominates(tmp_path):
 
 
 @pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+@pytest.mark.slow
 def test_odd_results_are_drawn_without_a_warning(tmp_path, changes):
     made_report = make(tmp_path, made.write(tmp_path, **changes))
     assert all(picture.drawn for picture in made_report.pictures)
