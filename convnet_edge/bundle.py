@@ -20,6 +20,7 @@ from .runtime.errors import InputError
 from .runtime.files import MIB, read_bytes, write_atomically
 from .runtime.idx import SAMPLE_DIR
 from .runtime.onnxfile import read_model_bytes
+from .testdata import write_testdata
 
 RUNTIME_DIR = Path(__file__).resolve().parent / "runtime"
 REINSTALL = "pip install --force-reinstall convnet-edge"
@@ -81,6 +82,17 @@ def bundle(config: BundleConfig) -> BundleResult:
     write_atomically(out, packed)
     out.chmod(0o755)
     return BundleResult(out, len(packed), hashlib.sha256(packed).hexdigest(), checks, manifest)
+
+
+def lay_out_testdata(config: BundleConfig) -> tuple[Path, ...]:
+    """Write the model and its golden vectors as ONNX's own runners read them; return the files.
+
+    Raises:
+        InputError: the model is unreadable or altered, or the folder cannot be written.
+    """
+    path = choose_model(config.models[0] if config.models else None)
+    out = config.out or Path(f"{path.stem}-testdata")
+    return write_testdata(read_model_bytes(path), out)
 
 
 def _entry(

@@ -37,6 +37,7 @@ from .config import (
     QuantizeConfig,
     RecipeName,
     ReportConfig,
+    Target,
     TrainConfig,
     VerifyConfig,
 )
@@ -585,12 +586,19 @@ def report(
 )
 def bundle(
     models: ModelsArgument = None,
+    target: Annotated[
+        Target,
+        typer.Option(help="pyz: one file that runs there. testdata: for ONNX's own test runners."),
+    ] = BundleConfig.target,
     with_test_set: Annotated[
         bool, typer.Option("--with-test-set", help="Also the 10,000 test images (4.4 MB).")
     ] = BundleConfig.with_test_set,
     out: Annotated[
         Optional[Path],
-        typer.Option(help="The file. Default: NAME.pyz of the first model", show_default=False),
+        typer.Option(
+            help="Default: NAME.pyz, or the folder NAME-testdata, of the first model",
+            show_default=False,
+        ),
     ] = BundleConfig.out,
     json: JsonOption = False,
 ) -> None:
@@ -599,7 +607,16 @@ def bundle(
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
     that passes its self-test on the device is taken.
     """
-    config = BundleConfig(models=tuple(models or ()), with_test_set=with_test_set, out=out)
+    config = BundleConfig(
+        models=tuple(models or ()), target=target, with_test_set=with_test_set, out=out
+    )
+    if target == "testdata":
+        from .bundle import lay_out_testdata
+
+        files = lay_out_testdata(config)
+        _wrote(_console(json), files, ())
+        _finish({"files": [str(path) for path in files]} if json else None)
+        return
     made = _bundle(config, _console(json))
     document = {
         "path": str(made.path),

@@ -22,6 +22,7 @@ DataSet = Literal["fashion-mnist", "sample"]
 RecipeName = Literal["seed", "fast", "best"]
 Amp = Literal["off", "bf16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
+Target = Literal["pyz", "testdata"]
 InputType = Literal["float32", "uint8"]
 Exporter = Literal["dynamo", "torchscript"]
 Layout = Literal["portable", "ort-cpu"]
@@ -447,24 +448,37 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """What to put into one file for a device.
+    """What to hand over, and how.
 
-    models: none for the default one. with_test_set: also the 10,000 test images (4.4 MB).
-    out: None for NAME.pyz of the first model, here.
+    models: none for the default one. target: pyz, one file that a device runs; testdata, a folder
+    in the layout of ONNX's own tests, for one model. with_test_set: also the 10,000 test images
+    (4.4 MB). out: None for NAME.pyz or NAME-testdata of the first model, here.
     """
 
     models: tuple[Path, ...] = ()
+    target: Target = "pyz"
     with_test_set: bool = False
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the name.
+        """Check the name, and that the options fit each other.
 
         Raises:
-            InputError: `out` does not end in .pyz.
+            InputError: `out` does not end in .pyz, or more than testdata holds is asked for.
         """
+        choices = get_args(Target)
         _require(
-            self.out is None or self.out.suffix == ".pyz",
+            self.target in choices, f"--target {self.target}", " or ".join(choices), "--target"
+        )
+        alone = len(self.models) < 2 and not self.with_test_set
+        _require(
+            self.target == "pyz" or alone,
+            f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
+            "one model: its golden images are the data",
+            "--target",
+        )
+        _require(
+            self.target != "pyz" or self.out is None or self.out.suffix == ".pyz",
             f"--out {self.out}",
             "a name that ends in .pyz",
             "--out",

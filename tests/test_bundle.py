@@ -249,6 +249,16 @@ def test_bundle_through_the_command_line(run, tmp_path):
     assert "next: python3 fashion-mnist.pyz selftest" in result.stderr
 
 
+def test_testdata_through_the_command_line(run, exported, tmp_path):
+    result = run("bundle", exported.model_path, "--target", "testdata")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / f"{exported.model_path.stem}-testdata"
+    assert (folder / "model.onnx").read_bytes() == exported.model_path.read_bytes()
+    assert (folder / "test_data_set_0" / "output_0.pb").stat().st_size > 100
+    twice = run("bundle", exported.model_path, exported.model_path, "--target", "testdata")
+    assert twice.exit_code == 2
+
+
 @pytest.mark.arm
 def test_bundle_on_a_raspberry_pi_4_is_the_bundle_here(test_set, tmp_path):
     from test_emulated import CPUS, EMULATED, EXPORTED, N_IMAGES, TIMEOUT_S, emulator
