@@ -41,7 +41,7 @@ from .config import (
     TrainConfig,
     VerifyConfig,
 )
-from .runtime.errors import EdgeError, InputError
+from .runtime.errors import CheckFailedError, EdgeError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -668,6 +668,20 @@ def predict(
     _finish(document if json else None)
     if failed:
         raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
+def doctor(json: JsonOption = False) -> None:
+    """Find the known traps of this environment; print what mends each, run nothing."""
+    from .doctor import diagnose
+
+    console = _console(json)
+    found = diagnose()
+    for finding in found.findings:
+        console.print(finding.line())
+    _finish(found.as_json() if json else None)
+    if not found.healthy:
+        raise typer.Exit(CheckFailedError.exit_code)
 
 
 @app.command()

@@ -21,6 +21,7 @@ COMMANDS = [
     "compare",
     "report",
     "bundle",
+    "doctor",
     "predict",
     "quickstart",
 ]

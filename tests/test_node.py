@@ -130,7 +130,7 @@ def noise(rng, mode, size):
     shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
     values = rng.integers(0, 256, shape, np.uint8)
     values[0] = values[-1] = values[0, 0]
-    return Image.fromarray(values, mode="RGBA" if mode == "RGBA" else None)
+    return Image.fromarray(values)
 
 
 PICTURES = [
