@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import __version__, data
 from .config import BundleConfig
@@ -20,6 +20,7 @@ from .runtime.errors import InputError
 from .runtime.files import MIB, read_bytes, write_atomically
 from .runtime.idx import SAMPLE_DIR
 from .runtime.onnxfile import read_model_bytes
+from .site import Site, write_site
 from .testdata import write_testdata
 
 RUNTIME_DIR = Path(__file__).resolve().parent / "runtime"
@@ -44,32 +45,13 @@ def bundle(config: BundleConfig) -> BundleResult:
         InputError: a model is unreadable, or does not fit the others.
         CheckFailedError: a model does not pass its self-test here.
     """
-    paths = [choose_model(model) for model in config.models or (None,)]
+    paths, models, checks, entries = _prove(config)
     out = config.out or Path(paths[0].name).with_suffix(".pyz")
-    members: dict[str, bytes] = {}
-    checks: dict[str, tuple[selftest.Check, ...]] = {}
-    entries: list[dict[str, Any]] = []
-    for path in paths:
-        if path.name in checks:
-            raise InputError(
-                f"two models named {path.name}",
-                expected="models of different names",
-                next_step="rename one of them",
-            )
-        model = read_model_bytes(path)
-        classifier = Classifier(model)
-        checks[path.name] = selftest.run_selftest(model, classifier)
-        selftest.require(
-            checks[path.name],
-            what=f"{path} was not bundled",
-            next_step=f"check it with `convnet-edge verify {path}`",
-        )
-        entries.append(_entry(path.name, model, classifier, entries))
-        members[archive.MODELS + path.name] = model
+    members = {archive.MODELS + name: model for name, model in models.items()}
     manifest = {
         "schema": archive.SCHEMA,
         "convnet_edge": __version__,
-        "class_labels": list(entries[0].pop("class_labels")),
+        "class_labels": entries[0]["class_labels"],
         "models": [{k: v for k, v in entry.items() if k != "class_labels"} for entry in entries],
         "test_set": config.with_test_set,
         "tunings": _tunings(paths),
@@ -93,6 +75,55 @@ def lay_out_testdata(config: BundleConfig) -> tuple[Path, ...]:
     path = choose_model(config.models[0] if config.models else None)
     out = config.out or Path(f"{path.stem}-testdata")
     return write_testdata(read_model_bytes(path), out)
+
+
+def lay_out_page(config: BundleConfig) -> tuple[Site, dict[str, tuple[selftest.Check, ...]]]:
+    """Write the folder of a page that runs the models in a browser; return it and the checks.
+
+    Raises:
+        InputError: as for `bundle`, or onnxruntime-web is missing, or the folder is not a page's.
+        CheckFailedError: a model does not pass its self-test here.
+    """
+    paths, models, checks, entries = _prove(config)
+    site = write_site(
+        config.out or Path(f"{paths[0].stem}-web"),
+        ort_web=config.ort_web,
+        models=models,
+        entries=entries,
+        test_set=_test_set(),
+    )
+    return site, checks
+
+
+class _Proved(NamedTuple):
+    """Models that passed their self-test here, by name, with what the manifest says of them."""
+
+    paths: list[Path]
+    models: dict[str, bytes]
+    checks: dict[str, tuple[selftest.Check, ...]]
+    entries: list[dict[str, Any]]
+
+
+def _prove(config: BundleConfig) -> _Proved:
+    proved = _Proved([choose_model(model) for model in config.models or (None,)], {}, {}, [])
+    for path in proved.paths:
+        if path.name in proved.models:
+            raise InputError(
+                f"two models named {path.name}",
+                expected="models of different names",
+                next_step="rename one of them",
+            )
+        model = read_model_bytes(path)
+        classifier = Classifier(model)
+        proved.checks[path.name] = selftest.run_selftest(model, classifier)
+        selftest.require(
+            proved.checks[path.name],
+            what=f"{path} was not bundled",
+            next_step=f"check it with `convnet-edge verify {path}`",
+        )
+        proved.entries.append(_entry(path.name, model, classifier, proved.entries))
+        proved.models[path.name] = model
+    return proved
 
 
 def _entry(

@@ -37,6 +37,7 @@ from .config import (
     QuantizeConfig,
     RecipeName,
     ReportConfig,
+    ServeConfig,
     Target,
     TrainConfig,
     VerifyConfig,
@@ -588,15 +589,21 @@ def bundle(
     models: ModelsArgument = None,
     target: Annotated[
         Target,
-        typer.Option(help="pyz: one file that runs there. testdata: for ONNX's own test runners."),
+        typer.Option(
+            help="pyz: one file that runs there. web: a page for any browser. "
+            "testdata: for ONNX's own test runners."
+        ),
     ] = BundleConfig.target,
     with_test_set: Annotated[
         bool, typer.Option("--with-test-set", help="Also the 10,000 test images (4.4 MB).")
     ] = BundleConfig.with_test_set,
+    ort_web: Annotated[
+        Path, typer.Option(help="For web: npm's onnxruntime-web. Nothing is downloaded.")
+    ] = BundleConfig.ort_web,
     out: Annotated[
         Optional[Path],
         typer.Option(
-            help="Default: NAME.pyz, or the folder NAME-testdata, of the first model",
+            help="Default: NAME.pyz, or the folder NAME-web or NAME-testdata, of the first model",
             show_default=False,
         ),
     ] = BundleConfig.out,
@@ -608,8 +615,15 @@ def bundle(
     that passes its self-test on the device is taken.
     """
     config = BundleConfig(
-        models=tuple(models or ()), target=target, with_test_set=with_test_set, out=out
+        models=tuple(models or ()),
+        target=target,
+        with_test_set=with_test_set,
+        ort_web=ort_web,
+        out=out,
     )
+    if target == "web":
+        _bundle_page(config, json)
+        return
     if target == "testdata":
         from .bundle import lay_out_testdata
 
@@ -625,6 +639,31 @@ def bundle(
         "manifest": made.manifest,
     }
     _finish(document if json else None, next_command=f"python3 {made.path} selftest")
+
+
+@app.command(epilog="Example: convnet-edge serve fashion-mnist-web --port 8080")
+def serve(
+    folder: Annotated[
+        Optional[Path],
+        typer.Argument(
+            metavar="[DIR]",
+            help="What `bundle --target web` made. Default: the one page in this folder",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="0: any free one.")] = ServeConfig.port,
+) -> None:
+    """Show the page on this computer, with the headers that give it threads; Ctrl-C ends it.
+
+    Only this computer can open it. An Android phone on its cable can after `adb reverse tcp:8000
+    tcp:8000`; for others put the folder on any HTTPS host.
+    """
+    from .serve import serve as stage
+
+    def ready(url: str) -> None:
+        typer.echo(f"{url}   (Ctrl-C ends it)")
+
+    stage(ServeConfig(folder=folder, port=port), ready)
 
 
 @app.command(epilog="Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv")
@@ -886,6 +925,24 @@ def _bundle(config: BundleConfig, console: Console) -> bundle_stage.BundleResult
     console.print(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
     _wrote(console, (made.path,), ())
     return made
+
+
+def _bundle_page(config: BundleConfig, json: bool) -> None:
+    from . import bundle as stage
+
+    site, checks = stage.lay_out_page(config)
+    console = _console(json)
+    for name, held in checks.items():
+        console.print(f"{name}: {len(held)} checks hold here")
+    console.print(f"{site.n_files} files, {site.n_bytes / 1e6:.1f} MB, id {site.id}")
+    _wrote(console, (site.path,), ())
+    document = {
+        "path": str(site.path),
+        "n_files": site.n_files,
+        "site_bytes": site.n_bytes,
+        "id": site.id,
+    }
+    _finish(document if json else None, next_command=f"convnet-edge serve {site.path}")
 
 
 def _predict(

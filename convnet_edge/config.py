@@ -22,7 +22,7 @@ DataSet = Literal["fashion-mnist", "sample"]
 RecipeName = Literal["seed", "fast", "best"]
 Amp = Literal["off", "bf16"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Target = Literal["pyz", "testdata"]
+Target = Literal["pyz", "testdata", "web"]
 InputType = Literal["float32", "uint8"]
 Exporter = Literal["dynamo", "torchscript"]
 Layout = Literal["portable", "ort-cpu"]
@@ -451,13 +451,16 @@ class BundleConfig:
     """What to hand over, and how.
 
     models: none for the default one. target: pyz, one file that a device runs; testdata, a folder
-    in the layout of ONNX's own tests, for one model. with_test_set: also the 10,000 test images
-    (4.4 MB). out: None for NAME.pyz or NAME-testdata of the first model, here.
+    in the layout of ONNX's own tests, for one model; web, a folder with a page that runs in any
+    browser. with_test_set: also the 10,000 test images (4.4 MB), which a page always has. ort_web:
+    onnxruntime-web as npm unpacked it, for the page. out: None for NAME.pyz, NAME-testdata or
+    NAME-web of the first model, here.
     """
 
     models: tuple[Path, ...] = ()
     target: Target = "pyz"
     with_test_set: bool = False
+    ort_web: Path = Path("node_modules/onnxruntime-web")
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -472,7 +475,7 @@ class BundleConfig:
         )
         alone = len(self.models) < 2 and not self.with_test_set
         _require(
-            self.target == "pyz" or alone,
+            self.target != "testdata" or alone,
             f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
             "one model: its golden images are the data",
             "--target",
@@ -483,6 +486,22 @@ class BundleConfig:
             "a name that ends in .pyz",
             "--out",
         )
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What page to show, and where. folder: None for the one here. port: 0 for any free one."""
+
+    folder: Path | None = None
+    port: int = 8000
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            InputError: no such port.
+        """
+        _require(0 <= self.port <= 65535, f"--port {self.port}", "0 to 65535", "--port")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import convnet_edge
 PACKAGE = Path(convnet_edge.__file__).parent
 STAGES = {
     "train", "export", "quantize", "verify", "inspect", "bench", "compare", "report", "bundle",
-    "doctor", "predict",
+    "doctor", "predict", "serve",
 }  # fmt: skip
 EDGE = {"cli", "show"}  # the command line, and what it prints
 RUNTIME_MAY = {"numpy", "onnxruntime", "PIL"} | set(sys.stdlib_module_names)

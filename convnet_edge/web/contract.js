@@ -1,0 +1,144 @@
+// Read the contract out of a model file's bytes: labels, input, golden vectors, sample pictures.
+// Only the top level of ONNX's ModelProto is walked; running the model is model.js's business.
+
+const KEY = "convnet_edge";
+const SCHEMA = 2;
+const METADATA_PROPS = 14; // the field of ModelProto
+const [VARINT, FIXED64, LENGTH, FIXED32] = [0, 1, 2, 5]; // protobuf's wire types
+
+/** An error that the user can mend: what was found, what was expected, what to do next. */
+export class InputError extends Error {
+  constructor(found, expected, nextStep) {
+    super(`${found}; expected ${expected}; next: ${nextStep}`);
+  }
+}
+
+/**
+ * Return the contract of the model in `bytes` (a Uint8Array), its pictures and images decoded.
+ * isUnaltered is null where the page may not compute SHA-256 (plain HTTP).
+ */
+export async function readContract(bytes) {
+  const entry = findEntry(bytes);
+  try {
+    const document = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(entry.value));
+    if (document.schema !== SCHEMA) throw new Error(`schema ${document.schema}, not ${SCHEMA}`);
+    const { input, output, goldens, preprocessing, digest, class_labels: labels } = document;
+    const [, height, width] = input.shape;
+    const side = height * width;
+    const nImages = goldens.logits.length;
+    const samples = preprocessing.samples.map(async ({ name, encoded, pixels }) => (
+      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, side) }));
+    return {
+      labels,
+      input,
+      output,
+      shape: [height, width],
+      goldens: { ...goldens, images: await inflate(goldens.images, nImages * side), nImages },
+      samples: await Promise.all(samples),
+      isUnaltered: await checkDigests(bytes, entry, digest),
+      document,
+    };
+  } catch (error) {
+    throw new InputError(`the contract in the model file is damaged (${error.message})`,
+      "the document that `convnet-edge export` writes", "bundle the page again");
+  }
+}
+
+/** Return the SHA-256 of `bytes` in hexadecimal, null where the browser does not offer it. */
+export async function sha256(bytes) {
+  if (!globalThis.crypto?.subtle) return null; // only over HTTPS and on localhost
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Unpack `bytes` ("gzip", or "deflate" for zlib), never beyond `limit` bytes. */
+export async function unpack(bytes, format, limit) {
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format)).getReader();
+  const parts = [];
+  let size = 0;
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    size += part.value.length;
+    if (size > limit) throw new Error(`more than ${limit} bytes inside`);
+    parts.push(part.value);
+  }
+  const whole = new Uint8Array(size);
+  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
+  return whole;
+}
+
+const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+async function inflate(text, size) {
+  const pixels = await unpack(fromBase64(text), "deflate", size);
+  if (pixels.length !== size) throw new Error(`${pixels.length} pixels, not ${size}`);
+  return pixels;
+}
+
+/** Tell whether both SHA-256 digests are those that the file states: nothing changed since. */
+async function checkDigests(bytes, entry, stated) {
+  const graph = new Uint8Array(bytes.length - (entry.end - entry.start));
+  graph.set(bytes.subarray(0, entry.start));
+  graph.set(bytes.subarray(entry.end), entry.start);
+  const found = await sha256(graph);
+  if (found === null) return null;
+  const text = entry.value.slice();
+  const letters = new TextDecoder("latin1").decode(text); // one letter a byte
+  const field = `"contract_sha256":"${stated.contract_sha256}"`;
+  for (let at = letters.indexOf(field); at >= 0; at = letters.indexOf(field, at + 1)) {
+    text.fill("0".charCodeAt(0), at + field.length - 65, at + field.length - 1);
+  }
+  return found === stated.graph_sha256 && await sha256(text) === stated.contract_sha256;
+}
+
+/** Return the one metadata entry that is the contract; bytes[start:end] is its whole field. */
+function findEntry(bytes) {
+  const text = (value) => new TextDecoder().decode(value);
+  let entries;
+  try {
+    entries = [...fields(bytes)]
+      .filter(({ number, value }) => number === METADATA_PROPS && value)
+      .map(({ start, end, value: message }) => {
+        const parts = Object.fromEntries([...fields(message)].map((f) => [f.number, f.value]));
+        return { start, end, key: parts[1] && text(parts[1]), value: parts[2] };
+      })
+      .filter(({ key, value }) => key === KEY && value);
+  } catch (error) {
+    throw new InputError(`the model is not a readable ONNX file (${error.message})`,
+      "a whole ONNX model", "reload the page, or bundle it again");
+  }
+  if (entries.length !== 1) {
+    throw new InputError(`${entries.length || "no"} contracts in the model file`,
+      "a model that describes itself", "bundle a model that `convnet-edge export` wrote");
+  }
+  return entries[0];
+}
+
+/** Yield each field of one protobuf message; `value` is null where it is no string of bytes. */
+function* fields(bytes) {
+  let position = 0;
+  const varint = () => {
+    for (let value = 0, scale = 1, n = 0; n < 10; n++, scale *= 128) {
+      if (position >= bytes.length) throw new Error("truncated");
+      const byte = bytes[position++];
+      value += (byte & 0x7f) * scale;
+      if (byte < 0x80) return value;
+    }
+    throw new Error(`endless number at byte ${position}`);
+  };
+  while (position < bytes.length) {
+    const start = position;
+    const tag = varint();
+    const wire = tag % 8;
+    let size = 0;
+    if (wire === VARINT) varint();
+    else if (wire === LENGTH) size = varint();
+    else if (wire === FIXED64) size = 8;
+    else if (wire === FIXED32) size = 4;
+    else throw new Error(`wire type ${wire} at byte ${start}`);
+    const end = position + size;
+    if (end > bytes.length) throw new Error(`${end - bytes.length} bytes are missing`);
+    const value = wire === LENGTH ? bytes.subarray(position, end) : null;
+    yield { number: Math.floor(tag / 8), value, start, end };
+    position = end;
+  }
+}

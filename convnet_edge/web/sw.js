@@ -1,0 +1,48 @@
+// Keep the whole page for use without a network, and give it the headers that threads need.
+// The id changes with any file, so that a new page comes with a new cache, whole.
+
+const SITE = "@SITE@";
+const PREFIX = `convnet-edge ${new URL(self.registration.scope).pathname} `;
+const CACHE = PREFIX + SITE;
+const ISOLATION = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
+
+self.addEventListener("install", (event) => event.waitUntil(fill()));
+self.addEventListener("activate", (event) => event.waitUntil(takeOver()));
+self.addEventListener("fetch", (event) => {
+  const { method, url } = event.request;
+  if (method === "GET" && new URL(url).origin === location.origin) {
+    event.respondWith(answer(event.request));
+  }
+});
+
+async function fill() {
+  const site = await fetch("site.json", { cache: "no-cache" });
+  const { id, files } = await site.clone().json();
+  if (id !== SITE) throw new Error(`the server has another page, ${id}`);
+  const cache = await caches.open(CACHE);
+  await cache.put("site.json", site);
+  await cache.addAll(["./", ...Object.keys(files)].map((path) => new Request(path, {
+    cache: "no-cache",
+    // some servers unpack .gz on the way, and "./" is index.html
+    integrity: path.endsWith(".gz") ? "" : files[path === "./" ? "index.html" : path],
+  })));
+  await self.skipWaiting();
+}
+
+async function takeOver() {
+  const old = (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== CACHE);
+  await Promise.all(old.map((name) => caches.delete(name)));
+  await self.clients.claim();
+}
+
+async function answer(request) {
+  const cache = await caches.open(CACHE);
+  const found = await cache.match(request, { ignoreSearch: true }) ?? await fetch(request);
+  if (found.status === 0) return found;
+  const headers = new Headers(found.headers);
+  for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
+  return new Response(found.body, { status: found.status, statusText: found.statusText, headers });
+}
