@@ -37,7 +37,7 @@ export function drawPixels(canvas, pixels, [height, width]) {
   Object.assign(canvas, { width, height });
   const image = new ImageData(width, height);
   pixels.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
 }
 
 export function showAnswer({ pixels, isInverted, byBorder, name, truth }, shape, found) {
