@@ -4,26 +4,12 @@ import hashlib
 import importlib.util
 import json
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from PIL import Image
+from pages import REPOSITORY, blocks, lay_out, lines, run_line, run_python
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
-# options that shorten a command which takes minutes as it stands; test_full_data runs it whole
-SHORTENED = {
-    "convnet-edge train": ["--data", "sample", "--epochs", "1"],
-    "convnet-edge quantize": ["--data", "sample"],
-    "convnet-edge bench": ["--quick"],
-    "convnet-edge bench a.onnx b.onnx": ["--quick"],
-    # two different models; which is faster here is not this test's business
-    "convnet-edge compare a.onnx b.onnx": ["--pairs", "6", "--max-slowdown", "900%"],
-}
 
 
 def shipped():
@@ -32,28 +18,15 @@ def shipped():
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 def commands():
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("convnet-edge ")]
+    found = [line for block in blocks(README, "sh") for line in lines(block)]
+    return [line for line in found if line.startswith("convnet-edge ")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, test_set):
-    """A user's folder: the shipped model, and pictures."""
     path = tmp_path_factory.mktemp("readme")
-    (path / "photos").mkdir()
-    (path / "exported").mkdir()
-    shipped = REPOSITORY / "exported" / "fashion-mnist.onnx"
-    (path / "exported" / "fashion-mnist.onnx").write_bytes(shipped.read_bytes())
-    (path / "a.onnx").write_bytes(shipped.read_bytes())
-    (path / "b.onnx").write_bytes(shipped.with_suffix(".int8-ort.onnx").read_bytes())
-    boot = 255 - test_set.images[0].repeat(8, axis=0).repeat(8, axis=1)
-    Image.fromarray(boot).save(path / "boot.jpg")
-    Image.fromarray(boot).save(path / "photos" / "boot.png")
+    lay_out(path, test_set)
     return path
 
 
@@ -61,24 +34,15 @@ def folder(tmp_path_factory, test_set):
 def test_commands_of_the_readme_run_in_order(folder):
     assert len(commands()) >= 7
     for line in commands():
-        arguments = shlex.split(line)[1:] + SHORTENED.get(line, [])
-        done = subprocess.run(
-            [sys.executable, "-m", "convnet_edge", *arguments],
-            cwd=folder, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        run_line(line, folder)
     assert (folder / "exported" / "convnet.onnx").exists()
     assert (folder / "runs" / "predictions.png").exists()
 
 
 def test_python_of_the_readme_runs_and_knows_a_boot(folder):
-    (code,) = blocks("python")
+    (code,) = blocks(README, "python")
     assert len([line for line in code.splitlines() if line]) <= 5
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("['Ankle Boot']")
+    assert run_python(["-c", code], folder, code).startswith("['Ankle Boot']")
 
 
 def test_make_targets_of_the_readme_exist():
@@ -131,6 +95,6 @@ def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():
 
 def test_readme_is_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) <= 150
-    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
