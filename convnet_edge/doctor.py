@@ -18,11 +18,13 @@ from typing import Any, Literal
 
 from . import __version__
 from .runtime import machine
+from .runtime.session import ONNXRUNTIME_EXPORT_TARGET
 
 SCHEMA = "convnet-edge/doctor/1"
 BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NEEDS_ONNXSCRIPT = (2, 9)  # torch's default exporter from then on
+OLDEST_ONNXRUNTIME = (1, 16)
 PROBE_S = 120
 IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
@@ -142,7 +144,7 @@ def _import(here: Surroundings) -> Finding:
     if done is None:
         return Finding(name, "unknown", f"no answer within {PROBE_S} s")
     if done.returncode == 0:
-        return Finding(name, "ok", f"version {done.stdout.strip()}")
+        return _age(name, done.stdout.strip())
     ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
     words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
     return Finding(
@@ -152,6 +154,19 @@ def _import(here: Surroundings) -> Finding:
         "an illegal instruction means a build for newer processors (onnxruntime issue 23957), "
         "'_ARRAY_API' one for another numpy",
         "pip install --force-reinstall onnxruntime numpy",
+    )
+
+
+def _age(name: str, version: str) -> Finding:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers >= OLDEST_ONNXRUNTIME:
+        return Finding(name, "ok", f"version {version}")
+    return Finding(
+        name,
+        "problem",
+        f"version {version}",
+        f"files need {ONNXRUNTIME_EXPORT_TARGET}",
+        "pip install --upgrade onnxruntime",
     )
 
 

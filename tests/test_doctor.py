@@ -76,6 +76,15 @@ def test_onnxruntime_that_cannot_be_imported_is_probed_apart(site, code, words):
     assert "illegal instruction" in found.why
 
 
+@pytest.mark.parametrize(("version", "status"), [("1.15.1", "problem"), ("1.16.0", "ok")])
+def test_onnxruntime_older_than_the_files_is_a_problem(site, version, status):
+    install(site, "onnxruntime", version, code=f"__version__ = {version!r}\n")
+    found = look(site)["onnxruntime can be imported"]
+    assert (found.status, found.found) == (status, f"version {version}")
+    assert status == "ok" or "onnxruntime >= 1.16 (opset 18, IR 8)" in found.why
+    assert status == "ok" or found.command == "pip install --upgrade onnxruntime"
+
+
 def gpu_site(site, library=b"not a library"):
     install(site, "onnxruntime-gpu", "1.31.0", code=GOOD_IMPORT)
     capi = site / "onnxruntime" / "capi"
