@@ -43,6 +43,7 @@ from .config import (
     VerifyConfig,
 )
 from .runtime.errors import CheckFailedError, EdgeError, InputError
+from .runtime.files import print_any_letter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,6 +171,7 @@ def _speaks() -> bool:
 
 def main() -> None:
     """Run the command line (entry point of `convnet-edge` and of cli.py)."""
+    print_any_letter()
     app(prog_name="convnet-edge")
 
 

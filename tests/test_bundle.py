@@ -62,6 +62,13 @@ def test_selftest_passes_alone(made, tmp_path):
     assert [path.name for path in lonely.iterdir()] == ["b.pyz"]
 
 
+def test_letters_that_a_terminal_lacks_are_replaced(made):
+    command = [sys.executable, made.path, "selftest"]
+    done = subprocess.run(command, capture_output=True, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert b"[?] graph digest" in done.stdout
+
+
 def test_selftest_as_json_names_each_models_checks(made):
     found = json.loads(start_bundle(made.path, "selftest", "--json").stdout)
     assert found["passed"] is True

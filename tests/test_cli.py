@@ -70,6 +70,14 @@ def test_root_launcher_is_the_same_program(tmp_path):
     assert len((REPOSITORY / "cli.py").read_text().splitlines()) <= 3
 
 
+def test_letters_that_a_terminal_lacks_are_replaced(exported, tmp_path):
+    command = [sys.executable, "-m", "convnet_edge", "verify", str(exported.model_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"[?] graph digest" in done.stdout
+
+
 def test_train_through_the_command_line(run, tmp_path, monkeypatch):
     small = data.load_training_set("sample", tmp_path)
     from dataclasses import replace

@@ -21,7 +21,7 @@ from . import cold_start, cost, document, machine, selftest, tuning
 from .archive import Archive, read_archive
 from .classifier import Classifier
 from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
-from .files import write_json
+from .files import print_any_letter, write_json
 from .idx import ImageSet
 from .latency import Latency, measure_latency
 from .onnxfile import NEXT_STEP
@@ -49,6 +49,7 @@ class Candidate:
 
 def main(archive_path: str, arguments: list[str] | None = None) -> int:
     """Run one command of the bundle at `archive_path`; return the exit code."""
+    print_any_letter()
     options = _parser(Path(archive_path).name).parse_args(arguments)
     try:
         archive = read_archive(Path(archive_path))

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             expected=f"a writable folder with {len(data) / MIB:.2g} MiB free",
             next_step="free some space" if full else "choose another place with --out",
         ) from error
+
+
+def print_any_letter() -> None:
+    """Let print replace what the terminal's character set lacks (✓, ≥), rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def remove_leftovers(path: Path) -> None:

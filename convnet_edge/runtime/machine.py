@@ -67,7 +67,9 @@ def passport() -> dict[str, Any]:
     info = _key_values(_read(Path("/proc/cpuinfo")) or "")
     memory = _key_values(_read(Path("/proc/meminfo")) or "")
     found = {
-        "cpu": info.get("model name") or _read(Path("/proc/device-tree/model")) or None,
+        "cpu": info.get("model name")
+        or _read(Path("/proc/device-tree/model"))
+        or (None if info else platform.processor() or None),
         "architecture": platform.machine(),
         "isa": sorted(set(info.get("flags", info.get("Features", "")).split()) & ISA_FLAGS),
         "cores": os.cpu_count(),
