@@ -52,7 +52,7 @@ async function passport(site) {
   const digest = await sha256(new TextEncoder().encode(text));
   return {
     id: digest && digest.slice(0, 16),
-    cpu: null,
+    cpu: `hidden by the browser (${navigator.userAgentData?.platform || navigator.platform})`,
     architecture: "wasm",
     cores: cores ?? null,
     usable_cores: cores ?? null,
