@@ -36,7 +36,7 @@ INSTALL = f"npm install --ignore-scripts --no-save {ORT_WEB}@{ORT_WEB_VERSION}"
 MAX_FILE_BYTES = 512 * MIB
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' blob:; worker-src 'self'; manifest-src 'self'; "
+    "connect-src 'self'; img-src 'self'; worker-src 'self'; manifest-src 'self'; "
     "base-uri 'none'; form-action 'none'"
 )
 # the first two give the page threads and a finer clock

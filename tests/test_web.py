@@ -1,6 +1,8 @@
 """The page in a real browser: its proof, its answers, its numbers, and what goes wrong."""
 
+import functools
 import hashlib
+import http.server
 import json
 import shutil
 import subprocess
@@ -56,7 +58,9 @@ def browser():
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            executable_path=shutil.which("chromium"),
+            # a name that is not this computer's: an origin that browsers hold for insecure
+            args=["--no-sandbox", "--host-resolver-rules=MAP lan.test 127.0.0.1"],
         )
         yield browser
         browser.close()
@@ -319,6 +323,31 @@ def test_page_works_without_a_network_after_the_first_load(show):
     page.reload()
     proved(page)
     assert answer(page, lambda: page.click("#test-image")).startswith("Test image ")
+
+
+def test_plain_http_works_with_one_thread_and_says_what_it_lacks(browser, folder):
+    handler = functools.partial(QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        page = browser.new_page()
+        page.goto(f"http://lan.test:{server.server_address[1]}/")
+        proved(page)
+        assert not page.evaluate("() => isSecureContext")
+        assert page.locator("#checks li").first.text_content().startswith("– digests: not checked")
+        assert "threads need HTTPS" in page.inner_text("#threads-text")
+        page.wait_for_selector("#offline:has-text('Needs the network each time')")
+        assert answer(page, lambda: page.click("#test-image")).startswith("Test image ")
+        page.context.close()
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Any static host, without our headers."""
+
+    def log_message(self, *arguments):
+        """Say nothing."""
 
 
 def test_server_without_the_headers_gets_threads_from_the_second_load(show, monkeypatch):
