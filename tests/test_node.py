@@ -38,8 +38,11 @@ def node(tmp_path_factory):
     """Install the locked packages in a copy; return a function that runs classify.mjs there."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("no Node.js with npm here")
-    folder = tmp_path_factory.mktemp("node") / "example"
+    root = tmp_path_factory.mktemp("node")
+    folder = root / "examples" / "node"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(REPOSITORY / "convnet_edge" / "web", root / "convnet_edge" / "web")
+    shutil.copy(REPOSITORY / "package.json", root)
     done = subprocess.run(
         ["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True
     )

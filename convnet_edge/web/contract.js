@@ -1,5 +1,6 @@
 // Read the contract out of a model file's bytes: labels, input, golden vectors, sample pictures.
 // Only the top level of ONNX's ModelProto is walked; running the model is model.js's business.
+// Runs in browsers and in Node: examples/node uses this file too.
 
 const KEY = "convnet_edge";
 const SCHEMA = 2;
@@ -39,8 +40,8 @@ export async function readContract(bytes) {
       document,
     };
   } catch (error) {
-    throw new InputError(`the contract in the model file is damaged (${error.message})`,
-      "the document that `convnet-edge export` writes", "bundle the page again");
+    throw new InputError(`the contract in the file is damaged (${error.message})`,
+      "the document that `convnet-edge export` writes", "export the model again");
   }
 }
 
@@ -103,12 +104,12 @@ function findEntry(bytes) {
       })
       .filter(({ key, value }) => key === KEY && value);
   } catch (error) {
-    throw new InputError(`the model is not a readable ONNX file (${error.message})`,
-      "a whole ONNX model", "reload the page, or bundle it again");
+    throw new InputError(`not a readable ONNX file (${error.message})`,
+      "a whole ONNX model", "take a file that `convnet-edge export` wrote");
   }
   if (entries.length !== 1) {
-    throw new InputError(`${entries.length || "no"} contracts in the model file`,
-      "a model that describes itself", "bundle a model that `convnet-edge export` wrote");
+    throw new InputError(`${entries.length || "no"} contracts in the file`,
+      "a model that describes itself", "export it with `convnet-edge export`");
   }
   return entries[0];
 }

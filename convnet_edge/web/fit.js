@@ -1,5 +1,5 @@
 // Bring grey pixels to the size that the model takes: `fit` of convnet_edge/runtime/preprocess.py.
-// Written out because resizers differ between libraries and browsers.
+// Written out because resizers differ between libraries and browsers; examples/node uses it too.
 
 const BRIGHT_BORDER = 127.5;
 

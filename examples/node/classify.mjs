@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import * as ort from "onnxruntime-node";
-import { InputError, readContract } from "./contract.mjs";
+import { InputError, readContract } from "../../convnet_edge/web/contract.js";
 import { decodePicture } from "./preprocess.mjs";
 
 const PIXEL_TOLERANCE = 2;
@@ -37,7 +37,7 @@ async function largestGoldenError(session, contract) {
 /** Return the largest difference of a pixel, over the pictures that travel in the contract. */
 function largestPixelError({ samples, shape }) {
   return Math.max(...samples.flatMap(({ name, encoded, pixels }) => (
-    [...decodePicture(encoded, shape, name)].map((value, i) => Math.abs(value - pixels[i])))));
+    [...decodePicture(Buffer.from(encoded), shape, name)].map((value, i) => Math.abs(value - pixels[i])))));
 }
 
 /** Print each check and tell whether all of them hold. */
@@ -106,7 +106,7 @@ async function open(bytes) {
 async function main() {
   const { model, paths, pixels } = parseCommandLine();
   const bytes = read(model, "name a model file");
-  const contract = readContract(bytes);
+  const contract = await readContract(bytes);
   const pictures = paths.map((path) => (
     decodePicture(read(path, "name a picture file"), contract.shape, path)));
   if (pixels) {
