@@ -294,6 +294,9 @@ def test_wrong_model_fails_its_selftest_and_is_not_used(show, folder, tmp_path):
     page.wait_for_selector(PROVED)
     assert page.inner_text("#status").startswith("Self-test: FAIL (golden vectors")
     assert page.is_hidden("main")
+    page.select_option("#model", label=MODELS[1].name)
+    page.wait_for_selector("#status.good")
+    assert page.is_visible("main")
 
 
 def test_missing_file_on_the_server_is_a_sentence(show, folder, tmp_path):

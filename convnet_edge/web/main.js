@@ -111,12 +111,15 @@ async function openModel(entry) {
 
 /** Show the page's tools for a model that passed, and hide them for one that did not. */
 async function changeModel(entry) {
+  const tools = document.querySelector("main");
   $("status").textContent = `Opening ${entry.name}…`;
   $("status").className = "";
+  tools.inert = true;
   const passed = await guard(() => openModel(entry));
-  document.querySelector("main").hidden = !passed;
+  tools.inert = false;
+  tools.hidden = !passed;
   if (!page.model) {
-    $("status").textContent = "The model cannot be used.";
+    $("status").textContent = `${entry.name} cannot be used.`;
     $("status").className = "bad";
     return;
   }
@@ -294,8 +297,11 @@ async function start() {
   await keepOffline();
 }
 
-await guard(start);
-if (!page.model) {
-  $("status").textContent = "The page cannot work here.";
-  $("status").className = "bad";
+try {
+  await guard(start);
+} finally {
+  if (!page.model && !page.ort) {
+    $("status").textContent = "The page cannot work here.";
+    $("status").className = "bad";
+  }
 }
