@@ -22,7 +22,7 @@ test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)
 
 test-arm: $(VENV)/installed-locked .emulated/ready  ## a bundle on an emulated Raspberry Pi 4
-	$(BIN)/pytest -m arm --arm tests/test_bundle.py $(PYTEST_ARGS)
+	$(BIN)/pytest -m arm --arm tests/bundling $(PYTEST_ARGS)
 
 test-emulated: $(VENV)/installed-locked .emulated/ready  ## the shipped files on other processors
 	$(BIN)/pytest -m arm --arm $(PYTEST_ARGS)
@@ -58,8 +58,8 @@ $(VENV)/locked: requirements.lock | $(BIN)/python
 	@touch $@
 
 # on an amd64 Debian only
-.emulated/ready: tests/emulated_setup.sh requirements.lock | $(VENV)/locked
-	tests/emulated_setup.sh $(BIN)/python
+.emulated/ready: tests/project/emulated_setup.sh requirements.lock | $(VENV)/locked
+	tests/project/emulated_setup.sh $(BIN)/python
 
 # by lower bounds: the newest of everything, as a user would get it
 $(VENV)/installed-here: $(SOURCES) | $(BIN)/python

@@ -1,3 +1,3 @@
-from convnet_edge.cli import main
+from convnet_edge.commands.app import main
 
 main()

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from convnet_edge.config import RECIPES
 from convnet_edge.runtime.files import write_json
+from convnet_edge.training.recipes import RECIPES
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 

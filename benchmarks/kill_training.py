@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from convnet_edge.runtime import machine
 from convnet_edge.runtime.files import write_json
+from convnet_edge.runtime.measure import machine
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 TRAIN = [sys.executable, "-m", "convnet_edge", "train", "--data", "sample", "--recipe", "best",

@@ -35,10 +35,10 @@ from matplotlib.figure import Figure
 from onnx import numpy_helper
 from onnxruntime.quantization import quantize_static
 
-from convnet_edge import data
-from convnet_edge.model import build_convnet
-from convnet_edge.runtime import machine
+from convnet_edge.data import fashion_mnist as data
+from convnet_edge.networks.convnet import build_convnet
 from convnet_edge.runtime.files import write_json
+from convnet_edge.runtime.measure import machine
 
 HERE = Path(__file__).resolve().parent
 EXPORTED = HERE.parent / "exported"

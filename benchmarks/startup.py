@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from convnet_edge.runtime import machine
+from convnet_edge.runtime.measure import machine
 
 N_ROUNDS = 20
 COMMANDS = {

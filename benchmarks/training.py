@@ -25,13 +25,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from convnet_edge import data, train
-from convnet_edge.config import TrainConfig
-from convnet_edge.cost import measure_peak, training_operations
-from convnet_edge.model import Convnet, build_convnet, needed_multiplications
-from convnet_edge.processes import Processes
-from convnet_edge.runtime import machine
+from convnet_edge.data import fashion_mnist as data
+from convnet_edge.networks.convnet import Convnet, build_convnet, needed_multiplications
 from convnet_edge.runtime.files import write_json
+from convnet_edge.runtime.measure import machine
+from convnet_edge.training import loop as train
+from convnet_edge.training.cost import measure_peak, training_operations
+from convnet_edge.training.distributed import Processes
+from convnet_edge.training.options import TrainOptions
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 BATCH_SIZE = 64
@@ -145,7 +146,7 @@ def _pool_first(model: Convnet) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
-    config = TrainConfig(**options)
+    config = TrainOptions(**options)
     none = replace(setting.images, images=setting.images.images[:0])
     description = train.describe_training(config, setting.images)
     run = train.start(config, description, setting.images, none, setting.device, Processes())
@@ -248,7 +249,7 @@ def main() -> None:
 
     operations = BATCH_SIZE * training_operations(needed_multiplications((1, 28, 28)))
     peaks = [measure_peak(device)]
-    with train.precision(TrainConfig()):
+    with train.precision(TrainOptions()):
         times = measure(variants(setting), n_rounds=options.rounds, n_steps=options.steps)
     peaks.append(measure_peak(device))
     bound_ms = 1e3 * operations / max(peaks)

@@ -1,5 +1,5 @@
 """Run the command line: `python -m convnet_edge`."""
 
-from .cli import main
+from .commands.app import main
 
 main()

@@ -10,10 +10,13 @@ import pytest
 from faults import unsealed
 from typer.testing import CliRunner, Result
 
-from convnet_edge import data
-from convnet_edge.config import ExportConfig, QuantizeConfig, TrainConfig
-from convnet_edge.runtime import contract, machine
+from convnet_edge.data import fashion_mnist as data
+from convnet_edge.exporting.options import ExportOptions
+from convnet_edge.quantizing.options import QuantizeOptions
+from convnet_edge.runtime import contract
 from convnet_edge.runtime.idx import ImageSet
+from convnet_edge.runtime.measure import machine
+from convnet_edge.training.options import TrainOptions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run one command line in an empty current directory."""
-    from convnet_edge.cli import app
+    from convnet_edge.commands.app import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -56,18 +59,18 @@ def test_set() -> ImageSet:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     """One epoch on the embedded sample: the tiny trained model of all tests."""
-    from convnet_edge import train
+    from convnet_edge.training import loop as train
 
     out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
-    return train.train(TrainConfig(data="sample", epochs=1, out=out))
+    return train.train(TrainOptions(data="sample", epochs=1, out=out))
 
 
 @pytest.fixture(scope="session")
 def exported(trained, tmp_path_factory: pytest.TempPathFactory):
-    from convnet_edge import export
+    from convnet_edge.exporting import export
 
     out = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    return export.export(ExportConfig(checkpoint=trained.checkpoint_path, out=out))
+    return export.export(ExportOptions(checkpoint=trained.checkpoint_path, out=out))
 
 
 @pytest.fixture(scope="session")
@@ -78,14 +81,14 @@ def model_bytes(exported) -> bytes:
 @pytest.fixture(scope="session")
 def quantised(exported, tmp_path_factory: pytest.TempPathFactory):
     """The tiny model as integers, by layout."""
-    from convnet_edge import quantize
+    from convnet_edge.quantizing import quantize
 
     folder = tmp_path_factory.mktemp("quantised")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantize, "ROUND_S", 0.01)
         return {
             layout: quantize.quantize(
-                QuantizeConfig(
+                QuantizeOptions(
                     model=exported.model_path,
                     data="sample",
                     layout=layout,
@@ -109,8 +112,8 @@ def document(model_bytes: bytes) -> dict:
 
 @pytest.fixture(scope="session")
 def reference(trained, test_set):
-    from convnet_edge import checkpoint
-    from convnet_edge.model import reference_logits
+    from convnet_edge.networks import checkpoint
+    from convnet_edge.networks.convnet import reference_logits
 
     model, _ = checkpoint.load_model(trained.checkpoint_path)
     return reference_logits(model, test_set.images)

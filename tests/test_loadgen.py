@@ -8,7 +8,7 @@ import mlperf_loadgen
 import numpy as np
 import pytest
 
-from convnet_edge import loadgen
+from convnet_edge.commands import loadgen
 from convnet_edge.runtime.classifier import Classifier
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from . import onnxfile
+from . import model_file as onnxfile
 from .errors import InputError
 
 # by domain: what the exporters and rewrites of this program write

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import start
+from ..bundling import start
 from .errors import CheckFailedError, InputError
 from .files import MIB, read_bytes
 from .idx import ImageSet, parse_image_set

@@ -15,8 +15,10 @@ from typing import Any, Union
 
 import numpy as np
 
-from . import admission, contract, onnxfile, preprocess, tuning
+from . import admission, contract, preprocess
+from . import model_file as onnxfile
 from .errors import InputError
+from .measure import tuning
 from .session import TOLERANCE_FACTORS, Session, Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]

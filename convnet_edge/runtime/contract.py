@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from . import onnxfile
+from . import model_file as onnxfile
 from .errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .files import MIB, read_bytes
+from ..runtime.errors import InputError
+from ..runtime.files import MIB, read_bytes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import machine
 from .errors import InputError
+from .measure import machine
 
 SUFFIX = "ExecutionProvider"
 # short names that this project's tests run; any other that onnxruntime knows is taken, untested

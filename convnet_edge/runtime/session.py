@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import machine, onnxfile, providers
+from . import model_file as onnxfile
+from . import providers
 from .errors import InputError
+from .measure import machine
 
 if TYPE_CHECKING:
     from .binding import Bound

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from convnet_edge.results import DOCUMENT
+from convnet_edge.reporting.results import DOCUMENT
+from convnet_edge.reporting.shape import LARGEST, Flag, Many, Named, Number, Record, Shape, Text
 from convnet_edge.runtime import errors
-from convnet_edge.shape import LARGEST, Flag, Many, Named, Number, Record, Shape, Text
 
 FOLDER = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

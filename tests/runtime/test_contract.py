@@ -5,7 +5,8 @@ import onnx
 import pytest
 from faults import unsealed
 
-from convnet_edge.runtime import contract, onnxfile
+from convnet_edge.runtime import contract
+from convnet_edge.runtime import model_file as onnxfile
 from convnet_edge.runtime.errors import InputError
 
 

@@ -4,8 +4,9 @@ from importlib import metadata
 
 import pytest
 
-from convnet_edge.runtime import machine, providers
+from convnet_edge.runtime import providers
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.measure import machine
 
 
 def onnxruntime_with(*names, folder="/nowhere"):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from faults import change_graph
 
-from convnet_edge.runtime import machine, onnxfile
+from convnet_edge.runtime import model_file as onnxfile
 from convnet_edge.runtime import session as session_module
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.session import Session
 
 

@@ -1,0 +1,1 @@
+"""What is handed over: one file for a device, a page for a browser, ONNX's own test layout."""

@@ -1,0 +1,81 @@
+"""The options of `bundle` and `serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.options import check, option, require
+from ..sealing.default_model import MODEL_TEXT
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What to hand over, and how."""
+
+    models: tuple[Path, ...] = option(
+        (),
+        "The .onnx files, the main one first.",
+        positional=True,
+        metavar="MODEL",
+        default_text=MODEL_TEXT,
+    )
+    target: Literal["pyz", "testdata", "web"] = option(
+        "pyz",
+        "pyz: one file that runs there. web: a page for any browser. testdata: for ONNX's own test "
+        "runners.",
+    )
+    with_test_set: bool = option(False, "Also the 10,000 test images (4.4 MB).")
+    ort_web: Path = option(
+        Path("node_modules/onnxruntime-web"),
+        "For web: npm's onnxruntime-web. Nothing is downloaded.",
+    )
+    out: Path | None = option(
+        None,
+        "What to write.",
+        default_text="NAME.pyz, or the folder NAME-web or NAME-testdata, of the first model",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the name, and that the options fit each other.
+
+        Raises:
+            InputError: `out` does not end in .pyz, or more than testdata holds is asked for.
+        """
+        check(self)
+        alone = len(self.models) < 2 and not self.with_test_set
+        require(
+            self.target != "testdata" or alone,
+            f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
+            "one model: its golden images are the data",
+            "--target",
+        )
+        require(
+            self.target != "pyz" or self.out is None or self.out.suffix == ".pyz",
+            f"--out {self.out}",
+            "a name that ends in .pyz",
+            "--out",
+        )
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What page to show, and where."""
+
+    folder: Path | None = option(
+        None,
+        "What `bundle --target web` made.",
+        positional=True,
+        metavar="DIR",
+        default_text="the one page in this folder",
+    )
+    port: int = option(8000, "0: any free one.", low=0, high=65535)
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            InputError: no such port.
+        """
+        check(self)

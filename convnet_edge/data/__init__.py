@@ -1,0 +1,1 @@
+"""Images with labels, wherever they come from."""

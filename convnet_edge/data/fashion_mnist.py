@@ -1,0 +1,96 @@
+"""Find the data, and prove by its content that it is the right one.
+
+Images stay (N, H, W) uint8 up to the model's edge. Parsing IDX is `runtime.idx`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+from ..runtime.errors import InputError
+from ..runtime.idx import SAMPLE_DIR, ImageSet, read_image_set
+
+PACKAGED_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian and Ubuntu: dataset-fashion-mnist
+TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+TORCHVISION_SUBDIR = "FashionMNIST/raw"
+
+TRAIN_SHA256 = (
+    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+)
+TEST_SHA256 = (
+    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+)
+SAMPLE_SHA256 = (
+    "ed2e37ed5a3a57d212141a69fe0a0de5a7126ffba14ac3f7e76f5f52cc04b1f0",
+    "a69f2dad024ca220a8c4d85f621fdf929042d40c444abde2868903e9220ad517",
+)
+
+
+def load_test_set() -> ImageSet:
+    """Load the 10,000 test images: embedded, identical to the official ones, offline.
+
+    Raises:
+        InputError: the installed files are missing or damaged.
+    """
+    return _load(SAMPLE_DIR, TEST_FILES, TEST_SHA256)
+
+
+def load_training_set(name: str, data_dir: Path) -> ImageSet:
+    """Load the training images of `name`: "fashion-mnist" (60,000) or "sample" (10,000 embedded).
+
+    Looks for "fashion-mnist" in `data_dir`, then where Debian's package puts it, then downloads it
+    into `data_dir`. The sample never takes its place.
+
+    Raises:
+        InputError: not found and not downloadable, or found with the wrong content.
+    """
+    if name == "sample":
+        return _load(SAMPLE_DIR, TRAIN_FILES, SAMPLE_SHA256)
+    for folder in (data_dir, data_dir / TORCHVISION_SUBDIR, PACKAGED_DIR):
+        if any(_find(folder, file) for file in TRAIN_FILES):
+            return _load(folder, TRAIN_FILES, TRAIN_SHA256)
+    _download(data_dir)
+    return _load(data_dir / TORCHVISION_SUBDIR, TRAIN_FILES, TRAIN_SHA256)
+
+
+def _find(folder: Path, file: str) -> Path | None:
+    for path in (folder / file, folder / f"{file}.gz"):
+        with contextlib.suppress(OSError):  # a folder that may not be entered has nothing for us
+            if path.exists():
+                return path
+    return None
+
+
+def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> ImageSet:
+    images_path, labels_path = (_find(folder, file) or folder / f"{file}.gz" for file in files)
+    images = read_image_set(images_path, labels_path)
+    found = (images.images_sha256, images.labels_sha256)
+    for path, is_hash, expected in zip((images_path, labels_path), found, sha256, strict=True):
+        if is_hash != expected:
+            raise InputError(
+                f"{path} has content sha256 {is_hash[:16]}…",
+                expected=f"{expected[:16]}…, Fashion-MNIST's own (after decompression)",
+                next_step="remove the file, or name another folder with --data-dir",
+            )
+    return images
+
+
+def _download(data_dir: Path) -> None:
+    try:
+        from torchvision import datasets
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            datasets.FashionMNIST(root=str(data_dir), train=True, download=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise InputError(
+            f"Fashion-MNIST is neither in {data_dir} nor in {PACKAGED_DIR}, and the download "
+            f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            expected="its four IDX files, or a network",
+            next_step="apt install dataset-fashion-mnist, or copy the files into a folder and "
+            "name it with --data-dir, or try --data sample (10,000 images)",
+        ) from error

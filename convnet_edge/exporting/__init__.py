@@ -1,0 +1,1 @@
+"""From a checkpoint to a proved ONNX file, and proving such a file again."""

@@ -1,0 +1,48 @@
+"""The options of `export` and `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.options import check, option
+from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export."""
+
+    checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
+    input: Literal["float32", "uint8"] = option(
+        "float32", "float32: pixels in [0, 1]; uint8: grey values, as stored."
+    )
+    out: Path | None = option(
+        None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
+    )
+
+    def __post_init__(self) -> None:
+        """Check names and choices.
+
+        Raises:
+            InputError: `out` does not end in .onnx, or a choice is none.
+        """
+        check(self)
+
+    @property
+    def out_path(self) -> Path:
+        """The model file to write."""
+        return self.out or EXPORTED_DIR / f"{self.checkpoint.stem}.onnx"
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to verify, and where."""
+
+    model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
+    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
+    against: Path | None = option(
+        None, "A checkpoint or another model: compare all 10,000 test images."
+    )
+    out: Path | None = option(None, "Report file.", default_text="exported/NAME.verify.json")

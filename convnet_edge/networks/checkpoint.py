@@ -1,0 +1,139 @@
+"""Store a trained convnet, or an unfinished run, as safetensors: never pickle.
+
+The header is one JSON string (safetensors orders several keys at random); tensors are saved
+contiguous. When to save is the train stage's business.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..runtime.contract import MAX_SIDE
+from ..runtime.errors import InputError
+from ..runtime.files import MIB, read_bytes, write_atomically
+from .convnet import Convnet, build_convnet, parameter_formula
+
+SCHEMA = 1
+HEADER_KEY = "convnet_edge"
+MAX_CHECKPOINT_BYTES = 512 * MIB
+NEXT_STEP = "train again with `convnet-edge train`"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and the header that says what they are.
+
+    kind: "model" or "resume". header: plain JSON values; header["model"] builds the convnet.
+    """
+
+    kind: str
+    tensors: dict[str, torch.Tensor]
+    header: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The (C, H, W) of one image."""
+        channels, height, width = (int(size) for size in self.header["model"]["image_shape"])
+        return channels, height, width
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` atomically.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full.
+    """
+    header = {"schema": SCHEMA, "kind": checkpoint.kind, **checkpoint.header}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: text}))
+
+
+def load(path: Path, *, kind: str) -> Checkpoint:
+    """Read the checkpoint `path` of that `kind`.
+
+    Raises:
+        InputError: missing, truncated, foreign, of another kind or schema.
+    """
+    data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step=NEXT_STEP)
+    expected = f"a convnet-edge {kind} checkpoint (safetensors)"
+    try:
+        tensors = safetensors.torch.load(data)
+        size = int.from_bytes(data[:8], "little")
+        text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(HEADER_KEY)
+        header = json.loads(text) if text is not None else {}
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is damaged or no safetensors file: {error}",
+            expected=expected,
+            next_step=NEXT_STEP,
+        ) from error
+    if not isinstance(header, dict):
+        header = {"kind": f"{type(header).__name__} of a"}
+    if header.get("schema") != SCHEMA or header.get("kind") != kind:
+        found = header.get("kind", "foreign")
+        raise InputError(
+            f"{path} is a {found} file of schema {header.get('schema')}",
+            expected=f"{expected} of schema {SCHEMA}",
+            next_step=NEXT_STEP,
+        )
+    return Checkpoint(kind, tensors, header)
+
+
+def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
+    """Rebuild the trained convnet of the checkpoint `path`, on the CPU, in eval mode.
+
+    Raises:
+        InputError: unreadable (see `load`), or its weights do not fit its own header.
+    """
+    checkpoint = load(path, kind="model")
+    try:
+        model = _build(checkpoint)
+        model.load_state_dict(checkpoint.tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise InputError(
+            f"{path} has weights that do not fit its header: {reason}",
+            expected="the convnet that the header describes",
+            next_step=NEXT_STEP,
+        ) from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+        raise InputError(
+            f"{path} holds weights that are not finite",
+            expected="a trained model",
+            next_step=NEXT_STEP,
+        )
+    return model.eval(), checkpoint
+
+
+def _build(checkpoint: Checkpoint) -> Convnet:
+    """Build the network of the header, once its size is known to be the stored tensors'.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: the header makes no sense.
+    """
+    header, shape = checkpoint.header, checkpoint.image_shape
+    labels, described = header["class_labels"], (header["training"], header["versions"])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise TypeError("class_labels are not names")
+    if not all(isinstance(part, dict) for part in described):
+        raise TypeError("training or versions are not described")
+    if not all(1 <= side <= MAX_SIDE for side in shape):
+        raise ValueError(f"images of {shape}")
+    network: dict[str, Any] = {
+        "kernel_size": int(header["model"]["kernel_size"]),
+        "width": float(header["model"].get("width", 1.0)),
+        "n_classes": len(labels),
+    }
+    n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    n_described = parameter_formula(shape, **network)  # before anything of that size is built
+    if n_described != n_stored:
+        raise ValueError(f"{n_stored:,} numbers stored, {n_described:,} described")
+    return build_convnet(shape, **network)

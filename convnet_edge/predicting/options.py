@@ -1,0 +1,36 @@
+"""The options of `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.options import check, option
+from ..sealing.default_model import MODEL_HELP, MODEL_TEXT
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to label; without pictures, the tutorial's grid of test images is drawn."""
+
+    images: tuple[Path, ...] = option(
+        (), "Pictures, and folders of them.", positional=True, metavar="IMAGE|DIR"
+    )
+    model: Path | None = option(None, MODEL_HELP, default_text=MODEL_TEXT)
+    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
+    plot: bool = option(False, "Draw the 5 × 3 grid of test images.")
+    seed: int = option(0, "Which test images the grid shows.", low=0)
+    plot_out: Path = option(Path("runs/predictions.png"), "The grid's picture.")
+    invert: bool | None = option(
+        None, "Dark on light, or light on dark?", default_text="the border decides"
+    )
+    format: Literal["text", "csv", "jsonl"] = option("text", "Of the answers on stdout.")
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range.
+        """
+        check(self)

@@ -1,0 +1,1 @@
+"""From a float ONNX file to integers, behind a gate."""

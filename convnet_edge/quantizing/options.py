@@ -1,0 +1,48 @@
+"""The options of `quantize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.options import check, option
+from ..sealing.default_model import EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
+
+Layout = Literal["portable", "ort-cpu"]
+LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int8-ort.onnx"}
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to make integers of a float model."""
+
+    model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
+    data: Literal["fashion-mnist", "sample"] = option(
+        "fashion-mnist", "Training images that give ranges and the gate."
+    )
+    data_dir: Path = option(Path("data"), "Searched first for IDX files; downloads go here.")
+    layout: Layout = option(
+        "portable", "portable: any runtime. ort-cpu: onnxruntime's CPU provider, faster."
+    )
+    max_drop: float = option(
+        0.5, "Points of accuracy that may be lost at most (95 % bound).", above=0, high=100
+    )
+    out: Path | None = option(
+        None,
+        "Model file.",
+        suffixes=(".onnx",),
+        default_text="exported/NAME.int8.onnx or NAME.int8-ort.onnx",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range.
+        """
+        check(self)
+
+    def out_path(self, source_path: Path) -> Path:
+        """Return the model file to write for the float model at `source_path`."""
+        return self.out or EXPORTED_DIR / f"{source_path.stem}{LAYOUT_SUFFIXES[self.layout]}"

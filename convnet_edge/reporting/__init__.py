@@ -1,0 +1,1 @@
+"""Many results on one page; two models side by side."""

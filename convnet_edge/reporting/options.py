@@ -1,0 +1,76 @@
+"""The options of `compare` and `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.options import SHARE, check, option
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Two model files to measure here in turn, and what NEW must hold against BASE."""
+
+    base: Path = option(None, "A model file.", positional=True)
+    new: Path = option(None, "Another.", positional=True)
+    max_slowdown: float = option(
+        0.05,
+        "Of NEW's median time that passes.",
+        low=0,
+        high=100,
+        metavar="SHARE",
+        units=SHARE,
+        default_text="5%",
+    )
+    min_accuracy: float | None = option(
+        None,
+        "That NEW must reach, as in 92%.",
+        low=0,
+        high=1,
+        metavar="SHARE",
+        units=SHARE,
+    )
+    max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
+    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
+    threads: int | None = option(
+        None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores"
+    )
+    batch_size: int = option(1, "Images a run.", low=1, high=4096)
+    n_pairs: int = option(
+        11, "Fresh processes of each model, in turn.", low=6, high=1000, flag="--pairs"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range.
+        """
+        check(self)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report; Markdown and pictures take the page's name."""
+
+    results: tuple[Path, ...] = option(
+        (),
+        "What `bench` wrote, on any machine.",
+        positional=True,
+        metavar="RESULT|DIR",
+        default_text="benchmarks/results",
+    )
+    out: Path = option(
+        Path("runs/report.html"),
+        "The page; table and pictures go beside it.",
+        suffixes=(".html",),
+    )
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            InputError: `out` does not end in .html.
+        """
+        check(self)

@@ -1,0 +1,1 @@
+"""Latency, accuracy and whether to believe them, on the device itself."""

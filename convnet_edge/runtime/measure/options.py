@@ -1,0 +1,108 @@
+"""The options of `bench`, on the host and in a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..options import RATE, TIME, check, option, require
+
+RESULTS_DIR = Path("benchmarks/results")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure, of which models; the first is what the others are compared with."""
+
+    models: tuple[Path, ...] = option(
+        (),
+        "The .onnx files, the main one first.",
+        positional=True,
+        metavar="MODEL",
+        default_text="exported/convnet.onnx if it exists, else the shipped one",
+    )
+    provider: str = option(
+        "cpu",
+        "onnxruntime's provider: cpu, cuda, openvino, or another that it knows (untested). Opened, "
+        "or an error; never replaced.",
+        metavar="NAME",
+    )
+    threads: int | None = option(
+        None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores"
+    )
+    batch_sizes: tuple[int, ...] = option(
+        (1, 8, 64, 256), "Images a run, comma-separated.", low=1, high=4096
+    )
+    duration_s: float = option(
+        4.0,
+        "Timed seconds for each batch size, at least.",
+        above=0,
+        high=3600,
+        flag="--duration",
+        units=TIME,
+    )
+    min_runs: int = option(130, "Timed runs for each batch size, at least.", low=11)
+    quick: bool = option(
+        False, "Under 10 s: batches of 1 and 64 whatever else is said, no throughput."
+    )
+    strict: bool = option(False, "Exit 1 if the verdict is NOISY, too.")
+    allow_cpu_nodes: bool = option(False, "Let the CPU run what the provider does not take.")
+    spin: bool = option(True, "Let idle threads wait busily for work.")
+    io_binding: bool = option(False, "Run through buffers on the device; times copies apart.")
+    cuda_graph: bool = option(False, "Replay one captured launch (with --io-binding).")
+    pace_hz: float | None = option(
+        None,
+        "Also run as a camera would, as in 10hz (30 s).",
+        above=0,
+        high=10_000,
+        flag="--pace",
+        metavar="RATE",
+        units=RATE,
+    )
+    sustain_s: float | None = option(
+        None,
+        "For how long, as in 10m; alone: back to back.",
+        above=0,
+        high=7 * 86400,
+        flag="--sustain",
+        metavar="TIME",
+        units=TIME,
+    )
+    profile: bool = option(False, "Show the time of each node.")
+    out: Path | None = option(
+        None,
+        "Result file (.json), or a folder.",
+        default_text="benchmarks/results/NAME-PROVIDER.json",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every range.
+
+        Raises:
+            InputError: a value is outside its range, or options do not fit each other.
+        """
+        check(self)
+        require(
+            self.out is None or self.out.suffix != ".json" or len(self.models) < 2,
+            f"one file, {self.out}, for {len(self.models)} models",
+            "a folder: each result takes its model's name",
+            "--out",
+        )
+        require(
+            not self.cuda_graph or self.provider == "cuda",
+            f"--cuda-graph with --provider {self.provider}",
+            "--provider cuda: it is a mode of NVIDIA's GPUs",
+            "--cuda-graph",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the measurement, as plain JSON values."""
+        found = asdict(self)
+        return {key: found[key] for key in found if key not in ("models", "out", "provider")}
+
+    def result_path(self, model_path: Path) -> Path:
+        """Return where the result of one model goes."""
+        if self.out is not None and self.out.suffix == ".json":
+            return self.out
+        return (self.out or RESULTS_DIR) / f"{model_path.stem}-{self.provider}.json"

@@ -1,0 +1,1 @@
+"""What makes a graph a proved file: reference outputs, tolerance, golden vectors."""

@@ -1,0 +1,1 @@
+"""From images and a network to a checkpoint."""

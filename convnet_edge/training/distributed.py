@@ -1,0 +1,108 @@
+"""Train in several processes that torchrun started: PyTorch's own process groups, one sum a step.
+
+Every process holds all images and the same permutation, computes its share of each batch, and makes
+the same update, so nothing but gradients is exchanged. Starting processes is torchrun's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from ..runtime.errors import InputError, InterruptedRunError
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Name this process among its peers. rank: 0-based. size: 1 without torchrun."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """True for the one process that prints and writes."""
+        return self.rank == 0
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """Return this process's part of images [start, stop): parts differ by one image at most."""
+        n = stop - start
+        return start + n * self.rank // self.size, start + n * (self.rank + 1) // self.size
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one exchange.
+
+        Raises:
+            InterruptedRunError: another process is gone.
+        """
+        if self.size == 1:
+            return
+        flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise _lost(error) from error
+        parts = torch.split(flat, [t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def wait(self) -> None:
+        """Return once every process is here.
+
+        Raises:
+            InterruptedRunError: another process is gone.
+        """
+        if self.size == 1:
+            return
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise _lost(error) from error
+
+
+def local_device(device: torch.device) -> torch.device:
+    """Return this process's own GPU where torchrun started one process for each."""
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes of the torchrun launch; alone without one. nccl on CUDA, else gloo.
+
+    Raises:
+        InputError: the processes cannot reach each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the processes of this run cannot reach each other: {str(error).splitlines()[0]}",
+            expected="the environment that torchrun sets, and a network between the nodes",
+            next_step="start with `torchrun --nproc-per-node N cli.py train`",
+        ) from error
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"another process of this run is gone: {str(error).splitlines()[0]}",
+        expected=f"all {os.environ['WORLD_SIZE']} processes until the end",
+        next_step="run the same command again with --resume",
+    )

@@ -1,0 +1,226 @@
+"""The Node example: it proves the shipped models and sees what Python sees."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import faults
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnet_edge.runtime import Classifier, contract, preprocess
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "examples" / "node"
+SHIPPED = ("fashion-mnist.onnx", "fashion-mnist.int8.onnx", "fashion-mnist.int8-ort.onnx")
+
+
+def test_lock_pins_every_package_by_integrity_and_names_no_address():
+    text = (EXAMPLE / "package-lock.json").read_text()
+    packages = json.loads(text)["packages"]
+    project = packages.pop("")
+    asked = json.loads((EXAMPLE / "package.json").read_text())["dependencies"]
+    assert project["dependencies"] == asked
+    for name, version in asked.items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    for name, package in packages.items():
+        assert re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"]), name
+        assert "resolved" not in package, name
+    assert "http" not in text
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """Install the locked packages in a copy; return a function that runs classify.mjs there."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("no Node.js with npm here")
+    root = tmp_path_factory.mktemp("node")
+    folder = root / "examples" / "node"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(REPOSITORY / "convnet_edge" / "web", root / "convnet_edge" / "web")
+    shutil.copy(REPOSITORY / "package.json", root)
+    done = subprocess.run(
+        ["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+    def run_example(*arguments):
+        command = ["node", "classify.mjs", *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    return run_example
+
+
+@pytest.mark.index
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_model_passes_in_node(node, name):
+    path = REPOSITORY / "exported" / name
+    done = node(path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "PASS"
+    error = float(re.search(r"largest error (\S+),", done.stdout).group(1))
+    pixel_error = int(re.search(r"largest difference (\d+) of 255", done.stdout).group(1))
+    assert 0 < error <= contract.read_contract(path.read_bytes()).goldens.tolerance
+    assert pixel_error <= 2
+
+
+@pytest.mark.index
+def test_changed_weight_fails_though_its_digests_fit(node, model_bytes, tmp_path):
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(faults.change_sealed(model_bytes, faults.nudge_one_weight))
+    done = node(path)
+    assert done.returncode == 1
+    assert "[✓] digests" in done.stdout
+    assert "[x] golden vectors" in done.stdout
+    assert done.stdout.splitlines()[-1] == "FAIL"
+
+
+@pytest.mark.index
+@pytest.mark.parametrize(
+    ("found", "changed", "check"),
+    [
+        (b'"name":"tiny"', b'"name":"tuny"', "digests"),
+        (b"layer_stack.0", b"layer_stuck.0", "digests"),
+    ],
+)
+def test_changed_byte_fails_by_its_digest(node, model_bytes, tmp_path, found, changed, check):
+    assert found in model_bytes
+    (tmp_path / "m.onnx").write_bytes(model_bytes.replace(found, changed))
+    done = node(tmp_path / "m.onnx")
+    assert done.returncode == 1
+    assert f"[x] {check}" in done.stdout
+
+
+@pytest.mark.index
+def test_sample_picture_that_differs_by_three_levels_fails(node, model_bytes, tmp_path):
+    def shift(document):
+        sample = document["preprocessing"]["samples"][0]
+        pixels = contract.read_contract(model_bytes).samples[0].pixels.astype(int)
+        sample["pixels"] = contract.encode_pixels(abs(pixels - 4).astype(np.uint8))
+
+    (tmp_path / "m.onnx").write_bytes(faults.change_document(model_bytes, shift))
+    done = node(tmp_path / "m.onnx")
+    assert done.returncode == 1
+    assert "[x] preprocessing samples" in done.stdout
+
+
+@pytest.mark.index
+def test_pictures_get_the_label_that_python_gives(node, test_set, tmp_path):
+    paths = []
+    for i in range(3):
+        picture = Image.fromarray(255 - test_set.images[i]).resize((140, 140))
+        paths += [tmp_path / f"{i}.png", tmp_path / f"{i}.jpg"]
+        picture.save(paths[-2])
+        picture.convert("RGB").save(paths[-1])
+    model = REPOSITORY / "exported" / SHIPPED[0]
+    predictions = Classifier(model)(paths)
+    done = node(model, *paths)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[-len(paths) :]
+    for line, path, best in zip(lines, paths, predictions.top(3), strict=True):
+        assert line.startswith(f"{path}: {best[0][0]} ")
+        shares = [float(share) for share in re.findall(r"(\d+\.\d) %", line)]
+        assert len(shares) == 3
+        np.testing.assert_allclose(shares, [100 * share for _, share in best], atol=2)
+
+
+def noise(rng, mode, size):
+    """Return a picture of random pixels, its first and last row of one colour."""
+    shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
+    values = rng.integers(0, 256, shape, np.uint8)
+    values[0] = values[-1] = values[0, 0]
+    return Image.fromarray(values)
+
+
+PICTURES = [
+    ("L", (61, 40)),
+    ("RGB", (33, 97)),
+    ("RGBA", (50, 50)),
+    ("RGB", (300, 7)),
+    ("L", (9, 5)),
+]
+
+
+@pytest.mark.index
+def test_random_pngs_become_pythons_pixels_within_two_levels(node, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, (mode, size) in enumerate(PICTURES):
+        paths.append(tmp_path / f"{i}.png")
+        noise(rng, mode, size).save(paths[-1])
+    assert_same_pixels(node, paths)
+
+
+@pytest.mark.index
+def test_every_exif_orientation_is_turned_as_python_does(node, test_set, tmp_path):
+    paths = []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = Image.fromarray(test_set.images[0][:, 4:]).resize((96, 112))
+        for suffix in ("png", "jpg"):
+            paths.append(tmp_path / f"{orientation}.{suffix}")
+            picture.save(paths[-1], exif=exif)
+    assert_same_pixels(node, paths)
+
+
+def assert_same_pixels(node, paths):
+    done = node(REPOSITORY / "exported" / SHIPPED[0], "--pixels", *paths)
+    assert done.returncode == 0, done.stderr
+    for line, path in zip(done.stdout.splitlines(), paths, strict=True):
+        expected = preprocess.read_picture(path, (28, 28))
+        assert expected.std() > 0
+        found = np.array(json.loads(line)).reshape(28, 28)
+        assert np.abs(found - expected.astype(int)).max() <= 2, path.name
+
+
+def truncated_png():
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(buffer, "PNG")
+    return buffer.getvalue()[:-40]
+
+
+@pytest.mark.index
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture", "is not a PNG or JPEG; expected a PNG or JPEG of at most 89 million"),
+        (truncated_png(), "is damaged or too large"),
+        (truncated_png()[:12], "is damaged or too large"),
+        (b"\xff\xd8\xff\xe0", "is damaged or too large"),
+        (b"", "is not a PNG or JPEG"),
+        (None, "cannot be read: ENOENT"),
+    ],
+)
+def test_file_that_is_no_picture_is_named_with_exit_2(node, tmp_path, content, message):
+    path = tmp_path / "x.png"
+    if content is not None:
+        path.write_bytes(content)
+    done = node(REPOSITORY / "exported" / SHIPPED[0], path)
+    assert done.returncode == 2
+    assert f"{path} {message}" in done.stderr
+    assert "; next: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.index
+def test_file_that_is_no_model_is_explained_with_exit_2(node, model_bytes, tmp_path):
+    contents = {
+        "not a readable ONNX file": b"no model",
+        "not a readable ONNX file (100 bytes are missing)": model_bytes[:-100],
+        "no contracts in the file": faults.unsealed(model_bytes),
+        "the contract in the file is damaged": model_bytes.replace(b'"schema":2', b'"schema":3'),
+    }
+    for message, content in contents.items():
+        (tmp_path / "m.onnx").write_bytes(content)
+        done = node(tmp_path / "m.onnx")
+        assert done.returncode == 2, message
+        assert message in done.stderr
+    for arguments, message in ((), "no model was named"), (("--no",), "Unknown option '--no'"):
+        done = node(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr

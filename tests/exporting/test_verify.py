@@ -1,0 +1,120 @@
+import json
+
+import faults
+import pytest
+import torch
+
+
+def test_verify_proves_the_file_and_writes_its_report(run, exported, tmp_path):
+    result = run("verify", exported.model_path)
+    assert result.exit_code == 0, result.output
+    assert "PASS" in result.stdout
+    report = json.loads((tmp_path / "exported" / "tiny.verify.json").read_text())
+    assert report["passed"] is True
+    assert report["machine"]["versions"]["numpy"]
+
+
+def test_verify_against_the_checkpoint_compares_all_test_images(run, exported, trained):
+    result = run("verify", exported.model_path, "--against", trained.checkpoint_path, "--json")
+    assert result.exit_code == 0, result.output
+    comparison = json.loads(result.stdout)["comparison"]
+    assert comparison["n_images"] == 10_000
+    assert comparison["n_agreeing_labels"] == 10_000 - len(comparison["flips"])
+    assert comparison["mean_error"] < comparison["max_error"] < 1e-3
+
+
+@pytest.mark.slow
+def test_verify_against_another_checkpoint_fails_and_lists_flips(run, exported, trained, tmp_path):
+    from convnet_edge.networks import checkpoint
+
+    loaded = checkpoint.load(trained.checkpoint_path, kind="model")
+    loaded.tensors["layer_stack.9.bias"] += torch.tensor([1.0, -1.0] * 5)
+    other = tmp_path / "other.safetensors"
+    checkpoint.save(other, loaded)
+    result = run("verify", exported.model_path, "--against", other, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["passed"] is False
+    assert document["comparison"]["flips"]
+
+
+def alter_golden(document):
+    document["goldens"]["logits"][3][2] -= 0.01
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda m: faults.change_graph(m, faults.nudge_one_weight), "graph digest"),
+        (lambda m: faults.change_graph(m, faults.put_nan), "graph digest"),
+        (lambda m: faults.change_graph(m, faults.fix_batch_axis), "graph digest"),
+        (lambda m: faults.change_sealed(m, faults.put_nan), "golden vectors"),
+        (lambda m: m.replace(b'"Ankle Boot"', b'"Ankle Shoe"'), "contract digest"),
+        (lambda m: faults.change_document(m, alter_golden), "golden vectors"),
+    ],
+)
+def test_altered_file_fails_with_exit_1(run, model_bytes, tmp_path, make, named):
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(make(model_bytes))
+    result = run("verify", path)
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    assert named in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda m: m[: len(m) // 2], "not a readable ONNX file"),
+        (lambda m: b"\x89PNG", "not a readable ONNX file"),
+        (lambda m: faults.unsealed(m), "no contracts"),
+        (lambda m: faults.change_graph(m, faults.move_weights_outside), "outside the file"),
+        (lambda m: b"", "0 bytes"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "inspect", "bench", "predict"])
+def test_unreadable_model_is_exit_2_in_every_command(
+    run, model_bytes, tmp_path, command, make, named
+):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(make(model_bytes))
+    result = run(command, *(["--model", path] if command == "predict" else [path]))
+    assert result.exit_code == 2, result.output
+    assert named in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx"]
+
+
+def test_verify_against_another_model_says_equal_or_where_they_differ(
+    run, exported, model_bytes, tmp_path
+):
+    copy, other = tmp_path / "copy.onnx", tmp_path / "other.onnx"
+    copy.write_bytes(model_bytes)
+    other.write_bytes(faults.change_sealed(model_bytes, faults.nudge_one_weight))
+    result = run("verify", exported.model_path, "--against", copy, "--json")
+    assert result.exit_code == 0, result.output
+    against = json.loads(result.stdout)["against"]
+    assert (against["verdict"], against["where"]) == ("bit-equal", [])
+    result = run("verify", exported.model_path, "--against", other)
+    assert result.exit_code == 1
+    assert "weights that differ: 1 (layer_stack.0.weight)" in result.stdout
+    assert "[x] logits against the other model: different: 10,000 images" in result.stdout
+
+
+def test_tf32_without_cuda_is_refused(run, exported):
+    result = run("verify", exported.model_path, "--tf32")
+    assert result.exit_code == 2
+    assert "--provider cuda" in result.stderr
+
+
+def test_altered_file_is_reported_without_being_opened(run, model_bytes, tmp_path, monkeypatch):
+    from convnet_edge.runtime import session
+
+    monkeypatch.setattr(session, "_open", None)
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(faults.change_graph(model_bytes, faults.put_nan))
+    result = run("verify", path)
+    assert result.exit_code == 1
+    report = json.loads((tmp_path / "exported" / "altered.verify.json").read_text())
+    assert [check["name"] for check in report["checks"]] == ["graph digest", "contract digest"]

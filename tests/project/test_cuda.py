@@ -1,0 +1,166 @@
+"""What a machine with an NVIDIA GPU must pass: `make test-cuda` there."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from convnet_edge.runtime import Classifier, selftest
+from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.session import Settings
+
+pytestmark = pytest.mark.cuda
+
+
+def test_every_node_runs_on_cuda(exported):
+    classifier = Classifier(exported.model_path, provider="cuda")
+    placement = classifier.session.placement
+    assert placement is None or {p.provider for p in placement} == {"CUDAExecutionProvider"}
+    assert any(name.startswith("libcudart") for name in machine.mapped_gpu_libraries())
+
+
+def test_cuda_holds_the_cpus_goldens_and_parity(exported, model_bytes, reference):
+    classifier = Classifier(model_bytes, provider="cuda")
+    checks = selftest.run_selftest(model_bytes, classifier)
+    assert all(check.passed for check in checks), [check.line() for check in checks]
+    logits = classifier.logits(reference.images)
+    assert np.abs(logits - reference.logits).max() <= reference.tolerance
+
+
+def test_tf32_is_named_reduced_and_keeps_the_labels(run, exported):
+    arguments = ("verify", exported.model_path, "--provider", "cuda", "--json")
+    plain, reduced = (run(*arguments, *more) for more in ((), ("--tf32",)))
+    assert plain.exit_code == reduced.exit_code == 0, reduced.output
+    assert json.loads(plain.stdout)["precision"] == "float32"
+    document = json.loads(reduced.stdout)
+    assert document["precision"] == "tf32 (reduced)"
+    details = [c["detail"] for c in document["checks"] if c["name"].startswith("golden vectors")]
+    assert all("reduced precision (tf32)" in detail for detail in details)
+
+
+@pytest.mark.parametrize("options", [[], ["--io-binding"], ["--cuda-graph"], ["--tf32"]])
+def test_bench_on_cuda_says_so(run, exported, options):
+    result = run("bench", exported.model_path, "--provider", "cuda", "--quick", "--out", "r.json",
+                 "--json", *options)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["provider"]["obtained"] == "cuda"
+    assert found["provider"]["precision"] == ("tf32" if "--tf32" in options else "float32")
+    assert set(found["provider"]["n_nodes_run"]) == {"CUDA"}
+    assert any(name.startswith("libcudart") for name in found["provider"]["gpu_libraries"])
+    assert found["machine"]["gpus"]
+    assert found["accuracy"]["n_correct"] == pytest.approx(exported.score.n_correct, abs=5)
+    assert found["cost"]["peak_multiplications_per_s"] > 0
+    for row in found["latency"]:
+        assert row["verdict"]["status"] != "INVALID"
+        assert ("split" in row) == (options in (["--io-binding"], ["--cuda-graph"]))
+
+
+def test_captured_graph_replays_new_images(exported, test_set):
+    settings = Settings(cuda_graph=True)
+    plain = Classifier(exported.model_path, provider="cuda")
+    graphed = Classifier(exported.model_path, provider="cuda", settings=settings)
+    batches = [plain.to_input(test_set.images[i : i + 8]) for i in (0, 8, 16)]
+    bound = graphed.session.bind(batches[0], 10)
+    for batch in (*batches, *batches):
+        assert np.abs(bound.run(batch) - plain.session.run(batch)).max() < 1e-5
+
+
+def test_training_on_cuda_exports_with_the_same_proof(tmp_path):
+    from convnet_edge.exporting import export
+    from convnet_edge.exporting.options import ExportOptions
+    from convnet_edge.training import loop as train
+    from convnet_edge.training.options import TrainOptions
+
+    out = tmp_path / "gpu.safetensors"
+    result = train.train(TrainOptions(data="sample", epochs=1, device="cuda", out=out))
+    assert result.test.accuracy > 0.7
+    exported = export.export(ExportOptions(checkpoint=out, out=tmp_path / "gpu.onnx"))
+    assert all(check.passed for check in exported.checks)
+
+
+def start_run(tmp_path, **options):
+    import torch
+
+    from convnet_edge.data import fashion_mnist as data
+    from convnet_edge.training import loop as train
+    from convnet_edge.training.distributed import Processes
+    from convnet_edge.training.options import TrainOptions
+
+    config = TrainOptions(out=tmp_path / "x.safetensors", **options)
+    images, none = train.split(data.load_training_set("sample", tmp_path), 16)
+    return train.start(config, {}, images, none, torch.device("cuda"), Processes())
+
+
+@pytest.mark.parametrize("recipe", ["seed", "best"])
+def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
+    import torch
+
+    from convnet_edge.training import loop as train
+
+    graphed, eager = (start_run(tmp_path, recipe=recipe, batch_size=64) for _ in range(2))
+    for run, step in ((graphed, train.make_step(graphed)), (eager, train.Step(eager))):
+        with train.precision(run.config):
+            metrics = train._train_epoch(run, step, train.Listener())
+        run.epochs.append(metrics)
+    assert isinstance(train.make_step(graphed), train.GraphedStep)
+    first, second = graphed.epochs[0], eager.epochs[0]
+    assert first.mean_loss == pytest.approx(second.mean_loss, rel=2e-3)
+    for mine, theirs in zip(graphed.model.parameters(), eager.model.parameters(), strict=True):
+        assert (mine - theirs).norm() < 0.05 * theirs.norm()
+    assert torch.isfinite(graphed.loss_sum)
+
+
+def test_steps_never_make_the_host_wait(tmp_path, monkeypatch):
+    import torch
+
+    from convnet_edge.training import loop as train
+
+    run = start_run(tmp_path, recipe="best", batch_size=64)
+    step = train.make_step(run)
+    train._train_epoch(run, step, train.Listener())  # captures
+    real = type(step).__call__
+
+    def watched(self, *arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            real(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(type(step), "__call__", watched)
+    metrics = train._train_epoch(run, step, train.Listener())
+    assert metrics.mean_loss > 0
+
+
+@pytest.mark.parametrize("options", [{"amp": "bf16"}, {"tf32": True}, {"recipe": "fast"}])
+def test_options_train_on_cuda(tmp_path, options):
+    from convnet_edge.training import loop as train
+    from convnet_edge.training.options import TrainOptions
+
+    out = tmp_path / "x.safetensors"
+    config = TrainOptions(data="sample", epochs=2, device="cuda", out=out, **options)
+    assert train.train(config).test.accuracy > 0.75
+
+
+def test_resume_on_cuda_goes_on_from_the_last_epoch(tmp_path, monkeypatch):
+    from convnet_edge.runtime.errors import InterruptedRunError
+    from convnet_edge.training import loop as train
+    from convnet_edge.training.options import TrainOptions
+
+    config = TrainOptions(data="sample", epochs=2, device="cuda", out=tmp_path / "x.safetensors")
+    real = train._train_epoch
+
+    def stop_in_the_second(run, *others):
+        if run.epochs:
+            raise KeyboardInterrupt
+        return real(run, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train_epoch", stop_in_the_second)
+        with pytest.raises(InterruptedRunError, match="1 complete of 2"):
+            train.train(config)
+    result = train.train(replace(config, resume=True))
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2]
+    assert result.epochs[1].mean_loss < result.epochs[0].mean_loss

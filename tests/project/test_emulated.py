@@ -1,0 +1,180 @@
+"""The shipped files on processors that are not here: same integers bit for bit, same labels.
+
+`tests/project/emulated_setup.sh` fetches the emulator, and an arm64 Python with the locked wheels.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import faults
+import numpy as np
+import pytest
+
+import convnet_edge
+from convnet_edge.quantizing import integer
+from convnet_edge.runtime import Classifier, contract, selftest
+from convnet_edge.runtime.measure import machine
+
+TESTS = Path(__file__).resolve().parent
+EXPORTED = TESTS.parents[1] / "exported"
+EMULATED = TESTS.parents[1] / ".emulated"
+FLOAT, PORTABLE, ORT_CPU = (f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort"))
+FULL_RANGE = "full-range.onnx"
+N_IMAGES = 500
+TIMEOUT_S = 600
+
+pytestmark = pytest.mark.arm
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One emulated processor.
+
+    has, lacks: features, in numpy's names. part, hwcaps: what Linux says of it, on arm64.
+    """
+
+    has: set[str]
+    lacks: set[str]
+    part: str = ""
+    hwcaps: str = ""
+
+
+CPUS = {
+    "Haswell": Cpu({"AVX2", "FMA3"}, {"AVX512F"}),
+    "cortex-a72": Cpu({"ASIMD"}, {"ASIMDDP"}, "0xd08", "fp asimd aes pmull sha1 sha2 crc32"),
+    "cortex-a76": Cpu(
+        {"ASIMD", "ASIMDDP"},
+        {"SVE"},
+        "0xd0b",
+        "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one processor made of the files; logits: (N, C) float32 by file name."""
+
+    cpu: Cpu
+    logits: dict[str, np.ndarray]
+    report: dict
+
+
+def emulator(name: str, cpu: Cpu) -> list[str]:
+    """Return the command that starts Python on the processor `name`."""
+    if not cpu.part:
+        return [str(EMULATED / "qemu-x86_64-static"), "-cpu", name, sys.executable]
+    # qemu shows the real /proc/cpuinfo, of an x86: on that, onnxruntime crashes when imported
+    entry = (
+        f"Features\t: {cpu.hwcaps}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
+        f"CPU variant\t: 0x0\nCPU part\t: {cpu.part}\nCPU revision\t: 3\n\n"
+    )
+    n_cores = os.cpu_count() or 1
+    text = "".join(f"processor\t: {number}\n{entry}" for number in range(n_cores))
+    root = EMULATED / "root"
+    (root / "proc" / "cpuinfo").write_text(text)
+    python = root / "usr" / "bin" / "python3"
+    return [str(EMULATED / "qemu-aarch64-static"), "-cpu", name, "-L", str(root), str(python)]
+
+
+@pytest.fixture(scope="module")
+def images(test_set):
+    return test_set.images[:N_IMAGES]
+
+
+@pytest.fixture(scope="module")
+def model_paths(images, tmp_path_factory) -> dict[str, Path]:
+    """The shipped files, and one whose weights have all 8 bits."""
+    from onnxruntime import quantization
+
+    real = quantization.quantize_static
+
+    def with_8_bits(*arguments, **options):
+        real(*arguments, **options | {"reduce_range": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "quantize_static", with_8_bits)
+        graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
+        made = integer.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
+    document = contract.read_contract((EXPORTED / PORTABLE).read_bytes()).document
+    path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
+    path.write_bytes(contract.seal(made.SerializeToString(), document))
+    return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}
+
+
+@pytest.fixture(scope="module")
+def here(images, model_paths) -> dict[str, np.ndarray]:
+    """The logits of the processor that is here."""
+    return {name: Classifier(path, threads=1).logits(images) for name, path in model_paths.items()}
+
+
+@pytest.fixture(scope="module")
+def outcomes(images, model_paths, tmp_path_factory) -> dict[str, Outcome]:
+    if not (EMULATED / "ready").exists():
+        pytest.fail(f"{EMULATED} is not set up: run tests/emulated_setup.sh")
+    folder = tmp_path_factory.mktemp("emulated")
+    runtime = Path(convnet_edge.__file__).parent / "runtime"
+    shutil.copytree(runtime, folder / "copied_runtime")
+    np.save(folder / "images.npy", images)
+    found = {}
+    for name, cpu in CPUS.items():
+        packages = [str(folder), *([str(EMULATED / "site")] if cpu.part else [])]
+        done = subprocess.run(
+            [*emulator(name, cpu), str(TESTS / "emulated_worker.py"),
+             str(folder / "images.npy"), str(folder / f"{name}.npz"),
+             *map(str, model_paths.values())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(packages)},
+            capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name}\n{done.stdout}{done.stderr[-3000:]}"
+        with np.load(folder / f"{name}.npz") as logits:
+            report = json.loads(done.stdout.splitlines()[-1])
+            found[name] = Outcome(cpu, dict(logits), report)
+    return found
+
+
+@pytest.fixture(params=list(CPUS))
+def outcome(request, outcomes) -> Outcome:
+    return outcomes[request.param]
+
+
+def test_emulated_cpu_has_its_features_and_the_versions_of_here(outcome):
+    features = set(outcome.report["features"])
+    assert outcome.cpu.has <= features
+    assert not outcome.cpu.lacks & features
+    for package in ("numpy", "onnxruntime", "pillow"):
+        assert outcome.report["versions"][package] == machine.versions()[package]
+
+
+@pytest.mark.parametrize("name", [FLOAT, PORTABLE, ORT_CPU])
+def test_selftest_of_a_shipped_file_passes_on_emulated_cpu(outcome, name):
+    checks = outcome.report["checks"][name]
+    assert len(checks) == 5
+    assert all(check["passed"] for check in checks), checks
+
+
+@pytest.mark.parametrize("name", [PORTABLE, ORT_CPU])
+def test_integer_logits_of_emulated_cpu_are_those_of_here_bit_for_bit(outcome, here, name):
+    assert outcome.logits[name].tobytes() == here[name].tobytes()
+
+
+def test_layouts_give_identical_logits_on_emulated_cpu(outcome):
+    assert outcome.logits[PORTABLE].tobytes() == outcome.logits[ORT_CPU].tobytes()
+
+
+def test_float_logits_of_emulated_cpu_are_within_the_golden_tolerance(outcome, here):
+    tolerance = contract.read_contract((EXPORTED / FLOAT).read_bytes()).goldens.tolerance
+    assert selftest.largest_error(outcome.logits[FLOAT], here[FLOAT]) <= tolerance
+    assert (outcome.logits[FLOAT].argmax(axis=1) == here[FLOAT].argmax(axis=1)).all()
+
+
+def test_weights_of_8_bits_saturate_on_haswell_alone(outcomes):
+    """Why the shipped ones have 7, and that the emulation shows the difference."""
+    logits = {name: outcome.logits[FULL_RANGE] for name, outcome in outcomes.items()}
+    assert logits["cortex-a72"].tobytes() == logits["cortex-a76"].tobytes()
+    assert selftest.largest_error(logits["Haswell"], logits["cortex-a76"]) > 0.01

@@ -1,0 +1,182 @@
+"""The project as others get it: the wheel in an empty environment, and the device's old Python."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEVICE_COMMANDS = (
+    ["verify"],
+    ["inspect"],
+    ["bench", "--quick"],
+    ["report"],
+    ["predict"],
+    ["predict", "x.png"],
+)
+
+
+def test_lock_pins_and_hashes_everything_that_the_project_asks_for():
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + [
+        r for n in ("cpu", "plot", "train", "dev") for r in extras[n]
+    ]
+    for requirement in asked:
+        name = re.match(r"[\w-]+", requirement).group().lower()
+        if name != "convnet-edge":
+            assert re.search(rf"^{name}==", lock, re.MULTILINE), name
+    assert "http" not in lock
+    entries = re.findall(r"^[\w.-]+==", lock, re.MULTILINE)
+    assert lock.count("--hash=sha256:") >= len(entries)
+
+
+def run(*command, cwd=None):
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def offline(*command):
+    """Prefix a command so that it has no network, where this user may do so."""
+    if shutil.which("unshare"):
+        allowed = subprocess.run(["unshare", "-n", "true"], capture_output=True)
+        if allowed.returncode == 0:
+            return ["unshare", "-n", *command]
+    return list(command)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", folder, REPOSITORY)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.index
+def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_path, test_set):
+    from PIL import Image
+
+    Image.fromarray(test_set.images[0]).save(tmp_path / "x.png")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]")
+    installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
+    assert not re.search(r"^(torch|onnx|matplotlib)==", installed, re.MULTILINE)
+    program = tmp_path / "venv" / "bin" / "convnet-edge"
+    for arguments in DEVICE_COMMANDS:
+        run(*offline(str(program), *arguments), cwd=tmp_path)
+    assert not list(tmp_path.glob("*/*.png"))
+
+
+def python_3_10():
+    """Return a Python 3.10 of this machine, None without one."""
+    found = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python")]
+    for candidate in found:
+        if candidate:
+            done = subprocess.run([str(candidate), "--version"], capture_output=True, text=True)
+            if done.returncode == 0 and done.stdout.startswith("Python 3.10."):
+                return candidate
+    return None
+
+
+@pytest.mark.index
+@pytest.mark.skipif(python_3_10() is None, reason="no Python 3.10 here")
+@pytest.mark.parametrize(
+    "packages", [("numpy", "onnxruntime"), ("numpy<2", "onnxruntime==1.16.3")], ids=str
+)
+def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
+    import convnet_edge
+
+    run(python_3_10(), "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "pillow", *packages)
+    shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
+    code = (
+        "import sys\n"
+        "from copied_runtime import Classifier, selftest, accuracy, latency, machine\n"
+        "from copied_runtime import cold_start, pace, profile, throughput, tuning, verdict\n"
+        "for path in sys.argv[1:]:\n"
+        "    model = open(path, 'rb').read()\n"
+        "    classifier = Classifier(model)\n"
+        "    checks = selftest.run_selftest(model, classifier)\n"
+        "    assert all(check.passed for check in checks), (path, checks)\n"
+        "images = classifier.contract.goldens.images\n"
+        "measured = latency.measure_latency(classifier, images, batch_size=2, duration_s=0.05)\n"
+        "labels = classifier(images).labels\n"
+        "score = accuracy.score(labels, labels, classifier.contract.class_labels)\n"
+        "machine.passport()\n"
+        "task = cold_start.Task(sys.argv[1], threads=1, steady_s=0.02)\n"
+        "assert cold_start.start_process(task).error <= 1e-3\n"
+        "loads = [throughput.Load(2, 1, 2)]\n"
+        "opened = {1: Classifier(sys.argv[1], threads=1)}\n"
+        "throughput.measure_throughput(opened, images, loads, duration_s=0.2)\n"
+        "assert len(list(pace.sustain(classifier, images, duration_s=0.1, pace_hz=50))) == 1\n"
+        "assert profile.profile(classifier, images[:1], classifier.session.settings)\n"
+        "print(sys.version_info[:2], score.n_correct, len(measured.samples_ns) > 10)\n"
+    )
+    shipped = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
+    assert len(shipped) == 3
+    out = run(python, "-c", code, exported.model_path, *shipped, cwd=tmp_path)
+    assert out.startswith("(3, 10)")
+    assert out.strip().endswith("True")
+
+
+@pytest.mark.index
+def test_openvino_takes_all_nodes_or_says_which_it_leaves(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel, "onnxruntime-openvino")
+    folder = REPOSITORY / "exported"
+
+    def bench(name, *options):
+        command = [python, "-m", "convnet_edge", "bench", folder / name, "--quick",
+                   "--provider", "openvino", "--out", "r.json", *options]  # fmt: skip
+        done = subprocess.run(
+            [str(c) for c in command], cwd=tmp_path, capture_output=True, text=True
+        )
+        return done, (tmp_path / "r.json")
+
+    for name in ("fashion-mnist.onnx", "fashion-mnist.int8.onnx"):
+        done, path = bench(name)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(path.read_text())
+        assert found["provider"]["obtained"] == "openvino"
+        assert set(found["provider"]["n_nodes_run"]) == {"OpenVINO"}
+        assert all(check["passed"] for check in found["checks"])
+        assert abs(found["accuracy"]["accuracy"] - 0.932) < 0.002
+        path.unlink()
+    done, path = bench("fashion-mnist.int8-ort.onnx")
+    assert done.returncode == 2
+    assert "openvino does not take every node" in done.stderr
+    assert "QLinearConv" in done.stderr
+    assert not path.exists()
+    done, path = bench("fashion-mnist.int8-ort.onnx", "--allow-cpu-nodes")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(path.read_text())["provider"]["n_nodes_run"]) == {"CPU", "OpenVINO"}
+
+
+@pytest.mark.slow
+def test_peers_are_compared_and_one_that_cannot_be_installed_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    printed = run(
+        sys.executable, REPOSITORY / "benchmarks" / "peers.py", "--rounds", "1",
+        "--seconds", "0.05", "--only", "int8 ort-cpu,LiteRT", "--venvs", tmp_path / "venvs",
+        "--out", tmp_path / "p.json",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads((tmp_path / "p.json").read_text())["rows"]}
+    assert len(rows) == 3
+    assert "tensorflow-cpu" in rows["LiteRT, int8 by TensorFlow"]["failed"]
+    ours = rows["convnet-edge, int8 ort-cpu"]
+    assert ours["input"] == "uint8"
+    assert ours["accuracy"] == 0.9315
+    assert len(ours["latency_ms"]) == len(ours["images_per_s"]) == 1
+    assert "93.15 %" in printed
+    assert (tmp_path / "p.png").stat().st_size > 5_000

@@ -1,0 +1,93 @@
+"""docs/reference and docs/explanation say what the code does."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from convnet_edge.quantizing import quantize
+from convnet_edge.quantizing.options import QuantizeOptions
+from convnet_edge.runtime import contract, selftest
+from convnet_edge.sealing import parity
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+SHIPPED = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
+
+
+def load_generator():
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "reference" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load_generator()
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "reference").glob("*.md")), ids=lambda p: p.name)
+def test_generated_parts_are_up_to_date(path):
+    assert path.read_text() == generate.fill(path.read_text())
+
+
+def test_every_key_of_a_result_has_its_row():
+    page = (DOCS / "reference" / "result.md").read_text()
+    keys = [key for key, _ in generate.leaves(generate.DOCUMENT)]
+    assert len(keys) > 150
+    assert re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) == keys
+
+
+def test_no_meaning_is_left_over():
+    keys = [key for key, _ in generate.leaves(generate.DOCUMENT)]
+    used = {generate.meaning(key) for key in keys}
+    assert set(generate.MEANINGS.values()) == used
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_contract_s_keys_are_all_described(path):
+    page = (DOCS / "reference" / "contract.md").read_text()
+    document = contract.read_contract(path.read_bytes()).document
+    for key, value in document.items():
+        assert f"`{key}`" in page, key
+        inner = value[0] if isinstance(value, list) and isinstance(value[0], dict) else value
+        for name in inner if isinstance(inner, dict) and key != "training" else ():
+            assert f"`{name}`" in page, f"{key}.{name}"
+    for sample in document["preprocessing"]["samples"]:
+        assert all(f"`{name}`" in page for name in sample)
+
+
+def test_contract_page_lists_the_steps_of_the_shipped_file():
+    page = (DOCS / "reference" / "contract.md").read_text()
+    listed = re.search(r"<!-- steps -->\n(.*?)<!-- end -->", page, re.DOTALL)[1]
+    document = contract.read_contract(SHIPPED[0].read_bytes()).document
+    steps = [line.split(". ", 1)[1] for line in listed.splitlines()]
+    assert steps == document["preprocessing"]["steps"]
+    assert document["preprocessing"]["pixel_tolerance"] == selftest.PIXEL_TOLERANCE
+
+
+def test_parity_page_states_the_code_s_constants():
+    page = (DOCS / "explanation" / "parity.md").read_text()
+    assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in page
+    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in page
+    *most, last = parity.BATCH_SIZES
+    assert f"batches of {', '.join(map(str, most))} and {last} images" in page
+
+
+def test_int8_page_states_the_code_s_constants_and_the_shipped_scores():
+    page = " ".join((DOCS / "explanation" / "int8.md").read_text().split())
+    assert f"come from {quantize.N_CALIBRATION:,} training images" in page
+    assert f"{quantize.N_GATE:,} other training images decide" in page
+    assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in page
+    report = json.loads((REPOSITORY / "exported/fashion-mnist.int8.quantize.json").read_text())
+    test = report["test"]
+    stated = f"{test['n_lost']} lost, {test['n_gained']} gained of {test['n']:,}, McNemar p = "
+    assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in page
+
+
+def test_every_page_is_in_the_index():
+    index = (DOCS / "README.md").read_text()
+    for path in DOCS.rglob("*.md"):
+        name = path.relative_to(DOCS).as_posix()
+        assert name == "README.md" or f"]({name})" in index, name

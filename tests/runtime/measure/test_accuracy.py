@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from convnet_edge.runtime.measure import accuracy
+
+LABELS = ("a", "b", "c")
+
+
+def test_score_counts_what_a_slow_loop_counts():
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 3, 500), rng.integers(0, 3, 500)
+    score = accuracy.score(said, truth, LABELS)
+    assert score.n_correct == sum(t == s for t, s in zip(truth, said, strict=True))
+    for i in range(3):
+        for j in range(3):
+            pairs = zip(truth, said, strict=True)
+            assert score.confusion[i][j] == sum(t == i and s == j for t, s in pairs)
+    row = score.classes[1]
+    assert row.recall == np.mean(said[truth == 1] == 1)
+    assert row.precision == np.mean(truth[said == 1] == 1)
+    assert row.f1 == pytest.approx(2 / (1 / row.recall + 1 / row.precision))
+    assert score.interval.low < score.accuracy < score.interval.high
+
+
+def test_score_of_a_class_never_seen_is_none_not_zero():
+    score = accuracy.score(np.array([0, 0]), np.array([0, 1]), LABELS)
+    assert (score.classes[2].precision, score.classes[2].recall) == (None, None)
+    assert score.classes[1].precision is None
+    assert score.classes[1].recall == 0
+
+
+def test_summary_states_interval_and_n():
+    score = accuracy.score(np.zeros(100, int), np.zeros(100, int), LABELS)
+    assert score.summary() == "100.00 % (95 % interval 96.30–100.00, n = 100)"
+
+
+@pytest.mark.parametrize(("said", "truth"), [([], []), ([0], [0, 1])])
+def test_score_without_matching_images_is_an_error(said, truth):
+    with pytest.raises(ValueError, match="predictions for"):
+        accuracy.score(np.array(said, int), np.array(truth, int), LABELS)
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.65, 0.65])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    labels = np.array([0, 0, 0, 1, 0, 1])
+    found = accuracy.calibrate(probabilities, labels)
+    assert found.error == pytest.approx((4 * 0.20 + 2 * 0.15) / 6)
+    full = [row for row in found.bins if row.n]
+    assert [row.n for row in full] == [2, 4]
+    assert full[1].accuracy == 0.75
+    assert sum(row.n for row in found.bins) == 6
+
+
+def test_probabilities_that_mean_what_they_say_are_calibrated():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 50_000)
+    labels = (rng.random(50_000) > confidence).astype(int)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    assert accuracy.calibrate(probabilities, labels).error < 0.01
+    assert accuracy.calibrate(probabilities, np.zeros(50_000, int)).error > 0.2
+
+
+def test_compare_counts_lost_gained_and_differing():
+    labels = np.array([0, 1, 2, 0, 1])
+    found = accuracy.compare(np.array([0, 1, 2, 1, 2]), np.array([0, 2, 2, 0, 0]), labels)
+    assert (found.n_lost, found.n_gained, found.differing) == (1, 1, (1, 3, 4))
+    assert found.p_value == 1.0
+    with pytest.raises(ValueError, match="predictions"):
+        accuracy.compare(labels, labels[:2], labels)

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+
+from convnet_edge.runtime.measure import stats
+
+
+@pytest.mark.parametrize(
+    ("p", "floor"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)]
+)
+def test_percentile_floor_is_the_smallest_that_its_formula_allows(p, floor):
+    assert stats.percentile_floor(p) == floor
+
+    def at_most_one_beyond(n):
+        return sum(math.comb(n, k) * (1 - p) ** k * p ** (n - k) for k in (0, 1))
+
+    assert at_most_one_beyond(floor) <= 0.01 < at_most_one_beyond(floor - 1)
+
+
+def test_percentile_below_its_floor_is_none():
+    assert stats.percentile(np.arange(661.0), 0.99).value is None
+    assert stats.percentile(np.arange(662.0), 0.99).value == 655.0
+
+
+def test_percentile_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth = -math.log(1 - 0.9)
+    rows = [stats.percentile(rng.exponential(size=200), 0.9) for _ in range(1000)]
+    covered = np.mean([row.low <= truth <= row.high for row in rows])
+    assert 0.94 <= covered <= 0.985
+    assert np.mean([row.low <= row.value <= row.high for row in rows]) == 1
+
+
+def test_interval_ranks_match_the_exact_binomial():
+    n, p = 40, 0.5
+    low, high = stats._interval_ranks(n, p)
+
+    def cdf(k):
+        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+    assert cdf(low - 1) <= 0.025 < cdf(low)
+    assert cdf(high - 2) < 0.975 <= cdf(high - 1)
+
+
+def test_wilson_interval_matches_the_quadratic_it_solves():
+    interval = stats.wilson_interval(9096, 10_000)
+    for bound in (interval.low, interval.high):
+        distance = abs(0.9096 - bound) / math.sqrt(bound * (1 - bound) / 10_000)
+        assert distance == pytest.approx(stats.Z_95, rel=1e-9)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10)])
+def test_wilson_interval_at_the_edges_stays_in_range(hits, n):
+    interval = stats.wilson_interval(hits, n)
+    assert 0 <= interval.low < interval.high <= 1
+
+
+@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_of_impossible_counts_is_an_error(hits, n):
+    with pytest.raises(ValueError, match="trials"):
+        stats.wilson_interval(hits, n)
+
+
+def test_drop_bound_covers_the_true_drop_19_times_in_20():
+    rng = np.random.default_rng(3)
+    n, lost, gained = 5000, 0.004, 0.002
+    draws = rng.multinomial(n, [lost, gained, 1 - lost - gained], size=2000)
+    covered = [stats.paired_drop_bound(a, b, n) >= lost - gained for a, b, _ in draws]
+    assert 0.93 < np.mean(covered) < 0.975
+
+
+def test_drop_bound_of_equal_models_is_small_and_grows_with_disagreement():
+    assert 0 < stats.paired_drop_bound(0, 0, 5000) < 0.001
+    assert stats.paired_drop_bound(50, 50, 5000) > stats.paired_drop_bound(5, 5, 5000)
+    with pytest.raises(ValueError, match="6 lost"):
+        stats.paired_drop_bound(6, 5, 10)
+
+
+def test_median_interval_needs_six_values():
+    assert stats.median_interval(np.arange(5.0)).high == math.inf
+    assert stats.median_interval(np.arange(6.0)) == stats.Interval(0, 5)
+    assert stats.median_interval(np.arange(11.0)) == stats.Interval(1, 9)
+
+
+def test_median_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    found = [stats.median_interval(rng.exponential(size=11)) for _ in range(2000)]
+    covered = np.mean([row.low <= math.log(2) <= row.high for row in found])
+    assert 0.95 <= covered <= 0.99
+
+
+def test_rank_sum_counts_are_those_of_all_orders():
+    from itertools import combinations
+
+    counts = [0] * (3 * 4 + 1)
+    for places in combinations(range(7), 3):
+        counts[sum(place - rank for rank, place in enumerate(places))] += 1
+    assert stats._rank_sum_counts(3, 4) == counts
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_ratio_interval_covers_the_truth_as_often_as_it_says(n):
+    rng = np.random.default_rng(6)
+    covered, widths = [], []
+    for _ in range(1500):
+        base, new = rng.lognormal(0, 0.05, n), 1.2 * rng.lognormal(0, 0.05, n)
+        ratio, interval = stats.ratio_interval(base, new)
+        covered.append(interval.low <= 1.2 <= interval.high)
+        widths.append(interval.low <= ratio <= interval.high)
+    assert 0.95 <= np.mean(covered) <= 0.99
+    assert all(widths)
+
+
+def test_ratio_interval_of_too_few_samples_is_unbounded():
+    three = np.array([1.0, 1.1, 1.2])
+    assert stats.ratio_interval(three, 2 * three)[1] == stats.Interval(0.0, math.inf)
+    four = np.array([1.0, 1.1, 1.2, 1.3])
+    assert stats.ratio_interval(four, 2 * four)[1].low > 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"), [(0, 0, 1.0), (5, 5, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024)]
+)
+def test_mcnemar_is_the_exact_binomial_test(lost, gained, p):
+    assert stats.mcnemar(lost, gained) == pytest.approx(p)
+    assert stats.mcnemar(gained, lost) == pytest.approx(p)

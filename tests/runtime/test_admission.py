@@ -1,0 +1,210 @@
+"""Files that are none of ours are refused before onnxruntime opens them."""
+
+import faults
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from convnet_edge.runtime import Classifier, admission, session
+from convnet_edge.runtime import model_file as onnxfile
+from convnet_edge.runtime.errors import InputError
+
+
+def add_weight(proto, name, shape):
+    """Add a large weight of few bytes: zeros, which protobuf need not spell out."""
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.float32), name))
+
+
+def insert_first(proto, node):
+    """Let `node` stand between the images and whatever reads them."""
+    for reader in proto.graph.node:
+        for i, name in enumerate(reader.input):
+            if name == "images":
+                reader.input[i] = node.output[0]
+    proto.graph.node.insert(0, node)
+
+
+def custom_operation(proto):
+    insert_first(proto, helper.make_node("Evil", ["images"], ["x"], domain="com.example"))
+    proto.opset_import.add(domain="com.example", version=1)
+
+
+def loop(proto):
+    body = helper.make_graph([], "body", [], [])
+    insert_first(proto, helper.make_node("Loop", ["images"], ["x"], body=body))
+
+
+def filled_memory(proto):
+    proto.graph.initializer.append(
+        numpy_helper.from_array(np.array([1 << 20, 1 << 20], np.int64), "shape")
+    )
+    insert_first(proto, helper.make_node("Expand", ["images", "shape"], ["x"]))
+
+
+def tensor_in_an_attribute(proto):
+    tensor = TensorProto(data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    proto.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+
+
+def padded(proto):
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
+    kept = [a for a in conv.attribute if a.name != "pads"]
+    del conv.attribute[:]
+    conv.attribute.extend([*kept, helper.make_attribute("pads", [30_000] * 4)])
+
+
+def turned_product(proto):
+    gemm = next(node for node in proto.graph.node if node.op_type == "Gemm")
+    gemm.attribute.append(helper.make_attribute("transA", 1))
+
+
+def product_of_weights(proto):
+    add_weight(proto, "tall", (200_000, 1))
+    add_weight(proto, "wide", (1, 200_000))
+    proto.graph.node.insert(0, helper.make_node("Gemm", ["tall", "wide"], ["huge"]))
+
+
+def two_results(proto):
+    gemm = next(node for node in proto.graph.node if node.op_type == "Gemm")
+    gemm.input[2] = proto.graph.node[0].output[0]
+
+
+def many_channels(proto):
+    add_weight(proto, "channels", (40_000, 1, 1, 1))
+    insert_first(proto, helper.make_node("Conv", ["images", "channels"], ["x"]))
+
+
+def many_operations(proto):
+    for i in range(101):
+        insert_first(proto, helper.make_node("Relu", ["images"], [f"x{i}"]))
+
+
+def function(proto):
+    proto.functions.add(name="f", domain="com.example")
+
+
+def sparse_weight(proto):
+    proto.graph.sparse_initializer.add(dims=[1 << 40])
+
+
+def larger_input(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1 << 40
+
+
+def extra_rank(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim.add(dim_value=1)
+
+
+def weights_outside(location):
+    def change(proto):
+        faults.move_weights_outside(proto)
+        proto.graph.initializer[0].external_data[0].value = location
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (custom_operation, "com.example.Evil"),
+        (loop, "'Loop'"),
+        (filled_memory, "'Expand'"),
+        (tensor_in_an_attribute, "tensor or a graph of its own"),
+        (padded, "pads [30000, 30000, 30000, 30000]"),
+        (turned_product, "transA [1]"),
+        (product_of_weights, "takes no image"),
+        (two_results, "more than one result"),
+        (many_channels, "one image may take"),
+        (many_operations, "operations, more than 100"),
+        (function, "functions of its own"),
+        (sparse_weight, "sparse weights"),
+        (larger_input, "the graph takes (batch, 1, 1099511627776, 28)"),
+        (extra_rank, "the graph takes (batch, 1, 28, 28, 1)"),
+        (weights_outside("/etc/passwd"), "outside the file"),
+        (weights_outside("../../etc/passwd"), "outside the file"),
+        (weights_outside("link"), "outside the file"),
+    ],
+)
+def test_hostile_graph_is_refused_before_onnxruntime_sees_it(
+    model_bytes, monkeypatch, change, named
+):
+    def must_not_open(*_):
+        raise AssertionError("onnxruntime was asked to open it")
+
+    monkeypatch.setattr(session, "_open", must_not_open)
+    with pytest.raises(InputError) as caught:
+        Classifier(faults.change_sealed(model_bytes, change))
+    assert named in caught.value.found
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "predict"])
+def test_commands_refuse_a_hostile_file_and_write_nothing(run, model_bytes, tmp_path, command):
+    path = tmp_path / "hostile.onnx"
+    for content in (
+        faults.change_sealed(model_bytes, loop),
+        faults.change_document(model_bytes, lambda d: d["input"].update(dtype="float64")),
+    ):
+        path.write_bytes(content)
+        result = run(command, *(["--model", path] if command == "predict" else [path]))
+        assert result.exit_code == 2, result.output
+        assert "expected" in result.stderr
+        assert len(result.stderr) < 1000
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["hostile.onnx"]
+
+
+def test_file_with_two_graphs_is_refused(model_bytes):
+    """Other readers merge them, so what was looked at would not be what is run."""
+    graph = onnx.load_from_string(model_bytes).graph
+    second = onnx.ModelProto(graph=graph).SerializeToString()
+    with pytest.raises(InputError, match="several graphs"):
+        onnxfile.parse(model_bytes + second)
+
+
+def test_convolution_of_too_much_work_is_refused(model_bytes):
+    def heavy(proto):
+        tensors = proto.graph.initializer
+        (place,) = (i for i, t in enumerate(tensors) if t.name == "layer_stack.3.weight")
+        zeros = np.zeros((64, 32, 36, 36), np.float32)
+        tensors[place].CopyFrom(numpy_helper.from_array(zeros, "layer_stack.3.weight"))
+
+    with pytest.raises(InputError, match="multiplications, more than"):
+        Classifier(faults.change_sealed(model_bytes, heavy))
+
+
+def test_every_exported_graph_is_admitted(model_bytes):
+    admission.admit(onnxfile.parse(model_bytes), (28, 28))
+
+
+def test_altered_file_is_not_opened(model_bytes):
+    with pytest.raises(InputError, match="graph digest"):
+        Classifier(faults.change_graph(model_bytes, faults.nudge_one_weight))
+    with pytest.raises(InputError, match="contract digest"):
+        Classifier(model_bytes.replace(b'"Ankle Boot"', b'"Ankle Shoe"'))
+
+
+@pytest.mark.parametrize(
+    ("alter", "named"),
+    [
+        (lambda d: d.update(class_labels=[1] * 10), "class_labels"),
+        (lambda d: d.update(class_labels="x" * 10), "class_labels"),
+        (lambda d: d["input"].update(shape=[1, 1 << 40, 28]), "input shape"),
+        (lambda d: d["input"].update(shape="28"), "damaged"),
+        (lambda d: d["input"].update(dtype="float64"), "float64"),
+        (lambda d: d["input"].update(dtype="uint8"), "the contract says uint8"),
+        (lambda d: d["input"].update(name="pixels"), "the contract says"),
+        (lambda d: d["goldens"]["logits"].__setitem__(0, ["NaN"] * 10), "not finite"),
+        (lambda d: d["goldens"].update(tolerance="infinity"), "tolerance"),
+        (lambda d: d["goldens"].update(images="AAAA"), "damaged"),
+        (lambda d: d["goldens"].update(images=7), "damaged"),
+        (lambda d: d.update(goldens=None), "damaged"),
+        (lambda d: d.update(preprocessing=[]), "damaged"),
+        (lambda d: d.update(padding="x" * (5 << 20)), "at most 4,194,304"),
+    ],
+)
+def test_hostile_contract_is_refused(model_bytes, alter, named):
+    with pytest.raises(InputError) as caught:
+        Classifier(faults.change_document(model_bytes, alter))
+    assert named in str(caught.value)
+    assert len(str(caught.value)) < 1000

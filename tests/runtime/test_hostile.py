@@ -1,0 +1,108 @@
+"""Files mutated at random, with and without digests that fit again: refused, or right."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+N_MUTATIONS = 400
+MEMORY_LIMIT = 8 << 30
+SECONDS_EACH = 5
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Flip, overwrite, cut out, repeat or cut off bytes, most of them where the structure is."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        # weights fill the middle: half of all changes go to the ends, where lengths and names are
+        near_an_end = rng.choice((rng.randrange(2000), -1 - rng.randrange(2000)))
+        place = rng.choice((near_an_end, rng.randrange(len(data)))) % len(changed)
+        kind = rng.randrange(6)
+        if kind == 0:
+            changed[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            changed[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 2:
+            del changed[place : place + rng.randrange(1, 40)]
+        elif kind == 3:
+            changed[place:place] = changed[place : place + rng.randrange(1, 40)]
+        elif kind == 4:
+            changed[place:place] = b"\xff" * rng.randrange(1, 10)
+        else:
+            del changed[max(1, place) :]
+    return bytes(changed)
+
+
+def onnx_worker(path: Path, seed: int) -> None:
+    """Open mutation after mutation; print one JSON line for each."""
+    import faults
+    import numpy as np
+
+    from convnet_edge.runtime import Classifier, contract
+    from convnet_edge.runtime.errors import EdgeError
+
+    model, graph = path.read_bytes(), faults.unsealed(path.read_bytes())
+    document = contract.read_contract(model).document
+    images = contract.read_contract(model).goldens.images
+    for number in range(seed, N_MUTATIONS):
+        rng = random.Random(number)
+        # every second one as by somebody who wants it to be run
+        sealed = number % 2
+        mutated = contract.seal(mutate(graph, rng), document) if sealed else mutate(model, rng)
+        print(json.dumps({"started": number}), flush=True)
+        try:
+            logits = Classifier(mutated, threads=1).logits(images)
+            outcome = "ran" if np.isfinite(logits).all() else "not finite"
+        except EdgeError as error:
+            outcome = f"refused: {error}"[:300]
+        print(json.dumps({"done": number, "outcome": outcome}), flush=True)
+
+
+def checkpoint_worker(path: Path, seed: int) -> None:
+    """Load mutation after mutation of a checkpoint; print one JSON line for each."""
+    from convnet_edge.networks import checkpoint
+    from convnet_edge.runtime.errors import EdgeError
+
+    data, other = path.read_bytes(), path.with_name("mutated.safetensors")
+    for number in range(seed, N_MUTATIONS):
+        other.write_bytes(mutate(data, random.Random(number)))
+        print(json.dumps({"started": number}), flush=True)
+        try:
+            checkpoint.load_model(other)
+            outcome = "ran"
+        except EdgeError as error:
+            outcome = f"refused: {error}"[:300]
+        print(json.dumps({"done": number, "outcome": outcome}), flush=True)
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "checkpoint"])
+def test_mutated_files_are_refused_or_run_and_never_crash(kind, exported, trained, tmp_path):
+    source = exported.model_path if kind == "onnx" else trained.checkpoint_path
+    path = tmp_path / source.name
+    path.write_bytes(source.read_bytes())
+    done = subprocess.run(
+        [sys.executable, __file__, kind, str(path)],
+        capture_output=True, text=True, timeout=SECONDS_EACH * N_MUTATIONS,
+        preexec_fn=limit_memory, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"{lines[-1:]}\n{done.stderr[-3000:]}"
+    outcomes = [line["outcome"] for line in lines if "done" in line]
+    n_refused = sum(outcome.startswith("refused") for outcome in outcomes)
+    assert len(outcomes) == N_MUTATIONS
+    assert n_refused > N_MUTATIONS // 4
+    if kind == "onnx":  # without fitting digests, none is opened
+        assert all(outcome.startswith("refused") for outcome in outcomes[::2])
+
+
+if __name__ == "__main__":
+    {"onnx": onnx_worker, "checkpoint": checkpoint_worker}[sys.argv[1]](Path(sys.argv[2]), 0)

@@ -1,0 +1,84 @@
+"""The report's page in a real browser."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import results as made
+
+from convnet_edge.reporting.options import ReportOptions
+from convnet_edge.reporting.report import report
+
+REFERENCE_DIR = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "reference"
+CONTRAST = """
+() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number)
+  const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0)
+  const over = ([r, g, b, a], back) => [r, g, b].map((c, i) => c * a + back[i] * (1 - a))
+  const behind = node => {
+    if (!node) return [255, 255, 255]
+    const own = parse(getComputedStyle(node).backgroundColor)
+    return (own[3] ?? 1) === 1 ? own : over(own, behind(node.parentElement))
+  }
+  const ratios = []
+  const readable = 'h1, h2, p, li, th, td, caption, figcaption, summary, text'
+  for (const node of document.querySelectorAll(readable)) {
+    const style = getComputedStyle(node)
+    const front = light(parse(node.tagName === 'text' ? style.fill : style.color))
+    const back = light(behind(node))
+    const [high, low] = front > back ? [front, back] : [back, front]
+    ratios.push((high + 0.05) / (low + 0.05))
+  }
+  return Math.min(...ratios)
+}
+"""
+
+
+@pytest.fixture
+def page_path(tmp_path):
+    made.write(tmp_path, "a.json", reasons=[made.NOISY], model__name="long-name-" * 12 + ".onnx")
+    made.write(tmp_path, "b.json", failed="golden vectors: " + "x" * 300, latency=[])
+    made.write(tmp_path, "c.json", machine__id="f" * 16, verdict__status="INVALID")
+    return report(ReportOptions((tmp_path, REFERENCE_DIR), tmp_path / "report.html")).html_path
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_opened_from_disk_is_quiet_fits_a_phone_and_reads_well(page_path, scheme):
+    from playwright.sync_api import sync_playwright
+
+    url = page_path.as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 360, "height": 780}, color_scheme=scheme)
+        noises, requests = [], []
+        page.on("console", lambda message: noises.append(message.text))
+        page.on("pageerror", lambda error: noises.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(url)
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        n_scrolling = page.evaluate(
+            "[...document.querySelectorAll('.scroll')]"
+            ".filter(part => part.scrollWidth > part.clientWidth).length"
+        )
+        smallest_contrast = page.evaluate(CONTRAST)
+        text_px = page.evaluate(
+            "Math.min(...[...document.querySelectorAll('svg text')]"
+            ".map(text => text.getBoundingClientRect().height))"
+        )
+        browser.close()
+    assert noises == []
+    assert requests == [url]
+    assert width == 360
+    assert n_scrolling > 0
+    brightness = max(map(int, re.findall(r"\d+", background)))
+    assert brightness < 40 if scheme == "dark" else brightness == 255
+    assert smallest_contrast >= 4.5
+    assert text_px >= 8
