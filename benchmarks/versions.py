@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def measure(version: Path, given: argparse.Namespace) -> list[tuple[str, float]]:
-    """Return (what, cost) of each subject on the package in the folder `version`; less is better."""
+    """Return (what, cost) of each subject on the package in `version`; less is better."""
     found = []
     for file in FILES:
         model = str(HERE / "exported" / file)
