@@ -174,7 +174,8 @@ def _parameter(one: Declared) -> Parameter:
         kind, default = list[one.item] | None, None  # type: ignore[name-defined]
     elif default is None and not one.optional:
         default = Parameter.empty  # must be given
-    shown: dict[str, Any] = {"help": about.help, "metavar": about.metavar}
+    metavar = about.metavar or (one.flag if about.positional else None)
+    shown: dict[str, Any] = {"help": about.help, "metavar": metavar}
     if default is None or default is False:
         shown["show_default"] = about.default_text or False
     if about.positional:
