@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults import unsealed
-from helpers import tiny
+import tiny
 from typer.testing import CliRunner, Result
 
 from convnet_edge.data import fashion_mnist as data

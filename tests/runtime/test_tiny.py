@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers import tiny
+import tiny
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import InputError
