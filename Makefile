@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test test-all test-cuda test-arm test-emulated lint format lock clean
+.PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated lint format lock clean
 
 quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
@@ -17,6 +17,11 @@ test: $(VENV)/installed-locked  ## the tests that need neither network nor minut
 
 test-all: $(VENV)/installed-locked  ## every test; needs the full data, chromium, a package index
 	$(BIN)/pytest --slow --index --browser $(PYTEST_ARGS)
+
+# weights, and so what they lead to, differ between processors: no test may rest on one of them
+test-smaller-processor: $(VENV)/installed-locked  ## what trains, exports or quantises, without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default $(BIN)/pytest \
+	  tests/networks tests/training tests/exporting tests/quantizing $(PYTEST_ARGS)
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)

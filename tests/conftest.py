@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults import unsealed
+import tiny
 from typer.testing import CliRunner, Result
 
 from convnet_edge.data import fashion_mnist as data
@@ -49,6 +50,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run_command
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """The hand-made grey model as a file, for tests that need no training."""
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny.grey())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import faults
 import numpy as np
 import pytest
+from convnet_edge.runtime.measure.latency import Latency
 
 from convnet_edge.commands import bench as bench_module
 from convnet_edge.reporting import results
 from convnet_edge.runtime.measure import document, machine, throughput, tuning
-from convnet_edge.runtime.measure.latency import Latency
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.measure.verdict import Trace
 from convnet_edge.runtime.session import Session

@@ -1,4 +1,4 @@
-"""The package's layers: who may import whom, and what runs without the host's packages."""
+"""The package's rooms: who may import whom, and what runs without the host's packages."""
 
 import ast
 import subprocess
@@ -10,62 +10,135 @@ import pytest
 import convnet_edge
 
 PACKAGE = Path(convnet_edge.__file__).parent
-STAGES = {
-    "train", "export", "quantize", "verify", "inspect", "bench", "compare", "report", "bundle",
-    "doctor", "predict", "serve",
-}  # fmt: skip
-EDGE = {"cli", "show"}  # the command line, and what it prints
+ROWS = (  # arrows go down: a room imports rooms of the rows below it, and none of its own
+    {"commands"},
+    {"training", "exporting", "quantizing", "reporting", "bundling", "predicting"},
+    {"networks", "data", "drawing", "sealing"},
+    {"runtime"},
+)
+ROOT = "__init__", "__main__"
 RUNTIME_MAY = {"numpy", "onnxruntime", "PIL"} | set(sys.stdlib_module_names)
-TORCH_MAY = {
-    "model", "train", "checkpoint", "export",
-    "batches", "cost", "optimizers", "processes", "resume", "step",
-}  # fmt: skip
-MODULES = sorted(PACKAGE.rglob("*.py"))
+FRAMEWORKS = {  # who may import what
+    "torch": {"networks", "training", "exporting"},
+    "torchvision": {"data"},
+    "onnx": {"exporting", "quantizing"},
+    "matplotlib": {"drawing"},
+    "typer": {"commands"},
+    "rich": {"commands"},
+    "pydantic": {"reporting"},
+    "jinja2": {"reporting"},
+    "click": set(),
+}
+MODULES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "web"
+)
+MAX_MODULES, MAX_FUNCTION_LINES = 14, 60
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path):
-    """Yield (top-level package or '.'-prefixed relative module) for each import in the file."""
+    """Yield (absolute module, whether it is this package's) for each import in the file."""
+    package = ("convnet_edge", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield alias.name
         elif isinstance(node, ast.ImportFrom):
-            if node.level and not node.module:
-                yield from ("." * node.level + alias.name for alias in node.names)
-            else:
-                yield "." * node.level + (node.module or "")
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *((node.module,) if node.module else ())))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def test_runtime_imports_nothing_but_numpy_onnxruntime_and_pillow():
-    for path in (PACKAGE / "runtime").glob("*.py"):
+def arrows():
+    """Return the arrows between rooms, drawn from the imports: {(room, imported room): files}."""
+    found = {}
+    for path in MODULES:
         for name in imports(path):
-            if name.startswith("."):
-                assert not name.startswith(".."), f"{path.name} reaches out of the runtime: {name}"
-            else:
-                if path.stem == "start":  # outside of the package, where a bundle begins
-                    assert name in {"convnet_edge.runtime.device", "hashlib", "os", "sys"}
-                    continue
-                assert name.split(".")[0] in RUNTIME_MAY, f"{path.name} imports {name}"
+            parts = name.split(".")
+            if parts[0] == "convnet_edge" and len(parts) > 2:
+                found.setdefault((room_of(path), parts[1]), set()).add(path.name)
+    return found
+
+
+def row_of(room):
+    return next(number for number, rooms in enumerate(ROWS) if room in rooms)
+
+
+def test_every_folder_is_a_room_of_the_rule():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set().union(*ROWS)
+
+
+def test_arrows_go_down():
+    for (room, imported), files in arrows().items():
+        if room in ROOT or room == imported:
+            continue
+        assert row_of(room) < row_of(imported), f"{room} imports {imported} in {sorted(files)}"
+
+
+def test_modules_import_each_other_in_no_circle():
+    names = {
+        ".".join(("convnet_edge", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in MODULES
+    }
+    edges = {}
+    for name, path in names.items():
+        targets = set()
+        for node in ast.parse(path.read_text()).body:  # at import time, and not for types alone
+            if isinstance(node, ast.ImportFrom):
+                package = name.split(".")[:-1]
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                targets |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        edges[name] = targets & set(names)
+
+    done, open_ = set(), []
+
+    def visit(name):
+        assert name not in open_, f"a circle: {' -> '.join([*open_, name])}"
+        if name not in done:
+            open_.append(name)
+            for target in edges[name]:
+                visit(target)
+            open_.remove(name)
+            done.add(name)
+
+    for name in names:
+        visit(name)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
-    if path.stem in EDGE or path.parent != PACKAGE:
-        return
+def test_module_imports_only_what_its_room_may(path):
+    room = room_of(path)
     for name in imports(path):
-        module = name.removeprefix(".").split(".")[0]
-        if name.startswith("."):
-            assert module not in STAGES, f"{path.name} imports the stage {module}"
-            assert module not in EDGE or path.stem == "__main__"
-        if name.split(".")[0] == "torch":
-            assert path.stem in TORCH_MAY
-        if name.split(".")[0] == "onnx":
-            assert path.stem in ("export", "quantize", "rewrite", "integer")
-        assert name.split(".")[0] != "click"
+        top = name.split(".")[0]
+        if room == "runtime" and top != "convnet_edge":
+            assert top in RUNTIME_MAY
+        if room == "runtime" and top == "convnet_edge":
+            assert name.startswith("convnet_edge.runtime"), f"reaches out of the runtime: {name}"
+        assert top not in FRAMEWORKS or room in FRAMEWORKS[top], f"{room} imports {top}"
+
+
+def test_rooms_hold_no_more_modules_than_a_glance_takes():
+    for folder in {path.parent for path in MODULES}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= MAX_MODULES, f"{folder.name} has {len(modules)}"
+
+
+def test_no_function_is_longer_than_a_screen():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                n_lines = node.end_lineno - node.lineno + 1
+                assert n_lines <= MAX_FUNCTION_LINES, f"{path.name}: {node.name} has {n_lines}"
 
 
 def test_library_never_prints_exits_or_reads_arguments():
     for path in MODULES:
-        if path.stem in ("cli", "__main__", "device", "start"):
+        if room_of(path) == "commands" or path.name in ("__main__.py", "start.py"):
             continue
         answers_over_a_pipe = path.stem == "cold_start"
         for node in ast.walk(ast.parse(path.read_text())):
@@ -81,7 +154,7 @@ import sys
 blocked = sys.argv.pop(1).split(",")
 for name in blocked:
     sys.modules[name] = None
-from convnet_edge.cli import main
+from convnet_edge.commands.app import main
 main()
 """
 HOST = "torch,torchvision,onnx,onnxscript,safetensors,matplotlib"
@@ -97,9 +170,8 @@ HOST = "torch,torchvision,onnx,onnxscript,safetensors,matplotlib"
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_device_commands_run_without_the_hosts_packages(arguments, exported, tmp_path):
-    model = ["--model"] if arguments[0] == "predict" else []
-    command = [sys.executable, "-c", BLOCKER, HOST, *arguments, *model, str(exported.model_path)]
+def test_device_commands_run_without_the_hosts_packages(arguments, tmp_path):
+    command = [sys.executable, "-c", BLOCKER, HOST, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     if arguments[0] in ("bench", "predict"):
@@ -120,7 +192,7 @@ def test_host_commands_without_the_host_say_what_installs_it(arguments, tmp_path
 @pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["train", "--help"]])
 def test_help_imports_no_framework(arguments, tmp_path):
     code = (
-        "import sys\nfrom convnet_edge.cli import app\n"
+        "import sys\nfrom convnet_edge.commands.app import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'matplotlib', 'PIL', 'numpy'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"

@@ -10,42 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .stats import Interval, mcnemar, wilson_interval
+from .result import Accuracy, Bin, Calibration, ClassScore
+from .stats import mcnemar, wilson_interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 N_BINS = 15
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class: shares in [0, 1], None where nothing was predicted or present to divide by."""
-
-    label: str
-    n: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of right predictions. interval: 95 %, Wilson. confusion: rows true, columns said."""
-
-    n: int
-    n_correct: int
-    accuracy: float
-    interval: Interval
-    classes: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]
-
-    def summary(self) -> str:
-        """Return `91.23 % (95 % interval 90.66–91.77, n = 10,000)`."""
-        low, high = self.interval.low * 100, self.interval.high * 100
-        return (
-            f"{self.accuracy:.2%}".replace("%", " %")
-            + f" (95 % interval {low:.2f}–{high:.2f}, n = {self.n:,})"
-        )
 
 
 def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Accuracy:
@@ -68,28 +38,6 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
         classes=tuple(_score_class(confusion, i, label) for i, label in enumerate(class_labels)),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
     )
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The images whose likeliest class got a probability in (low, high].
-
-    confidence: mean of it; accuracy: share of them that are right; both None without images.
-    """
-
-    low: float
-    high: float
-    n: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Whether a probability means what it says. error: expected calibration error in [0, 1]."""
-
-    error: float
-    bins: tuple[Bin, ...]
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..session import Settings
+from .result import FreshProcess
 
-MIN_STEADY_RUNS = 11
 TIMEOUT_S = 600
+STEADY_WARMUP_SHARE = 0.25
 CHILD = (
     "import time; began = time.perf_counter_ns()\n"
     "import json, sys; task = json.loads(sys.argv[1]); sys.path[:] = task['path']\n"
@@ -35,47 +37,14 @@ class Task:
     """
 
     model_path: Path
-    provider: str = "cpu"
-    threads: int | None = None
+    settings: Settings = field(default_factory=Settings)
     batch_sizes: tuple[int, ...] = (1,)
     steady_s: float = 0.2
-    allow_cpu_nodes: bool = False
-    spin: bool = True
-    tf32: bool = False
     member: str | None = None
 
 
-@dataclass(frozen=True)
-class ColdStart:
-    """One fresh process, in milliseconds of wall time.
-
-    interpreter_ms: from starting the process to its first statement; import_ms: numpy, onnxruntime
-    and this package; read_ms: the file; check_ms: contract, digests, admission; session_ms:
-    onnxruntime's session; first_run_ms: of one image; total_ms: all of these, until the first
-    answer. batch_first_run_ms: first run at each further batch size. p50_ms: steady median by batch
-    size; samples_ns: the runs at the first one. error: the worst of the outputs checked.
-    """
-
-    interpreter_ms: float
-    import_ms: float
-    read_ms: float
-    check_ms: float
-    session_ms: float
-    first_run_ms: float
-    total_ms: float
-    batch_first_run_ms: dict[str, float]
-    p50_ms: dict[str, float]
-    samples_ns: list[int]
-    error: float
-    peak_memory_bytes: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain JSON values, without the samples."""
-        return {key: value for key, value in asdict(self).items() if key != "samples_ns"}
-
-
-def start_process(task: Task) -> ColdStart:
-    """Run `task` in a fresh process and return what it found.
+def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
+    """Run `task` in a fresh process; return what it found, and its times at the first batch size.
 
     Raises:
         InputError: the process failed; with its last words.
@@ -96,75 +65,84 @@ def start_process(task: Task) -> ColdStart:
             expected="what runs in this process to run in another",
             next_step="check memory and permissions on this machine",
         )
-    return ColdStart(**json.loads(done.stdout.splitlines()[-1]))
+    found, samples_ns = json.loads(done.stdout.splitlines()[-1])
+    return FreshProcess(**found), samples_ns
 
 
 def answer(task: dict[str, Any], began_ns: int) -> None:
     """Do `task` in the fresh process, and print the result for the process that started it."""
-    marks = [task["spawned_ns"], began_ns]
+    clock, marks = time.perf_counter_ns, {"spawned": task["spawned_ns"], "interpreter": began_ns}
     import numpy as np
 
-    from .. import archive
-    from .. import model_file as onnxfile
+    from .. import archive, model_file
     from ..classifier import Classifier
-    from ..session import Settings, import_onnxruntime
+    from ..session import import_onnxruntime
     from . import machine
 
     import_onnxruntime()
-    marks.append(time.perf_counter_ns())
+    marks["import"] = clock()
+    path = Path(task["model_path"])
     if task["member"] is None:
-        model = onnxfile.read_model_bytes(Path(task["model_path"]))
+        model = model_file.read_model_bytes(path)
     else:
-        model = archive.read_archive(Path(task["model_path"])).models()[task["member"]]
-    marks.append(time.perf_counter_ns())
-    settings = Settings(
-        tf32=task["tf32"], allow_cpu_nodes=task["allow_cpu_nodes"], spin=task["spin"]
+        model = archive.read_archive(path).models()[task["member"]]
+    marks["read"] = clock()
+    classifier = Classifier(model, settings=Settings(**task["settings"]))
+    marks["session"] = clock()
+    inputs = classifier.to_input(classifier.contract.goldens.images)
+    first_began = clock()
+    classifier.session.run(inputs[:1])
+    ended = clock()
+    parts = dict(zip(list(marks)[1:], np.diff(list(marks.values())) / 1e6, strict=True))
+    steady = _run_steadily(classifier, inputs, task["batch_sizes"], task["steady_s"])
+    create_ms = classifier.session.create_ms
+    found = FreshProcess(
+        interpreter_ms=parts["interpreter"],
+        import_ms=parts["import"],
+        read_ms=parts["read"],
+        check_ms=parts["session"] - create_ms,
+        session_ms=create_ms,
+        first_run_ms=(ended - first_began) / 1e6,
+        total_ms=(ended - task["spawned_ns"]) / 1e6,
+        batch_first_run_ms=steady.firsts_ms,
+        p50_ms=steady.medians_ms,
+        error=steady.error,
+        peak_memory_bytes=machine.peak_memory_bytes(),
     )
-    classifier = Classifier(model, task["provider"], task["threads"], settings=settings)
-    marks.append(time.perf_counter_ns())
-    goldens = classifier.contract.goldens
-    run, inputs = classifier.session.run, classifier.to_input(goldens.images)
-    marks.append(time.perf_counter_ns())
-    run(inputs[:1])
-    marks.append(time.perf_counter_ns())
-    interpreter, imports, read, opened, _, first = np.diff(marks) / 1e6
-    peak = machine.peak_memory_bytes()
-    firsts: dict[str, float] = {}
-    medians: dict[str, float] = {}
-    samples: list[int] = []
-    worst = 0.0
-    for size in task["batch_sizes"]:
-        places = np.arange(max(size, len(inputs))) % len(inputs)
-        batches = [np.ascontiguousarray(inputs[np.roll(places, -i)[:size]])
-                   for i in range(len(inputs))]  # fmt: skip
+    print(json.dumps([asdict(found), steady.samples_ns]))  # noqa: T201 - to the process that asked
+
+
+@dataclass
+class _Steady:
+    """First and median milliseconds by batch size; samples_ns: of the first batch size."""
+
+    firsts_ms: dict[str, float] = field(default_factory=dict)
+    medians_ms: dict[str, float] = field(default_factory=dict)
+    samples_ns: list[int] = field(default_factory=list)
+    error: float = 0.0
+
+
+def _run_steadily(
+    classifier: Any, inputs: Any, batch_sizes: list[int], duration_s: float
+) -> _Steady:
+    import numpy as np
+
+    from .timing import Feed, time_runs
+
+    found, run, n = _Steady(), classifier.session.run, len(inputs)
+    for size in batch_sizes:
+        places = [np.roll(np.arange(max(size, n)) % n, -i)[:size] for i in range(n)]
+        logits = classifier.contract.goldens.logits
+        feed = Feed(
+            tuple(np.ascontiguousarray(inputs[chosen]) for chosen in places),
+            tuple(logits[chosen] for chosen in places),
+        )
         started = time.perf_counter_ns()
-        logits = run(batches[0])
+        first = run(feed.batches[0])
         if size != 1:
-            firsts[str(size)] = (time.perf_counter_ns() - started) / 1e6
-        worst = max(worst, float(np.abs(logits - goldens.logits[places[:size]]).max()))
-        timed = _time_runs(run, batches, task["steady_s"])
-        medians[str(size)] = float(np.median(timed) / 1e6)
-        samples = samples or timed
-    found = ColdStart(
-        interpreter, imports, read, opened - classifier.session.create_ms,
-        classifier.session.create_ms, first, (marks[-1] - marks[0]) / 1e6, firsts, medians,
-        samples, worst, peak,
-    )  # fmt: skip
-    print(json.dumps(asdict(found)))  # noqa: T201 - the answer to the process that asked
-
-
-def _time_runs(run: Any, batches: list[Any], duration_s: float) -> list[int]:
-    """Time runs for `duration_s`, after warming up for a quarter of it."""
-    clock, samples = time.perf_counter_ns, []
-    started = clock()
-    index = 0
-    while True:
-        before = clock()
-        run(batches[index % len(batches)])
-        after = clock()
-        index += 1
-        if after - started < duration_s * 0.25e9:
-            continue
-        samples.append(after - before)
-        if after - started > duration_s * 1.25e9 and len(samples) >= MIN_STEADY_RUNS:
-            return samples
+            found.firsts_ms[str(size)] = (time.perf_counter_ns() - started) / 1e6
+        timed = time_runs(run, feed, duration_s=duration_s, warmup_share=STEADY_WARMUP_SHARE)
+        found.medians_ms[str(size)] = float(np.median(timed.trace.samples_ns) / 1e6)
+        found.samples_ns = found.samples_ns or timed.trace.samples_ns.tolist()
+        found.error = max(found.error, feed.largest_error({0: first}), timed.trace.error)
+    return found

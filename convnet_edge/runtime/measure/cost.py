@@ -1,84 +1,60 @@
-"""Say what a model costs to run, and how fast this machine could be: the bound for its times.
+"""Say what a model costs to run, where its time goes, and how fast this machine could be.
 
 The peak is measured with the very provider and thread count that are then timed, on a product of
-two large matrices that this module writes as an ONNX file of its own.
+two large matrices that this module writes as an ONNX file of its own. The profile is taken in runs
+of its own, never in those that are timed: it slows them.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import model_file as onnxfile
 from ..classifier import Classifier
-from ..contract import Contract
 from ..errors import InputError
-from ..session import MatrixProduct
+from ..files import MIB, read_bytes
+from ..model_file import length_field, number_field
+from ..providers import SUFFIX
+from ..session import MatrixProduct, Session
+from .result import Cost, NodeTime
+from .timing import Recorder, loop
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SIDE = 768
 N_ROUNDS = 5
 FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6  # TensorProto.DataType
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image takes, and what is the least time for it here.
-
-    n_multiplications: in convolutions and linear layers; None if the file does not say.
-    weight_bytes: read in every run. peak_multiplications_per_s: of a matrix product here, of
-    numbers like the model's (`peak_of`); None if this provider cannot run one.
-    """
-
-    n_multiplications: int | None
-    weight_bytes: int
-    peak_multiplications_per_s: float | None
-    peak_of: str
-
-    @property
-    def bound_ms(self) -> float | None:
-        """The time of one image if all its multiplications ran at the peak."""
-        if self.n_multiplications is None or self.peak_multiplications_per_s is None:
-            return None
-        return 1e3 * self.n_multiplications / self.peak_multiplications_per_s
+N_WARMUP, N_PROFILED = 10, 100
+MAX_PROFILE_BYTES = 256 * MIB
+COPY = "Memcpy"  # onnxruntime's own operations between a device and the host
 
 
 def estimate(classifier: Classifier) -> Cost:
-    """Return the cost of the opened model; takes about half a second on two cores."""
-    file = onnxfile.parse(classifier.model)
+    """Return the cost of the opened model; takes about half a second on two cores.
+
+    The bound is the time of one image if all its multiplications ran at the peak, of numbers like
+    the model's.
+    """
+    file = classifier.file
     integers = classifier.contract.quantization is not None
     try:
         peak = measure_peak(classifier, integers=integers)
     except InputError:  # the provider lacks that operation, which says nothing about the model
         peak = None
+    n_multiplications = file.n_multiplications
     return Cost(
-        n_multiplications=multiplications(file, classifier.contract),
-        weight_bytes=sum(len(weight.content) for weight in file.weights),
+        n_multiplications=n_multiplications,
+        weight_bytes=file.weight_bytes,
         peak_multiplications_per_s=peak,
         peak_of="int8 matrix product" if integers else "float32 matrix product",
+        bound_ms=1e3 * n_multiplications / peak if peak and n_multiplications else None,
     )
-
-
-def multiplications(file: onnxfile.OnnxFile, contract: Contract) -> int | None:
-    """Return the multiplications of one image in convolutions and linear layers; None if unknown.
-
-    An integer file's are those of the float one it was made from, and stand in its contract.
-    """
-    if contract.quantization is None:
-        return file.n_multiplications
-    stated = contract.quantization.get("n_multiplications")
-    return int(stated) if stated is not None else None
-
-
-def parameters(file: onnxfile.OnnxFile, contract: Contract) -> int:
-    """Return the weights of the network; an integer file's are those of the float one."""
-    if contract.quantization is None:
-        return file.n_parameters
-    return int(contract.document["parameters"]["n"])
 
 
 def measure_peak(classifier: Classifier, *, integers: bool) -> float:
@@ -90,12 +66,9 @@ def measure_peak(classifier: Classifier, *, integers: bool) -> float:
     product = MatrixProduct(product_model(integers=integers), classifier.session)
     rows = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE))
     product.load(rows.astype(np.uint8) if integers else (rows / 255).astype(np.float32))
-    shortest = float("inf")
-    for _ in range(N_ROUNDS):
-        started = time.perf_counter_ns()
-        product.run()
-        shortest = min(shortest, (time.perf_counter_ns() - started) / 1e9)
-    return SIDE**3 / shortest
+    recorder = Recorder()
+    loop(lambda _: product.run(), (None,), recorder, lambda _, n: n < N_ROUNDS)
+    return SIDE**3 * 1e9 / min(recorder.samples_ns)
 
 
 def product_model(*, integers: bool) -> bytes:
@@ -103,7 +76,7 @@ def product_model(*, integers: bool) -> bytes:
     values = np.random.default_rng(1).integers(-63, 64, (SIDE, SIDE)).astype(np.int8)
     weights = values if integers else values.astype(np.float32) / np.float32(64)
     taken, held, given = (UINT8, INT8, INT32) if integers else (FLOAT, FLOAT, FLOAT)
-    field, number = onnxfile.length_field, onnxfile.number_field
+    field, number = length_field, number_field
     op_type = "MatMulInteger" if integers else "MatMul"
     node = field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, op_type.encode())
     tensor = number(1, SIDE) * 2 + number(2, held) + field(8, b"w") + field(9, weights.tobytes())
@@ -114,7 +87,46 @@ def product_model(*, integers: bool) -> bytes:
     return number(1, 8) + field(8, field(1, b"") + number(2, 18)) + field(7, graph)
 
 
+def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
+    """Return each node of 100 runs of all `images` (N, H, W) uint8 at once, in running order.
+
+    Raises:
+        InputError: the session cannot be opened again, or there is no temporary folder.
+    """
+    batch, settings = classifier.to_input(images), classifier.session.settings
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = str(Path(folder) / "profile")
+        session = Session(classifier.file, replace(settings, profile_prefix=prefix))
+        for _ in range(N_WARMUP + N_PROFILED):
+            session.run(batch)
+        path = Path(session.end_profile())
+        text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step="profile a smaller model")
+    return summarize(json.loads(text))
+
+
+def count_copies(nodes: Iterable[NodeTime]) -> int:
+    """Return how many nodes only move data between a device and the host."""
+    return sum(node.op_type.startswith(COPY) for node in nodes)
+
+
+def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:
+    """Return the nodes of onnxruntime's profile, without the runs that warmed up."""
+    durations: dict[tuple[str, str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            args = event.get("args", {})
+            key = (
+                event["name"].removesuffix("_kernel_time"),
+                str(args.get("op_name", "?")),
+                str(args.get("provider", "?")).removesuffix(SUFFIX),
+            )
+            durations.setdefault(key, []).append(float(event["dur"]))
+    times = {key: float(np.median(all_[N_WARMUP:] or all_)) for key, all_ in durations.items()}
+    total = sum(times.values()) or 1.0
+    return tuple(NodeTime(*key, time_us, time_us / total) for key, time_us in times.items())
+
+
 def _value(name: bytes, element_type: int) -> bytes:
-    field, number = onnxfile.length_field, onnxfile.number_field
-    shape = field(1, number(1, SIDE)) * 2
-    return field(1, name) + field(2, field(1, number(1, element_type) + field(2, shape)))
+    shape = length_field(1, number_field(1, SIDE)) * 2
+    tensor = number_field(1, element_type) + length_field(2, shape)
+    return length_field(1, name) + length_field(2, length_field(1, tensor))

@@ -329,7 +329,7 @@ class Paced:
 
 @dataclass(frozen=True)
 class Pair:
-    """This model against the first of the same bench, on the same images."""
+    """The model against the first of the same bench, on the same images."""
 
     name: Annotated[str, "the model compared with"]
     model_sha256: Annotated[str, "of its file"]

@@ -6,38 +6,18 @@ Plain functions of numbers; where the samples come from is latency's and accurac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from .result import Interval, Percentile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Z_95 = 1.959963984540054
 Z_95_ONE_SIDED = 1.6448536269514722
 MAX_UNSEEN_TAIL = 0.01
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A two-sided confidence interval, in the unit of what it encloses."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Percentile:
-    """One percentile, or the reason why there is none.
-
-    p: in (0, 1). value, low, high: in the samples' unit, None below `floor` samples.
-    """
-
-    p: float
-    floor: int
-    value: float | None
-    low: float | None
-    high: float | None
+PERCENTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 def wilson_interval(n_hits: int, n: int) -> Interval:
@@ -99,38 +79,6 @@ def median_interval(values: Array) -> Interval:
     return Interval(float(ordered[low - 1]), float(ordered[high - 1]))
 
 
-def ratio_interval(base: Array, new: Array) -> tuple[float, Interval]:
-    """Return by what `new` exceeds `base` as a ratio, from separate samples, with its interval.
-
-    The median of all ratios new / base, and the 95 % interval that the exact Mann-Whitney test
-    leaves for a shift of their logarithms; unbounded below 4 samples each. Source: J. L. Hodges
-    and E. L. Lehmann, Ann. Math. Statist. 34 (1963) 598-611; W. J. Conover, "Practical
-    Nonparametric Statistics", section 5.4.
-    """
-    ratios = np.sort((new[:, None] / base[None, :]).ravel())
-    counts = _rank_sum_counts(len(base), len(new))
-    below = np.cumsum(counts) / sum(counts)
-    n_cut = int((below <= 0.025).sum())  # as many ratios at either end are left out
-    middle = float(np.median(ratios))
-    if n_cut == 0:
-        return middle, Interval(0.0, math.inf)
-    return middle, Interval(float(ratios[n_cut - 1]), float(ratios[-n_cut]))
-
-
-def _rank_sum_counts(m: int, n: int) -> list[int]:
-    """Return in how many orders of m + n values Mann and Whitney's U is 0, 1, ..., m * n."""
-    counts = [[[1]] + [[1] for _ in range(n)] for _ in range(m + 1)]
-    for i in range(1, m + 1):
-        for j in range(1, n + 1):
-            total = [0] * (i * j + 1)
-            for u, ways in enumerate(counts[i - 1][j]):
-                total[u + j] += ways
-            for u, ways in enumerate(counts[i][j - 1]):
-                total[u] += ways
-            counts[i][j] = total
-    return counts[m][n]
-
-
 def percentile_floor(p: float) -> int:
     """Return the fewest samples from which percentile `p` may be stated.
 
@@ -167,6 +115,11 @@ def percentile(samples: Array, p: float) -> Percentile:
     low, high = _interval_ranks(n, p)
     value, lower, upper = (float(ordered[index - 1]) for index in (rank, low, high))
     return Percentile(p, floor, value, lower, upper)
+
+
+def percentiles_ms(samples_ns: Array) -> tuple[Percentile, ...]:
+    """Return p50 to p99.9 of `samples_ns` in milliseconds, each None below its sample floor."""
+    return tuple(percentile(samples_ns / 1e6, p) for p in PERCENTILES)
 
 
 def _interval_ranks(n: int, p: float) -> tuple[int, int]:

@@ -1,21 +1,21 @@
 """Judge a timed run: may its numbers be believed, and if not, why and what helps.
 
-Plain functions of a trace; taking it is latency's business. All thresholds stand here.
+Plain functions of a trace; taking it is timing's business. All thresholds stand here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from .result import Latency, Reason, Status, Verdict
 from .stats import percentile, percentile_floor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Status = Literal["VALID", "NOISY", "INVALID"]
 
 MIN_RUNS = percentile_floor(0.5)
 MAX_TIMER_STEP_SHARE = 0.05  # of p50
@@ -60,35 +60,25 @@ class Trace:
     provider_error: str | None = None
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why a trace is not VALID. value, threshold: shares, unless the text says otherwise."""
-
-    name: str
-    status: Status
-    value: float | None
-    threshold: float | None
-    text: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """VALID without a reason; INVALID with one that forbids the numbers; else NOISY."""
-
-    status: Status
-    reasons: tuple[Reason, ...]
-
-
 def judge(trace: Trace) -> Verdict:
     """Return the verdict on one trace."""
     invalid = tuple(_forbidding(trace))
     if len(trace.samples_ns) < MIN_RUNS:
         return Verdict("INVALID", invalid)
-    return combine((*invalid, *_doubts(trace)))
+    return _verdict((*invalid, *_doubts(trace)))
 
 
-def combine(reasons: tuple[Reason, ...]) -> Verdict:
-    """Return the verdict that `reasons`, of one trace or several, amount to."""
+def combine(rows: Iterable[Latency], others: tuple[Reason, ...] = ()) -> Verdict:
+    """Return the verdict on all batch sizes together, each reason with its own, and `others`."""
+    found = [
+        replace(reason, batch_size=row.batch_size)
+        for row in rows
+        for reason in (row.verdict.reasons if row.verdict else ())
+    ]
+    return _verdict((*others, *found))
+
+
+def _verdict(reasons: tuple[Reason, ...]) -> Verdict:
     found = {reason.status for reason in reasons}
     status: Status = "INVALID" if "INVALID" in found else "NOISY" if found else "VALID"
     return Verdict(status, reasons)

@@ -2,10 +2,21 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tiny
 
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.measure import cost
 from convnet_edge.runtime.session import MatrixProduct
+
+
+@pytest.fixture
+def classifier():
+    return Classifier(tiny.grey(), threads=1)
+
+
+def event(name, op_type, provider, microseconds):
+    args = {"op_name": op_type, "provider": f"{provider}ExecutionProvider"}
+    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": microseconds, "args": args}
 
 
 @pytest.mark.parametrize("integers", [False, True])
@@ -21,37 +32,58 @@ def test_product_model_is_valid_onnx_and_multiplies(integers):
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_estimate_states_work_bytes_peak_and_bound(model_bytes):
-    found = cost.estimate(Classifier(model_bytes, threads=1))
-    assert found.n_multiplications == 2_215_168
-    assert 900_000 < found.weight_bytes < 910_000
+def test_estimate_states_work_bytes_peak_and_bound(classifier):
+    found = cost.estimate(classifier)
+    weights = tiny.weights()
+    per_image = 36 * weights["conv.weight"].size + weights["linear.weight"].size
+    assert found.n_multiplications == per_image
+    assert found.weight_bytes >= 4 * sum(values.size for values in weights.values())
     assert found.peak_of == "float32 matrix product"
     assert 1e8 < found.peak_multiplications_per_s < 1e13
     least_ms = 1e3 * found.n_multiplications / found.peak_multiplications_per_s
     assert found.bound_ms == pytest.approx(least_ms)
 
 
-def test_estimate_of_integers_takes_the_integer_peak(quantised):
-    result = quantised["ort-cpu"]
-    found = cost.estimate(Classifier(result.model_path, threads=1))
-    assert found.peak_of == "int8 matrix product"
-    assert found.n_multiplications == 2_215_168
-    assert found.weight_bytes < 240_000
+def test_without_a_peak_there_is_no_bound(classifier, monkeypatch):
+    def refuse(*_, **__):
+        raise cost.InputError("no", expected="yes", next_step="-")
+
+    monkeypatch.setattr(cost, "measure_peak", refuse)
+    found = cost.estimate(classifier)
+    assert found.peak_multiplications_per_s is None
+    assert found.bound_ms is None
 
 
-def test_without_a_peak_there_is_no_bound():
-    assert cost.Cost(1000, 10, None, "float32 matrix product").bound_ms is None
-    assert cost.Cost(None, 10, 1e9, "float32 matrix product").bound_ms is None
-
-
-def test_product_runs_with_the_classifiers_threads(model_bytes, monkeypatch):
-    seen = []
-    real = MatrixProduct.__init__
+def test_product_runs_with_the_classifiers_threads(classifier, monkeypatch):
+    seen, real = [], MatrixProduct.__init__
 
     def spy(self, model, like):
         seen.append(like.threads)
         real(self, model, like)
 
     monkeypatch.setattr(MatrixProduct, "__init__", spy)
-    cost.measure_peak(Classifier(model_bytes, threads=1), integers=False)
+    cost.measure_peak(classifier, integers=True)
     assert seen == [1]
+
+
+def test_profile_of_the_model_covers_its_nodes(classifier):
+    nodes = cost.profile(classifier, tiny.images(1))
+    assert {"Conv", "MaxPool", "Gemm"} <= {node.op_type.removeprefix("Fused") for node in nodes}
+    assert {node.provider for node in nodes} == {"CPU"}
+    assert abs(sum(node.share for node in nodes) - 1) < 1e-9
+    assert cost.count_copies(nodes) == 0
+
+
+def test_runs_that_warm_up_do_not_count():
+    events = [event("a", "Conv", "CUDA", 1000)] * cost.N_WARMUP
+    events += [event("a", "Conv", "CUDA", 10)] * 5 + [event("b", "Relu", "CUDA", 30)] * 15
+    first, second = cost.summarize([*events, {"cat": "Session", "name": "run", "dur": 1}])
+    assert (first.name, first.op_type, first.provider) == ("a", "Conv", "CUDA")
+    assert (first.median_us, second.median_us) == (10, 30)
+    assert first.share == 0.25
+
+
+def test_copies_between_device_and_host_are_counted():
+    events = [event("c", "MemcpyFromHost", "CUDA", 3), event("d", "MemcpyToHost", "CUDA", 3)]
+    nodes = cost.summarize([*events, event("e", "Conv", "CUDA", 9)])
+    assert cost.count_copies(nodes) == 2

@@ -102,7 +102,7 @@ def test_gpu_names_come_from_the_kernels_driver(tmp_path):
 
 def test_peak_memory_grows_with_use():
     code = (
-        "from convnet_edge.runtime import machine\n"
+        "from convnet_edge.runtime.measure import machine\n"
         "before = machine.peak_memory_bytes()\n"
         "block = b'x' * (256 << 20)\n"
         "print(machine.peak_memory_bytes() - before)"

@@ -90,35 +90,6 @@ def test_median_interval_covers_the_truth_as_often_as_it_says():
     assert 0.95 <= covered <= 0.99
 
 
-def test_rank_sum_counts_are_those_of_all_orders():
-    from itertools import combinations
-
-    counts = [0] * (3 * 4 + 1)
-    for places in combinations(range(7), 3):
-        counts[sum(place - rank for rank, place in enumerate(places))] += 1
-    assert stats._rank_sum_counts(3, 4) == counts
-
-
-@pytest.mark.parametrize("n", [5, 8])
-def test_ratio_interval_covers_the_truth_as_often_as_it_says(n):
-    rng = np.random.default_rng(6)
-    covered, widths = [], []
-    for _ in range(1500):
-        base, new = rng.lognormal(0, 0.05, n), 1.2 * rng.lognormal(0, 0.05, n)
-        ratio, interval = stats.ratio_interval(base, new)
-        covered.append(interval.low <= 1.2 <= interval.high)
-        widths.append(interval.low <= ratio <= interval.high)
-    assert 0.95 <= np.mean(covered) <= 0.99
-    assert all(widths)
-
-
-def test_ratio_interval_of_too_few_samples_is_unbounded():
-    three = np.array([1.0, 1.1, 1.2])
-    assert stats.ratio_interval(three, 2 * three)[1] == stats.Interval(0.0, math.inf)
-    four = np.array([1.0, 1.1, 1.2, 1.3])
-    assert stats.ratio_interval(four, 2 * four)[1].low > 1
-
-
 @pytest.mark.parametrize(
     ("lost", "gained", "p"), [(0, 0, 1.0), (5, 5, 1.0), (5, 0, 0.0625), (9, 1, 22 / 1024)]
 )
