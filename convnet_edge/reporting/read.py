@@ -1,6 +1,6 @@
 """Read bench results of unknown origin, and finish those of the web page: it keeps raw samples.
 
-What a result holds is declared in `runtime/measure/result.py`; a file is checked here, and only here.
+What a result holds is declared in `runtime/measure/result.py`; a file is checked here, only here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from ..runtime.files import MIB, read_bytes
 from ..runtime.measure import verdict
 from ..runtime.measure.options import RESULTS_DIR
 from ..runtime.measure.result import SCHEMA, Latency, Result
-from ..runtime.measure.stats import percentile
+from ..runtime.measure.stats import percentiles_ms
 
 MAX_RESULT_BYTES = 64 * MIB
-MAX_TEXT = 20_000  # characters
 LARGEST = 1 << 63
-PERCENTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 FAMILY, _, NEWEST = SCHEMA.rpartition("/")
-AMOUNT = re.compile(r"n|n_.*|.*_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
+AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 
@@ -49,10 +47,11 @@ def read_results(paths: Iterable[Path]) -> tuple[Stored, ...]:
     given = tuple(paths) or (RESULTS_DIR,)
     found: dict[Path, Stored] = {}
     for path in given:
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-            document = _parse(file) if file.is_file() or file == path else None
-            if file.resolve() not in found and (file == path or _schema(document) is not None):
-                found[file.resolve()] = Stored(file, _checked(document, file))
+        listed = sorted(file for file in path.glob("*.json") if file.is_file())
+        for file in listed if path.is_dir() else [path]:
+            document = _parse(file)
+            if not path.is_dir() or _schema(document) is not None:
+                found.setdefault(file.resolve(), Stored(file, _check(document, file)))
     if not found:
         raise InputError(
             f"no bench result in {', '.join(map(str, given))}",
@@ -63,55 +62,55 @@ def read_results(paths: Iterable[Path]) -> tuple[Stored, ...]:
 
 
 def read_result(path: Path) -> Result:
-    """Read one result file.
+    """Read one result file; what its raw samples tell, but it does not, is added.
 
     Raises:
         InputError: it cannot be read, is no bench result or one of another schema, or a value has
             the wrong type or range.
     """
-    return _checked(_parse(path), path)
+    return _check(_parse(path), path)
 
 
 def _parse(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
     data = read_bytes(path, limit=MAX_RESULT_BYTES, next_step=MEASURE)
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, vast numbers
         raise _misfit(f"{path} is no JSON: {str(error)[:200]}", "a complete file") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _schema(document: Any) -> int | None:
     """Return the number of a bench result's schema, None of anything else."""
     schema = document.get("schema") if isinstance(document, dict) else None
-    match = re.fullmatch(rf"{FAMILY}/([1-9][0-9]{{0,5}})", schema) if type(schema) is str else None
+    match = re.fullmatch(rf"{FAMILY}/([1-9][0-9]{{0,5}})", str(schema))
     return int(match[1]) if match else None
 
 
-def _checked(document: Any, path: Path) -> Result:
+def _check(document: Any, path: Path) -> Result:
     from pydantic import TypeAdapter, ValidationError
 
     schema = _schema(document)
-    if schema is None:
-        raise _misfit(f"{path} is no bench result", f"schema {SCHEMA}")
-    if schema != int(NEWEST):
-        age = "newer" if schema > int(NEWEST) else "older"
+    if schema is not None and schema > int(NEWEST):
         raise InputError(
-            f"{path} is of schema {schema}, {age} than this version's",
+            f"{path} is of schema {schema}, newer than this version",
             expected=f"schema {SCHEMA}",
-            next_step="pip install --upgrade convnet-edge" if age == "newer" else MEASURE,
+            next_step="pip install --upgrade convnet-edge",
         )
-    clean = _clean(document, "", "", path)
+    if schema != int(NEWEST):
+        what = "no bench result" if schema is None else f"of schema {schema}, older than this one"
+        raise _misfit(f"{path} is {what}", f"schema {SCHEMA}")
     try:
-        result = TypeAdapter(Result).validate_json(json.dumps(clean), strict=True)
+        clean = json.dumps(_clean(document, f"{path}: ", ""))
+        result = TypeAdapter(Result).validate_json(clean, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        found = f"{path}: {key.removeprefix('.')} is {str(first['input'])[:60]!r}"
-        raise _misfit(found, first["msg"].removeprefix("Input should be ")) from error
+        what = "missing" if first["type"] == "missing" else f"{str(first['input'])[:40]!r}"
+        expected = first["msg"].removeprefix("Input should be ")
+        raise _misfit(f"{path}: {key[1:]} is {what}", expected) from error
     score = result.accuracy
     if score and {len(score.classes)} != {len(score.confusion), *map(len, score.confusion)}:
         size = f"{len(score.classes)} × {len(score.classes)}, as classes has"
@@ -119,30 +118,27 @@ def _checked(document: Any, path: Path) -> Result:
     return _judged(result)
 
 
-def _clean(value: Any, key: str, name: str, path: Path) -> Any:
-    """Return a JSON value with its texts printable; `name` of a number says whether it is one's
-    amount, which is never negative."""
+def _clean(value: Any, place: str, name: str) -> Any:
+    """Return a JSON value with what cannot be printed made visible; refuse amounts below zero.
+
+    place: of the value, for people. name: the key that says what it is, also of all inside of it.
+    """
+    inherits = AMOUNT.fullmatch(name)
     if isinstance(value, dict):
-        return {
-            _printable(inner): _clean(found, f"{key}.{_printable(inner)}".lstrip("."),
-                                      name if AMOUNT.fullmatch(name) else inner, path)
-            for inner, found in value.items()
-        }  # fmt: skip
+        named = {_printable(key): inner for key, inner in value.items()}
+        dot = "" if place.endswith(" ") else "."
+        return {key: _clean(inner, f"{place}{dot}{key}", name if inherits else key)
+                for key, inner in named.items()}  # fmt: skip
     if isinstance(value, list):
-        return [_clean(found, f"{key}[{i}]", name, path) for i, found in enumerate(value)]
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise _misfit(f"{path}: {key} is text of {len(value):,} characters", f"{MAX_TEXT:,}")
-        return _printable(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    least = 1 if name == "batch_size" else 0 if AMOUNT.fullmatch(name) else -LARGEST
-    if is_number and not least <= value <= LARGEST:
-        raise _misfit(f"{path}: {key} is {str(value)[:20]}", f"a number of {least} or more")
-    return value
+        return [_clean(inner, f"{place}[{index}]", name) for index, inner in enumerate(value)]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        least = 1 if name == "batch_size" else 0 if inherits else -LARGEST
+        if not least <= value <= LARGEST:
+            raise _misfit(f"{place} is {str(value)[:20]}", f"a number from {least} to 2^63")
+    return _printable(value) if isinstance(value, str) else value
 
 
 def _printable(text: str) -> str:
-    """Return `text` without control, direction and surrogate characters."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
@@ -158,28 +154,21 @@ def _judged(result: Result) -> Result:
         _judge(row, tolerance) if row.samples_ns and row.verdict is None else row
         for row in result.latency
     )
-    if result.verdict is not None or rows == result.latency:
-        return result
-    reasons = tuple(
-        replace(reason, batch_size=row.batch_size)
-        for row in rows if row.verdict is not None
-        for reason in row.verdict.reasons
-    )  # fmt: skip
-    return replace(result, latency=rows, verdict=verdict.combine(reasons))
+    judged = result.verdict or (verdict.combine(rows) if rows != result.latency else None)
+    return replace(result, latency=rows, verdict=judged)
 
 
 def _judge(row: Latency, tolerance: float) -> Latency:
     samples = np.array(row.samples_ns, np.int64)
-    unknown = np.inf if row.n_outputs_checked else 0.0  # JSON has no NaN: a wrong output is null
-    error = unknown if row.largest_output_error is None else row.largest_output_error
+    unknown = np.inf if row.n_outputs_checked else 0.0  # as null JSON writes an error that is NaN
     trace = verdict.Trace(
         samples_ns=samples,
         starts_ns=np.cumsum(samples) - samples,
         n_switched=row.n_switched,
         timer_step_ns=row.timer_step_ns or 0.0,
         waited_share=row.waited_share,
-        error=error,
+        error=unknown if row.largest_output_error is None else row.largest_output_error,
         tolerance=tolerance,
     )
-    times = tuple(percentile(samples / 1e6, p) for p in PERCENTILES)
-    return replace(row, percentiles_ms=row.percentiles_ms or times, verdict=verdict.judge(trace))
+    times = row.percentiles_ms or percentiles_ms(samples)
+    return replace(row, percentiles_ms=times, verdict=verdict.judge(trace))

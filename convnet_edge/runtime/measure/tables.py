@@ -24,8 +24,9 @@ LABELS = {
     "f1": "F1",
     "op_type": "operator",
     "share_of_bound": "of the bound",
-    "waited_share": "waited for a core",
-    "n_switched": "runs interrupted",
+    "cpu_ms_per_run": "CPU ms a run",
+    "n_switched": "interrupted",
+    "waited_share": "waited",
     "mcnemar_p": "McNemar's p",
 }
 SHARES = {"share", "share_of_bound", "waited_share", "precision", "recall", "f1"}
@@ -130,7 +131,10 @@ def _latency(latencies: Sequence[Latency]) -> Table:
 def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
     yield "runs", text(row.n_runs)
     for found in row.percentiles_ms:
-        yield f"p{100 * found.p:g} ms", percentile_text(found)
+        needs = f"needs {found.floor:,}"
+        yield f"p{100 * found.p:g} ms", needs if found.value is None else milliseconds(found.value)
+        if found.p == 0.5 and found.low is not None:
+            yield "p50 95 % ms", f"{milliseconds(found.low)}–{milliseconds(found.high)}"
     for name in ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
                  "n_switched", "waited_share"):  # fmt: skip
         if getattr(row, name) is not None:
@@ -227,7 +231,7 @@ def text(value: Any) -> str:
 
 
 def shown(name: str, value: Any) -> str:
-    """Return the value of a field as text, by what its name says of its unit; the heading has it."""
+    """Return a field's value as text, by what its name says of the unit, which the heading has."""
     if value is None or value in ("", (), [], {}):
         return NONE
     if isinstance(value, dict):
