@@ -1,4 +1,4 @@
-"""Draw the seed's 5 x 3 grid of random test images with what the model says of them."""
+"""Draw the tutorial's 5 x 3 grid of random test images with what the model says of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.classifier import Classifier
-from ..runtime.idx import ImageSet
+from ..runtime.measure.accuracy import ImageSet
 from . import pictures as plots
 
 

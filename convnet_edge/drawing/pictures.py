@@ -1,38 +1,69 @@
 """Draw the pictures: training curve, parity, what `bench` measured, predictions.
 
-Takes plain numbers; computes nothing that a report states. Without matplotlib every function
-returns a picture marked as not drawn, and the command goes on.
+Takes plain numbers and rows of a result; computes nothing that a report states. Without matplotlib
+every function returns a picture marked as not drawn, and the command goes on.
 """
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 
 from ..runtime.files import write_atomically
+from ..runtime.measure.result import Calibration, NodeTime, Paced
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, np.dtype[Any]]
+P = ParamSpec("P")
 
+# at least 3:1 against a white and a dark page; charts tell them apart by marker and number too
+COLORS = ("#0072b2", "#d55e00", "#00916a", "#a8609a", "#857600", "#777777")
+BLUE, RED, *_, GREY = COLORS
+INK = "#010203"  # of all text; in a page it stands for the page's own
+SVG_NAMES = re.compile(r'\b(id="|url\(#|href="#)')
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), INK),
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.prop_cycle": f"cycler(color={list(COLORS)})",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "convnet-edge",
+    "text.parse_math": False,
+}
 GRID_COLUMNS, GRID_ROWS = 5, 3
-BLUE, RED, GREY, ORANGE = "#2563a8", "#c0392b", "#7f8790", "#e08a1e"
 N_SHOWN_CLASSES = 3
 INSTALL = 'pip install "convnet-edge[plot]"'
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a picture is, or would be: drawn is False where matplotlib is not installed."""
+    """Where a picture is, or would be: drawn is False where matplotlib is not installed.
+
+    svg: the same to put into a page, of charts.
+    """
 
     path: Path
     drawn: bool
+    svg: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,209 +76,215 @@ class Difference:
     probabilities: tuple[Array, ...]
 
 
-def training_curve(path: Path, epochs: Sequence[dict[str, Any]]) -> Picture:
+def draw(
+    paint: Callable[Concatenate[Figure, P], None], *, svg: bool = False
+) -> Callable[Concatenate[Path, P], Picture]:
+    """Turn a function that paints on a figure into one that writes a picture to a path.
+
+    The same numbers give the same bytes.
+    """
+
+    @functools.wraps(paint)
+    def drawn(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> Picture:
+        try:
+            from matplotlib import rc_context
+            from matplotlib.figure import Figure
+        except ImportError:
+            return Picture(path, drawn=False)
+        with rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # any script
+            figure = Figure(dpi=140, layout="constrained")
+            paint(figure, *args, **kwargs)
+            png = io.BytesIO()
+            figure.savefig(png, format="png", metadata={"Software": None})
+            inline = _inline(figure, path.stem) if svg else None
+        write_atomically(path, png.getvalue())
+        return Picture(path, drawn=True, svg=inline)
+
+    return drawn
+
+
+def _inline(figure: Figure, prefix: str) -> str:
+    """Return SVG that is part of a page: its own ids, no style for others, the page's colour."""
+    file, name = io.BytesIO(), re.sub(r"[^A-Za-z0-9]", "-", prefix)
+    no_dates = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=no_dates)
+    svg = file.getvalue().decode()
+    body = re.sub(r"<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+
+    def tag(match: re.Match[str]) -> str:
+        return SVG_NAMES.sub(rf"\g<1>{name}-", match[0]).replace(INK, "currentColor")
+
+    return re.sub(r"<[^>]+>", tag, body)
+
+
+@draw
+def training_curve(figure: Figure, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Draw loss and accuracy by epoch: training (before each update), validation if there was."""
-
-    def paint(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        numbers = [epoch["epoch"] for epoch in epochs]
-        left.plot(numbers, [epoch["mean_loss"] for epoch in epochs], "o-", color=BLUE)
-        right.plot(
-            numbers,
-            [100 * epoch["accuracy"] for epoch in epochs],
-            "o-",
-            color=BLUE,
-            label="training, before each update",
-        )
-        validated = [epoch for epoch in epochs if epoch.get("validation_accuracy") is not None]
-        if validated:
-            numbers = [epoch["epoch"] for epoch in validated]
-            losses = [epoch["validation_loss"] for epoch in validated]
-            shares = [100 * epoch["validation_accuracy"] for epoch in validated]
-            left.plot(numbers, losses, "s--", color=RED)
-            right.plot(numbers, shares, "s--", color=RED, label="validation, after the epoch")
-        left.set(xlabel="epoch", ylabel="mean cross-entropy", title="Loss")
-        right.set(xlabel="epoch", ylabel="%", title="Accuracy")
-        right.legend()
-        for axes in (left, right):
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.grid(alpha=0.3)
-
-    return _draw(path, (9, 3.6), paint)
+    figure.set_size_inches(9, 3.6)
+    left, right = figure.subplots(1, 2)
+    for loss, share, look, label in (
+        ("mean_loss", "accuracy", "o-", "training, before each update"),
+        ("validation_loss", "validation_accuracy", "s--", "validation, after the epoch"),
+    ):
+        known = [epoch for epoch in epochs if epoch.get(share) is not None]
+        if known:
+            numbers = [epoch["epoch"] for epoch in known]
+            left.plot(numbers, [epoch[loss] for epoch in known], look, label=label)
+            right.plot(numbers, [100 * epoch[share] for epoch in known], look, label=label)
+    left.set(xlabel="epoch", ylabel="mean cross-entropy", title="Loss")
+    right.set(xlabel="epoch", ylabel="%", title="Accuracy")
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def parity_errors(path: Path, errors: Array, *, floor: float, tolerance: float) -> Picture:
+@draw
+def parity_errors(figure: Figure, errors: Array, *, floor: float, tolerance: float) -> None:
     """Draw the histogram of each image's largest logit error, with floor and tolerance."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        finite = np.maximum(errors[np.isfinite(errors)], 1e-9)
-        top = max(float(finite.max(initial=tolerance)), tolerance) * 2
-        low = min(float(finite.min(initial=floor)), floor) / 2
-        axes.hist(finite, bins=np.geomspace(low, top, 80).tolist(), color=BLUE)
-        axes.axvline(floor, color=GREY, linestyle="--", label=f"float32 floor {floor:.2g}")
-        axes.axvline(tolerance, color=RED, label=f"tolerance {tolerance:.2g}")
-        axes.set_xscale("log")
-        axes.set(
-            xlabel="largest |logit − float64 reference| of an image",
-            ylabel="images",
-            title=f"onnxruntime against PyTorch in float64, {len(errors):,} test images",
-        )
-        axes.legend()
-
-    return _draw(path, (8, 4), paint)
+    figure.set_size_inches(8, 4)
+    axes = figure.subplots()
+    finite = np.maximum(errors[np.isfinite(errors)], 1e-9)
+    top = max(float(finite.max(initial=tolerance)), tolerance) * 2
+    low = min(float(finite.min(initial=floor)), floor) / 2
+    axes.hist(finite, bins=np.geomspace(low, top, 80).tolist(), color=BLUE)
+    axes.axvline(floor, color=GREY, linestyle="--", label=f"float32 floor {floor:.2g}")
+    axes.axvline(tolerance, color=RED, label=f"tolerance {tolerance:.2g}")
+    title = f"onnxruntime against PyTorch in float64, {len(errors):,} test images"
+    axes.set(xlabel="largest |logit − float64 reference| of an image", ylabel="images", title=title)
+    axes.set_xscale("log")
+    axes.legend()
 
 
-def latency(path: Path, samples_ms: dict[int, Array], title: str) -> Picture:
+@draw
+def latency(figure: Figure, samples_ms: Mapping[int, Array], title: str) -> None:
     """Draw each batch size's run times: every sample in order, and their distribution."""
-
-    def paint(figure: Figure) -> None:
-        rows = figure.subplots(len(samples_ms), 2, squeeze=False, width_ratios=(2, 1))
-        for (batch_size, samples), (trace, spread) in zip(samples_ms.items(), rows, strict=True):
-            median, top = float(np.median(samples)), float(np.quantile(samples, 0.995)) * 1.1
-            trace.plot(samples, ".", markersize=1.5, color=BLUE, alpha=0.5, rasterized=True)
-            n_above = int((samples > top).sum())
-            note = f"; {n_above} of {len(samples):,} above the frame" if n_above else ""
-            trace.set(ylim=(0, top), ylabel="ms", title=f"batch {batch_size}{note}")
-            spread.hist(samples, bins=np.linspace(0, top, 80), color=BLUE)
-            spread.axvline(median, color=RED)
-            spread.set_title(f"median {median:.3g} ms", color=RED)
-            spread.set_yticks([])
-        rows[-1][0].set_xlabel("run")
-        rows[-1][1].set_xlabel("ms")
-        figure.suptitle(title)
-
-    return _draw(path, (10, 2.2 * len(samples_ms) + 0.8), paint)
+    figure.set_size_inches(10, 2.2 * len(samples_ms) + 0.8)
+    rows = figure.subplots(len(samples_ms), 2, squeeze=False, width_ratios=(2, 1))
+    for (batch_size, samples), (trace, spread) in zip(samples_ms.items(), rows, strict=True):
+        median, top = float(np.median(samples)), float(np.quantile(samples, 0.995)) * 1.1
+        trace.plot(samples, ".", markersize=1.5, color=BLUE, alpha=0.5)
+        n_above = int((samples > top).sum())
+        note = f"; {n_above} of {len(samples):,} above the frame" if n_above else ""
+        trace.set(ylim=(0, top), ylabel="ms", title=f"batch {batch_size}{note}")
+        spread.hist(samples, bins=np.linspace(0, top, 80), color=BLUE)
+        spread.axvline(median, color=RED)
+        spread.set(title=f"median {median:.3g} ms", yticks=[])
+    rows[-1][0].set_xlabel("run")
+    rows[-1][1].set_xlabel("ms")
+    figure.suptitle(title)
 
 
-def confusion(path: Path, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Picture:
+@draw
+def confusion(figure: Figure, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
     """Draw the confusion matrix; colours follow the share of the true class."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        matrix = np.array(counts)
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(matrix):
-            if count:
-                color = "white" if shares[row, column] > 0.4 else "black"
-                axes.text(
-                    column, row, f"{count}", ha="center", va="center", color=color, fontsize=8
-                )
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test images")
-
-    return _draw(path, (7, 6.4), paint)
+    figure.set_size_inches(7, 6.4)
+    axes, matrix = figure.subplots(), np.array(counts)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(visible=False)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "white" if shares[row, column] > 0.4 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test images")
 
 
-def reliability(path: Path, calibration: dict[str, Any]) -> Picture:
+@draw
+def reliability(figure: Figure, calibration: Calibration) -> None:
     """Draw accuracy against confidence, bin by bin, with the share of images in each."""
-
-    def paint(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        bins = [found for found in calibration["bins"] if found["n"]]
-        centres = [(found["low"] + found["high"]) / 2 for found in bins]
-        width = bins[0]["high"] - bins[0]["low"]
-        upper.bar(centres, [found["accuracy"] for found in bins], width * 0.92, color=BLUE,
-                  label="share that is right")  # fmt: skip
-        upper.plot([found["confidence"] for found in bins], [found["accuracy"] for found in bins],
-                   "o", color=ORANGE, label="at the bin's mean probability")  # fmt: skip
-        upper.plot([0, 1], [0, 1], "--", color=GREY, label="a probability that means what it says")
-        upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1),
-                  title=f"Expected calibration error {calibration['error']:.2%}")  # fmt: skip
-        upper.legend(fontsize=8, loc="upper left")
-        total = sum(found["n"] for found in bins)
-        lower.bar(centres, [found["n"] / total for found in bins], width * 0.92, color=GREY)
-        lower.set(xlabel="probability of the likeliest class", ylabel="share of images")
-
-    return _draw(path, (6, 5.6), paint)
+    figure.set_size_inches(6, 5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = [one for one in calibration.bins if one.n]
+    centres = [(one.low + one.high) / 2 for one in bins]
+    widths = [0.92 * (one.high - one.low) for one in bins]
+    right, said = [[getattr(one, name) for one in bins] for name in ("accuracy", "confidence")]
+    upper.bar(centres, right, widths, color=BLUE, label="share that is right")
+    upper.plot(said, right, "o", color=RED, label="at the bin's mean probability")
+    upper.plot([0, 1], [0, 1], "--", color=GREY, label="a probability that means what it says")
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    upper.set_title(f"Expected calibration error {calibration.error:.2%}")
+    upper.legend(loc="upper left")
+    total = sum(one.n for one in bins)
+    lower.bar(centres, [one.n / total for one in bins], widths, color=GREY)
+    lower.set(xlabel="probability of the likeliest class", ylabel="share of images")
 
 
-def nodes(path: Path, profile: Sequence[dict[str, Any]]) -> Picture:
-    """Draw the time of each node, in running order; orange where the CPU ran it for another."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        names = [f"{index + 1} {node['op_type']}" for index, node in enumerate(profile)]
-        several = len({node["provider"] for node in profile}) > 1
-        colors = [ORANGE if several and node["provider"] == "CPU" else BLUE for node in profile]
-        bars = axes.barh(names, [node["median_us"] for node in profile], color=colors)
-        axes.bar_label(bars, [f" {node['share']:.0%}" for node in profile], fontsize=9)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        where = "; orange: on the CPU" if several else ""
-        axes.set(xlabel="µs a run, while profiled (slower than undisturbed)",
-                 title=f"Where the time of one image goes{where}")  # fmt: skip
-
-    return _draw(path, (8, 0.36 * len(profile) + 1.4), paint)
+@draw
+def nodes(figure: Figure, profile: Sequence[NodeTime]) -> None:
+    """Draw the time of each node, in running order; red where the CPU ran it for another."""
+    figure.set_size_inches(8, 0.36 * len(profile) + 1.4)
+    axes = figure.subplots()
+    names = [f"{number} {node.op_type}" for number, node in enumerate(profile, start=1)]
+    several = len({node.provider for node in profile}) > 1
+    colors = [RED if several and node.provider == "CPU" else BLUE for node in profile]
+    bars = axes.barh(names, [node.median_us for node in profile], color=colors)
+    axes.bar_label(bars, [f" {node.share:.0%}" for node in profile])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_title(f"Where the time of one image goes{'; red: on the CPU' * several}")
+    axes.set_xlabel("µs a run, while profiled (slower than undisturbed)")
 
 
-def minutes(path: Path, paced: dict[str, Any]) -> Picture:
+@draw
+def minutes(figure: Figure, paced: Paced) -> None:
     """Draw p50 and p90 by minute, beside clock and temperature where they could be read."""
-
-    def paint(figure: Figure) -> None:
-        rows = paced["minutes"]
-        sensors = [
-            (name, label)
-            for name, label in (("clock_mhz", "MHz"), ("temperature_c", "°C"))
-            if any(row[name] is not None for row in rows)
-        ]
-        top, *others = figure.subplots(1 + len(sensors), 1, sharex=True, squeeze=False)[:, 0]
-        numbers = [row["minute"] + 1 for row in rows]
-        for name, color in (("p50_ms", BLUE), ("p90_ms", ORANGE)):
-            values = [float("nan") if row[name] is None else row[name] for row in rows]
-            top.plot(numbers, values, "o-", color=color, label=name.removesuffix("_ms"))
-        pace = f"{paced['pace_hz']:g} a second" if paced["pace_hz"] else "back to back"
-        missing = "" if sensors else "; neither clock nor temperature can be read here"
-        top.set(ylabel="ms a run", title=f"One image a run, {pace}{missing}")
-        top.set_ylim(bottom=0)
-        top.legend()
-        top.set_xlim(0.5, max(numbers) + 0.5)
-        for axes, (name, label) in zip(others, sensors, strict=True):
-            axes.plot(numbers, [row[name] for row in rows], "o-", color=RED)
-            axes.set_ylabel(label)
-        (others or [top])[-1].set_xlabel("minute")
-        top.xaxis.get_major_locator().set_params(integer=True)
-
-    return _draw(path, (8, 4), paint)
+    figure.set_size_inches(8, 4)
+    units = {"p50_ms": "ms a run", "p90_ms": "ms a run", "clock_mhz": "MHz", "temperature_c": "°C"}
+    found = {name: [getattr(row, name) for row in paced.minutes] for name in units}
+    known = {name: values for name, values in found.items()
+             if units[name] == "ms a run" or set(values) - {None}}  # fmt: skip
+    panels = list(dict.fromkeys(units[name] for name in known))
+    top, *others = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    numbers = [row.minute + 1 for row in paced.minutes]
+    for name, values in known.items():
+        axes = (top, *others)[panels.index(units[name])]
+        numeric = [float("nan") if value is None else value for value in values]
+        axes.plot(numbers, numeric, "o-", label=name.removesuffix("_ms"))
+        axes.set_ylabel(units[name])
+    pace = f"{paced.pace_hz:g} a second" if paced.pace_hz else "back to back"
+    missing = "" if others else "; neither clock nor temperature can be read here"
+    top.set(title=f"One image a run, {pace}{missing}", xlim=(0.5, max(numbers) + 0.5))
+    top.set_ylim(bottom=0)
+    top.legend()
+    top.xaxis.get_major_locator().set_params(integer=True)
+    (others or [top])[-1].set_xlabel("minute")
 
 
+@draw
 def differences(
-    path: Path,
+    figure: Figure,
     cells: Sequence[Difference],
     labels: Sequence[str],
     *,
     names: tuple[str, str],
     title: str,
-) -> Picture:
+) -> None:
     """Draw images that two models label differently or nearly so, with both probability bars."""
+    from matplotlib.patches import Patch
 
-    def paint(figure: Figure) -> None:
-        n_columns = 2
-        grid = figure.subplots(-(-len(cells) // n_columns), 2 * n_columns, squeeze=False,
-                               width_ratios=(1, 2) * n_columns)  # fmt: skip
-        for axes in grid.flat:
-            axes.axis("off")
-        for cell, (picture, bars) in zip(cells, grid.reshape(-1, 2), strict=False):
-            picture.imshow(cell.image, cmap="gray", vmin=0, vmax=255)
-            picture.set_title(f"{cell.index}: {cell.true_name}", fontsize=8)
-            _paint_pair(bars, cell, labels)
-        from matplotlib.patches import Patch
-
-        handles = [Patch(color=c, label=n) for c, n in zip((BLUE, ORANGE), names, strict=True)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
-        figure.suptitle(title, fontsize=9)
-
-    return _draw(path, (9, 1.15 * -(-len(cells) // 2) + 1), paint)
+    n_rows = -(-len(cells) // 2)
+    figure.set_size_inches(9, 1.15 * n_rows + 1)
+    grid = figure.subplots(n_rows, 4, squeeze=False, width_ratios=(1, 2) * 2)
+    for axes in grid.flat:
+        axes.axis("off")
+    for cell, (picture, bars) in zip(cells, grid.reshape(-1, 2), strict=False):
+        picture.imshow(cell.image, cmap="gray", vmin=0, vmax=255)
+        picture.set_title(f"{cell.index}: {cell.true_name}", fontsize=8)
+        _paint_pair(bars, cell, labels)
+    handles = [Patch(color=c, label=n) for c, n in zip((BLUE, RED), names, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.suptitle(title)
 
 
-def _paint_pair(axes: Any, cell: Difference, labels: Sequence[str]) -> None:
+def _paint_pair(axes: Axes, cell: Difference, labels: Sequence[str]) -> None:
     both = np.stack(cell.probabilities)  # (2, C)
     shown = np.argsort(-both.max(axis=0))[:N_SHOWN_CLASSES]
     places = np.arange(len(shown))
     axes.axis("on")
-    for row, (color, shift) in zip(both, ((BLUE, -0.2), (ORANGE, 0.2)), strict=True):
+    for row, color, shift in zip(both, (BLUE, RED), (-0.2, 0.2), strict=True):
         axes.barh(places + shift, row[shown], 0.38, color=color)
     axes.set_yticks(places, [labels[index] for index in shown], fontsize=8)
     axes.set_xlim(0, 1)
@@ -255,31 +292,16 @@ def _paint_pair(axes: Any, cell: Difference, labels: Sequence[str]) -> None:
     axes.invert_yaxis()
 
 
+@draw
 def prediction_grid(
-    path: Path, images: Array, names: Sequence[str], true_names: Sequence[str]
-) -> Picture:
-    """Draw the seed's 5 x 3 grid: title `Label?`, wrong ones in red with the true label."""
-
-    def paint(figure: Figure) -> None:
-        cells = figure.subplots(GRID_ROWS, GRID_COLUMNS).flat
-        for axes, image, name, true_name in zip(cells, images, names, true_names, strict=True):
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-            right = name == true_name
-            title = f"{name}?" if right else f"{name}?\n(is {true_name})"
-            axes.set_title(title, color="black" if right else RED, fontsize=10)
-            axes.axis("off")
-
-    return _draw(path, (8.5, 6), paint)
-
-
-def _draw(path: Path, size_in: tuple[float, float], paint: Callable[[Figure], None]) -> Picture:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return Picture(path, drawn=False)
-    figure = Figure(figsize=size_in, dpi=110, layout="constrained")
-    paint(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
-    return Picture(path, drawn=True)
+    figure: Figure, images: Array, names: Sequence[str], true_names: Sequence[str]
+) -> None:
+    """Draw the tutorial's 5 x 3 grid: title `Label?`, wrong ones in red with the true label."""
+    figure.set_size_inches(8.5, 6)
+    cells = figure.subplots(GRID_ROWS, GRID_COLUMNS).flat
+    for axes, image, name, true_name in zip(cells, images, names, true_names, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        right = name == true_name
+        title = f"{name}?" if right else f"{name}?\n(is {true_name})"
+        axes.set_title(title, color=INK if right else RED)
+        axes.axis("off")

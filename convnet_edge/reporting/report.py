@@ -5,24 +5,29 @@ Measures nothing; what stands in a report stands in a result file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..drawing import charts
-from ..drawing import pictures as plots
+from ..drawing.charts import Series
+from ..drawing.pictures import INSTALL, Picture
 from ..runtime.files import write_atomically
-from . import page, tables
-from .details import detail_tables
+from ..runtime.measure import tables
+from ..runtime.measure.result import Machine, Reason
+from ..runtime.measure.tables import NONE, Table
+from . import page
 from .options import ReportOptions
-from .results import Result, read_results
+from .read import Stored, read_results
 
 TITLE = "Inference benchmark"
 MAX_LABEL = 52  # characters that fit a chart
-MISSING = f"The charts are left out, matplotlib is not installed: {plots.INSTALL} draws them."
+MISSING = f"The charts are left out, matplotlib is not installed: {INSTALL} draws them."
+NOTHING = "No result holds a measured time or size: nothing to chart."
+MEASUREMENT_COLUMNS = ("#", "file", "machine", "provider, threads", "batch", "p50 ms", "p99 ms",
+                       "images/s", "accuracy", "verdict")  # fmt: skip
+RESULT_COLUMNS = ("#", "result", "file", "integers", "size", "cold start ms", "peak memory",
+                  "verdict", "ended")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,268 +36,251 @@ class ReportResult:
 
     html_path: Path
     markdown_path: Path
-    pictures: tuple[plots.Picture, ...]
+    pictures: tuple[Picture, ...]
     markdown: str
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A chart to draw. name: of its picture. description: what it shows, in words."""
-
-    name: str
-    chart: charts.Chart
-    description: str
-
-
-def report(config: ReportOptions) -> ReportResult:
+def report(options: ReportOptions) -> ReportResult:
     """Read the results and write the report; the same results give the same bytes.
 
     Raises:
         InputError: there is no result, one is unusable, or the report cannot be written.
     """
-    results = read_results(config.results)
-    plans = _plan(results)
-    paths = [config.out.with_suffix(f".{plan.name}.png") for plan in plans]
-    drawings = [charts.draw(plan.chart, path) for plan, path in zip(plans, paths, strict=True)]
-    figures = tuple(
-        page.Figure(plan.name, plan.chart.title, plan.description, drawing.svg)
-        for plan, drawing in zip(plans, drawings, strict=True)
-    )
-    pictures = tuple(drawing.picture for drawing in drawings)
-    content = _page(results, figures)
-    markdown = _markdown(content, pictures)
-    markdown_path = config.out.with_suffix(".md")
-    write_atomically(config.out, page.render(content).encode())
-    write_atomically(markdown_path, markdown.encode())
-    return ReportResult(config.out, markdown_path, pictures, markdown, content.warnings)
-
-
-def _page(results: Sequence[Result], figures: tuple[page.Figure, ...]) -> page.Page:
-    reasons = tuple(
-        f"{number}, {tables.model_name(result)}, {tables.reason_text(reason)}"
-        for number, result in enumerate(results, start=1)
-        for reason in tables.reasons(result)
-    )
-    missing = None if figures else "No result holds a measured time or size: nothing to chart."
-    if any(figure.svg is None for figure in figures):
-        missing = MISSING
-    measured = [result.document["measured_at"] for result in results]
-    newest = max(filter(None, measured), default="an unknown time")
-    both = (tables.measurement_table(results), tables.result_table(results))
-    return page.Page(
-        title=TITLE,
-        verdicts=tables.summary(results),
-        source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
-        warnings=_warnings(results),
-        tables=tuple(table for table in both if table.rows),
-        reasons=reasons,
-        figures=figures,
-        missing=missing,
-        sections=tuple(_section(number, result) for number, result in enumerate(results, start=1)),
-    )
-
-
-def _section(number: int, result: Result) -> page.Section:
-    verdict = tables.status(result.document["verdict"])
-    title = f"{number}. {tables.model_name(result)}, from {result.path.name}"
-    notes = [] if tables.ending(result) == "complete" else [tables.ending(result)]
-    notes += map(tables.reason_text, tables.reasons(result))
-    title += f" ({verdict})" if verdict != tables.NONE else ""
-    return page.Section(title, tuple(notes), detail_tables(result))
-
-
-def _warnings(results: Sequence[Result]) -> tuple[str, ...]:
-    letters = tables.machine_letters(results)
-    found = []
-    if len(letters) > 1:
-        names = {tables.machine_key(r): tables.machine_name(r, letters) for r in results}
-        listed = "; ".join(names.values())
-        found.append(f"{len(letters)} machines, whose times cannot be compared: {listed}")
-    versions = _distinct(
-        result.document["machine"]["versions"].get(name)
-        for result in results
-        for name in ("onnxruntime", "onnxruntime-gpu")
-    )
-    if len(versions) > 1:
-        listed = ", ".join(versions)
-        found.append(f"several onnxruntime versions, whose times cannot be compared: {listed}")
-    scores = [result.document["accuracy"] for result in results]
-    images = _distinct(score["images_sha256"] for score in scores if score)
-    if len(images) > 1:
-        listed = ", ".join(digest[:12] for digest in images)
-        found.append(f"accuracies of different images, which cannot be compared: {listed}")
-    found += [
-        f"{number}, {result.path.name}: {tables.ending(result)}"
-        for number, result in enumerate(results, start=1)
-        if tables.ending(result) != "complete"
+    found = read_results(options.results)
+    figures = tuple(_figures(found, options.out))
+    pictures = tuple(figure.picture for figure in figures)
+    drawn = all(picture.drawn for picture in pictures)
+    newest = max(one.result.measured_at for one in found)
+    overview = (measurements(found), _overview(found))
+    reasons = [
+        f"{number}, {_name(one)}, {reason.line()}"
+        for number, one in enumerate(found, start=1)
+        for reason in _reasons(one)
     ]
-    return tuple(found)
+    content = page.Page(
+        title=TITLE,
+        verdicts=_summary(found),
+        source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
+        warnings=tuple(_warnings(found)),
+        tables=tuple(table for table in overview if table.rows),
+        reasons=tuple(reasons),
+        figures=figures,
+        missing=NOTHING if not figures else None if drawn else MISSING,
+        sections=tuple(_section(number, one) for number, one in enumerate(found, start=1)),
+    )
+    markdown, markdown_path = _markdown(content), options.out.with_suffix(".md")
+    write_atomically(options.out, page.render(content).encode())
+    write_atomically(markdown_path, markdown.encode())
+    return ReportResult(options.out, markdown_path, pictures, markdown, content.warnings)
 
 
-def _distinct(values: Any) -> list[str]:
-    return list(dict.fromkeys(value for value in values if value is not None))
+def measurements(found: Sequence[Stored]) -> Table:
+    """Return one row for each result and batch size."""
+    rows = [
+        (
+            str(number),
+            _name(one),
+            machine,
+            f"{one.result.provider.obtained}, {one.result.provider.threads or NONE}",
+            f"{row.batch_size:,}",
+            tables.percentile_text(row.percentile(0.5)),
+            tables.percentile_text(row.percentile(0.99)),
+            tables.shown("images_per_s", row.images_per_s),
+            tables.accuracy_text(one.result.accuracy),
+            row.verdict.status if row.verdict else NONE,
+        )
+        for number, (one, machine) in enumerate(zip(found, _machines(found), strict=True), start=1)
+        for row in one.result.latency
+    ]
+    caption = "Speed and accuracy of each result and batch size"
+    return Table("measurements", caption, MEASUREMENT_COLUMNS, tuple(rows))
 
 
-def _plan(results: Sequence[Result]) -> list[_Plan]:
-    batch_size = _common_batch_size(results)
-    plans = []
-    if distributions := _distributions(results, batch_size):
-        plans.append(
-            _Plan(
-                "latency",
-                charts.latency(distributions, batch_size=batch_size),
-                "How often each time came, on a logarithmic axis; further left is faster.",
+def _overview(found: Sequence[Stored]) -> Table:
+    """Return one row for each result, also of those that failed."""
+    rows = []
+    for number, one in enumerate(found, start=1):
+        model, cold_start = one.result.model, one.result.cold_start
+        processes = cold_start.processes if cold_start else ()
+        peaks = [process.peak_memory_bytes or 0 for process in processes]
+        peak = max(peaks, default=0) or one.result.peak_memory_bytes
+        rows.append(
+            (
+                str(number),
+                one.path.name,
+                _name(one),
+                tables.shown("integers", model.integers),
+                tables.shown("model_bytes", model.model_bytes),
+                tables.cold_start_text(cold_start),
+                tables.shown("peak_memory_bytes", peak),
+                _status(one),
+                _ending(one),
             )
         )
-    if sweeps := _sweeps(results):
-        plans.append(
-            _Plan("batches", charts.batches(sweeps), "Both axes are logarithmic; higher is faster.")
-        )
-    if points := _points(results, batch_size):
-        fronts = _fronts(results, points)
-        named = "; ".join(front.label for front in fronts)
-        description = (
-            f"Batch {batch_size}, with the intervals of both. {named}: none of the same machine is "
-            "both faster and more accurate."
-        )
-        drawn = [front for front in fronts if len(front.points) > 1]
-        plans.append(_Plan("accuracy", charts.accuracy(points, drawn), description))
-    if bars := _sizes(results):
-        plans.append(_Plan("size", charts.sizes(bars), "Bytes of the file that is deployed."))
-    return plans
+    caption = "Size, start, memory and end of each result"
+    return Table("results", caption, RESULT_COLUMNS, tuple(rows))
 
 
-def _common_batch_size(results: Sequence[Result]) -> int:
-    """Return 1 if any result has it, else the smallest batch size that most results share."""
-    sizes: list[int] = [
-        row["batch_size"] for result in results for row in result.document["latency"]
+def _name(one: Stored) -> str:
+    return one.result.model.name or one.path.name
+
+
+def _status(one: Stored) -> str:
+    return one.result.verdict.status if one.result.verdict else NONE
+
+
+def _ending(one: Stored) -> str:
+    if one.result.failed is not None:
+        return f"failed: {one.result.failed}"
+    return "interrupted" if one.result.interrupted else "complete"
+
+
+def _reasons(one: Stored) -> Iterable[Reason]:
+    """Return why the verdict is not VALID; the rows' own reasons where the run has no verdict."""
+    judged = [one.result.verdict] if one.result.verdict else [r.verdict for r in one.result.latency]
+    return (reason for verdict in judged if verdict for reason in verdict.reasons)
+
+
+def _summary(found: Sequence[Stored]) -> str:
+    """Return how many results there are of each verdict and end."""
+    said = [_status(one) for one in found]
+    counts = {status: said.count(status) for status in ("VALID", "NOISY", "INVALID")}
+    counts["without a verdict"] = said.count(NONE)
+    counts["failed"] = sum(one.result.failed is not None for one in found)
+    counts["interrupted"] = sum(one.result.interrupted for one in found)
+    parts = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    return f"{len(found)} result{'s' * (len(found) != 1)}: {parts}"
+
+
+def _letters(found: Sequence[Stored]) -> list[str]:
+    """Return the letter of each result's machine, nothing where all are of one."""
+    keys = [_machine_key(one.result.machine) for one in found]
+    known = list(dict.fromkeys(keys))
+    names = [chr(65 + i) if i < 26 else f"M{i + 1}" for i in range(len(known))]
+    return [names[known.index(key)] if len(known) > 1 else "" for key in keys]
+
+
+def _machine_key(machine: Machine) -> str:
+    return machine.id or f"{machine.cpu}, {machine.architecture}, {machine.usable_cores}"
+
+
+def _machines(found: Sequence[Stored]) -> list[str]:
+    """Return the processor and the start of the machine's id, after its letter, of each result."""
+    return [
+        f"{letter}{': ' * bool(letter)}{one.result.machine.cpu or NONE} "
+        f"({f'id {one.result.machine.id[:6]}' if one.result.machine.id else 'no id'})"
+        for one, letter in zip(found, _letters(found), strict=True)
     ]
+
+
+def _section(number: int, one: Stored) -> page.Section:
+    title = f"{number}. {_name(one)}, from {one.path.name}"
+    title += f" ({_status(one)})" * (_status(one) != NONE)
+    notes = [_ending(one)] * (_ending(one) != "complete")
+    notes += [reason.line() for reason in _reasons(one)]
+    return page.Section(title, tuple(notes), tables.tables_of(one.result))
+
+
+def _warnings(found: Sequence[Stored]) -> Iterable[str]:
+    packages = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-web")
+    versions = {v for one in found for n, v in one.result.machine.versions.items() if n in packages}
+    images = {(one.result.accuracy.images_sha256 or "")[:12] for one in found
+              if one.result.accuracy}  # fmt: skip
+    for values, what in (
+        (dict.fromkeys(_machines(found)), "{} machines, whose times cannot be compared: "),
+        (versions, "{} onnxruntime versions, whose times cannot be compared: "),
+        (images - {""}, "accuracies of {} sets of images, which cannot be compared: "),
+    ):
+        if len(values) > 1:
+            yield what.format(len(values)) + "; ".join(sorted(values))
+    for number, one in enumerate(found, start=1):
+        if _ending(one) != "complete":
+            yield f"{number}, {one.path.name}: {_ending(one)}"
+
+
+def _figures(found: Sequence[Stored], out: Path) -> Iterable[page.Figure]:
+    """Draw each chart for which a result holds numbers."""
+    size = _common_batch_size(found)
+    series = [
+        Series(number, _label(number, one, letter), one.result,
+               next((row for row in one.result.latency if row.batch_size == size), None))
+        for number, (one, letter) in enumerate(zip(found, _letters(found), strict=True))
+    ]  # fmt: skip
+
+    def drawn(
+        name: str, title: str, text: str, chart: Callable[..., Picture], shown: list[Series],
+        **more: object,
+    ) -> Iterable[page.Figure]:  # fmt: skip
+        if shown:
+            path = out.with_suffix(f".{name}.png")
+            yield page.Figure(title, text, chart(path, shown, title, **more))
+
+    timed = [one for one in series if len(one.times[0])]
+    text = "How often each time came, on a logarithmic axis; further left is faster."
+    yield from drawn("latency", f"Time of one run, batch {size}", text, charts.latency, timed)
+    text = "Both axes are logarithmic; higher is faster."
+    rated = [one for one in series if one.rates]
+    yield from drawn("batches", "Throughput by batch size", text, charts.batches, rated)
+    points = [one for one in series if one.point]
+    fronts = _fronts(points, found)
+    text = (f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: none of the same "
+            "machine is both faster and more accurate.")  # fmt: skip
+    lines = {name: front for name, front in fronts.items() if len(front) > 1}
+    title = "Accuracy against time"
+    yield from drawn("accuracy", title, text, charts.accuracy, points, fronts=lines)
+    files = {one.result.model.model_sha256 or one.number: one for one in reversed(series)
+             if one.result.model.model_bytes}  # fmt: skip
+    text = "Bytes of the file that is deployed."
+    yield from drawn("size", "Model file", text, charts.sizes, list(files.values())[::-1])
+
+
+def _common_batch_size(found: Sequence[Stored]) -> int:
+    """Return 1 if any result has it, else the smallest batch size that most results share."""
+    sizes = [row.batch_size for one in found for row in one.result.latency]
     if not sizes or 1 in sizes:
         return 1
     return min(sizes, key=lambda size: (-sizes.count(size), size))
 
 
-def _label(number: int, results: Sequence[Result]) -> str:
-    result = results[number]
-    provider = result.document["provider"]
-    letter = tables.machine_letters(results)[tables.machine_key(result)]
-    name = tables.model_name(result)
-    place = [tables.text(provider["obtained"]), tables.text(provider["threads"])]
-    end = f", {' '.join(place)}" + f", {letter}" * bool(letter)
-    status = tables.status(result.document["verdict"])
-    end += f" ({status})" * (status in ("NOISY", "INVALID"))
-    start, room = f"{number + 1} {name}", MAX_LABEL - len(end[:MAX_LABEL])
-    shortened = start if len(start) <= room else f"{start[: max(room, 4) - 1]}…"
-    return f"{shortened}{end[:MAX_LABEL]}"
+def _label(number: int, one: Stored, letter: str) -> str:
+    provider, status = one.result.provider, _status(one)
+    end = f", {provider.obtained} {provider.threads or NONE}" + f", {letter}" * bool(letter)
+    end = f"{end}{f' ({status})' * (status in ('NOISY', 'INVALID'))}"[:MAX_LABEL]
+    start, room = f"{number + 1} {_name(one)}", max(MAX_LABEL - len(end), 4)
+    return (start if len(start) <= room else f"{start[: room - 1]}…") + end
 
 
-def _rows(results: Sequence[Result], batch_size: int) -> list[tuple[int, dict[str, Any]]]:
-    found = []
-    for number, result in enumerate(results):
-        rows = [row for row in result.document["latency"] if row["batch_size"] == batch_size]
-        found += [(number, row) for row in rows[:1]]
-    return found
-
-
-def _distributions(results: Sequence[Result], batch_size: int) -> list[charts.Distribution]:
-    found = []
-    for number, row in _rows(results, batch_size):
-        pairs = row["histogram_ns"] or [[sample, 1] for sample in row["samples_ns"]]
-        known = np.array([pair for pair in pairs if min(pair) > 0], dtype=float)
-        if len(known):
-            p50, p99 = (_milliseconds(row, p) for p in (0.5, 0.99))
-            times, counts = known[:, 0] / 1e6, known[:, 1]
-            found.append(
-                charts.Distribution(_label(number, results), number, times, counts, p50, p99)
-            )
-    return found
-
-
-def _milliseconds(row: dict[str, Any], p: float) -> float | None:
-    entry = tables.percentile(row["percentiles_ms"], p)
-    return entry["value"] or None if entry else None
-
-
-def _sweeps(results: Sequence[Result]) -> list[charts.Sweep]:
-    found = []
-    for number, result in enumerate(results):
-        rates = {
-            row["batch_size"]: row["images_per_s"]
-            for row in result.document["latency"]
-            if row["images_per_s"]
-        }
-        if rates:
-            ordered = dict(sorted(rates.items()))
-            label = _label(number, results)
-            found.append(charts.Sweep(label, number, tuple(ordered), tuple(ordered.values())))
-    return found
-
-
-def _points(results: Sequence[Result], batch_size: int) -> list[charts.Point]:
-    found = []
-    for number, row in _rows(results, batch_size):
-        entry = tables.percentile(row["percentiles_ms"], 0.5)
-        score = results[number].document["accuracy"]
-        if entry and entry["value"] and score:
-            value, interval = 100 * score["accuracy"], score["interval"]
-            low, high = (
-                value if interval[end] is None else 100 * interval[end] for end in ("low", "high")
-            )
-            times = (
-                entry["low"] or entry["value"],
-                entry["value"],
-                entry["high"] or entry["value"],
-            )
-            found.append(charts.Point(_label(number, results), number, times, (low, value, high)))
-    return found
-
-
-def _fronts(results: Sequence[Result], points: Sequence[charts.Point]) -> list[charts.Front]:
-    """Return each machine's Pareto front: the points that none of the same machine dominates."""
-    letters = tables.machine_letters(results)
-    groups: dict[str, list[charts.Point]] = {}
-    for point in sorted(points, key=lambda point: (point.latency_ms[1], point.accuracy[1])):
-        groups.setdefault(tables.machine_key(results[point.style]), []).append(point)
-    fronts = []
-    for key, group in sorted(groups.items(), key=lambda entry: letters[entry[0]]):
-        front = [point for point in group if not any(_dominates(other, point) for other in group)]
-        numbers = ", ".join(str(point.style + 1) for point in front)
-        machine = f" of {letters[key]}" * bool(letters[key])
-        fronts.append(charts.Front(f"Pareto front{machine}: {numbers}", tuple(front)))
+def _fronts(points: Sequence[Series], found: Sequence[Stored]) -> dict[str, list[Series]]:
+    """Return each machine's Pareto front: the results that none of the same machine dominates."""
+    letters = _letters(found)
+    groups: dict[str, list[Series]] = {}
+    for one in sorted(points, key=lambda one: one.point or (0.0, 0.0)):
+        groups.setdefault(letters[one.number], []).append(one)
+    fronts = {}
+    for letter, group in sorted(groups.items()):
+        front = [one for one in group if not any(_dominates(other, one) for other in group)]
+        numbers = ", ".join(str(one.number + 1) for one in front)
+        fronts[f"Pareto front{f' of {letter}' * bool(letter)}: {numbers}"] = front
     return fronts
 
 
-def _dominates(other: charts.Point, point: charts.Point) -> bool:
-    faster = point.latency_ms[1] - other.latency_ms[1]
-    better = other.accuracy[1] - point.accuracy[1]
-    return faster >= 0 and better >= 0 and (faster > 0 or better > 0)
+def _dominates(other: Series, one: Series) -> bool:
+    (time, share), (other_time, other_share) = one.point or (0, 0), other.point or (0, 0)
+    return other_time <= time and other_share >= share and one.point != other.point
 
 
-def _sizes(results: Sequence[Result]) -> list[charts.Size]:
-    """Return each model file once, under the first result that has it."""
-    found: dict[Any, charts.Size] = {}
-    for number, result in enumerate(results):
-        model = result.document["model"]
-        if model["model_bytes"]:
-            label = f"{number + 1} {tables.model_name(result)}"[:MAX_LABEL]
-            key = model["model_sha256"] or number
-            found.setdefault(key, charts.Size(label, number, model["model_bytes"] / 1e3))
-    return list(found.values())
-
-
-def _markdown(content: page.Page, pictures: Sequence[plots.Picture]) -> str:
+def _markdown(content: page.Page) -> str:
     safe = tables.markdown_text
     blocks = [f"# {content.title}", f"{safe(content.verdicts)}.", safe(content.source)]
-    if content.warnings:
-        blocks.append("\n".join(f"- {safe(warning)}" for warning in content.warnings))
+    blocks += ["\n".join(f"- {safe(one)}" for one in content.warnings)] * bool(content.warnings)
     blocks += map(tables.to_markdown, content.tables)
     if content.reasons:
         listed = "\n".join(f"- {safe(reason)}" for reason in content.reasons)
         blocks.append(f"Why a verdict is not VALID:\n\n{listed}")
-    if content.missing:
-        blocks.append(safe(content.missing))
-    for figure, picture in zip(content.figures, pictures, strict=True):
-        if picture.drawn:
-            blocks += [f"![{safe(figure.title)}](<{picture.path.name}>)", safe(figure.description)]
+    blocks += [safe(content.missing)] if content.missing else []
+    for one in content.figures:
+        if one.picture.drawn:
+            image = f"![{safe(one.title)}](<{one.picture.path.name}>)"
+            blocks += [image, safe(one.description)]
     return "\n\n".join(blocks) + "\n"

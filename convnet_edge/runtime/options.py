@@ -158,13 +158,14 @@ def _problems(one: Declared, value: Any) -> Iterator[str]:
         yield f"a name that ends in {' or '.join(about.suffixes)}"
     if one.item in (int, float) and not isinstance(value, bool):
         if one.is_list and not values:
-            yield f"numbers {_range(about)}, as in 1,8,64"
+            yield f"numbers {range_text(about)}, as in 1,8,64"
         for number in values:
             if not (about.low <= number <= about.high and number > about.above):
-                yield f"{'numbers' if one.is_list else 'a number'} {_range(about)}"
+                yield f"{'numbers' if one.is_list else 'a number'} {range_text(about)}"
 
 
-def _range(about: About) -> str:
+def range_text(about: About) -> str:
+    """Return the range that an option's numbers must be in, in words; empty for any number."""
     ends = []
     if about.above > -math.inf:
         ends.append(f"above {about.above:g}")

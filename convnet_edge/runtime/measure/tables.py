@@ -1,0 +1,299 @@
+"""Lay out a result as tables of plain text, for a terminal, Markdown, a page or a device's screen.
+
+THE description of every table of a result; its words are made from the names and units of fields.
+How a table looks is up to who shows it; which results may be compared is the report's business.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import zip_longest
+from typing import Any
+
+from .result import Accuracy, ColdStart, Latency, Paced, Percentile, Result
+
+NONE = "–"
+FACTS = ("what", "value")
+MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~])")
+LABELS = {
+    "n": "images",
+    "f1": "F1",
+    "op_type": "operator",
+    "share_of_bound": "of the bound",
+    "cpu_ms_per_run": "CPU ms a run",
+    "n_switched": "interrupted",
+    "waited_share": "waited",
+    "mcnemar_p": "McNemar's p",
+}
+SHARES = {"share", "share_of_bound", "waited_share", "precision", "recall", "f1"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption over rows of text, the first cell of each naming its row.
+
+    name: by which one is picked out. tints: for each row, how strongly to tint each cell after the
+    first, in [0, 1]; or empty.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    tints: tuple[tuple[float, ...], ...] = ()
+
+
+def tables_of(result: Result) -> tuple[Table, ...]:
+    """Return the tables of one result in reading order; what was not measured has none."""
+    settings = [("measured_at", result.measured_at), *result.settings.items()]
+    versions = {"convnet-edge": result.convnet_edge, **result.machine.versions}
+    found = [
+        _facts("model", "Model", _fields(result.model)),
+        _facts("provider", "Provider", _fields(result.provider)),
+        _facts("settings", "Settings", settings),
+        _facts("machine", "Machine", _fields(result.machine, but=("versions",))),
+        Table("versions", "Versions", FACTS, tuple(versions.items())),
+        _checks(result),
+        _facts("cost", "Cost of an image, and the least time for it", _fields(result.cost)),
+        _cold_start(result.cold_start),
+        _latency(result.latency),
+        *_accuracy(result.accuracy),
+        _listed("throughput", "Throughput by load", result.throughput),
+        *_paced(result.paced),
+        _split(result.latency),
+        _listed("profile", "Profile of the nodes", result.profile),
+        _listed("pairs", "Paired with the first model, on the same images", result.pairs,
+                but=("model_sha256", "differing", "shown")),
+    ]  # fmt: skip
+    return tuple(table for table in found if table.rows)
+
+
+def _fields(found: Any, *, but: Sequence[str] = ()) -> list[tuple[str, Any]]:
+    """Return (name, value) of a dataclass's fields, none of None."""
+    if found is None:
+        return []
+    return [(one.name, getattr(found, one.name)) for one in fields(found) if one.name not in but]
+
+
+def _facts(name: str, caption: str, facts: Iterable[tuple[str, Any]]) -> Table:
+    rows = ((heading(key), shown(key, value)) for key, value in facts)
+    return Table(name, caption, FACTS, tuple(row for row in rows if row[1] != NONE))
+
+
+def _listed(name: str, caption: str, found: Sequence[Any], *, but: Sequence[str] = ()) -> Table:
+    """Return a row for each of several dataclasses of one kind, a column for each field."""
+    listed = [_fields(one, but=but) for one in found]
+    columns = tuple(heading(key) for key, _ in listed[0]) if listed else ()
+    rows = tuple(tuple(shown(key, value) for key, value in row) for row in listed)
+    return Table(name, caption, columns, rows)
+
+
+def _checks(result: Result) -> Table:
+    rows = [
+        (one.name, "skipped" if one.skipped else "passed" if one.passed else "FAILED", one.detail)
+        for one in result.checks
+    ]
+    return Table("checks", "Checks before timing", ("check", "outcome", "detail"), tuple(rows))
+
+
+def _cold_start(cold_start: ColdStart | None) -> Table:
+    processes = cold_start.processes if cold_start else ()
+    parts: dict[str, list[float]] = {}
+    for name, value in (fact for process in processes for fact in _fields(process)):
+        part = heading(name).removesuffix(" ms")
+        if isinstance(value, dict):
+            for size, time_ms in value.items():
+                parts.setdefault(f"{part} at batch {size}", []).append(time_ms)
+        elif name.endswith("_ms") and value is not None:
+            parts.setdefault(part, []).append(value)
+    peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
+    caption = f"Cold start of {len(processes)} fresh process{'es' * (len(processes) != 1)}"
+    caption += f"; peak memory {size_text(max(peaks))}" if peaks else ""
+    rows = [(part, *map(milliseconds, (statistics.median(times), min(times), max(times))))
+            for part, times in parts.items()]  # fmt: skip
+    columns = ("part", "median ms", "lowest ms", "highest ms")
+    return Table("cold start", caption, columns, tuple(rows))
+
+
+def _latency(latencies: Sequence[Latency]) -> Table:
+    """Return a column for each batch size: so many fields fit no screen side by side."""
+    facts = [dict(_latency_facts(row)) for row in latencies]
+    names = dict.fromkeys(name for column in facts for name in column)
+    rows = tuple((name, *(column.get(name, NONE) for column in facts)) for name in names)
+    columns = ("batch", *(f"{row.batch_size:,}" for row in latencies))
+    return Table("latency", "Time of a run, one caller, back to back", columns, rows)
+
+
+def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
+    yield "runs", text(row.n_runs)
+    for found in row.percentiles_ms:
+        needs = f"needs {found.floor:,}"
+        yield f"p{100 * found.p:g} ms", needs if found.value is None else milliseconds(found.value)
+        if found.p == 0.5 and found.low is not None:
+            yield "p50 95 % ms", f"{milliseconds(found.low)}–{milliseconds(found.high)}"
+    for name in ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
+                 "n_switched", "waited_share"):  # fmt: skip
+        if getattr(row, name) is not None:
+            yield heading(name), shown(name, getattr(row, name))
+    if row.verdict is not None:
+        yield "verdict", row.verdict.status
+
+
+def _accuracy(accuracy: Accuracy | None) -> list[Table]:
+    if accuracy is None:
+        return []
+    labels = [one.label for one in accuracy.classes]
+    counts = [(label, *map(text, row)) for label, row in zip(labels, accuracy.confusion)]  # noqa: B905 - the reader checks it
+    tints = [tuple(n / max(sum(row), 1) for n in row) for row in accuracy.confusion]
+    caption = "Confusion matrix: rows are true, columns predicted"
+    found = [
+        _listed("classes", f"Classes; test accuracy {accuracy.summary()}", accuracy.classes),
+        Table("confusion", caption, ("true", *labels), tuple(counts), tuple(tints)),
+    ]
+    if accuracy.calibration is not None:
+        rows = [
+            (f"{one.low:.2f}–{one.high:.2f}", text(one.n), percent(one.confidence),
+             percent(one.accuracy))
+            for one in accuracy.calibration.bins if one.n
+        ]  # fmt: skip
+        caption = f"Calibration, expected error {percent(accuracy.calibration.error, 2)}"
+        columns = ("probability", "images", "mean of it", "accuracy")
+        found.append(Table("calibration", caption, columns, tuple(rows)))
+    return found
+
+
+def _paced(paced: Paced | None) -> list[Table]:
+    if paced is None:
+        return []
+    caption = f"One image a run, {f'{paced.pace_hz:g} a second' if paced.pace_hz else 'on and on'}"
+    facts = _facts("paced", caption, _fields(paced, but=("percentiles_ms", "minutes")))
+    times = [(f"p{100 * one.p:g} ms", percentile_text(one)) for one in paced.percentiles_ms]
+    minutes = _listed("minutes", f"{caption}, by minute", paced.minutes)
+    return [Table("paced", caption, FACTS, (*facts.rows, *times)), minutes]
+
+
+def _split(latencies: Sequence[Latency]) -> Table:
+    found = [row for row in latencies if row.split is not None]
+    table = _listed("split", "Through bound buffers", [row.split for row in found])
+    rows = [(text(row.batch_size), *cells) for row, cells in zip(found, table.rows)]  # noqa: B905 - one each
+    return Table(table.name, table.caption, ("batch", *table.columns), tuple(rows))
+
+
+def percentile_text(found: Percentile | None) -> str:
+    """Return a percentile in milliseconds with its interval, or how many runs it needs."""
+    if found is None or found.value is None:
+        return NONE if found is None else f"n/a (needs {found.floor:,})"
+    ends = f" ({milliseconds(found.low)}–{milliseconds(found.high)})"
+    return milliseconds(found.value) + ends * (found.low is not None)
+
+
+def accuracy_text(accuracy: Accuracy | None) -> str:
+    """Return the accuracy in percent with its interval."""
+    if accuracy is None:
+        return NONE
+    ends = f"{100 * accuracy.interval.low:.2f}–{100 * accuracy.interval.high:.2f}"
+    return f"{percent(accuracy.accuracy, 2)} ({ends})"
+
+
+def cold_start_text(cold_start: ColdStart | None) -> str:
+    """Return the median cold start in milliseconds."""
+    processes = cold_start.processes if cold_start else ()
+    totals = [process.total_ms for process in processes if process.total_ms is not None]
+    return f"{milliseconds(statistics.median(totals))} (n = {len(totals)})" if totals else NONE
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a time with as many decimals as its size deserves."""
+    if value is None:
+        return NONE
+    return f"{value:,.{1 + sum(value < limit for limit in (1, 10, 100))}f}"
+
+
+def percent(value: float | None, places: int = 1) -> str:
+    """Return a share in percent."""
+    return NONE if value is None else f"{100 * value:.{places}f} %"
+
+
+def size_text(value: float) -> str:
+    """Return a number of bytes: all of them for a file, megabytes for a memory."""
+    return f"{value:,} bytes" if value < 1e7 else f"{value / 1e6:,.0f} MB"
+
+
+def text(value: Any) -> str:
+    """Return any plain value as text."""
+    if isinstance(value, (bool, str)):
+        return value if isinstance(value, str) else "yes" if value else "no"
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a field's value as text, by what its name says of the unit, which the heading has."""
+    if value is None or value in ("", (), [], {}):
+        return NONE
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {shown(name, inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(shown(name, inner) for inner in value)
+    if isinstance(value, (bool, str)):
+        return text(value)
+    return percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
+
+
+def heading(name: str) -> str:
+    """Return a field's name in words, with its unit."""
+    suffix = _suffix(name)
+    words = name.removesuffix(suffix).removeprefix("n_").replace("_", " ")
+    return LABELS.get(name, words + UNITS[suffix][0])
+
+
+# what a field's name ends with: the unit in its heading, and how its numbers are written
+UNITS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "_ms": (" ms", milliseconds),
+    "_us": (" µs", "{:,.1f}".format),
+    "_bytes": ("", size_text),
+    "_multiplications_per_s": (" 10⁹ multiplications/s", lambda value: f"{value / 1e9:,.1f}"),
+    "_per_s": ("/s", "{:,.0f}".format),
+    "_s": (" s", text),
+    "_mhz": (" MHz", "{:,.0f}".format),
+    "_hz": (" Hz", text),
+    "_c": (" °C", "{:.1f}".format),
+    "_p": ("", "{:.2g}".format),
+    "": ("", text),
+}
+
+
+def _suffix(name: str) -> str:
+    return next(suffix for suffix in UNITS if name.endswith(suffix))
+
+
+def to_text(table: Table, width: int = 80) -> str:
+    """Return the table in aligned columns; the last is folded where a line exceeds `width`."""
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip_longest(*lines, fillvalue="")]
+    room = max(20, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    found = [table.caption]
+    for line in lines:
+        first, *others = textwrap.wrap(line[-1], room) or [""]
+        padded = [cell.ljust(size) for cell, size in zip(line[:-1], widths)]  # noqa: B905 - but the last
+        found.append("  ".join((*padded, first)).rstrip())
+        indent = " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
+        found += [indent + other for other in others]
+    return "\n".join(found)
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table in Markdown, its caption before it."""
+    lines = [table.columns, ("---",) * len(table.columns)]
+    lines += [tuple(map(markdown_text, row)) for row in table.rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{markdown_text(table.caption)}:\n\n{body}"
+
+
+def markdown_text(raw: str) -> str:
+    """Escape what Markdown or HTML would take for its own."""
+    escaped = raw.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return MARKDOWN_SPECIAL.sub(r"\\\1", escaped)

@@ -1,0 +1,204 @@
+"""Results of unknown origin: what is written is read whole, what is wrong is refused by its key."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import results as made
+import tiny
+
+from convnet_edge.reporting import read
+from convnet_edge.runtime import Classifier, selftest
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.measure import bench, cold_start, result
+from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.measure.options import BenchOptions
+from convnet_edge.runtime.measure.stats import percentile_floor
+
+BROKEN = {
+    "truncated": json.dumps(made.document()).encode()[:-100],
+    "not UTF-8": b'{"schema": "\xff"}',
+    "too deep": b"[" * 200_000,
+    "a vast number": b'{"schema": ' + b"9" * 5000 + b"}",
+    "nothing": b"",
+    "a list": b"[1, 2]",
+    "another schema": b'{"schema": "convnet-edge/checkpoint/1"}',
+    "a schema that is no text": b'{"schema": ["convnet-edge/bench/3"]}',
+    "not a number": json.dumps(made.document(cost__bound_ms=float("nan"))).encode(),
+    "infinite": json.dumps(made.document(cost__bound_ms=float("inf"))).encode(),
+}
+WRONG = {
+    "model": ({"model": "x"}, "model"),
+    "no model": ({"model": made.DELETE}, "model"),
+    "bytes": ({"model__model_bytes": "many"}, "model.model_bytes"),
+    "a fraction of a byte": ({"model__model_bytes": 1.5}, "model.model_bytes"),
+    "a flag as a count": ({"provider__threads": True}, "provider.threads"),
+    "negative": ({"peak_memory_bytes": -1}, "peak_memory_bytes"),
+    "negative in a list": ({"latency": [{"samples_ns": [5, -5]}]}, "latency[0].samples_ns[1]"),
+    "negative by name": (
+        {"cold_start__processes": [{"p50_ms": {"1": -1.0}}]},
+        "cold_start.processes[0].p50_ms.1",
+    ),
+    "too large for a float": ({"cost__bound_ms": 10**400}, "cost.bound_ms"),
+    "rows as an object": ({"latency": {}}, "latency"),
+    "a null row": ({"latency": [None]}, "latency[0]"),
+    "batch size 0": ({"latency": [{"batch_size": 0}]}, "latency[0].batch_size"),
+    "three in a bin": (
+        {"latency": [{"batch_size": 1, "n_runs": 1, "histogram_ns": [[1, 2, 3]]}]},
+        "latency[0].histogram_ns[0]",
+    ),
+    "an unknown verdict": ({"verdict__status": "GREAT"}, "verdict.status"),
+    "a ragged matrix": ({"accuracy__confusion": [[1, 2], [3]]}, "accuracy.confusion"),
+    "operators": ({"provider__placement": {"cpu": "Conv"}}, "provider.placement.cpu"),
+}
+
+
+def empty_fields(found, place=""):
+    """Return the fields of dataclasses inside `found` that are nowhere filled."""
+    names = {f"{place}{f.name}": getattr(found, f.name) for f in dataclasses.fields(found)}
+    empty = {name for name, value in names.items() if value in (None, (), [], {})}
+    for name, value in names.items():
+        items = value if isinstance(value, tuple) else (value,)
+        inner = [empty_fields(item, f"{name}.") for item in items if dataclasses.is_dataclass(item)]
+        empty |= set.intersection(*inner) if inner else set()
+    return empty
+
+
+def test_what_is_written_is_read_whole(tmp_path):
+    full = made.full()
+    assert empty_fields(full) == set()
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(result.as_json(full)))
+    assert read.read_result(path) == full
+
+
+def test_result_of_a_real_bench_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "N_PROCESSES", 1)
+    model_path = tmp_path / "tiny.onnx"
+    model_path.write_bytes(tiny.grey())
+    classifier = Classifier(model_path)
+    labels = tiny.labels(64).astype(np.uint8)
+    found = bench.bench_model(
+        classifier,
+        BenchOptions(quick=True, pace_hz=50.0, sustain_s=0.5),
+        name=model_path.name,
+        version="0",
+        test=ImageSet(tiny.images(64), labels, "00" * 32, "11" * 32, "tiny"),
+        checks=selftest.run_selftest(classifier),
+        start=cold_start.Task(model_path),
+    ).result
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(result.as_json(found)))
+    assert read.read_result(path) == found
+
+
+def test_keys_of_other_versions_are_dropped_and_negative_degrees_are_not(tmp_path):
+    plain = read.read_result(made.write(tmp_path, machine__temperature_c=-5.5))
+    path = made.write(tmp_path, machine__temperature_c=-5.5, later=1, model__later=[1])
+    assert read.read_result(path) == plain
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_broken_file_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"broken\.json"):
+        read.read_result(path)
+
+
+@pytest.mark.parametrize(("changes", "key"), WRONG.values(), ids=WRONG)
+def test_value_of_wrong_type_or_range_is_refused_by_its_key(tmp_path, changes, key):
+    path = made.write(tmp_path, **changes)
+    with pytest.raises(InputError) as caught:
+        read.read_result(path)
+    assert caught.value.found.startswith(f"{path}: {key} is ")
+
+
+@pytest.mark.parametrize(("number", "advice"), [(4, "--upgrade"), (2, "measure again")])
+def test_other_schema_says_what_helps(tmp_path, number, advice):
+    path = made.write(tmp_path, schema=f"convnet-edge/bench/{number}")
+    with pytest.raises(InputError, match=f"schema {number}") as caught:
+        read.read_result(path)
+    assert advice in caught.value.next_step
+
+
+def test_file_above_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "MAX_RESULT_BYTES", 1000)
+    with pytest.raises(InputError, match="larger"):
+        read.read_result(made.write(tmp_path))
+
+
+def test_text_that_could_mislead_a_reader_is_made_visible(tmp_path):
+    path = made.write(tmp_path, model__name="a\u202eb\x00c\ud800\nd")
+    assert read.read_result(path).model.name == "a\ufffdb\ufffdc\ufffd\ufffdd"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Read a result of one batch size that has raw samples alone, as the web page writes it."""
+
+    def read_raw(samples_ns, **row):
+        whole = {"n_runs": len(samples_ns), "timer_step_ns": 5000.0, "n_outputs_checked": 1}
+        whole |= {"batch_size": 1, "largest_output_error": 1e-6, "samples_ns": samples_ns}
+        return read.read_result(made.write(tmp_path, latency=[whole | row], verdict=None))
+
+    return read_raw
+
+
+def test_raw_samples_get_their_percentiles_and_verdicts(raw):
+    (row,) = raw(list(range(900_000, 900_200))).latency
+    assert row.percentile(0.5).value == pytest.approx(0.900099)
+    assert row.percentile(0.99).value is None
+    assert row.percentile(0.99).floor == percentile_floor(0.99)
+    assert row.verdict.status == "VALID"
+
+
+@pytest.mark.parametrize(
+    ("samples_ns", "row", "status", "reason"),
+    [
+        ([900_000] * 5, {}, "INVALID", "too few runs"),
+        ([900_000] * 50, {"timer_step_ns": 100_000.0}, "INVALID", "coarse timer"),
+        ([900_000] * 50, {"largest_output_error": 0.1}, "INVALID", "wrong outputs"),
+        ([900_000] * 50, {"largest_output_error": None}, "INVALID", "wrong outputs"),
+        ([900_000] * 50 + [1_900_000] * 50, {}, "NOISY", "drift"),
+    ],
+)
+def test_raw_samples_are_judged_by_bench_s_rules(raw, samples_ns, row, status, reason):
+    found = raw(samples_ns, **row)
+    assert found.verdict.status == found.latency[0].verdict.status == status
+    assert reason in [(one.name) for one in found.verdict.reasons]
+    assert found.verdict.reasons[0].batch_size == 1
+
+
+def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_path):
+    for name in ("b.json", "a.json"):
+        made.write(tmp_path, name)
+    (tmp_path / "other.json").write_text('{"schema": "convnet-edge/accuracy-benchmark/1"}')
+    (tmp_path / "plain.json").write_text("[]")
+    (tmp_path / "x.txt").write_text("{")
+    (tmp_path / "folder.json").mkdir()
+    made.write(tmp_path / "folder.json", "deeper.json")
+    found = read.read_results([tmp_path, tmp_path / "b.json"])
+    assert [stored.path.name for stored in found] == ["a.json", "b.json"]
+    (tmp_path / "c.json").write_bytes(BROKEN["truncated"])
+    with pytest.raises(InputError, match=r"c\.json is no JSON"):
+        read.read_results([tmp_path])
+
+
+def test_without_argument_results_come_from_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("benchmarks/results")
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="convnet-edge bench"):
+        read.read_results(())
+    made.write(folder)
+    assert [stored.path for stored in read.read_results(())] == [folder / "a.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX's devices")
+def test_device_as_result_is_refused():
+    with pytest.raises(InputError, match="not a regular file"):
+        read.read_results([Path("/dev/zero")])
