@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.shape_inference import InferenceError
 
 from ..sealing.parity import IR_VERSION, OPSET
 
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 MAX_GREY = 255
+ERRORS = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, InferenceError)  # of all of it
 
 
 def trace(model: torch.nn.Module, image_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -29,7 +31,7 @@ def trace(model: torch.nn.Module, image_shape: tuple[int, int, int]) -> onnx.Mod
     values).
 
     Raises:
-        torch.onnx.OnnxExporterError, RuntimeError: the exporter, or a pass of onnxscript, gives up.
+        OnnxExporterError, RuntimeError: the exporter, or a pass of onnxscript, gives up.
     """
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own internals

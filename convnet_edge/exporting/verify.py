@@ -6,9 +6,12 @@ Needs only numpy and onnxruntime unless a checkpoint is named.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..data import fashion_mnist as data
 from ..runtime import selftest
@@ -20,16 +23,19 @@ from ..runtime.measure.result import Check, as_json
 from ..runtime.model_file import ModelFile, open_model
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model
-from ..sealing.parity import Comparison
-from . import difference
+from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Reference, list_first
 from .options import VerifyOptions
 
-REPORT_SCHEMA = "convnet-edge/verify/2"
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Against:
-    """What the file was compared with. verdict and where: of another model (`Difference`)."""
+    """What the file was compared with.
+
+    verdict: "bit-equal", "within tolerance" or "different", of another model's logits. where: the
+    parts of the files that are not the same, in words; empty for equal graphs.
+    """
 
     path: str
     model_sha256: str | None = None
@@ -45,16 +51,16 @@ class VerifyReport:
     unless something to compare with was named.
     """
 
-    schema: str
     passed: bool
     model: str
     model_sha256: str
     provider: str
-    precision: str
     against: Against | None
-    comparison: Comparison | None
+    comparison: parity.Comparison | None
     checks: tuple[Check, ...]
-    machine: dict[str, Any]
+    precision: str = "float32"
+    schema: str = "convnet-edge/verify/2"
+    machine: dict[str, Any] = field(default_factory=machine.passport)
 
 
 @dataclass(frozen=True)
@@ -67,15 +73,13 @@ class VerifyResult:
 
     def lines(self) -> tuple[str, ...]:
         """Return what people read of it."""
-        report, found = self.report, []
-        if report.comparison:
-            found = [*(report.against.where if report.against else ()), report.comparison.summary()]
-            if report.comparison.flips:
-                found.append(f"Label flips: images {list(report.comparison.flips)}")
+        report, found = self.report, self.report.comparison
         return (
             f"Verified {self.model_path} on {report.provider}, {report.precision}:",
             *(check.line() for check in report.checks),
-            *found,
+            *(report.against.where if report.against else ()),
+            *((found.summary(),) if found else ()),
+            *((f"Label flips: images {list(found.flips)}",) if found and found.flips else ()),
             "PASS" if report.passed else "FAIL",
         )
 
@@ -88,8 +92,8 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
     """
     path = choose_model(options.model)
     file = open_model(path)
-    checks = selftest.check_digests(file)
-    comparison, against = None, None
+    checks: tuple[Check, ...] = selftest.check_digests(file)
+    compared = Compared()
     if all(check.passed for check in checks):  # an altered file is not opened
         step(f"opening the model on {options.provider}")
         classifier = Classifier(file, provider=options.provider)
@@ -97,52 +101,99 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         checks += selftest.check_opened(classifier)
         if options.against is not None:
             step(f"comparing with {options.against}")
-            compare = (
-                _compare_with_checkpoint
-                if options.against.suffix == ".safetensors"
-                else _compare_with_model
-            )
-            compared, comparison, against = compare(classifier, options.against)
-            checks += compared
+            compared = _compare(classifier, options.against)
+    checks += compared.checks
     report = VerifyReport(
-        schema=REPORT_SCHEMA,
         passed=all(check.passed or check.skipped for check in checks),
         model=path.name,
         model_sha256=file.sha256,
         provider=options.provider,
-        precision="float32",
-        against=against,
-        comparison=comparison,
+        against=compared.against,
+        comparison=compared.comparison,
         checks=checks,
-        machine=machine.passport(),
     )
     report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
     write_json(report_path, as_json(report))
     return VerifyResult(path, report_path, report)
 
 
-Compared = tuple[tuple[Check, ...], Comparison, Against]
+@dataclass(frozen=True)
+class Compared:
+    """What comparing with something else showed, if anything was named."""
+
+    checks: tuple[Check, ...] = ()
+    comparison: Comparison | None = None
+    against: Against | None = None
 
 
-def _compare_with_model(classifier: Classifier, other_path: Path) -> Compared:
-    other = Classifier(open_model(other_path), provider=classifier.session.provider)
-    found = difference.compare_models(classifier, other, data.load_test_set().images)
-    against = Against(str(other_path), other.file.sha256, found.verdict, found.where)
-    return (found.check,), found.comparison, against
-
-
-def _compare_with_checkpoint(classifier: Classifier, checkpoint_path: Path) -> Compared:
+def _compare(classifier: Classifier, path: Path) -> Compared:
+    images = data.load_test_set().images
+    if path.suffix != ".safetensors":
+        return compare_models(classifier, path, images)
     from ..networks import checkpoint  # torch: only this path needs it
     from ..networks.convnet import reference_logits
 
-    model, trained = checkpoint.load_model(checkpoint_path)
-    if trained.image_shape[1:] != classifier.contract.image_shape:
-        raise InputError(
-            f"{checkpoint_path} is for images of {trained.image_shape}",
-            expected=f"the model's {classifier.contract.image_shape}",
-            next_step="name the checkpoint that the model was exported from",
-        )
-    images = data.load_test_set().images
+    model, trained = checkpoint.load_model(path)
+    _require_same_images(path, trained.image_shape[1:], classifier)
     reference = parity.from_pytorch(images, reference_logits(model, images))
     proof = parity.compare_all(classifier, reference)
-    return proof.checks, proof.comparison, Against(str(checkpoint_path))
+    return Compared(proof.checks, proof.comparison, Against(str(path)))
+
+
+def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
+    if found != (expected := classifier.contract.image_shape):
+        raise InputError(
+            f"{path} is for images of {found}",
+            expected=f"the model's {expected}",
+            next_step="name a model or checkpoint for the same images with --against",
+        )
+
+
+def compare_models(mine: Classifier, path: Path, images: Array) -> Compared:
+    """Compare a model with that at `path` on `images` (N, H, W) uint8; the first one's tolerance.
+
+    Raises:
+        InputError: the other cannot be opened, a run fails, or they do not take the same images.
+    """
+    other = Classifier(path, provider=mine.session.provider)
+    _require_same_images(path, other.contract.image_shape, mine)
+    logits, known = (side.logits(images) for side in (mine, other))
+    reference = Reference(images, known.astype(np.float64), mine.tolerance / TOLERANCE_FACTOR)
+    found = parity.compare(logits, reference)
+    verdict = "different"
+    if logits.tobytes() == known.tobytes():
+        verdict = "bit-equal"
+    elif all(check.passed for check in parity.check_parity(found, reference)):
+        verdict = "within tolerance"
+    detail = (
+        f"{verdict}: {len(images):,} images, max {found.max_error:.2g}, tolerance "
+        f"{mine.tolerance:.2g}, {len(found.flips)} labels differ"
+    )
+    if verdict == "different":
+        worst = np.argsort(-parity.image_errors(logits, reference), kind="stable")[:3]
+        detail += f"; most in images {worst.tolist()}"
+    check = Check("logits against the other model", verdict != "different", detail,
+                  found.max_error, mine.tolerance)  # fmt: skip
+    where = _differing_parts(mine.file, other.file)
+    return Compared((check,), found, Against(str(path), other.file.sha256, verdict, where))
+
+
+def _differing_parts(mine: ModelFile, other: ModelFile) -> tuple[str, ...]:
+    found = []
+    operations = [[node.op_type for node in file.nodes] for file in (mine, other)]
+    if operations[0] != operations[1]:
+        pairs = enumerate(zip_longest(*operations, fillvalue="none"), 1)
+        number, (one, two) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        found.append(f"{len(operations[0])} operations, not {len(operations[1])}; the first that "
+                     f"differs is number {number}: {one}, not {two}")  # fmt: skip
+    if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
+        found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
+                     f"{other.ir_version}")  # fmt: skip
+    one, two = ({weight.name: weight.content for weight in file.weights} for file in (mine, other))
+    for what, names in (
+        ("weights that differ", [name for name in one.keys() & two if one[name] != two[name]]),
+        ("weights in one of them alone", one.keys() ^ two),
+    ):
+        if names:
+            found.append(f"{what}: {len(names)} ({list_first(sorted(names))})")
+    return tuple(found)

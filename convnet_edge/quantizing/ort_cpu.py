@@ -85,7 +85,7 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """
     known = constants(proto)
     producers = {name: node for node in proto.graph.node for name in node.output}
-    layers = []
+    layers: list[Layer] = []
     for node in proto.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
             continue
@@ -144,7 +144,7 @@ class _Writer:
         return self.node("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0)
 
     def _parts(self, layer: Layer, weight: Array) -> list[str]:
-        """Write scale and zero point of the input, and the layer's weights, theirs, and the bias."""
+        """Write the input's scale and zero point, the weights with theirs, and the bias."""
         zeros = np.zeros(len(layer.weight), np.int8)
         return self.weights_of(
             layer.input_scale, ZERO, weight, layer.weight_scale, zeros, layer.bias

@@ -108,8 +108,10 @@ def _take_grey_values(proto: onnx.ModelProto) -> None:
         return
     scale, zero_point = (constants(proto)[name] for name in reader.input[1:3])
     if zero_point.any() or not np.isclose(scale, 1 / 255, rtol=1e-6):
-        raise ValueError(f"grey values have the scale {scale} and zero point {zero_point}, not "
-                         "1/255 and 0: the calibration images do not span black to white")  # fmt: skip
+        raise ValueError(
+            f"grey values have the scale {scale} and zero point {zero_point}, not 1/255 and 0: the "
+            "calibration images do not span black to white"
+        )
     for dequantize in readers(proto, reader.output[0]):
         dequantize.input[0] = source
     graph.node.remove(reader)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 
 from ..data import fashion_mnist as data
 from ..runtime import contract, selftest
@@ -40,7 +42,7 @@ FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
 
 def _versions() -> dict[str, str]:
-    return document.versions("onnx", "onnxruntime")
+    return document.versions(onnx, onnxruntime)
 
 
 @dataclass(frozen=True)
@@ -378,7 +380,7 @@ def _prove(
 
 def _pair(said: list[Array], labels: Array, score: Accuracy) -> Scores:
     """Compare what both models say of the test images, the float one first."""
-    pair = accuracy.compare(*said, labels)
+    pair = accuracy.compare(said[0], said[1], labels)
     lost, gained, n = pair.n_lost, pair.n_gained, pair.n
     return Scores(
         n=n,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from .. import __version__
 from ..runtime import contract, preprocess, selftest
-from ..runtime.measure import accuracy, machine
+from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from . import goldens
 from .parity import Reference
@@ -89,8 +90,6 @@ def describe_proof(
     }
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of this program and of those `packages` that are installed."""
-    return {"convnet-edge": __version__} | {
-        name: version for name, version in machine.versions().items() if name in packages
-    }
+def versions(*modules: ModuleType) -> dict[str, str]:
+    """Return the versions of this program and of what it used."""
+    return {"convnet-edge": __version__} | {m.__name__: m.__version__ for m in modules}
