@@ -208,9 +208,7 @@ def _range(one: Declared) -> dict[str, Any]:
         return {}
     ends = {"min": one.about.low, "max": one.about.high}
     return {
-        name: int(end) if end % 1 == 0 else end
-        for name, end in ends.items()
-        if math.isfinite(end)
+        name: int(end) if end % 1 == 0 else end for name, end in ends.items() if math.isfinite(end)
     }
 
 

@@ -52,7 +52,7 @@ def stored(measured):
 
 def test_result_says_what_was_measured_on_what(stored, exported):
     assert stored["schema"] == "convnet-edge/bench/2"
-    assert stored["model"]["model_sha256"] == exported.sha256
+    assert stored["model"]["model_sha256"] == exported.report.model_sha256
     assert stored["model"]["n_multiplications"] == 2_215_168
     provider = stored["provider"]
     assert (provider["asked"], provider["obtained"], provider["tested"]) == ("cpu", "cpu", True)

@@ -14,7 +14,7 @@ def test_inspect_tells_what_the_export_knew(run, exported):
     assert document["ir_version"] == 8
     assert document["n_parameters"] == 225_034
     assert document["n_multiplications"] == 2_215_168
-    assert document["model_sha256"] == exported.sha256
+    assert document["model_sha256"] == exported.report.model_sha256
     assert document["digests_hold"] is True
     assert document["contract"]["class_labels"][9] == "Ankle Boot"
 

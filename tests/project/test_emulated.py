@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import convnet_edge
-from convnet_edge.quantizing import integer
+from convnet_edge.quantizing import portable
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.measure import machine
 
@@ -100,10 +100,10 @@ def model_paths(images, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "quantize_static", with_8_bits)
         graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
-        made = integer.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
+        made = portable.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
     document = contract.read_contract((EXPORTED / PORTABLE).read_bytes()).document
     path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
-    path.write_bytes(contract.seal(made.SerializeToString(), document))
+    path.write_bytes(contract.seal(made, document))
     return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}
 
 
