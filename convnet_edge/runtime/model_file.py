@@ -156,7 +156,7 @@ def open_model(source: Path | bytes) -> ModelFile:
     data = source if isinstance(source, bytes) else read_model_bytes(source)
     try:
         top = _read_top(memoryview(data))
-        parts = read_parts(top.graph)
+        parts = read_parts(top.graphs[0])
         nodes = tuple(_read_node(part) for part in parts.get(1, ()))
         weights = tuple(_read_weight(part) for part in parts.get(5, ()))
         inputs, outputs, inner = (
@@ -201,22 +201,22 @@ def read_model_bytes(path: Path) -> bytes:
 
 @dataclass
 class _Top:
-    """A ModelProto's own fields. contracts: each with the start and end of its whole field."""
+    """What a ModelProto holds. contracts: each with the start and end of its whole field."""
 
     ir_version: int = 0
-    graph: memoryview = memoryview(b"")
+    graphs: list[memoryview] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     contracts: list[tuple[memoryview, int, int]] = field(default_factory=list)
 
 
 def _read_top(data: memoryview) -> _Top:
-    top, start, n_graphs = _Top(), 0, 0
+    top, start = _Top(), 0
     for number, value, end in read_fields(data):
         if number == 1 and isinstance(value, int):
             top.ir_version = value
         elif number == 7 and isinstance(value, memoryview):
-            top.graph, n_graphs = value, n_graphs + 1
+            top.graphs.append(value)
         elif number == 8 and isinstance(value, memoryview):
             fields = {field_number: inner for field_number, inner, _ in read_fields(value)}
             domain, version = fields.get(1, b""), fields.get(2, 0)
@@ -229,11 +229,10 @@ def _read_top(data: memoryview) -> _Top:
             if last(entry, 1) == contract.KEY.encode():
                 top.contracts.append((last(entry, 2), start, end))
         start = end
-    if n_graphs != 1 or not top.ir_version:  # other readers would merge several graphs
-        raise ValueError(
-            "several graphs in it" if n_graphs > 1
-            else "no graph in it" if top.ir_version else "no IR version in it"
-        )  # fmt: skip
+    if not top.ir_version:
+        raise ValueError("no IR version in it")
+    if len(top.graphs) != 1:  # other readers would merge several
+        raise ValueError("several graphs in it" if top.graphs else "no graph in it")
     return top
 
 

@@ -7,9 +7,8 @@ business. Values are views into the file: weights are never copied.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Union
 
-Value = Union[int, memoryview]
+Value = int | memoryview
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
