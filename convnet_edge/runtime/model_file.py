@@ -11,8 +11,8 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from . import contract
 from .contract import NEXT_STEP, Contract
 from .errors import InputError
 from .files import MIB, read_bytes
-from .protobuf import integers, last, read_fields, read_parts, text
+from .protobuf import Message, read_fields
 
 MAX_MODEL_BYTES = 512 * MIB
 
@@ -28,7 +28,7 @@ _INT64 = 7  # TensorProto.INT64
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20: "training steps", 25: "functions of its own"}
-_NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
+_NESTED_FIELDS = (5, 6, 10, 11, 22, 23)  # of AttributeProto: tensors and graphs, sparse too
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Weight:
 
     def integers(self) -> tuple[int, ...]:
         """Return the values of an int64 weight that is stored raw; () of any other."""
-        raw = read_parts(self.content).get(9, [])
+        raw = Message(self.content).parts(9)
         if self.element_type != _INT64 or len(raw) != 1 or len(raw[0]) % 8:
             return ()
         return tuple(n for (n,) in struct.iter_unpack("<q", raw[0]))
@@ -154,14 +154,15 @@ def open_model(source: Path | bytes) -> ModelFile:
             outside the file; without a contract, with several, or with one that makes no sense.
     """
     data = source if isinstance(source, bytes) else read_model_bytes(source)
+    view = memoryview(data)
     try:
-        top = _read_top(memoryview(data))
-        parts = read_parts(top.graphs[0])
-        nodes = tuple(_read_node(part) for part in parts.get(1, ()))
-        weights = tuple(_read_weight(part) for part in parts.get(5, ()))
-        inputs, outputs, inner = (
-            tuple(_read_value(part) for part in parts.get(number, ())) for number in (11, 12, 13)
-        )
+        top = Message(view)
+        graph = _only_graph(top)
+        weights = tuple(map(_read_weight, graph.parts(5)))
+        nodes = tuple(map(_read_node, graph.messages(1)))
+        inputs, outputs, inner = (tuple(map(_read_value, graph.messages(n))) for n in (11, 12, 13))
+        opsets = {opset.text(1): opset.integer(2) for opset in top.messages(8)}
+        contracts = _find_contracts(view)
     except (ValueError, IndexError) as error:
         raise InputError(
             f"not a readable ONNX file ({error})",
@@ -169,24 +170,25 @@ def open_model(source: Path | bytes) -> ModelFile:
             next_step=NEXT_STEP,
         ) from error
     _refuse_external(weights)
-    document, start, end = _only_contract(top.contracts)
-    stated = contract.parse(document)
-    graph_digest = hashlib.sha256(memoryview(data)[:start])
-    graph_digest.update(memoryview(data)[end:])
+    text, start, end = _only_contract(contracts)
+    stated = contract.parse(text)
+    graph_digest = hashlib.sha256(view[:start])
+    graph_digest.update(view[end:])
     names = {weight.name for weight in weights}
+    foreign = [what for field, what in _FOREIGN_FIELDS.items() if top.holds(field)]
     return ModelFile(
         data=data,
-        ir_version=top.ir_version,
-        opsets=top.opsets,
+        ir_version=top.integer(1),
+        opsets=opsets,
         nodes=nodes,
         weights=weights,
         inputs=tuple(value for value in inputs if value.name not in names),
         outputs=outputs,
         values={value.name: value for value in (*inner, *outputs)},
-        foreign=tuple(sorted(top.foreign | ({"sparse weights"} if 15 in parts else set()))),
+        foreign=(*foreign, *(["sparse weights"] if graph.holds(15) else [])),
         contract=stated,
         graph_sha256=graph_digest.hexdigest(),
-        contract_sha256=contract.digest_of(document, stated),
+        contract_sha256=contract.digest_of(text, stated),
     )
 
 
@@ -199,106 +201,56 @@ def read_model_bytes(path: Path) -> bytes:
     return read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
 
 
-@dataclass
-class _Top:
-    """What a ModelProto holds. contracts: each with the start and end of its whole field."""
-
-    ir_version: int = 0
-    graphs: list[memoryview] = field(default_factory=list)
-    opsets: dict[str, int] = field(default_factory=dict)
-    foreign: set[str] = field(default_factory=set)
-    contracts: list[tuple[memoryview, int, int]] = field(default_factory=list)
-
-
-def _read_top(data: memoryview) -> _Top:
-    top, start = _Top(), 0
-    for number, value, end in read_fields(data):
-        if number == 1 and isinstance(value, int):
-            top.ir_version = value
-        elif number == 7 and isinstance(value, memoryview):
-            top.graphs.append(value)
-        elif number == 8 and isinstance(value, memoryview):
-            fields = {field_number: inner for field_number, inner, _ in read_fields(value)}
-            domain, version = fields.get(1, b""), fields.get(2, 0)
-            if isinstance(version, int) and not isinstance(domain, int):
-                top.opsets[str(domain, "utf-8")] = version
-        elif number in _FOREIGN_FIELDS:
-            top.foreign.add(_FOREIGN_FIELDS[number])
-        elif number == contract.METADATA_FIELD and isinstance(value, memoryview):
-            entry = read_parts(value)
-            if last(entry, 1) == contract.KEY.encode():
-                top.contracts.append((last(entry, 2), start, end))
-        start = end
-    if not top.ir_version:
+def _only_graph(top: Message) -> Message:
+    if not top.integer(1):
         raise ValueError("no IR version in it")
-    if len(top.graphs) != 1:  # other readers would merge several
-        raise ValueError("several graphs in it" if top.graphs else "no graph in it")
-    return top
+    if len(top.parts(7)) != 1:  # other readers would merge several
+        raise ValueError("several graphs in it" if top.parts(7) else "no graph in it")
+    return top.messages(7)[0]
 
 
-def _read_node(message: memoryview) -> Node:
-    parts = read_parts(message)
-    inputs, outputs = (tuple(map(text, parts.get(number, ()))) for number in (1, 2))
-    attributes = [_read_attribute(part) for part in parts.get(5, ())]
-    if len({name for name, _, _ in attributes}) < len(attributes):
-        raise ValueError("an attribute twice in it")  # which one counts, readers may disagree on
+def _find_contracts(data: memoryview) -> list[tuple[memoryview, int, int]]:
+    """Return each contract in the file, with the start and end of its whole field."""
+    found, start = [], 0
+    for number, value, end in read_fields(data):
+        if number == contract.METADATA_FIELD and isinstance(value, memoryview):
+            entry = Message(value)
+            if entry.text(1) == contract.KEY:
+                found.append((entry.part(2), start, end))
+        start = end
+    return found
+
+
+def _read_node(message: Message) -> Node:
+    attributes = message.messages(5)
+    names = [attribute.text(1) for attribute in attributes]
+    if len(set(names)) < len(names):  # readers may disagree on which one counts
+        raise ValueError("an attribute twice in it")
+    values = [attribute.integers(3) + attribute.integers(8) for attribute in attributes]
     return Node(
-        op_type=text(last(parts, 4)),
-        domain=text(last(parts, 7)),
-        inputs=inputs,
-        outputs=outputs,
-        integers={name: values for name, values, _ in attributes if values},
-        nested=any(nested for _, _, nested in attributes),
+        op_type=message.text(4),
+        domain=message.text(7),
+        inputs=message.texts(1),
+        outputs=message.texts(2),
+        integers={name: found for name, found in zip(names, values, strict=True) if found},
+        nested=any(attribute.holds(*_NESTED_FIELDS) for attribute in attributes),
     )
 
 
-def _read_attribute(message: memoryview) -> tuple[str, tuple[int, ...], bool]:
-    """Return an attribute's name, its integers, and whether it holds tensors or graphs."""
-    name, nested = "", False
-    numbers: list[int] = []
-    for number, value, _ in read_fields(message):
-        if number == 1 and isinstance(value, memoryview):
-            name = text(value)
-        elif number in (3, 8):
-            numbers += integers(value)
-        nested = nested or number in _NESTED_FIELDS
-    return name, tuple(numbers), nested
+def _read_weight(content: memoryview) -> Weight:
+    message = Message(content)
+    external = message.holds(13) or message.integer(14) == _EXTERNAL
+    return Weight(message.text(8), message.integer(2), message.integers(1), external, content)
 
 
-def _read_weight(message: memoryview) -> Weight:
-    name, element_type, external = "", 0, False
-    dims: list[int] = []
-    for number, value, _ in read_fields(message):
-        if number == 1:
-            dims += integers(value)
-        elif number == 2 and isinstance(value, int):
-            element_type = value
-        elif number == 8 and isinstance(value, memoryview):
-            name = text(value)
-        elif number == 13 or (number == 14 and value == _EXTERNAL):
-            external = True
-    return Weight(name, element_type, tuple(dims), external, message)
+def _read_value(message: Message) -> Value:
+    tensor = Message(Message(message.part(2)).part(1))
+    dims = Message(tensor.part(2)).messages(1)
+    shape = tuple(dim.integer(1) if dim.holds(1) else dim.text(2) or "?" for dim in dims)
+    return Value(message.text(1), tensor.integer(1), shape)
 
 
-def _read_value(message: memoryview) -> Value:
-    parts = read_parts(message)
-    element_type, shape = 0, memoryview(b"")
-    for number, value, _ in read_fields(last(read_parts(last(parts, 2)), 1)):
-        if number == 1 and isinstance(value, int):
-            element_type = value
-        elif number == 2 and isinstance(value, memoryview):
-            shape = value
-    dims = tuple(_read_dim(part) for part in read_parts(shape).get(1, ()))
-    return Value(text(last(parts, 1)), element_type, dims)
-
-
-def _read_dim(message: memoryview) -> int | str:
-    for _, value, _ in read_fields(message):
-        return value if isinstance(value, int) else text(value)
-    return "?"
-
-
-def _refuse_external(weights: Sequence[Weight]) -> None:
+def _refuse_external(weights: Iterable[Weight]) -> None:
     outside = [weight.name for weight in weights if weight.external]
     if outside:
         raise InputError(
@@ -308,19 +260,15 @@ def _refuse_external(weights: Sequence[Weight]) -> None:
         )
 
 
-def _only_contract(found: Sequence[tuple[memoryview, int, int]]) -> tuple[bytes, int, int]:
-    """Return the one contract's text, and where its field starts and ends."""
-    if len(found) != 1:
+def _only_contract(found: list[tuple[memoryview, int, int]]) -> tuple[bytes, int, int]:
+    n_bytes = sum(len(text) for text, _, _ in found)
+    if len(found) != 1 or n_bytes > contract.MAX_CONTRACT_BYTES:
         raise InputError(
-            f"{len(found) or 'no'} contracts in the file (metadata entry {contract.KEY!r})",
-            expected="a model written by `convnet-edge export`, which describes itself",
+            f"{len(found) or 'no'} contracts in the file (metadata entry {contract.KEY!r}), of "
+            f"{n_bytes:,} bytes",
+            expected="what `convnet-edge export` writes: one that describes the file, of at most "
+            f"{contract.MAX_CONTRACT_BYTES:,} bytes",
             next_step=NEXT_STEP,
         )
-    document, start, end = found[0]
-    if len(document) > contract.MAX_CONTRACT_BYTES:
-        raise InputError(
-            f"the contract has {len(document):,} bytes",
-            expected=f"at most {contract.MAX_CONTRACT_BYTES:,}",
-            next_step=NEXT_STEP,
-        )
-    return bytes(document), start, end
+    text, start, end = found[0]
+    return bytes(text), start, end
