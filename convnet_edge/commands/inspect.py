@@ -1,17 +1,32 @@
-"""Say what a model file is, from its own bytes: nothing is run, no framework is needed."""
+"""`inspect`: what a model file is, from its own bytes; nothing is run, no framework is needed."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..runtime import contract, selftest
-from ..runtime import model_file as onnxfile
-from ..runtime.measure import cost
-from ..runtime.selftest import Check
-from ..sealing.default_model import choose_model
+from ..runtime.options import option
+from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
+from .terminal import Done, Terminal
+
+if TYPE_CHECKING:
+    from ..runtime.measure.result import Check
+    from ..runtime.model_file import ModelFile
+
+LAYOUTS = {
+    "portable": "standard QDQ, for any runtime",
+    "ort-cpu": "for onnxruntime's CPU provider only",
+}
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """What to look into."""
+
+    model: Path | None = option(  # noqa: RUF009 - it returns a field
+        None, MODEL_HELP, positional=True, default_text=MODEL_TEXT
+    )
 
 
 @dataclass(frozen=True)
@@ -19,65 +34,98 @@ class Inspection:
     """What the file holds. digests: whether it is unchanged since its export."""
 
     path: Path
-    n_bytes: int
-    sha256: str
-    file: onnxfile.OnnxFile
-    contract: contract.Contract
+    file: ModelFile
     digests: tuple[Check, ...]
-
-    @property
-    def n_parameters(self) -> int:
-        """Weights of the network; an integer file's are those of the float one it was made from."""
-        return cost.parameters(self.file, self.contract)
-
-    @property
-    def n_multiplications(self) -> int | None:
-        """Multiplications an image in convolutions and linear layers; None if not known."""
-        return cost.multiplications(self.file, self.contract)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; golden images and samples by their number."""
-        document = dict(self.contract.document)
-        document["goldens"] = {
-            "n": len(self.contract.goldens.images),
-            "floor": self.contract.goldens.floor,
-            "tolerance": self.contract.goldens.tolerance,
-        }
-        document["preprocessing"] = {
-            **document["preprocessing"],
-            "samples": [sample.name for sample in self.contract.samples],
+        file = self.file
+        stated = file.contract
+        goldens = stated.goldens
+        contract = {
+            **stated.document,
+            "goldens": {
+                "n": len(goldens.images),
+                "floor": goldens.floor,
+                "tolerance": goldens.tolerance,
+            },
+            "preprocessing": {
+                **stated.document["preprocessing"],
+                "samples": [sample.name for sample in stated.samples],
+            },
         }
         return {
             "schema": "convnet-edge/inspect/1",
             "path": str(self.path),
-            "model_bytes": self.n_bytes,
-            "model_sha256": self.sha256,
-            "ir_version": self.file.ir_version,
-            "opsets": {domain or "ai.onnx": v for domain, v in self.file.opsets.items()},
-            "ops": self.file.op_counts(),
-            "n_parameters": self.n_parameters,
-            "n_multiplications": self.n_multiplications,
-            "inputs": {value.name: list(value.shape) for value in self.file.inputs},
-            "outputs": {value.name: list(value.shape) for value in self.file.outputs},
+            "model_bytes": len(file.data),
+            "model_sha256": file.sha256,
+            "ir_version": file.ir_version,
+            "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
+            "ops": file.op_counts(),
+            "n_parameters": file.n_parameters,
+            "n_multiplications": file.n_multiplications,
+            "inputs": {value.name: list(value.shape) for value in file.inputs},
+            "outputs": {value.name: list(value.shape) for value in file.outputs},
             "digests_hold": all(check.passed for check in self.digests),
-            "contract": document,
+            "contract": contract,
         }
 
 
-def inspect(model: Path | None) -> Inspection:
-    """Read the model file `model` (None: the default one).
+def command(options: InspectOptions, terminal: Terminal) -> Done[Inspection]:
+    """Print what a model file is: contract, operations, opset, parameters, digests."""
+    found = inspect(options)
+    document = found.as_json()
+    for name, text in _facts(document).items():
+        terminal.say(f"{name:>15}  {text}")
+    terminal.say(*(f"{'':>15}  {check.line()}" for check in found.digests))
+    return Done(found, document, f"convnet-edge verify {found.path}")
+
+
+def inspect(options: InspectOptions) -> Inspection:
+    """Read the model file.
 
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """
-    path = choose_model(model)
-    data = onnxfile.read_model_bytes(path)
-    stated = contract.read_contract(data)
-    return Inspection(
-        path=path,
-        n_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        file=onnxfile.parse(data),
-        contract=stated,
-        digests=selftest.check_digests(data, stated),
-    )
+    from ..runtime.model_file import open_model
+    from ..runtime.selftest import check_digests
+
+    path = choose_model(options.model)
+    file = open_model(path)
+    return Inspection(path, file, check_digests(file))
+
+
+def _facts(document: dict[str, Any]) -> dict[str, str]:
+    """Return what people read of an inspection, by what it is."""
+    contract = document["contract"]
+    measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
+    versions, quantization = contract["versions"], contract.get("quantization")
+    n_multiplications = document["n_multiplications"]
+    integers = ""
+    if quantization:
+        layout = quantization["layout"]
+        integers = f", int8 of {quantization['weight_bits']} bits, layout {layout}"
+        integers += f": {LAYOUTS[layout]}"
+    return {
+        "file": f"{document['path']}  ({document['model_bytes']:,} bytes, sha256 "
+        f"{document['model_sha256'][:16]}…)",
+        "format": f"opset {document['opsets']}, IR {document['ir_version']}",
+        "operations": ", ".join(f"{count} {name}" for name, count in document["ops"].items()),
+        "parameters": f"{document['n_parameters']:,}{integers}",
+        "multiplications": "unknown: shapes are not in the file"
+        if n_multiplications is None
+        else f"{n_multiplications:,} an image",
+        "input": f"{document['inputs']}, {contract['input']['scale']}",
+        "output": f"{document['outputs']}",
+        "classes": ", ".join(contract["class_labels"]),
+        "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
+        f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
+        "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
+        "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
+        "trained with": _joined(versions["training"]),
+        "exported with": _joined(versions["export"]),
+    }
+
+
+def _joined(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

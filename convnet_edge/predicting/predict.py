@@ -1,4 +1,4 @@
-"""Predict pictures and folders of them, and draw the seed's grid of test images.
+"""Predict pictures and folders of them, and draw the tutorial's grid of test images.
 
 One unreadable picture does not stop the others. Printing is the command line's business.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import fashion_mnist as data
+from ..data.fashion_mnist import load_test_set
 from ..drawing.grid import Grid, draw_grid
 from ..runtime import preprocess
 from ..runtime.classifier import Classifier
@@ -52,18 +52,18 @@ class Failure:
     error: InputError
 
 
-def predict(config: PredictOptions, paths: Sequence[Path]) -> Iterator[Prediction | Failure]:
+def predict(options: PredictOptions) -> Iterator[Prediction | Failure]:
     """Yield an answer or a failure for each picture, in order; folders are searched within.
 
     Raises:
         InputError: the model or the provider cannot be opened.
     """
-    classifier = Classifier(choose_model(config.model), provider=config.provider)
+    classifier = Classifier(choose_model(options.model), options.provider)
     shape = classifier.contract.image_shape
     batch: list[tuple[Path, Array | InputError]] = []
-    for path in expand(paths):
+    for path in expand(options.images):
         try:
-            batch.append((path, preprocess.read_picture(path, shape, invert=config.invert)))
+            batch.append((path, preprocess.read_picture(path, shape, invert=options.invert)))
         except InputError as error:
             batch.append((path, error))
         if len(batch) == RUN_BATCH_SIZE:
@@ -89,14 +89,14 @@ def expand(paths: Sequence[Path]) -> Iterator[Path]:
             yield path  # reading it reports that a folder without pictures is no picture
 
 
-def draw_test_grid(config: PredictOptions) -> Grid:
-    """Predict and draw 15 random test images, as the seed does.
+def draw_test_grid(options: PredictOptions) -> Grid:
+    """Predict and draw 15 random test images, as the tutorial does.
 
     Raises:
         InputError: the model or the provider cannot be opened, or the picture not written.
     """
-    classifier = Classifier(choose_model(config.model), provider=config.provider)
-    return draw_grid(config.out, classifier, data.load_test_set(), seed=config.seed)
+    classifier = Classifier(choose_model(options.model), options.provider)
+    return draw_grid(options.plot_out, classifier, load_test_set(), seed=options.seed)
 
 
 def _predict_batch(
