@@ -174,8 +174,8 @@ def test_several_models_are_paired_with_the_first(run, tiny_model, tmp_path):
     assert pair.name == tiny_model.name
     assert pair.n_gained - pair.n_lost == second.accuracy.n_correct - first.accuracy.n_correct
     assert f"against {tiny_model.name}: " in result.stdout
-    next_command = f"convnet-edge report {' '.join(map(str, (BenchOptions().result_path(path) for path in (tiny_model, other))))}"
-    assert result.stdout.endswith(f"next: {next_command}\n")
+    paths = [BenchOptions().result_path(path) for path in (tiny_model, other)]
+    assert result.stdout.endswith(f"next: convnet-edge report {paths[0]} {paths[1]}\n")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Options stand in one place: what is declared is what the command line takes and shows."""
+# ruff: noqa: RUF009 - `option` returns a field
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -87,11 +88,6 @@ def test_each_kind_of_option_arrives_as_its_type():
         Path("a"), (Path("b"), Path("c")), 7, 3, 1.0, (4, 5), 0.02, 600.0, "ort-cpu", True, False,
         False, Path("x.onnx"),
     )  # fmt: skip
-    assert all(
-        type(getattr(got, one.name)) is not list and not isinstance(getattr(got, one.name), str)
-        for one in fields(Every)
-        if one.name != "layout"
-    )
 
 
 @pytest.mark.parametrize(
