@@ -38,9 +38,12 @@ def test_inspect_of_integers_tells_of_the_network_they_stand_for(run, shipped, m
     assert ("for onnxruntime's CPU provider only" in text) == is_for_one
 
 
-@pytest.mark.parametrize("fault", [faults.nudge_one_weight, faults.put_nan])
-def test_inspect_shows_a_changed_file_as_changed(tiny_model, fault):
-    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), fault))
+def test_inspect_shows_a_changed_file_as_changed(tiny_model):
+    def nudge(proto):
+        tensor = proto.graph.initializer[0]
+        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+
+    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), nudge))
     assert inspect(InspectOptions(tiny_model)).as_json()["digests_hold"] is False
 
 
