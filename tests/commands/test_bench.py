@@ -42,7 +42,7 @@ def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
     result = run("bench", tiny_model, *SHORT, "--batch-sizes", "1,64", "--profile",
                  "--pace", "50hz", "--sustain", "0.5s")  # fmt: skip
     assert result.exit_code == 0, result.output
-    found = read_result(tmp_path / "r.json").result
+    found = read_result(tmp_path / "r.json")
     assert [row.batch_size for row in found.latency] == [1, 64]
     assert found.accuracy.n == N
     assert (found.paced.pace_hz, found.paced.duration_s) == (50, 0.5)
@@ -89,7 +89,7 @@ def test_altered_golden_is_not_timed_and_the_result_says_why(run, tiny_model, tm
     tiny_model.write_bytes(faults.change_document(tiny_model.read_bytes(), alter))
     result = run("bench", tiny_model, "--out", "r.json")
     assert result.exit_code == 1
-    found = read_result(tmp_path / "r.json").result
+    found = read_result(tmp_path / "r.json")
     assert "golden vectors" in found.failed
     assert found.latency == ()
     assert found.accuracy is None
@@ -109,7 +109,7 @@ def test_wrong_outputs_while_timing_are_exit_1_and_recorded(
     result = run("bench", tiny_model, *SHORT, "--batch-sizes", "5")
     assert result.exit_code == 1
     assert "tiny.onnx is INVALID: a timed run gave logits off by" in result.stderr
-    verdict = read_result(tmp_path / "r.json").result.verdict
+    verdict = read_result(tmp_path / "r.json").verdict
     assert (verdict.status, verdict.reasons[0].batch_size) == ("INVALID", 5)
 
 
@@ -133,7 +133,7 @@ def test_interrupted_bench_keeps_what_it_measured(run, tiny_model, tmp_path, mon
     result = run("bench", tiny_model, *SHORT)
     assert result.exit_code == 130
     assert "what was measured until then" in result.stderr
-    found = read_result(tmp_path / "r.json").result
+    found = read_result(tmp_path / "r.json")
     assert found.interrupted
     assert found.accuracy.n == N
 
@@ -142,13 +142,15 @@ def test_killed_bench_leaves_what_it_measured(tmp_path):
     command = [sys.executable, "-m", "convnet_edge", "bench", "--out", "r.json"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     path, deadline = tmp_path / "r.json", time.monotonic() + 60
-    while not (path.exists() and read_result(path).result.cold_start):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    found = read_result(path).result
+    try:
+        while not (path.exists() and read_result(path).cold_start):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    found = read_result(path)
     assert found.interrupted
     assert found.accuracy.n == 10_000
     assert found.verdict is None
@@ -168,7 +170,7 @@ def test_several_models_are_paired_with_the_first(run, tiny_model, tmp_path):
     assert result.exit_code == 0, result.output
     folder = tmp_path / "benchmarks" / "results"
     assert (folder / "other-cpu.differences.png").stat().st_size > 5_000
-    first, second = (read_result(folder / f"{stem}-cpu.json").result for stem in ("tiny", "other"))
+    first, second = (read_result(folder / f"{stem}-cpu.json") for stem in ("tiny", "other"))
     assert first.pairs == ()
     (pair,) = second.pairs
     assert pair.name == tiny_model.name
@@ -191,6 +193,6 @@ def test_two_busy_processes_turn_the_verdict_to_noisy(run, tiny_model, tmp_path,
         for process in busy:
             process.kill()
             process.wait()
-    verdict = read_result(tmp_path / "r.json").result.verdict
+    verdict = read_result(tmp_path / "r.json").verdict
     assert verdict.status == "NOISY"
     assert "interrupted runs" in {reason.name for reason in verdict.reasons}

@@ -32,7 +32,7 @@ def pictures(tmp_path):
 
 
 def test_predict_answers_every_picture_of_a_folder(pictures, tiny_model):
-    answers = predict(tiny_model, pictures)
+    answers = predict(tiny_model, pictures, invert=False)
     assert [answer.path.name for answer in answers] == ["0.png", "1.png", "2.png", "photo.jpg"]
     expected = Classifier(tiny_model)(IMAGES[:3])
     assert [answer.label for answer in answers[:3]] == expected.names
@@ -45,7 +45,7 @@ def test_more_pictures_than_a_batch_keep_their_order(tmp_path, tiny_model):
     for index in range(n):
         Image.fromarray(IMAGES[index]).save(tmp_path / "many" / f"{index:03}.png")
     (tmp_path / "many" / "010.png").write_bytes(b"damaged")
-    answers = predict(tiny_model, tmp_path / "many")
+    answers = predict(tiny_model, tmp_path / "many", invert=False)
     expected = Classifier(tiny_model)(IMAGES[:n]).names
     assert isinstance(answers[10], predict_module.Failure)
     for index, answer in enumerate(answers):
