@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.contract import Contract, read_contract, require_unaltered
+from ..runtime.admission import require_unaltered
+from ..runtime.contract import Contract
 from ..runtime.files import write_atomically
-from ..runtime.model_file import length_field, number_field
+from ..runtime.model_file import open_model
+from ..runtime.protobuf import length_field, number_field
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,8 +39,9 @@ def write_testdata(model: bytes, out: Path) -> tuple[Path, ...]:
     Raises:
         InputError: the file was altered or has no contract, or `out` cannot be written.
     """
-    contract = read_contract(model)
-    require_unaltered(model, contract)
+    file = open_model(model)
+    require_unaltered(file)
+    contract = file.contract
     folder = out / DATA_SET_NAME
     logits = contract.goldens.logits.astype(np.float32)
     tolerance = json.dumps({"atol": contract.goldens.tolerance, "rtol": 0.0})

@@ -22,6 +22,7 @@ import torch
 
 from .. import __version__
 from ..data import fashion_mnist as data
+from ..data.fashion_mnist import CLASS_LABELS
 from ..drawing import pictures as plots
 from ..networks import checkpoint
 from ..networks.convnet import (
@@ -35,8 +36,8 @@ from ..networks.convnet import (
 from ..networks.convnet_gradients import StepResult, loss_and_gradients
 from ..runtime import files
 from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from ..runtime.idx import CLASS_LABELS, ImageSet
 from ..runtime.measure import accuracy, machine
+from ..runtime.measure.accuracy import ImageSet
 from . import resume
 from .batches import Choices, TrainingImages, draw_choices, pixel_moments
 from .cost import Cost, estimate
