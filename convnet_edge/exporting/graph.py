@@ -1,23 +1,63 @@
-"""Rewrite an exported graph without changing what it computes.
+"""Trace the network into a graph, and rewrite it without changing what it computes.
 
-Each function changes the ModelProto in place and states what must hold before; `finish` infers
+Each rewrite changes the ModelProto in place and states what must hold before; `finish` infers
 every shape anew, strictly, and checks what must hold after. Whether the logits are still right is
 proved on the sealed file, not here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import contextlib
+import io
+import warnings
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.shape_inference import InferenceError
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..sealing.parity import IR_VERSION, OPSET
 
+EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 MAX_GREY = 255
-TRIMMED = "trimmed"  # the images after `trim_input`
+ERRORS = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, InferenceError)  # of all of it
+
+
+def trace(model: torch.nn.Module, image_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """Return what torch's exporter makes of `model`, for any number of images (C, H, W).
+
+    What says where and when the graph was made is removed (onnx-ir's pass for that keeps it at the
+    values).
+
+    Raises:
+        OnnxExporterError, RuntimeError: the exporter, or a pass of onnxscript, gives up.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torch's own internals
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(EXAMPLE_BATCH_SIZE, *image_shape),),
+            dynamo=True,
+            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    proto: onnx.ModelProto = program.model_proto
+    graph = proto.graph
+    parts = (
+        graph.node, graph.initializer, graph.input, graph.output, graph.value_info
+    )  # fmt: skip
+    for owner in (proto, graph, *(item for part in parts for item in part)):
+        del owner.metadata_props[:]
+        owner.ClearField("doc_string")
+    proto.ir_version = IR_VERSION
+    graph.name = "convnet"
+    return proto
 
 
 def trim_input(proto: onnx.ModelProto, sides: tuple[int, int]) -> None:
@@ -38,9 +78,9 @@ def trim_input(proto: onnx.ModelProto, sides: tuple[int, int]) -> None:
     for name, values in bounds.items():
         graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
     trim = helper.make_node(
-        "Slice", [conv.input[0], *bounds], [TRIMMED], name="trim_pixels_that_reach_no_output"
+        "Slice", [conv.input[0], *bounds], ["trimmed"], name="trim_pixels_that_reach_no_output"
     )
-    conv.input[0] = TRIMMED
+    conv.input[0] = "trimmed"
     graph.node.insert(0, trim)
 
 
@@ -84,31 +124,7 @@ def flatten(proto: onnx.ModelProto) -> None:
         node.CopyFrom(
             helper.make_node("Flatten", node.input[:1], node.output, name=node.name, axis=1)
         )
-    remove_unused(proto)
-
-
-def remove_unused(proto: onnx.ModelProto) -> None:
-    """Remove every operation and weight that no output depends on."""
-    graph = proto.graph
-    while unused := [n for n in graph.node if not _is_used(proto, n.output)]:
-        for node in unused:
-            graph.node.remove(node)
-    for tensor in [t for t in graph.initializer if not readers(proto, t.name)]:
-        graph.initializer.remove(tensor)
-
-
-def shorten_names(proto: onnx.ModelProto) -> None:
-    """Give nodes no names, and values and weights short ones; input and output keep theirs."""
-    graph = proto.graph
-    kept = {value.name for value in (*graph.input, *graph.output)}
-    names = [t.name for t in graph.initializer] + [n for node in graph.node for n in node.output]
-    short = {name: f"v{i}" for i, name in enumerate(n for n in names if n not in kept)}
-    for tensor in (*graph.initializer, *graph.value_info):
-        tensor.name = short.get(tensor.name, tensor.name)
-    for node in graph.node:
-        node.ClearField("name")
-        node.input[:] = [short.get(name, name) for name in node.input]
-        node.output[:] = [short.get(name, name) for name in node.output]
+    _remove_unused(proto)
 
 
 def finish(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -136,21 +152,28 @@ def _first_convolution(proto: onnx.ModelProto) -> onnx.NodeProto:
         ValueError: there is none.
     """
     name = proto.graph.input[0].name
-    found = readers(proto, name)
+    found = _readers(proto, name)
     if len(found) == 1 and found[0].op_type == "Slice":
-        found = readers(proto, found[0].output[0])
+        found = _readers(proto, found[0].output[0])
     if len(found) != 1 or found[0].op_type != "Conv":
         raise ValueError(f"{name} is read by {[node.op_type for node in found]}, not by one Conv")
     return found[0]
 
 
-def _is_used(proto: onnx.ModelProto, names: Iterable[str]) -> bool:
-    results = {value.name for value in proto.graph.output}
-    return any(name in results or readers(proto, name) for name in names)
+def _remove_unused(proto: onnx.ModelProto) -> None:
+    """Remove every operation and weight that no output depends on."""
+    graph = proto.graph
+    wanted = {value.name for value in graph.output}
+    for node in list(graph.node)[::-1]:  # readers stand behind what they read
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
+    for tensor in [t for t in graph.initializer if t.name not in wanted]:
+        graph.initializer.remove(tensor)
 
 
-def readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
-    """Return the nodes that take the value `name`."""
+def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
     return [node for node in proto.graph.node if name in node.input]
 
 

@@ -5,139 +5,195 @@ Needs only numpy and onnxruntime unless a checkpoint is named.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..data import fashion_mnist as data
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
-from ..runtime.contract import read_contract
 from ..runtime.errors import InputError
 from ..runtime.files import write_json
 from ..runtime.measure import machine
-from ..runtime.model_file import read_model_bytes
-from ..runtime.selftest import Check
-from ..runtime.session import Settings
+from ..runtime.measure.result import Check, as_json
+from ..runtime.model_file import ModelFile, open_model
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model
+from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Reference, list_first
 from .options import VerifyOptions
 
-REPORT_SCHEMA = "convnet-edge/verify/2"
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Against:
+    """What the file was compared with.
+
+    verdict: "bit-equal", "within tolerance" or "different", of another model's logits. where: the
+    parts of the files that are not the same, in words; empty for equal graphs.
+    """
+
+    path: str
+    model_sha256: str | None = None
+    verdict: str | None = None
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was proved here, as `NAME.verify.json` holds it.
+
+    passed: whether every check that could run here held. comparison: on all test images, None
+    unless something to compare with was named.
+    """
+
+    passed: bool
+    model: str
+    model_sha256: str
+    provider: str
+    against: Against | None
+    comparison: parity.Comparison | None
+    checks: tuple[Check, ...]
+    precision: str = "float32"
+    schema: str = "convnet-edge/verify/2"
+    machine: dict[str, Any] = field(default_factory=machine.passport)
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was proved. precision: "float32", or "tf32 (reduced)".
-
-    comparison: on all test images, None unless something to compare with was named.
-    """
+    """The report, and where it and its model are."""
 
     model_path: Path
     report_path: Path
-    provider: str
-    precision: str
-    checks: tuple[Check, ...]
-    comparison: parity.Comparison | None
-    report: dict[str, Any]
+    report: VerifyReport
 
-    @property
-    def passed(self) -> bool:
-        """Whether every check that could run here held."""
-        return all(check.passed or check.skipped for check in self.checks)
+    def lines(self) -> tuple[str, ...]:
+        """Return what people read of it."""
+        report, found = self.report, self.report.comparison
+        return (
+            f"Verified {self.model_path} on {report.provider}, {report.precision}:",
+            *(check.line() for check in report.checks),
+            *(report.against.where if report.against else ()),
+            *((found.summary(),) if found else ()),
+            *((f"Label flips: images {list(found.flips)}",) if found and found.flips else ()),
+            "PASS" if report.passed else "FAIL",
+        )
 
 
-def verify(config: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
+def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
 
     Raises:
         InputError: the model, the provider or the checkpoint cannot be opened.
     """
-    path = choose_model(config.model)
-    model = read_model_bytes(path)
-    precision = "tf32 (reduced)" if config.tf32 else "float32"
-    checks: list[Check] = list(selftest.check_digests(model, read_contract(model)))
-    proof = Proof()
+    path = choose_model(options.model)
+    file = open_model(path)
+    checks: tuple[Check, ...] = selftest.check_digests(file)
+    compared = Compared()
     if all(check.passed for check in checks):  # an altered file is not opened
-        proof = _prove(config, model, step)
-        checks += proof.checks
-    report_path = config.out or EXPORTED_DIR / f"{path.stem}.verify.json"
-    report: dict[str, Any] = {
-        "schema": REPORT_SCHEMA,
-        "passed": all(check.passed or check.skipped for check in checks),
-        "model": path.name,
-        "model_sha256": hashlib.sha256(model).hexdigest(),
-        "provider": config.provider,
-        "precision": precision,
-        "against": proof.against,
-        "comparison": proof.comparison.as_json() if proof.comparison else None,
-        "checks": selftest.as_json(checks),
-        "machine": machine.passport(),
-    }
-    write_json(report_path, report)
-    return VerifyResult(
-        path, report_path, config.provider, precision, tuple(checks), proof.comparison, report
+        step(f"opening the model on {options.provider}")
+        classifier = Classifier(file, provider=options.provider)
+        step("replaying the golden vectors")
+        checks += selftest.check_opened(classifier)
+        if options.against is not None:
+            step(f"comparing with {options.against}")
+            compared = _compare(classifier, options.against)
+    checks += compared.checks
+    report = VerifyReport(
+        passed=all(check.passed or check.skipped for check in checks),
+        model=path.name,
+        model_sha256=file.sha256,
+        provider=options.provider,
+        against=compared.against,
+        comparison=compared.comparison,
+        checks=checks,
     )
+    report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
+    write_json(report_path, as_json(report))
+    return VerifyResult(path, report_path, report)
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What running the file showed. against: what it was compared with, as the report says it."""
+class Compared:
+    """What comparing with something else showed, if anything was named."""
 
     checks: tuple[Check, ...] = ()
-    comparison: parity.Comparison | None = None
-    against: dict[str, Any] | None = None
+    comparison: Comparison | None = None
+    against: Against | None = None
 
 
-def _prove(config: VerifyOptions, model: bytes, step: Callable[[str], None]) -> Proof:
-    step(f"opening the model on {config.provider}")
-    classifier = Classifier(model, provider=config.provider, settings=Settings(tf32=config.tf32))
-    step("replaying the golden vectors")
-    checks = selftest.check_opened(classifier)
-    if config.against is None:
-        return Proof(checks)
-    step(f"comparing with {config.against}")
-    against: dict[str, Any] = {"path": str(config.against)}
-    if config.against.suffix == ".safetensors":
-        comparison, compared = _compare_with_checkpoint(classifier, config.against)
-        return Proof((*checks, *compared), comparison, against)
-    other = read_model_bytes(config.against)
-    difference = _compare_with_model(model, classifier, other)
-    against |= {
-        "model_sha256": hashlib.sha256(other).hexdigest(),
-        "verdict": difference.verdict,
-        "where": list(difference.where),
-    }
-    return Proof((*checks, difference.check), difference.comparison, against)
-
-
-def _compare_with_model(model: bytes, classifier: Classifier, other: bytes) -> parity.Difference:
-    second = Classifier(other, provider=classifier.session.provider)
-    shapes = [side.contract.image_shape for side in (classifier, second)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"the models take images of {shapes[0]} and {shapes[1]}",
-            expected="two models for the same images",
-            next_step="name another model with --against",
-        )
+def _compare(classifier: Classifier, path: Path) -> Compared:
     images = data.load_test_set().images
-    return parity.compare_models((model, other), (classifier, second), images)
-
-
-def _compare_with_checkpoint(
-    classifier: Classifier, checkpoint_path: Path
-) -> tuple[parity.Comparison, list[Check]]:
+    if path.suffix != ".safetensors":
+        return compare_models(classifier, path, images)
     from ..networks import checkpoint  # torch: only this path needs it
     from ..networks.convnet import reference_logits
 
-    model, trained = checkpoint.load_model(checkpoint_path)
-    test = data.load_test_set()
-    if trained.image_shape[1:] != classifier.contract.image_shape:
+    model, trained = checkpoint.load_model(path)
+    _require_same_images(path, trained.image_shape[1:], classifier)
+    reference = parity.from_pytorch(images, reference_logits(model, images))
+    proof = parity.compare_all(classifier, reference)
+    return Compared(proof.checks, proof.comparison, Against(str(path)))
+
+
+def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
+    if found != (expected := classifier.contract.image_shape):
         raise InputError(
-            f"{checkpoint_path} is for images of {trained.image_shape}",
-            expected=f"the model's {classifier.contract.image_shape}",
-            next_step="name the checkpoint that the model was exported from",
+            f"{path} is for images of {found}",
+            expected=f"the model's {expected}",
+            next_step="name a model or checkpoint for the same images with --against",
         )
-    return parity.compare_all(classifier, reference_logits(model, test.images))
+
+
+def compare_models(mine: Classifier, path: Path, images: Array) -> Compared:
+    """Compare a model with that at `path` on `images` (N, H, W) uint8; the first one's tolerance.
+
+    Raises:
+        InputError: the other cannot be opened, a run fails, or they do not take the same images.
+    """
+    other = Classifier(path, provider=mine.session.provider)
+    _require_same_images(path, other.contract.image_shape, mine)
+    logits, known = (side.logits(images) for side in (mine, other))
+    reference = Reference(images, known.astype(np.float64), mine.tolerance / TOLERANCE_FACTOR)
+    found = parity.compare(logits, reference)
+    verdict = "different"
+    if logits.tobytes() == known.tobytes():
+        verdict = "bit-equal"
+    elif all(check.passed for check in parity.check_parity(found, reference)):
+        verdict = "within tolerance"
+    detail = (
+        f"{verdict}: {len(images):,} images, max {found.max_error:.2g}, tolerance "
+        f"{mine.tolerance:.2g}, {len(found.flips)} labels differ"
+    )
+    if verdict == "different":
+        worst = np.argsort(-parity.image_errors(logits, reference), kind="stable")[:3]
+        detail += f"; most in images {worst.tolist()}"
+    check = Check("logits against the other model", verdict != "different", detail,
+                  found.max_error, mine.tolerance)  # fmt: skip
+    where = _differing_parts(mine.file, other.file)
+    return Compared((check,), found, Against(str(path), other.file.sha256, verdict, where))
+
+
+def _differing_parts(mine: ModelFile, other: ModelFile) -> tuple[str, ...]:
+    found = []
+    operations = [[node.op_type for node in file.nodes] for file in (mine, other)]
+    if operations[0] != operations[1]:
+        pairs = enumerate(zip_longest(*operations, fillvalue="none"), 1)
+        number, (one, two) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        found.append(f"{len(operations[0])} operations, not {len(operations[1])}; the first that "
+                     f"differs is number {number}: {one}, not {two}")  # fmt: skip
+    if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
+        found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
+                     f"{other.ir_version}")  # fmt: skip
+    one, two = ({weight.name: weight.content for weight in file.weights} for file in (mine, other))
+    for what, names in (
+        ("weights that differ", [name for name in one.keys() & two if one[name] != two[name]]),
+        ("weights in one of them alone", one.keys() ^ two),
+    ):
+        if names:
+            found.append(f"{what}: {len(names)} ({list_first(sorted(names))})")
+    return tuple(found)

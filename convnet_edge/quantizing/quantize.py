@@ -1,17 +1,13 @@
 """Make an int8 model of a float one, and prove that it is still good enough before it is written.
 
-Ranges and gate come from training images that do not overlap; the test images are scored once, at
-the end, and decide nothing. How the integers are laid out is `integer`'s business.
+Ranges and gate come from training images that do not overlap. The test images are loaded once: they
+give the golden vectors and the scores, and decide nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +15,20 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from .. import __version__
 from ..data import fashion_mnist as data
-from ..exporting import graph as rewrite
 from ..runtime import contract, selftest
-from ..runtime import model_file as onnxfile
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically, write_json
-from ..runtime.idx import ImageSet
-from ..runtime.measure import accuracy, machine, stats
-from ..runtime.selftest import Check
-from ..sealing import parity
-from ..sealing.default_model import EXPORTED_DIR, choose_model
-from . import integer
-from .options import LAYOUT_SUFFIXES, QuantizeOptions
+from ..runtime.measure import accuracy, cost, machine, stats, timing
+from ..runtime.measure.accuracy import ImageSet
+from ..runtime.measure.result import Accuracy, Check, Interval, as_json
+from ..runtime.session import Settings
+from ..sealing import document, parity
+from ..sealing.default_model import choose_model
+from ..sealing.parity import Reference
+from . import ort_cpu, portable
+from .options import Layout, QuantizeOptions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,9 +37,12 @@ N_CALIBRATION, N_GATE = 1_000, 5_000
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
 LARGE_BATCH = 64
-BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
+
+
+def _versions() -> dict[str, str]:
+    return document.versions(onnx, onnxruntime)
 
 
 @dataclass(frozen=True)
@@ -58,18 +56,42 @@ class Gate:
     upper_bound: float
     max_drop: float
 
-    @property
-    def passed(self) -> bool:
-        """Whether the drop is proved to be small enough."""
-        return self.upper_bound <= self.max_drop
-
-    def line(self) -> str:
-        """Return the gate as people read it."""
-        return (
+    def check(self) -> Check:
+        """Return whether the drop is proved to be small enough."""
+        detail = (
             f"{self.n:,} training images not used for ranges: {self.n_lost} lost, "
             f"{self.n_gained} gained, drop {100 * self.drop:+.2f} points, at most "
             f"{100 * self.upper_bound:.2f} (95 %), allowed {100 * self.max_drop:g}"
         )
+        passed = self.upper_bound <= self.max_drop
+        return Check("accuracy gate", passed, detail, self.upper_bound, self.max_drop)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The test images, by the float model and by the integers. Shares of n."""
+
+    n: int
+    float_accuracy: float
+    accuracy: float
+    interval_95: Interval
+    n_lost: int
+    n_gained: int
+    drop: float
+    drop_upper_bound_95: float
+    mcnemar_p: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How many layers onnxruntime runs as integers here, and how many as floats.
+
+    kept_float: those that the gate demanded, by the float model's names.
+    """
+
+    integer: int
+    float: int
+    kept_float: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,11 +102,7 @@ class Speed:
     float_ms: float
     int8_ms: float
     ratios: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        """The median of the rounds' ratios."""
-        return float(np.median(self.ratios))
+    ratio: float
 
     def line(self) -> str:
         """Return the measurement as people read it."""
@@ -95,374 +113,320 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class QuantizeResult:
-    """What quantising left. n_integer, n_float: layers as onnxruntime runs them here."""
+class QuantizeReport:
+    """What was proved and measured, as `NAME.quantize.json` holds it.
 
-    source_path: Path
+    unfused_difference: of logits, from a runtime that fuses nothing to one that does.
+    """
+
+    passed: bool
+    source: str
+    model: str
+    layout: Layout
+    model_sha256: str
+    model_bytes: int
+    layers: Layers
+    gate: Gate
+    test: Scores
+    unfused_difference: float
+    speed: tuple[Speed, ...]
+    recommendation: str
+    checks: tuple[Check, ...]
+    schema: str = REPORT_SCHEMA
+    machine: dict[str, Any] = field(default_factory=machine.passport)
+    versions: dict[str, str] = field(default_factory=_versions)
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What quantising left. score: of the new file on the test images."""
+
     model_path: Path
     report_path: Path
-    n_bytes: int
-    sha256: str
-    float_layers: tuple[str, ...]
-    n_integer: int
-    n_float: int
-    gate: Gate
-    checks: tuple[Check, ...]
-    float_score: accuracy.Accuracy
-    score: accuracy.Accuracy
-    p_value: float
-    speeds: tuple[Speed, ...]
-    report: dict[str, Any]
+    report: QuantizeReport
+    score: Accuracy
 
-    def recommendation(self) -> str:
-        """Say which of both models is worth deploying on a machine like this one."""
-        slower = [speed.what for speed in self.speeds if speed.ratio < 1]
-        if not slower:
-            return "int8 is faster here, in each of these"
-        if len(slower) == len(self.speeds):
-            return "int8 is slower here: deploy the float model on machines like this one"
-        return f"int8 is slower here at {slower[0]}: choose by how you will run it"
+    def lines(self) -> tuple[str, ...]:
+        """Return what people read of it."""
+        report, layers, test = self.report, self.report.layers, self.report.test
+        kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
+        return (
+            f"Quantised {report.source}, layout {report.layout}",
+            *(check.line() for check in report.checks),
+            f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float"
+            f"{kept}",
+            f"Test images, once: {self.score.summary()}; float {test.float_accuracy:.2%}; "
+            f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
+            f"{test.mcnemar_p:.2g})",
+            *(speed.line() for speed in report.speed),
+            report.recommendation,
+            f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
+        )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The float model, and the images that judge its integers."""
+    """The float model, and the training images that judge its integers.
 
-    path: Path
+    calibration: (N, H, W) uint8. said: (N,) what the float model says of the images of the gate.
+    """
+
     classifier: Classifier
-    graph: bytes
     calibration: Array
     gate: ImageSet
+    said: Array
+
+    def quantised(self, float_layers: tuple[str, ...]) -> bytes:
+        """Return its graph with integers in all but these layers."""
+        inputs = self.classifier.to_input(self.calibration)
+        return portable.quantize_graph(self.classifier.file.data, inputs, float_layers=float_layers)
+
+    def document(self) -> dict[str, Any]:
+        """Return its contract's document, but for grey values."""
+        stated = self.classifier.contract.document
+        return stated | document.describe_input("uint8", stated["input"]["shape"])
+
+    def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
+        """Open an integer graph that is not proved yet."""
+        return Classifier(contract.seal(graph, self.document()), settings=Settings(fuse=fuse))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An integer graph in the portable layout, opened, and what the gate says of it."""
+
+    graph: bytes
+    classifier: Classifier
+    float_layers: tuple[str, ...]
+    gate: Gate
 
 
 def quantize(
-    config: QuantizeOptions, step: Callable[[str], None] = lambda _: None
+    options: QuantizeOptions, step: Callable[[str], None] = lambda _: None
 ) -> QuantizeResult:
-    """Quantise as `config` says. `step` hears what is being done.
+    """Quantise as `options` say. `step` hears what is being done.
 
     Raises:
         InputError: the model or the training images cannot be read, or the layout does not fit.
         CheckFailedError: gate or proof failed; the report is written, the model file is not.
     """
-    source = _open(config, step)
+    source_path = choose_model(options.model)
+    step(f"reading {source_path} and training images")
+    source, test = _open(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")
-    quantised, float_layers, gate = _search(config, source, step)
+    found = _search(options, source, step)
+    graph = _to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
+    step("running the test images, once")
+    expected = found.classifier.logits(test.images)
+    apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
+    floor = max(apart, float(np.spacing(np.abs(expected).max())))
+    reference = Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
-    laid_out = _lay_out(config, quantised)
-    sealed, noise = _seal(config, source, laid_out, float_layers, gate)
+    sealed = contract.seal(graph, _describe(options, source, found, reference, test))
     classifier = Classifier(sealed)
-    checks = _prove(sealed, classifier, gate, quantised)
-    n_integer, n_float = count_layers(sealed)
-    step("scoring the test images, once")
-    test = data.load_test_set()
-    labels = classifier.contract.class_labels
-    before, after = (
-        model.logits(test.images).argmax(axis=1) for model in (source.classifier, classifier)
-    )
-    float_score, score = (accuracy.score(said, test.labels, labels) for said in (before, after))
-    lost, gained = _count_changes(before, after, test.labels)
+    logits = classifier.logits(test.images)
+    checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
+    said = [each.argmax(axis=1) for each in (source.classifier.logits(test.images), logits)]
+    score = accuracy.score(said[1], test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
-    speeds = measure_speeds(source.classifier, sealed, test.images)
-    out = config.out or EXPORTED_DIR / (source.path.stem + LAYOUT_SUFFIXES[config.layout])
-    result = QuantizeResult(
-        source.path, out, out.with_suffix(".quantize.json"), len(sealed),
-        hashlib.sha256(sealed).hexdigest(), float_layers, n_integer, n_float, gate, checks,
-        float_score, score, stats.mcnemar(lost, gained), speeds, {},
-    )  # fmt: skip
-    result = replace(result, report=_report(config, result, (lost, gained), noise))
-    write_json(result.report_path, result.report)
+    speed = measure_speeds(source.classifier, classifier, test.images)
+    path = options.out_path(source_path)
+    report = QuantizeReport(
+        source=str(source_path),
+        model=path.name,
+        layout=options.layout,
+        model_sha256=classifier.file.sha256,
+        model_bytes=len(sealed),
+        layers=_count_layers(classifier, test.images, found.float_layers),
+        gate=found.gate,
+        test=_pair(said, test.labels, score),
+        unfused_difference=apart,
+        speed=speed,
+        recommendation=recommend(speed),
+        checks=checks,
+        passed=all(check.passed for check in checks),
+    )
+    result = QuantizeResult(path, path.with_suffix(".quantize.json"), report, score)
+    write_json(result.report_path, as_json(report))
     selftest.require(
         checks,
-        what=f"{out} was not written",
+        what=f"{path} was not written",
         next_step=f"read {result.report_path}; raise --max-drop if the loss is worth it",
         listed=True,
     )
-    write_atomically(out, sealed)
+    write_atomically(path, sealed)
     return result
 
 
-def count_layers(model: bytes) -> tuple[int, int]:
-    """Return how many layers onnxruntime runs as integers here, and how many as floats."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(path)
-        options.log_severity_level = 4
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        operations = [node.op_type for node in onnx.load(path).graph.node]
-    counts = [
-        sum(operation in kind for operation in operations)
-        for kind in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
-    ]
-    return counts[0], counts[1]
-
-
-def measure_speeds(float_model: Classifier, int8: bytes, images: Array) -> tuple[Speed, ...]:
-    """Time both models on the same images, in turn: one image on one thread, and throughput.
-
-    Throughput: one session of one thread, called by as many callers as there are cores.
-    """
-    float_bytes = float_model.model
-    pair = [Classifier(model, threads=1) for model in (float_bytes, int8)]
-    n_callers = machine.usable_cores()
-    return (
-        _measure(pair, images, 1, 1),
-        _measure(pair, images, LARGE_BATCH, n_callers),
-    )
-
-
-def _measure(pair: list[Classifier], images: Array, batch_size: int, n_callers: int) -> Speed:
-    inputs = [classifier.to_input(images[: 8 * batch_size]) for classifier in pair]
-    batches = [
-        [np.ascontiguousarray(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
-        for x in inputs
-    ]
-    times: tuple[list[float], list[float]] = ([], [])
-    with ThreadPoolExecutor(n_callers) as pool:
-        for number in range(N_ROUNDS + 1):
-            for classifier, mine, kept in zip(pair, batches, times, strict=True):
-                counts = [
-                    pool.submit(_run_for, classifier.session.run, mine, ROUND_S)
-                    for _ in range(n_callers)
-                ]
-                if number:  # the first round warms up
-                    kept.append(ROUND_S * 1e3 / sum(count.result() for count in counts))
-                else:
-                    _ = [count.result() for count in counts]
-    ratios = tuple(a / b for a, b in zip(*times, strict=True))
-    float_ms, int8_ms = (float(np.median(kept)) for kept in times)
-    callers = f"{n_callers} caller" + ("s" if n_callers > 1 else "")
-    return Speed(f"batch {batch_size}, {callers} of one thread", float_ms, int8_ms, ratios)
-
-
-def _run_for(run: Callable[[Array], Array], batches: list[Array], duration_s: float) -> int:
-    deadline, n_runs = time.perf_counter_ns() + int(duration_s * 1e9), 0
-    while time.perf_counter_ns() < deadline:
-        run(batches[n_runs % len(batches)])
-        n_runs += 1
-    return n_runs
-
-
-def _open(config: QuantizeOptions, step: Callable[[str], None]) -> _Source:
-    path = choose_model(config.model)
-    step(f"reading {path} and training images")
-    model = onnxfile.read_model_bytes(path)
-    classifier = Classifier(model)
-    if classifier.contract.input_dtype != "float32" or classifier.contract.quantization:
+def _open(options: QuantizeOptions, path: Path) -> _Source:
+    classifier = Classifier(path)
+    stated = classifier.contract
+    if stated.input_dtype != "float32" or stated.quantization:
         raise InputError(
-            f"{path} takes {classifier.contract.input_dtype}",
+            f"{path} takes {stated.input_dtype}",
             expected="a float model that takes float32, as `convnet-edge export` writes it",
             next_step="export without --input uint8, and name that model",
         )
-    images = data.load_training_set(config.data, config.data_dir)
+    images = data.load_training_set(options.data, options.data_dir)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))[: N_CALIBRATION + N_GATE]
     chosen, held = order[:N_CALIBRATION], order[N_CALIBRATION:]
-    return _Source(
-        path,
-        classifier,
-        contract.without_contract(model),
-        classifier.to_input(images.images[chosen]),
-        replace(images, images=images.images[held], labels=images.labels[held]),
-    )
+    gate = replace(images, images=images.images[held], labels=images.labels[held])
+    said = classifier.logits(gate.images).argmax(axis=1)
+    return _Source(classifier, images.images[chosen], gate, said)
 
 
-def _search(
-    config: QuantizeOptions, source: _Source, step: Callable[[str], None]
-) -> tuple[onnx.ModelProto, tuple[str, ...], Gate]:
+def _search(options: QuantizeOptions, source: _Source, step: Callable[[str], None]) -> _Candidate:
     """Return the graph with as few float layers as the gate demands; all integer if none will do.
 
     Layers go back to float in the order of the noise that each alone brings to the logits.
     """
-    truth = source.gate.labels
-    floats = source.classifier.logits(source.gate.images).argmax(axis=1)
-    nodes = integer.float_nodes(source.graph)
-    tried: list[tuple[onnx.ModelProto, tuple[str, ...], Gate]] = []
-    order: list[str] = []
-    for n_float in range(len(nodes)):
-        if n_float == 1:
-            if config.layout == "ort-cpu":  # it has integer layers only
-                break
-            step("measuring each layer's noise")
-            order = noisiest_first(source.graph, source.calibration, nodes)
-        quantised = integer.quantize_graph(
-            source.graph, source.calibration, float_layers=order[:n_float]
-        )
-        answers = _run(quantised, source.gate.images).argmax(axis=1)
-        lost, gained = _count_changes(floats, answers, truth)
-        n = len(truth)
-        gate = Gate(n, lost, gained, (lost - gained) / n,
-                    stats.paired_drop_bound(lost, gained, n), config.max_drop / 100)  # fmt: skip
-        tried.append((quantised, tuple(order[:n_float]), gate))
-        if gate.passed:
-            return tried[-1]
-    return tried[0]
+    first = _try(options, source, ())
+    if first.gate.check().passed or options.layout == "ort-cpu":  # that has integer layers only
+        return first
+    step("measuring each layer's noise")
+    order = noisiest_first(source)
+    for n_float in range(1, len(order)):
+        candidate = _try(options, source, order[:n_float])
+        if candidate.gate.check().passed:
+            return candidate
+    return first
 
 
-def noisiest_first(graph: bytes, calibration: Array, nodes: list[str]) -> list[str]:
+def _try(options: QuantizeOptions, source: _Source, float_layers: tuple[str, ...]) -> _Candidate:
+    graph = source.quantised(float_layers)
+    classifier = source.draft(graph)
+    said = classifier.logits(source.gate.images).argmax(axis=1)
+    pair = accuracy.compare(source.said, said, source.gate.labels)
+    n, lost, gained = pair.n, pair.n_lost, pair.n_gained
+    bound = stats.paired_drop_bound(lost, gained, n)
+    gate = Gate(n, lost, gained, (lost - gained) / n, bound, options.max_drop / 100)
+    return _Candidate(graph, classifier, float_layers, gate)
+
+
+def noisiest_first(source: _Source) -> tuple[str, ...]:
     """Return the layers by what each alone, as integers, does to the logits: worst ratio first.
 
     Signal-to-quantisation-noise: sum of the float logits' squares over that of the differences.
     """
-    images = (calibration[:, 0] * 255).round().astype(np.uint8)
-    exact = _run(onnx.load_from_string(graph), calibration)
+    exact = source.classifier.logits(source.calibration)
+    layers = portable.layer_names(source.classifier.file.data)
     ratios = {}
-    for node in nodes:
-        others = [other for other in nodes if other != node]
-        logits = _run(integer.quantize_graph(graph, calibration, float_layers=others), images)
+    for layer in layers:
+        others = tuple(other for other in layers if other != layer)
+        logits = source.draft(source.quantised(others)).logits(source.calibration)
         noise = float(((logits - exact) ** 2).sum())
-        ratios[node] = float((exact**2).sum()) / max(noise, 1e-30)
-    return sorted(nodes, key=lambda node: ratios[node])
+        ratios[layer] = float((exact**2).sum()) / max(noise, 1e-30)
+    return tuple(sorted(layers, key=lambda layer: ratios[layer]))
 
 
-def _run(proto: onnx.ModelProto, images: Array, *, fused: bool = True) -> Array:
-    """Return the logits of a graph that has no contract yet; `fused`: as onnxruntime does."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not fused:
-        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.graph_optimization_level = level
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    x = images[:, None] if images.ndim == 3 else images
-    parts = [session.run(None, {"images": x[i : i + 250]})[0] for i in range(0, len(x), 250)]
-    logits: Array = np.concatenate(parts)
-    return logits
+def _to_ort_cpu(graph: bytes) -> bytes:
+    try:
+        return ort_cpu.to_ort_cpu(graph)
+    except ValueError as error:
+        raise InputError(
+            f"the layout ort-cpu does not fit this model: {error}",
+            expected="kernel 3, 28 pixels a row, and channels in multiples of 4 and 16",
+            next_step="pass --layout portable",
+        ) from error
 
 
-def _count_changes(before: Array, after: Array, truth: Array) -> tuple[int, int]:
-    """Return how many images only the first, and only the second, gets right."""
-    lost, gained = (before == truth) & (after != truth), (before != truth) & (after == truth)
-    return int(lost.sum()), int(gained.sum())
-
-
-def _lay_out(config: QuantizeOptions, quantised: onnx.ModelProto) -> onnx.ModelProto:
-    if config.layout == "ort-cpu":
-        try:
-            return integer.to_ort_cpu(quantised)
-        except ValueError as error:
-            raise InputError(
-                f"the layout ort-cpu does not fit this model: {error}",
-                expected="kernel 3, 28 pixels a row, and channels in multiples of 4 and 16",
-                next_step="pass --layout portable",
-            ) from error
-    shortened = onnx.ModelProto()
-    shortened.CopyFrom(quantised)
-    del shortened.graph.value_info[:]
-    rewrite.shorten_names(shortened)
-    return shortened
-
-
-def _seal(
-    config: QuantizeOptions,
+def _describe(
+    options: QuantizeOptions,
     source: _Source,
-    laid_out: onnx.ModelProto,
-    float_layers: tuple[str, ...],
-    gate: Gate,
-) -> tuple[bytes, float]:
-    """Return the final file, and how far a runtime that fuses nothing is from one that does."""
-    test, stated = data.load_test_set(), source.classifier.contract
-    logits = _run(laid_out, test.images)
-    apart = float(np.abs(logits - _run(laid_out, test.images, fused=False)).max())
-    floor = max(apart, float(np.spacing(np.abs(logits).max())))
-    score = accuracy.score(logits.argmax(axis=1), test.labels, stated.class_labels)
-    document = {
-        key: value for key, value in stated.document.items() if key not in ("digest", "schema")
-    }
-    chosen = stated.goldens.indices
-    document |= {
+    found: _Candidate,
+    reference: Reference,
+    test: ImageSet,
+) -> dict[str, Any]:
+    """Return the contract's document: the float model's, but for what the integers change."""
+    stated = source.classifier.contract
+    proof = document.describe_proof(
+        "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
+    )
+    return source.document() | {
         "name": f"{stated.name}.int8",
-        "input": {**document["input"], "dtype": "uint8", "range": [0, 255],
-                  "scale": "the uint8 grey value; the graph scales it"},
-        "goldens": {
-            **document["goldens"],
-            "logits": [[float(f"{v:.7g}") for v in row] for row in logits[chosen]],
-            "floor": floor,
-            "tolerance": parity.TOLERANCE_FACTOR * floor,
-        },
-        "measured": {
-            **document["measured"],
-            "what": "onnxruntime's CPU provider on the test images",
-            "n_correct": score.n_correct,
-            "accuracy": score.accuracy,
-            "interval_95": asdict(score.interval),
-        },
+        "measured": proof["measured"],
+        "goldens": stated.document["goldens"] | proof["goldens"],
         "quantization": {
-            "layout": config.layout,
+            "layout": options.layout,
             "weight_bits": 7,
             "activation_bits": 8,
             "n_calibration_images": len(source.calibration),
-            "float_layers": list(float_layers),
-            "n_multiplications": onnxfile.parse(source.classifier.model).n_multiplications,
+            "float_layers": list(found.float_layers),
+            "n_multiplications": source.classifier.file.n_multiplications,
             "source_graph_sha256": stated.graph_sha256,
-            "gate": asdict(gate),
+            "gate": asdict(found.gate),
         },
-        "versions": {**document["versions"], "quantize": _versions()},
-    }  # fmt: skip
-    return contract.seal(laid_out.SerializeToString(deterministic=True), document), apart
-
-
-def _prove(
-    sealed: bytes, classifier: Classifier, gate: Gate, quantised: onnx.ModelProto
-) -> tuple[Check, ...]:
-    images = data.load_test_set().images
-    expected, logits = _run(quantised, images), classifier.logits(images)
-    same = expected.tobytes() == logits.tobytes()
-    checks = [
-        Check("accuracy gate", gate.passed, gate.line(), gate.upper_bound, gate.max_drop),
-        *parity.check_graph(sealed),
-        *selftest.run_selftest(sealed, classifier),
-        Check("layout", same, f"{len(images):,} test images, logits "
-              f"{'bit-equal to' if same else 'differ from'} the standard graph's"),
-    ]  # fmt: skip
-    for batch_size in BATCH_SIZES:
-        n = min(len(images), 512 // batch_size * batch_size)
-        alike = (
-            classifier.logits(images[:n], batch_size=batch_size).tobytes() == logits[:n].tobytes()
-        )
-        detail = f"{n} images, {'bit-equal' if alike else 'not equal'} to other batches"
-        checks.append(Check(f"batch {batch_size}", alike, detail))
-    return tuple(checks)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "convnet-edge": __version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        "versions": stated.document["versions"] | {"quantize": _versions()},
     }
 
 
-def _report(
-    config: QuantizeOptions, result: QuantizeResult, changes: tuple[int, int], apart: float
-) -> dict[str, Any]:
-    lost, gained = changes
-    return {
-        "schema": REPORT_SCHEMA,
-        "passed": all(check.passed for check in result.checks),
-        "source": str(result.source_path),
-        "model": result.model_path.name,
-        "layout": config.layout,
-        "model_sha256": result.sha256,
-        "model_bytes": result.n_bytes,
-        "layers": {"integer": result.n_integer, "float": result.n_float,
-                   "kept_float": list(result.float_layers)},
-        "gate": asdict(result.gate),
-        "test": {
-            "n": result.score.n,
-            "float_accuracy": result.float_score.accuracy,
-            "accuracy": result.score.accuracy,
-            "interval_95": asdict(result.score.interval),
-            "n_lost": lost,
-            "n_gained": gained,
-            "drop": (lost - gained) / result.score.n,
-            "drop_upper_bound_95": stats.paired_drop_bound(lost, gained, result.score.n),
-            "mcnemar_p": result.p_value,
-        },
-        "unfused_difference": apart,
-        "speed": [{**asdict(speed), "ratio": speed.ratio} for speed in result.speeds],
-        "recommendation": result.recommendation(),
-        "checks": selftest.as_json(result.checks),
-        "machine": machine.passport(),
-        "versions": _versions(),
-    }  # fmt: skip
+def _prove(
+    classifier: Classifier, gate: Gate, exact: Reference, logits: Array
+) -> tuple[Check, ...]:
+    """Check the final file; its test `logits` and every batch must be `exact` bit for bit."""
+    same = np.array_equal(logits, exact.logits)
+    detail = (
+        f"{len(logits):,} test images, logits {'bit-equal to' if same else 'differ from'} the "
+        "standard graph's"
+    )
+    return (
+        gate.check(),
+        *parity.check_graph(classifier.file),
+        *selftest.run_selftest(classifier),
+        Check("layout", same, detail),
+        *parity.check_batch_sizes(classifier, exact),
+    )
+
+
+def _pair(said: list[Array], labels: Array, score: Accuracy) -> Scores:
+    """Compare what both models say of the test images, the float one first."""
+    pair = accuracy.compare(said[0], said[1], labels)
+    lost, gained, n = pair.n_lost, pair.n_gained, pair.n
+    return Scores(
+        n=n,
+        float_accuracy=float((said[0] == labels).mean()),
+        accuracy=score.accuracy,
+        interval_95=score.interval,
+        n_lost=lost,
+        n_gained=gained,
+        drop=(lost - gained) / n,
+        drop_upper_bound_95=stats.paired_drop_bound(lost, gained, n),
+        mcnemar_p=pair.p_value,
+    )
+
+
+def _count_layers(classifier: Classifier, images: Array, float_layers: tuple[str, ...]) -> Layers:
+    operations = [node.op_type for node in cost.profile(classifier, images[:1])]
+    n_integer, n_float = (
+        sum(operation in kind for operation in operations)
+        for kind in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
+    )
+    return Layers(n_integer, n_float, float_layers)
+
+
+def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
+    """Time both models on the same images, in turn: one image on one thread, and throughput.
+
+    Throughput: one session of one thread, called by as many callers as there are cores.
+    """
+    pair = [Classifier(each.file, threads=1) for each in (float_model, int8)]
+    speeds = []
+    for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
+        loads = [timing.Load(classifier, batch_size, n_callers) for classifier in pair]
+        rates = timing.take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=ROUND_S)
+        ratios = tuple(mine / other for other, mine in zip(*rates, strict=True))
+        float_ms, int8_ms = (timing.median_ms(rate, batch_size) for rate in rates)
+        callers = f"{n_callers} caller{'s' if n_callers > 1 else ''} of one thread"
+        what = f"batch {batch_size}, {callers}"
+        speeds.append(Speed(what, float_ms, int8_ms, ratios, float(np.median(ratios))))
+    return tuple(speeds)
+
+
+def recommend(speeds: tuple[Speed, ...]) -> str:
+    """Say which of both models is worth deploying on a machine like this one."""
+    slower = [speed.what for speed in speeds if speed.ratio < 1]
+    if not slower:
+        return "int8 is faster here, in each of these"
+    if len(slower) == len(speeds):
+        return "int8 is slower here: deploy the float model on machines like this one"
+    return f"int8 is slower here at {slower[0]}: choose by how you will run it"

@@ -31,21 +31,13 @@ def choose_goldens(labels: Array, activity: Array, images: Array, *, n_classes: 
     covered = np.zeros(activity.shape[1], bool)
     chosen: list[int] = []
     smallest_first = np.argsort([len(encode_pixels(image)) for image in images], kind="stable")
-    for group in (*range(n_classes), None):
-        while True:
-            candidates = smallest_first
-            if group is not None:
-                candidates = candidates[labels[candidates] == group]
-            if not len(candidates):
-                break
-            gains = (activity[candidates] & ~covered).sum(axis=1)
-            if group is None and (len(chosen) >= MAX_GOLDENS or gains.max() == 0):
-                break
-            best = int(candidates[gains.argmax()])
-            chosen.append(best)
-            covered |= activity[best]
-            if group is not None:
-                break
+    by_class = [smallest_first[labels[smallest_first] == label] for label in range(n_classes)]
+    for candidates in (*by_class, *[smallest_first] * MAX_GOLDENS):
+        gains = (activity[candidates] & ~covered).sum(axis=1)
+        full = len(chosen) >= MAX_GOLDENS or gains.max(initial=0) == 0
+        if len(candidates) and not (full and candidates is smallest_first):
+            chosen.append(int(candidates[gains.argmax()]))
+            covered |= activity[chosen[-1]]
     return np.array(chosen)
 
 

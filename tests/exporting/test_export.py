@@ -12,6 +12,7 @@ from convnet_edge.exporting import export as export_module
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.runtime import Classifier, admission, contract
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 
 WHITE = contract.encode_pixels(np.full((28, 28), 255, np.uint8))
@@ -133,7 +134,7 @@ def test_wrong_digest_turns_export_red(run, trained, faulty, tmp_path, monkeypat
 
     def seal(graph, document):
         sealed = real(graph, document)
-        stated = getattr(contract.read_contract(sealed), digest).encode()
+        stated = getattr(open_model(sealed).contract, digest).encode()
         return sealed.replace(stated, b"0" * 63 + b"1")
 
     monkeypatch.setattr(contract, "seal", seal)

@@ -11,15 +11,20 @@ import onnx
 from onnx import helper, numpy_helper
 
 from convnet_edge.runtime import contract
-from convnet_edge.runtime import model_file as onnxfile
+from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.protobuf import Message, read_fields
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 def unsealed(model: bytes) -> bytes:
     """Return the file without its contract."""
-    entry = next(e for e in onnxfile.parse(model).metadata if e.key == contract.KEY)
-    return model[: entry.start] + model[entry.end :]
+    start = 0
+    for number, entry, end in read_fields(memoryview(model)):
+        if number == contract.METADATA_FIELD and Message(entry).text(1) == contract.KEY:
+            return model[:start] + model[end:]
+        start = end
+    raise ValueError("no contract in it")
 
 
 def change_graph(graph: bytes, change: Change) -> bytes:
@@ -30,15 +35,14 @@ def change_graph(graph: bytes, change: Change) -> bytes:
 
 def change_document(model: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """Change the contract as an attacker would: with digests that fit again."""
-    entry = next(e for e in onnxfile.parse(model).metadata if e.key == contract.KEY)
-    document = json.loads(entry.value)
+    document = json.loads(json.dumps(open_model(model).contract.document))
     change(document)
     return contract.seal(unsealed(model), document)
 
 
 def change_sealed(model: bytes, change: Change) -> bytes:
     """Change the graph as an attacker would: with digests that fit again."""
-    document = contract.read_contract(model).document
+    document = open_model(model).contract.document
     return contract.seal(change_graph(unsealed(model), change), document)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..binding import Bound
 from ..classifier import Classifier
 from ..errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from ..providers import TESTED
 from ..selftest import require
+from ..session import Bound
 from . import accuracy, cold_start, cost, machine, timing, verdict
 from .options import BenchOptions
 from .result import (
