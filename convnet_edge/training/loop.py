@@ -38,6 +38,7 @@ from ..runtime import files
 from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.accuracy import ImageSet
+from ..runtime.measure.result import Accuracy
 from . import resume
 from .batches import Choices, TrainingImages, draw_choices, pixel_moments
 from .cost import Cost, estimate
@@ -116,7 +117,7 @@ class TrainResult:
     record_path: Path
     picture: plots.Picture
     epochs: tuple[EpochMetrics, ...]
-    test: accuracy.Accuracy
+    test: Accuracy
     record: dict[str, Any]
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ CELLS = [
     pictures.Difference(i, np.zeros((8, 8), np.uint8), "a", (np.eye(3)[0], np.eye(3)[1]))
     for i in range(3)
 ]
+PARITY = partial(pictures.parity_errors, floor=1e-6, tolerance=8e-6)
 DRAWERS = {
     "curve": (pictures.training_curve, EPOCHS),
     "one epoch, validated": (pictures.training_curve, VALIDATED[:1]),
@@ -26,26 +28,16 @@ DRAWERS = {
     "minutes": (pictures.minutes, FULL.paced),
     "blind minutes": (pictures.minutes, dataclasses.replace(FULL.paced, minutes=(BLIND,))),
     "grid": (pictures.prediction_grid, np.zeros((15, 4, 4), np.uint8), ["a"] * 15, ["b"] * 15),
+    "parity": (PARITY, np.array([1e-7, 2e-6, np.inf])),
+    "parity of nothing": (PARITY, np.full(3, np.inf)),
+    "differences": (partial(pictures.differences, names=("x", "y"), title="t"), CELLS, "abc"),
 }
-KEYWORDS = {
-    "parity": (pictures.parity_errors, np.array([1e-7, 2e-6, np.inf])),
-    "parity of nothing": (pictures.parity_errors, np.full(3, np.inf)),
-}
 
 
-def draw(name, path):
-    if name == "differences":
-        return pictures.differences(path, CELLS, "abc", names=("x", "y"), title="t")
-    if name in KEYWORDS:
-        function, errors = KEYWORDS[name]
-        return function(path, errors, floor=1e-6, tolerance=8e-6)
-    function, *arguments = DRAWERS[name]
-    return function(path, *arguments)
-
-
-@pytest.mark.parametrize("name", [*DRAWERS, *KEYWORDS, "differences"])
+@pytest.mark.parametrize("name", DRAWERS)
 def test_every_picture_is_drawn_and_not_blank(tmp_path, name):
-    picture = draw(name, tmp_path / "sub" / "x.png")
+    function, *arguments = DRAWERS[name]
+    picture = function(tmp_path / "sub" / "x.png", *arguments)
     assert picture.drawn
     with Image.open(picture.path) as image:
         assert image.width > 400
@@ -54,7 +46,7 @@ def test_every_picture_is_drawn_and_not_blank(tmp_path, name):
 
 def test_without_matplotlib_nothing_is_drawn_and_nothing_breaks(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not draw("curve", tmp_path / "x.png").drawn
+    assert not pictures.training_curve(tmp_path / "x.png", EPOCHS).drawn
     assert list(tmp_path.iterdir()) == []
 
 

@@ -81,8 +81,9 @@ def test_drift_of_the_machine_cancels_within_pairs(processes):
 
 
 @pytest.mark.parametrize(
-    ("limit", "n_pairs", "outcome"), [(1.1, 11, "holds"), (0.9, 11, "fails"), (1.1, 6, "cannot tell")]
-)  # fmt: skip
+    ("limit", "n_pairs", "outcome"),
+    [(1.1, 11, "holds"), (0.9, 11, "fails"), (1.1, 6, "cannot tell")],
+)
 def test_p99_is_of_all_runs_of_new(processes, limit, n_pairs, outcome):
     processes(BASE_MS, (1.0,) * N_PAIRS)
     assert compare(max_p99_ms=limit, n_pairs=n_pairs).gates[1].outcome == outcome
