@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convnet_edge.reporting.read import read_results
+from convnet_edge.reporting.report import measurements
+
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
-COLUMNS = ("file", "machine, provider, threads", "batch", "p50 ms", "p99 ms", "images/s",
-           "accuracy", "verdict")  # fmt: skip
-SHOWN_BATCH_SIZES = (1, 64)
+SHOWN_BATCH_SIZES = ("1", "64")
 TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
 PEERS_COLUMNS = ("runtime and file", "input", "kB", "accuracy", "1 image, ms", "times as fast",
                  "64 each, images/s", "times as many", "cold start, s", "memory, MB")  # fmt: skip
@@ -22,8 +23,11 @@ RECIPE_COLUMNS = ("recipe", "epochs", "seconds (median)", "test accuracy, mean �
 
 
 def table() -> str:
-    """Return the Markdown table of every stored bench result, one row a batch size."""
-    return _markdown(COLUMNS, [row for result in _stored("bench") for row in _rows(result)])
+    """Return the Markdown table of every stored bench result: the report's, without numbers."""
+    found = measurements(read_results((REFERENCE_DIR,)))
+    place = found.columns.index("batch")
+    rows = [row[1:] for row in found.rows if row[place] in SHOWN_BATCH_SIZES]
+    return _markdown(found.columns[1:], rows)
 
 
 def training_table() -> str:
@@ -100,36 +104,8 @@ def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    provider, score = result["provider"], result["accuracy"]
-    place = f"{result['machine']['cpu']}, {provider['obtained']}, {provider['threads']}"
-    low, high = (100 * score["interval"][end] for end in ("low", "high"))
-    accuracy = f"{100 * score['accuracy']:.2f} % ({low:.2f}–{high:.2f})"
-    return [
-        (
-            result["model"]["name"],
-            place,
-            str(row["batch_size"]),
-            _percentile(row, 0.5),
-            _percentile(row, 0.99),
-            f"{row['images_per_s']:,.0f}",
-            accuracy,
-            row["verdict"]["status"],
-        )
-        for row in result["latency"]
-        if row["batch_size"] in SHOWN_BATCH_SIZES
-    ]
-
-
 def _ratio(spread: dict[str, float]) -> str:
     return f"{spread['median']:.2f} ({spread['lowest']:.2f}–{spread['highest']:.2f})"
-
-
-def _percentile(row: dict[str, Any], p: float) -> str:
-    found = next(entry for entry in row["percentiles_ms"] if entry["p"] == p)
-    if found["value"] is None:
-        return f"n/a (needs {found['floor']:,})"
-    return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.quantizing.options import QuantizeOptions
-from convnet_edge.runtime import contract
-from convnet_edge.runtime.idx import ImageSet
 from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.model_file import open_model
 from convnet_edge.training.options import TrainOptions
 
 
@@ -116,7 +116,7 @@ def graph_bytes(model_bytes: bytes) -> bytes:
 
 @pytest.fixture(scope="session")
 def document(model_bytes: bytes) -> dict:
-    return contract.read_contract(model_bytes).document
+    return open_model(model_bytes).contract.document
 
 
 @pytest.fixture(scope="session")

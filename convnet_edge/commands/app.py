@@ -133,15 +133,10 @@ def _options(
     """Take options that hold for no single command."""
 
 
-def _add(
-    name: str,
-    run: Callable[..., Done[Any]],
-    options: type | None = None,
-    examples: str | None = None,
-    *,
-    json: bool = True,
-) -> None:
-    """Make `run(options, terminal)` the command `name`, its options from their declaration."""
+def bridge(
+    run: Callable[..., Done[Any]], options: type | None = None, *, json: bool = True
+) -> Callable[..., None]:
+    """Return the function from whose signature Typer makes the command `run(options, terminal)`."""
     ones = declared(options) if options else ()
     parameters = [_parameter(one) for one in ones]
     if json:
@@ -156,8 +151,8 @@ def _add(
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     paragraphs = cleandoc(run.__doc__ or "").split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, epilog=examples)(command)
+    command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return command
 
 
 def _keyword(name: str, annotation: Any, *, default: Any) -> Parameter:
@@ -219,16 +214,20 @@ def _value(one: Declared, given: Any) -> Any:
     return tuple(given or ()) if one.is_list else given
 
 
-_add("train", train.command, TrainOptions, train.EXAMPLES)
-_add("export", export.command, ExportOptions, export.EXAMPLES)
-_add("quantize", quantize.command, QuantizeOptions, quantize.EXAMPLES)
-_add("verify", verify.command, VerifyOptions, verify.EXAMPLES)
-_add("inspect", inspect.command, inspect.InspectOptions)
-_add("bench", bench.command, BenchOptions, bench.EXAMPLES)
-_add("compare", compare.command, CompareOptions, compare.EXAMPLES)
-_add("report", report.command, ReportOptions, report.EXAMPLES)
-_add("bundle", bundle.command, BundleOptions, bundle.EXAMPLES)
-_add("serve", bundle.serve, ServeOptions, bundle.SERVE_EXAMPLES, json=False)
-_add("predict", predict.command, PredictOptions, predict.EXAMPLES)
-_add("doctor", doctor.command)
-_add("quickstart", quickstart.command, json=False)
+for name, function, options, examples in (
+    ("train", train.command, TrainOptions, train.EXAMPLES),
+    ("export", export.command, ExportOptions, export.EXAMPLES),
+    ("quantize", quantize.command, QuantizeOptions, quantize.EXAMPLES),
+    ("verify", verify.command, VerifyOptions, verify.EXAMPLES),
+    ("inspect", inspect.command, inspect.InspectOptions, None),
+    ("bench", bench.command, BenchOptions, bench.EXAMPLES),
+    ("compare", compare.command, CompareOptions, compare.EXAMPLES),
+    ("report", report.command, ReportOptions, report.EXAMPLES),
+    ("bundle", bundle.command, BundleOptions, bundle.EXAMPLES),
+    ("serve", bundle.serve, ServeOptions, bundle.SERVE_EXAMPLES),
+    ("predict", predict.command, PredictOptions, predict.EXAMPLES),
+    ("doctor", doctor.command, None, None),
+    ("quickstart", quickstart.command, None, None),
+):
+    has_json = name not in ("serve", "quickstart")
+    app.command(name, epilog=examples)(bridge(function, options, json=has_json))

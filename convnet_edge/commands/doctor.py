@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
 from .. import __version__
 from ..runtime.errors import CheckFailedError
 from .terminal import Done, Terminal
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
 
 BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-NEEDS_ONNXSCRIPT = (2, 9)  # torch's default exporter from then on
-OLDEST_ONNXRUNTIME = (1, 16)
+OLDEST = (1, 16)  # onnxruntime that opens our files
 PROBE_S = 120
 IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
@@ -101,12 +98,7 @@ def command(terminal: Terminal) -> Done[tuple[Finding, ...]]:
         "findings": [asdict(finding) for finding in findings],
         "machine": machine.passport(),
     }
-
-    def judge() -> None:
-        if not healthy:
-            raise typer.Exit(CheckFailedError.exit_code)  # each finding says what mends it
-
-    return Done(findings, document, judge=judge)
+    return Done(findings, document, exit_code=0 if healthy else CheckFailedError.exit_code)
 
 
 def diagnose(here: Surroundings) -> tuple[Finding, ...]:
@@ -115,24 +107,20 @@ def diagnose(here: Surroundings) -> tuple[Finding, ...]:
     return tuple(finding for look in looks for finding in look(here))
 
 
-def _judge(name: str, fits: bool, found: str, *, why: str, mend: str) -> Finding:
+def _judge(name: str, fits: bool, *, found: str, why: str, mend: str) -> Finding:
     return Finding(name, "ok", found) if fits else Finding(name, "problem", found, why, mend)
 
 
 def _builds(here: Surroundings) -> Iterator[Finding]:
-    found = [name for name in BUILDS if here.version(name)]
-    extra = "cuda" if "onnxruntime-gpu" in found else "cpu"
-    remove = f"pip uninstall -y {' '.join(found)} && " if found else ""
-    yield _judge(
-        "one onnxruntime",
-        len(found) == 1,
-        " and ".join(f"{name} {here.version(name)}" for name in found) or "none is installed",
-        why="several overwrite each other's files, and the CPU may run in CUDA's place "
-        "(onnxruntime issue 26996)"
-        if found
-        else "nothing can be run",
-        mend=f'{remove}pip install "convnet-edge[{extra}]"',
-    )
+    names = [name for name in BUILDS if here.version(name)]
+    found = " and ".join(f"{name} {here.version(name)}" for name in names) or "none is installed"
+    mend = f'pip install "convnet-edge[{"cuda" if "onnxruntime-gpu" in names else "cpu"}]"'
+    why = "nothing can be run"
+    if names:
+        mend = f"pip uninstall -y {' '.join(names)} && {mend}"
+        why = "they overwrite each other's files, and the CPU may run in CUDA's place"
+        why += " (onnxruntime issue 26996)"
+    yield _judge("one onnxruntime", len(names) == 1, found=found, why=why, mend=mend)
 
 
 def _import(here: Surroundings) -> Iterator[Finding]:
@@ -143,24 +131,19 @@ def _import(here: Surroundings) -> Iterator[Finding]:
         yield Finding(name, "unknown", f"no answer within {PROBE_S} s")
     elif done.returncode == 0:
         version = done.stdout.strip()
-        yield _judge(
-            name,
-            _numbers(version) >= OLDEST_ONNXRUNTIME,
-            f"version {version}",
-            why=f"files need {ONNXRUNTIME_EXPORT_TARGET}",
-            mend="pip install --upgrade onnxruntime",
-        )
+        fits, why = _numbers(version) >= OLDEST, f"files need {ONNXRUNTIME_EXPORT_TARGET}"
+        mend = "pip install --upgrade onnxruntime"
+        yield _judge(name, fits, found=f"version {version}", why=why, mend=mend)
     else:
         code = done.returncode
+        ended = f"signal {-code}" if code < 0 else f"exit {code}"
         words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-        yield Finding(
-            name,
-            "problem",
-            f"{f'signal {-code}' if code < 0 else f'exit {code}'}: {words}",
+        why = (
             "an illegal instruction means a build for newer processors (onnxruntime issue 23957), "
-            "'_ARRAY_API' one for another numpy",
-            "pip install --force-reinstall onnxruntime numpy",
+            "'_ARRAY_API' one for another numpy"
         )
+        mend = "pip install --force-reinstall onnxruntime numpy"
+        yield Finding(name, "problem", f"{ended}: {words}", why, mend)
 
 
 def _cuda(here: Surroundings) -> Iterator[Finding]:
@@ -170,16 +153,11 @@ def _cuda(here: Surroundings) -> Iterator[Finding]:
     if done is None or done.returncode != 0:
         yield Finding(name, "unknown", "could not be looked for, see above")
         return
-    reason = done.stdout.strip()
-    driver = "libcuda.so" in reason or "no NVIDIA device" in reason
-    packages = 'pip install --force-reinstall "onnxruntime-gpu[cuda,cudnn]"'
-    yield _judge(
-        name,
-        not reason,
-        reason or "all load",
-        why="--provider cuda cannot be opened (onnxruntime issue 23372)",
-        mend="install the NVIDIA driver" if driver else packages,
-    )
+    missing, mend = done.stdout.strip(), "install the NVIDIA driver"
+    if "libcuda.so" not in missing and "no NVIDIA device" not in missing:
+        mend = 'pip install --force-reinstall "onnxruntime-gpu[cuda,cudnn]"'
+    why = "--provider cuda cannot be opened (onnxruntime issue 23372)"
+    yield _judge(name, not missing, found=missing or "all load", why=why, mend=mend)
 
 
 def _torchvision(here: Surroundings) -> Iterator[Finding]:
@@ -188,59 +166,53 @@ def _torchvision(here: Surroundings) -> Iterator[Finding]:
         return
     (release, _, build), other = torch.partition("+"), vision.version.partition("+")[2]
     pin = re.search(r"\btorch\s*\(?==\s*([\w.]+)", " ".join(vision.requires or ()))
-    yield _judge(
-        "torch and torchvision fit",
-        (pin is None or pin[1] in (release, torch)) and (not (build and other) or build == other),
-        f"torch {torch}, torchvision {vision.version}",
-        why="`import torchvision` ends in `operator torchvision::nms does not exist`",
-        mend="pip install --upgrade torch torchvision",
-    )
+    fits = pin is None or pin[1] in (release, torch)
+    fits = fits and (not build or not other or build == other)
+    found = f"torch {torch}, torchvision {vision.version}"
+    why = "`import torchvision` ends in `operator torchvision::nms does not exist`"
+    mend = "pip install --upgrade torch torchvision"
+    yield _judge("torch and torchvision fit", fits, found=found, why=why, mend=mend)
 
 
 def _onnxscript(here: Surroundings) -> Iterator[Finding]:
     torch, script = here.version("torch"), here.version("onnxscript")
     if torch:
-        yield _judge(
-            "torch's exporter",
-            bool(script) or _numbers(torch) < NEEDS_ONNXSCRIPT,
+        fits, found = (
+            bool(script) or _numbers(torch) < (2, 9),
             f"torch {torch}, onnxscript {script}",
-            why="torch's default exporter needs it from 2.9 on (anomalib issue 3050)",
-            mend="pip install onnxscript",
         )
+        why = "torch's default exporter needs it from 2.9 on (anomalib issue 3050)"
+        mend = "pip install onnxscript"
+        yield _judge("torch's exporter", fits, found=found, why=why, mend=mend)
 
 
 def _threads(here: Surroundings) -> Iterator[Finding]:
     from ..runtime.measure.machine import usable_cores
 
     cores = usable_cores()
-    for name, text in here.environment.items():
-        if name not in THREAD_VARIABLES:
-            continue
+    for name in filter(here.environment.__contains__, THREAD_VARIABLES):
+        text = here.environment[name]
         counts = text.split(",")  # OMP_NUM_THREADS may hold one count a nesting level
-        readable = all(count.strip().isdigit() and int(count) > 0 for count in counts)
-        yield _judge(
-            name,
-            readable and int(counts[0]) <= cores,
-            f"{text!r}; this process may use {cores} cores",
-            why="threads that wait for each other's cores: slower and unsteady"
-            if readable
-            else "it is ignored, or ends the program",
-            mend=f"export {name}={cores}" if readable else f"unset {name}",
-        )
+        found = f"{text!r}; this process may use {cores} cores"
+        if all(count.strip().isdigit() and int(count) > 0 for count in counts):
+            why = "threads that wait for each other's cores: slower and unsteady"
+            fits, mend = int(counts[0]) <= cores, f"export {name}={cores}"
+        else:
+            why = "it is ignored, or ends the program"
+            fits, mend = False, f"unset {name}"
+        yield _judge(name, fits, found=found, why=why, mend=mend)
 
 
 def _quota(here: Surroundings) -> Iterator[Finding]:
     from ..runtime.measure import machine
 
     quota = machine.cgroup_cores(here.cgroup)
-    kept = f"; a quota of {quota:g} cores" if quota is not None else ""
-    yield _judge(
-        "cores allowed",
-        quota is None or quota >= 1,
-        f"{machine.usable_cores()} of {os.cpu_count() or 1}{kept}",
-        why="every run is stopped for part of each period: times are those of the quota",
-        mend="give the container --cpus 1 or more",
-    )
+    found = f"{machine.usable_cores()} of {os.cpu_count()}"
+    found += f"; a quota of {quota:g} cores" if quota is not None else ""
+    why = "every run is stopped for part of each period: times are those of the quota"
+    mend = "give the container --cpus 1 or more"
+    fits = quota is None or quota >= 1
+    yield _judge("cores allowed", fits, found=found, why=why, mend=mend)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from ..predicting.options import PredictOptions
 from ..runtime.errors import InputError
 from ..sealing.default_model import choose_model
@@ -34,12 +32,8 @@ def command(options: PredictOptions, terminal: Terminal) -> Done[None]:
     if options.plot or not options.images:
         beside = terminal if not options.images else Terminal(json=True)
         document["grid"] = _draw_grid(options, beside)
-
-    def judge() -> None:
-        if any("error" in answer for answer in document["predictions"]):
-            raise typer.Exit(InputError.exit_code)  # each has been named
-
-    return Done(None, document, judge=judge)
+    failed = any("error" in answer for answer in document["predictions"])
+    return Done(None, document, exit_code=InputError.exit_code if failed else 0)
 
 
 def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, Any]]:

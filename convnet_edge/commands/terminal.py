@@ -30,12 +30,14 @@ class Done(Generic[T]):
     """What a command leaves to be done once it has shown its result.
 
     document: for --json. next_command: to copy. judge: raises where the result is a failure.
+    exit_code: of one of which everything has been said.
     """
 
     result: T
     document: Any = None
     next_command: str | None = None
     judge: Callable[[], None] = lambda: None
+    exit_code: int = 0
 
 
 def rank() -> int:
@@ -141,6 +143,7 @@ class Terminal:
 
         Raises:
             EdgeError: as `done.judge` does.
+            typer.Exit: with `done.exit_code`.
         """
         if self.json and done.document is not None:
             typer.echo(
@@ -149,3 +152,5 @@ class Terminal:
         if done.next_command is not None:
             self.say(f"next: {done.next_command}")
         done.judge()
+        if done.exit_code:
+            raise typer.Exit(done.exit_code)

@@ -32,17 +32,22 @@ SHOWN = (0.0005, 0.999)  # of the runs, from and to
 
 @dataclass(frozen=True)
 class Series:
-    """A result in the charts. number: from 0, fixes colour and marker. row: the timing charted."""
+    """A result in the charts.
+
+    number: from 1, fixes colour and marker. machine: equal where times are comparable. row: the
+    timing that is charted.
+    """
 
     number: int
     label: str
+    machine: str
     result: Result
     row: Latency | None
 
     @property
     def look(self) -> dict[str, Any]:
         """How its points and lines look."""
-        color, marker = (choice[self.number % len(choice)] for choice in (COLORS, MARKERS))
+        color, marker = (choice[(self.number - 1) % len(choice)] for choice in (COLORS, MARKERS))
         return {"color": color, "marker": marker, "markersize": 5.5, "linewidth": 1.4}
 
     @property
@@ -101,7 +106,7 @@ def batches(figure: Figure, series: Sequence[Series], title: str) -> None:
     axes = figure.subplots()
     ends: list[tuple[int, float]] = []
     for one in series:
-        dashes = DASHES[one.number // len(COLORS) % len(DASHES)]
+        dashes = DASHES[(one.number - 1) // len(COLORS) % len(DASHES)]
         axes.plot(*zip(*one.rates, strict=True), dashes, label=one.label, **one.look)
         size, rate = one.rates[-1]
         n_near = sum(at == size and abs(other / rate - 1) < 0.15 for at, other in ends)
@@ -153,7 +158,7 @@ def sizes(figure: Figure, series: Sequence[Series], title: str) -> None:
     for place, one in enumerate(reversed(series)):
         kilobytes = (one.result.model.model_bytes or 0) / 1e3
         axes.barh(place + 0.18, kilobytes, 0.32, color=one.look["color"])
-        label = f"{one.number + 1} {one.result.model.name:.40}: {kilobytes:,.0f} kB"
+        label = f"{one.number} {one.result.model.name:.40}: {kilobytes:,.0f} kB"
         axes.text(0, place + 0.42, label, fontsize=8, va="bottom")
     axes.set(ylim=(-0.1, len(series)), yticks=[], xlabel="kB", xlim=(0, None), title=title)
     axes.spines["left"].set_visible(False)
@@ -164,7 +169,7 @@ def sizes(figure: Figure, series: Sequence[Series], title: str) -> None:
 def _number(
     axes: Axes, one: Series, place: tuple[float, float], offset: tuple[float, float], **look: Any
 ) -> None:
-    text = str(one.number + 1)
+    text = str(one.number)
     axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=8, **look)
 
 

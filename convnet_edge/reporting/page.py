@@ -6,12 +6,17 @@ come as they are.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..drawing.pictures import Picture
 from ..runtime.measure.tables import Table
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
@@ -56,13 +61,18 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the whole file; equal pages give equal text."""
+    return _template().render(page=page)
+
+
+@functools.cache
+def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"look": _look, "tint": _tint}
-    return environment.from_string(TEMPLATE.read_text()).render(page=page)
+    return environment.from_string(TEMPLATE.read_text())
 
 
 def _look(cell: str, table: Table, column: int) -> str:

@@ -5,12 +5,13 @@ What a result holds is declared in `runtime/measure/result.py`; a file is checke
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from ..runtime.measure import verdict
 from ..runtime.measure.options import RESULTS_DIR
 from ..runtime.measure.result import SCHEMA, Latency, Result
 from ..runtime.measure.stats import percentiles_ms
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
@@ -90,7 +94,7 @@ def _schema(document: Any) -> int | None:
 
 
 def _check(document: Any, path: Path) -> Result:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     schema = _schema(document)
     if schema is not None and schema > int(NEWEST):
@@ -104,7 +108,7 @@ def _check(document: Any, path: Path) -> Result:
         raise _misfit(f"{path} is {what}", f"schema {SCHEMA}")
     try:
         clean = json.dumps(_clean(document, f"{path}: ", ""))
-        result = TypeAdapter(Result).validate_json(clean, strict=True)
+        result = _adapter().validate_json(clean, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
@@ -116,6 +120,13 @@ def _check(document: Any, path: Path) -> Result:
         size = f"{len(score.classes)} × {len(score.classes)}, as classes has"
         raise _misfit(f"{path}: accuracy.confusion is of another size", size)
     return _judged(result)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Result]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Result)
 
 
 def _clean(value: Any, place: str, name: str) -> Any:

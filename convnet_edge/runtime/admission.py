@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from . import model_file as onnxfile
+from .contract import NEXT_STEP
 from .errors import InputError
+from .model_file import ModelFile, Node
 
 # by domain: what the exporters and rewrites of this program write
 OPERATIONS = {
@@ -46,30 +47,51 @@ MAX_IMAGE_BYTES = 8 << 20  # of the largest intermediate result of one image, in
 MAX_MULTIPLICATIONS = 1 << 30  # of one image
 
 
-def admit(file: onnxfile.OnnxFile, image_shape: tuple[int, int]) -> None:
-    """Return if `file`, for grey images of `image_shape` (H, W), is safe to open and to run.
+def admit(file: ModelFile) -> None:
+    """Return if `file` is as it was exported, and safe to open and to run.
 
     Raises:
-        InputError: an operation, an attribute, a shape or a size that no exported file has.
+        InputError: a digest is not the one that it states; or an operation, an attribute, a shape
+            or a size that no exported file has.
     """
-    for reasons in (_foreign_parts(file), _excess(file, image_shape)):
+    require_unaltered(file)
+    for reasons in (_foreign_parts(file), _excess(file)):
         for reason in reasons:
             raise InputError(
                 reason,
                 expected="a graph as `convnet-edge export` writes it",
-                next_step=onnxfile.NEXT_STEP,
+                next_step=NEXT_STEP,
             )
 
 
-def _foreign_parts(file: onnxfile.OnnxFile) -> Iterator[str]:
+def require_unaltered(file: ModelFile) -> None:
+    """Check both digests: a file that changed since its export is not opened.
+
+    Raises:
+        InputError: a digest is not the one that the file states.
+    """
+    for name, found, stated in (
+        ("graph", file.graph_sha256, file.contract.graph_sha256),
+        ("contract", file.contract_sha256, file.contract.contract_sha256),
+    ):
+        if found != stated:
+            raise InputError(
+                f"the file was altered after its export: its {name} digest is {found[:16]}…, the "
+                f"file states {stated[:16]}…",
+                expected="the bytes that were proved at export",
+                next_step="fetch the file again, or export it anew",
+            )
+
+
+def _foreign_parts(file: ModelFile) -> Iterator[str]:
     if file.foreign:
-        yield f"the file holds {', '.join(sorted(file.foreign))}"
+        yield f"the file holds {', '.join(file.foreign)}"
     if len(file.nodes) > MAX_NODES:
         yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES}"
     for node in file.nodes:
-        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        name = node.name[:80]
         if node.op_type not in OPERATIONS.get(node.domain, ()):
-            yield f"the graph has the operation {name[:80]!r}"
+            yield f"the graph has the operation {name!r}"
         if node.nested:
             yield f"the operation {name} holds a tensor or a graph of its own"
         for attribute, values in node.integers.items():
@@ -78,15 +100,15 @@ def _foreign_parts(file: onnxfile.OnnxFile) -> Iterator[str]:
                 yield f"the operation {name} has {attribute[:80]} {list(values[:8])}"
 
 
-def _excess(file: onnxfile.OnnxFile, image_shape: tuple[int, int]) -> Iterator[str]:
+def _excess(file: ModelFile) -> Iterator[str]:
     """Follow the numbers of one image from operation to operation."""
     weights = {weight.name: weight.dims for weight in file.weights}
-    height, width = image_shape
+    height, width = file.contract.image_shape
     for value in file.inputs:
-        if value.name not in weights and value.shape[1:] != (1, height, width):
+        if value.shape[1:] != (1, height, width):
             shape = ", ".join(map(str, value.shape))[:80]
             yield f"the graph takes ({shape}), its contract says (batch, 1, {height}, {width})"
-    sizes = {value.name: height * width for value in file.inputs if value.name not in weights}
+    sizes = {value.name: height * width for value in file.inputs}
     multiplications = 0
     for node in file.nodes:
         source, *others = node.inputs or ("",)
@@ -126,7 +148,7 @@ def _layer(op_type: str, dims: tuple[int, ...], size: int) -> tuple[int, int]:
     return positions * dims[0], positions * math.prod(dims)
 
 
-def _mixes_images(file: onnxfile.OnnxFile, node: onnxfile.Node) -> bool:
+def _mixes_images(file: ModelFile, node: Node) -> bool:
     """Tell whether an operation may touch the batch axis.
 
     Flatten keeps it at axis 1; Reshape if its shape is a weight that begins with 0, which copies

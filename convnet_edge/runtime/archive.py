@@ -1,11 +1,12 @@
 """Read and write NAME.pyz: one file with models, the runtime that proves them, and a manifest.
 
-A zip that Python runs, read into memory and never unpacked. What its commands do is the device's
-business; what goes into it, the host's.
+A zip that Python runs, read into memory and never unpacked; its comment is the SHA-256 of all bytes
+before it. What its commands do is the device's business; what goes into it, the host's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -14,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundling import start
+import numpy as np
+
 from .errors import CheckFailedError, InputError
 from .files import MIB, read_bytes
-from .idx import ImageSet, parse_image_set
+from .measure.accuracy import ImageSet
 
 SCHEMA = "convnet-edge/bundle/1"
 SHEBANG = b"#!/usr/bin/env python3\n"
-MANIFEST = "manifest.json"
-MODELS = "models/"
-TEST_SET = ("test-set/images.gz", "test-set/labels.gz")
+MANIFEST, MODELS, TEST_SET = "manifest.json", "models/", "test-set.npz"
+COMMENT_PREFIX = b"sha256:"  # what starts a bundle knows it too: bundling/start.py
+COMMENT_BYTES = len(COMMENT_PREFIX) + 64
 MAX_ARCHIVE_BYTES = 1024 * MIB
 MAX_MEMBER_BYTES = 512 * MIB
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state: the same for every build
@@ -44,11 +46,30 @@ class Archive:
         return {name: self.members[MODELS + name] for name in names}
 
     def test_set(self) -> ImageSet | None:
-        """Return the test images, None if the archive has none."""
-        if any(name not in self.members for name in TEST_SET):
+        """Return the test images, None if the archive has none.
+
+        Raises:
+            InputError: they are not what `encode_test_set` writes.
+        """
+        if TEST_SET not in self.members:
             return None
-        images, labels = (self.members[name] for name in TEST_SET)
-        return parse_image_set(images, labels, source=self.name)
+        try:
+            return _decode_test_set(self.members[TEST_SET], self.name)
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+            raise _no_bundle(self.name, error) from error
+
+
+def encode_test_set(test: ImageSet) -> bytes:
+    """Return test images as a member of an archive, the same bytes every time."""
+    out = io.BytesIO()
+    np.savez_compressed(
+        out,
+        images=test.images,
+        labels=test.labels,
+        images_sha256=test.images_sha256,
+        labels_sha256=test.labels_sha256,
+    )
+    return out.getvalue()
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
@@ -64,11 +85,12 @@ def pack(members: Mapping[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, EPOCH)
             info.external_attr = 0o644 << 16
             info.create_system = 3
-            plain = name == "__main__.py" or name.endswith(".gz")
+            plain = name in ("__main__.py", TEST_SET)
             info.compress_type = zipfile.ZIP_STORED if plain else zipfile.ZIP_DEFLATED
             archive.writestr(info, members[name], compresslevel=9)
-        archive.comment = bytes(start.COMMENT_BYTES)
-    return start.seal(out.getvalue())
+        archive.comment = bytes(COMMENT_BYTES)
+    body = out.getvalue()[:-COMMENT_BYTES]
+    return body + _comment(body)
 
 
 def read_archive(path: Path) -> Archive:
@@ -79,27 +101,52 @@ def read_archive(path: Path) -> Archive:
         InputError: unreadable, or no bundle.
     """
     data = read_bytes(path, limit=MAX_ARCHIVE_BYTES, next_step=NEXT_STEP)
-    if not start.is_whole(data):
+    if data[-COMMENT_BYTES:] != _comment(memoryview(data)[:-COMMENT_BYTES]):
         raise CheckFailedError(
             f"{path.name} was altered or is incomplete",
             expected="the bytes that were bundled (SHA-256 in the archive's comment)",
             next_step=NEXT_STEP,
         )
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            sizes = [info.file_size for info in archive.infolist()]
-            if sum(sizes) > MAX_MEMBER_BYTES:
-                raise ValueError(f"{sum(sizes):,} bytes inside")
-            members = {name: archive.read(name) for name in archive.namelist()}
+        members = _unzip(data)
         manifest = json.loads(members[MANIFEST])
         if manifest["schema"] != SCHEMA:
             raise ValueError(f"schema {manifest['schema']!r}, not {SCHEMA}")
         found = Archive(path.name, members, manifest)
         found.models()
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path.name} is no bundle ({type(error).__name__}: {error})",
-            expected="what `convnet-edge bundle` writes",
-            next_step=NEXT_STEP,
-        ) from error
+        raise _no_bundle(path.name, error) from error
     return found
+
+
+def _comment(body: bytes | memoryview) -> bytes:
+    return COMMENT_PREFIX + hashlib.sha256(body).hexdigest().encode()
+
+
+def _unzip(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        n_bytes = sum(info.file_size for info in archive.infolist())
+        if n_bytes > MAX_MEMBER_BYTES:
+            raise ValueError(f"{n_bytes:,} bytes inside")
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _decode_test_set(data: bytes, source: str) -> ImageSet:
+    arrays = {
+        name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        for name, content in _unzip(data).items()
+    }
+    images, labels = arrays["images"], arrays["labels"]
+    kinds = [(str(array.dtype), array.ndim) for array in (images, labels)]
+    if kinds != [("uint8", 3), ("uint8", 1)] or len(images) != len(labels):
+        raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
+    images_sha256, labels_sha256 = str(arrays["images_sha256"]), str(arrays["labels_sha256"])
+    return ImageSet(images, labels, images_sha256, labels_sha256, source)
+
+
+def _no_bundle(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"{name} is no bundle ({type(error).__name__}: {str(error)[:300]})",
+        expected="what `convnet-edge bundle` writes",
+        next_step=NEXT_STEP,
+    )

@@ -15,11 +15,11 @@ from typing import Any, Union
 
 import numpy as np
 
-from . import admission, contract, preprocess
-from . import model_file as onnxfile
+from . import admission, preprocess
+from .contract import NEXT_STEP
 from .errors import InputError
-from .measure import tuning
-from .session import TOLERANCE_FACTORS, Session, Settings
+from .model_file import ModelFile, open_model
+from .session import Session, Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PathLike = Union[str, "os.PathLike[str]"]
@@ -57,11 +57,10 @@ class Predictions:
 class Classifier:
     """An opened model: call it with images, get `Predictions`. Safe to call from many threads.
 
-    model: path or content of a file that `convnet-edge export` wrote. provider: "cpu", "cuda",
-    "openvino" or another of onnxruntime's, opened or refused, never replaced. threads: intra-op
-    threads, None for those that `bench --tune` found best here (if `model` is a path), else all
-    usable cores.
-    settings: how the session runs beside that (`session.Settings`).
+    model: path or content of a file that `convnet-edge export` wrote, or such a file already read.
+    provider: "cpu", "cuda", "openvino" or another of onnxruntime's, opened or refused, never
+    replaced. threads: intra-op threads, None for all usable cores. settings: all of that and more
+    (`session.Settings`); if given, it decides.
 
     Raises:
         InputError: the file was altered or is none of ours, or the provider cannot be opened.
@@ -69,20 +68,17 @@ class Classifier:
 
     def __init__(
         self,
-        model: PathLike | bytes,
+        model: PathLike | bytes | ModelFile,
         provider: str = "cpu",
         threads: int | None = None,
         *,
         settings: Settings | None = None,
     ) -> None:
-        data, tuned = (model, None) if isinstance(model, bytes) else _read(Path(model), provider)
-        if threads is None and tuned is not None:
-            threads = tuned.threads
-        self.model = data
-        self.contract = contract.read_contract(data)
-        contract.require_unaltered(data, self.contract)
-        admission.admit(onnxfile.parse(data), self.contract.image_shape)
-        self.session = Session(data, provider=provider, threads=threads, settings=settings)
+        if not isinstance(model, ModelFile):
+            model = open_model(model if isinstance(model, bytes) else Path(model))
+        admission.admit(model)
+        self.file, self.contract = model, model.contract
+        self.session = Session(model, settings or Settings(provider, threads))
         stated, found = (
             f"{side.input_dtype} {side.input_name!r} and gives {side.output_name!r}"
             for side in (self.contract, self.session)
@@ -91,13 +87,13 @@ class Classifier:
             raise InputError(
                 f"the graph takes {found}, the contract says {stated}",
                 expected="a contract that describes its graph",
-                next_step=onnxfile.NEXT_STEP,
+                next_step=NEXT_STEP,
             )
 
     @property
     def tolerance(self) -> float:
-        """The largest error of a logit that the contract allows in this session's precision."""
-        return self.contract.goldens.tolerance * TOLERANCE_FACTORS[self.session.precision]
+        """The largest error of a logit that the contract allows."""
+        return self.contract.goldens.tolerance
 
     def __call__(self, images: Array | Sequence[PathLike]) -> Predictions:
         """Classify `images`: (N, H, W) or (H, W) uint8 as in the data set, or picture files.
@@ -143,8 +139,3 @@ class Classifier:
             return np.ascontiguousarray(images[:, None])
         scaled: Array = images[:, None].astype(np.float32) / np.float32(255)
         return scaled
-
-
-def _read(path: Path, provider: str) -> tuple[bytes, tuning.Tuning | None]:
-    data = onnxfile.read_model_bytes(path)
-    return data, tuning.read(path, data, provider)

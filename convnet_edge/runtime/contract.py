@@ -20,16 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from . import model_file as onnxfile
 from .errors import InputError
+from .protobuf import length_field
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KEY = "convnet_edge"
+METADATA_FIELD = 14  # ModelProto.metadata_props
+NEXT_STEP = "export the model again with `convnet-edge export`"
 SCHEMA = 2
 MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
 MAX_SIDE = 4096
+MAX_PIXELS_BYTES = 64 << 20
 INPUT_DTYPES = ("float32", "uint8")
 _ZEROS = "0" * 64
 
@@ -60,10 +63,19 @@ class SamplePicture:
 
 
 @dataclass(frozen=True)
+class FloatModel:
+    """The float model that an integer one was made from; multiplications of one image."""
+
+    n_parameters: int
+    n_multiplications: int | None
+
+
+@dataclass(frozen=True)
 class Contract:
     """The parsed document. `image_shape`: (H, W) of the grey input; `document`: all of it.
 
-    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values.
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values. float_model: None of a
+    float model. graph_sha256, contract_sha256: as stated, whatever the file's bytes give.
     """
 
     class_labels: tuple[str, ...]
@@ -73,6 +85,7 @@ class Contract:
     image_shape: tuple[int, int]
     goldens: Goldens
     samples: tuple[SamplePicture, ...]
+    float_model: FloatModel | None
     graph_sha256: str
     contract_sha256: str
     document: dict[str, Any]
@@ -88,14 +101,6 @@ class Contract:
         return self.document.get("quantization")
 
 
-@dataclass(frozen=True)
-class Digests:
-    """The digests computed from a file's bytes, to compare with those it states."""
-
-    graph_sha256: str
-    contract_sha256: str
-
-
 def seal(model: bytes, document: dict[str, Any]) -> bytes:
     """Return the final file: `model` (a ModelProto without contract) with `document` inside."""
     digest = {"graph_sha256": hashlib.sha256(model).hexdigest(), "contract_sha256": _ZEROS}
@@ -107,66 +112,39 @@ def seal(model: bytes, document: dict[str, Any]) -> bytes:
     )
     own = hashlib.sha256(text.encode()).hexdigest()
     text = text.replace(_stated_digest(_ZEROS), _stated_digest(own))
-    return onnxfile.append_metadata(model, KEY, text.encode())
+    entry = length_field(1, KEY.encode()) + length_field(2, text.encode())
+    return model + length_field(METADATA_FIELD, entry)
 
 
-def read_contract(data: bytes) -> Contract:
-    """Read the contract out of a model file's bytes.
+def parse(text: bytes) -> Contract:
+    """Read a contract's document.
 
     Raises:
-        InputError: not ONNX, no contract or several, or one whose content makes no sense.
+        InputError: another schema, or content that makes no sense.
     """
-    entry = _entry(data)
     try:
-        document = json.loads(entry.value)
+        document = json.loads(text)
         if document["schema"] != SCHEMA:
             raise InputError(
-                f"the contract has schema {document['schema']!r}",
+                f"the contract has schema {str(document['schema'])[:80]}",
                 expected=f"schema {SCHEMA}",
                 next_step="export it again, or use the convnet-edge version that exported it",
             )
         return _parse(document)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         raise InputError(
-            f"the contract in the file is damaged ({type(error).__name__}: {error})",
+            f"the contract in the file is damaged ({type(error).__name__}: {str(error)[:300]})",
             expected="the document that `convnet-edge export` writes",
-            next_step=onnxfile.NEXT_STEP,
+            next_step=NEXT_STEP,
         ) from error
 
 
-def compute_digests(data: bytes, contract: Contract) -> Digests:
-    """Return both digests as they follow from `data`, whatever the contract states."""
-    entry = _entry(data)
-    graph = hashlib.sha256(without_contract(data)).hexdigest()
-    stated, zeros = (_stated_digest(d).encode() for d in (contract.contract_sha256, _ZEROS))
-    text = entry.value.replace(stated, zeros)
-    return Digests(graph, hashlib.sha256(text).hexdigest())
-
-
-def without_contract(data: bytes) -> bytes:
-    """Return the file without its contract: what `seal` was given."""
-    entry = _entry(data)
-    return data[: entry.start] + data[entry.end :]
-
-
-def require_unaltered(data: bytes, contract: Contract) -> None:
-    """Check both digests: a file that changed since its export is not opened.
-
-    Raises:
-        InputError: a digest is not the one that the file states.
-    """
-    computed = compute_digests(data, contract)
-    for name, found, stated in (
-        ("graph", computed.graph_sha256, contract.graph_sha256),
-        ("contract", computed.contract_sha256, contract.contract_sha256),
-    ):
-        if found != stated:
-            raise InputError(
-                f"the file was altered after its export: its {name} digest is {found[:16]}…, the "
-                f"file states {stated[:16]}…",
-                expected="the bytes that were proved at export",
-                next_step="fetch the file again, or export it anew",
-            )
+def digest_of(text: bytes, stated: Contract) -> str:
+    """Return the `contract_sha256` that follows from the document's `text`."""
+    own, zeros = (_stated_digest(digest).encode() for digest in (stated.contract_sha256, _ZEROS))
+    return hashlib.sha256(text.replace(own, zeros)).hexdigest()
 
 
 def encode_bytes(data: bytes) -> str:
@@ -181,23 +159,6 @@ def encode_pixels(pixels: Array) -> str:
 
 def _stated_digest(digest: str) -> str:
     return f'"contract_sha256":"{digest}"'
-
-
-def _entry(data: bytes) -> onnxfile.Metadata:
-    entries = [entry for entry in onnxfile.parse(data).metadata if entry.key == KEY]
-    if len(entries) != 1:
-        raise InputError(
-            f"{len(entries) or 'no'} contracts in the file (metadata entry {KEY!r})",
-            expected="a model written by `convnet-edge export`, which describes itself",
-            next_step=onnxfile.NEXT_STEP,
-        )
-    if len(entries[0].value) > MAX_CONTRACT_BYTES:
-        raise InputError(
-            f"the contract has {len(entries[0].value):,} bytes",
-            expected=f"at most {MAX_CONTRACT_BYTES:,}",
-            next_step=onnxfile.NEXT_STEP,
-        )
-    return entries[0]
 
 
 def _parse(document: dict[str, Any]) -> Contract:
@@ -215,7 +176,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     digest = document["digest"]
     if any(len(bytes.fromhex(digest[key])) != 32 for key in ("graph_sha256", "contract_sha256")):
         raise ValueError("digests are not SHA-256")
-    shape = (height, width)
+    shape, quantization = (height, width), document.get("quantization")
     return Contract(
         class_labels=labels,
         input_name=str(document["input"]["name"]),
@@ -231,9 +192,18 @@ def _parse(document: dict[str, Any]) -> Contract:
             )
             for sample in document["preprocessing"]["samples"]
         ),
+        float_model=None if quantization is None else _parse_float_model(document, quantization),
         graph_sha256=digest["graph_sha256"],
         contract_sha256=digest["contract_sha256"],
         document=document,
+    )
+
+
+def _parse_float_model(document: dict[str, Any], quantization: dict[str, Any]) -> FloatModel:
+    n_multiplications = quantization.get("n_multiplications")
+    return FloatModel(
+        n_parameters=int(document["parameters"]["n"]),
+        n_multiplications=None if n_multiplications is None else int(n_multiplications),
     )
 
 
@@ -253,9 +223,11 @@ def _parse_goldens(document: dict[str, Any], shape: tuple[int, int], n_classes: 
 
 def _decode_pixels(text: Any, shape: tuple[int, ...]) -> Array:
     """Undo `encode_pixels`, never unpacking more than `shape` holds."""
-    unpack = zlib.decompressobj()
+    n_bytes = math.prod(shape)
+    if n_bytes > MAX_PIXELS_BYTES:
+        raise ValueError(f"{n_bytes:,} pixels, more than {MAX_PIXELS_BYTES:,}")
     try:
-        data = unpack.decompress(_decode(text), math.prod(shape) + 1)
+        data = zlib.decompressobj().decompress(_decode(text), n_bytes + 1)
     except zlib.error as error:
         raise ValueError(f"pixels are not zlib: {error}") from error
     return np.frombuffer(data, np.uint8).reshape(shape)

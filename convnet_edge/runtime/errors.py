@@ -31,6 +31,10 @@ class InputError(EdgeError):
     """Wrong usage, or a missing or unreadable file, package, data set or provider."""
 
 
+class MissingPackageError(InputError):
+    """A package is not installed, or does not load."""
+
+
 class CheckFailedError(EdgeError):
     """A check ran and did not hold: parity, digest, golden vectors, accuracy, training."""
 

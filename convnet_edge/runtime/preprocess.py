@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, MissingPackageError
 from .files import MIB, read_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def decode_picture(
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise InputError(
+        raise MissingPackageError(
             "pillow is not installed",
             expected="pillow to open picture files",
             next_step="pip install pillow",

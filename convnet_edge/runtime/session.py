@@ -1,4 +1,4 @@
-"""Open a model on the provider that was asked for, or say truly why that is not possible.
+"""Open a model on the provider that was asked for, or say truly why that is not possible; run it.
 
 Every silent fallback is switched off, and the session itself is asked what it got. What the outputs
 mean is the classifier's business; why a provider cannot be opened is found in `providers`.
@@ -10,42 +10,41 @@ import contextlib
 import io
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import model_file as onnxfile
 from . import providers
-from .errors import InputError
+from .contract import NEXT_STEP
+from .errors import InputError, MissingPackageError
 from .measure import machine
-
-if TYPE_CHECKING:
-    from .binding import Bound
+from .model_file import ModelFile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 INPUT_DTYPES = {1: "float32", 2: "uint8"}  # by TensorProto.DataType
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
-# how much larger an error each precision may show: TF32 keeps 10 bits of float32's 23
-TOLERANCE_FACTORS = {"float32": 1, "tf32": 1 << 13}
 CPU = providers.TESTED["cpu"]
 PARTIAL = "fallback to CPU EP has been explicitly disabled"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a session runs beside provider and threads; the defaults prove the most.
+    """How a session runs; the defaults prove the most.
 
-    tf32: let CUDA multiply with 10 bits of mantissa, which no parity with float32 survives.
-    allow_cpu_nodes: let the CPU run the nodes that the provider does not take.
-    spin: let idle threads wait busily for the next run, as onnxruntime does.
-    cuda_graph: replay one captured launch; for runs through a binding, at one batch size.
-    profile_prefix: write onnxruntime's profile of every run to a file whose path begins so.
+    provider: "cpu", "cuda", "openvino" or another of onnxruntime's. threads: intra-op threads, None
+    for all usable cores. allow_cpu_nodes: let the CPU run the nodes that the provider does not
+    take. spin: let idle threads wait busily for the next run, as onnxruntime does. fuse: let
+    onnxruntime put operations together. cuda_graph: replay one captured launch; for runs through
+    buffers, at one batch size. profile_prefix: write onnxruntime's profile of every run to a file
+    whose path begins so.
     """
 
-    tf32: bool = False
+    provider: str = "cpu"
+    threads: int | None = None
     allow_cpu_nodes: bool = False
     spin: bool = True
+    fuse: bool = True
     cuda_graph: bool = False
     profile_prefix: str | None = None
 
@@ -61,34 +60,28 @@ class Placement:
 class Session:
     """One opened model: `run` maps (N, 1, H, W) to (N, C) float32 logits. Thread-safe.
 
-    input_dtype: of what `run` takes, "float32" or "uint8". provider: the short name that was asked
-    for and obtained. threads: intra-op threads. precision: "float32", or "tf32" where CUDA was let
-    reduce it. placement: None where this onnxruntime cannot tell. create_ms: wall time of opening,
-    without importing onnxruntime.
+    settings: with the provider's short name and the threads really used. input_dtype: of what `run`
+    takes, "float32" or "uint8". precision: always "float32". placement: None where this onnxruntime
+    cannot tell. create_ms: wall time of opening, without importing onnxruntime.
     """
 
-    def __init__(
-        self,
-        model: bytes,
-        *,
-        provider: str = "cpu",
-        threads: int | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        if threads is not None and threads < 1:
+    precision = "float32"
+
+    def __init__(self, file: ModelFile, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        if settings.threads is not None and settings.threads < 1:
             raise InputError(
-                f"{threads} threads", expected="1 or more", next_step="leave --threads out"
+                f"{settings.threads} threads", expected="1 or more", next_step="leave --threads out"
             )
-        self.settings = settings or Settings()
-        file = onnxfile.parse(model)
         self.input_name, self.input_dtype, self.output_name = _interface(file)
-        self.threads = threads or machine.usable_cores()
         ort = import_onnxruntime()
-        name = providers.full_name(ort, provider)
-        self.provider = providers.short_name(name)
-        self.precision = "tf32" if self.settings.tf32 and self.provider == "cuda" else "float32"
+        name = providers.full_name(ort, settings.provider)
+        self.provider, self.threads = (
+            providers.short_name(name), settings.threads or machine.usable_cores(),
+        )  # fmt: skip
+        self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
-        self._session = _open(ort, model, name, self.threads, self.settings)
+        self._session = _open(ort, file.data, name, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
         if self.placement and not any(placed.provider == name for placed in self.placement):
@@ -105,16 +98,13 @@ class Session:
         try:
             logits: Array = self._session.run([self.output_name], {self.input_name: batch})[0]
         except onnxruntime_errors() as error:
-            raise run_failed(batch.shape, error) from error
+            raise _run_failed(batch.shape, error) from error
         return logits
 
     def bind(self, batch: Array, n_classes: int) -> Bound:
         """Return runs of batches shaped like `batch` through buffers kept on the device."""
-        from .binding import Bound
-
-        names = (self.input_name, self.output_name)
-        on = "cuda" if self.provider == "cuda" else "cpu"
-        return Bound(self._session, names, batch, (len(batch), n_classes), device=on)
+        names, shape = (self.input_name, self.output_name), (len(batch), n_classes)
+        return Bound(self._session, names, batch, shape, device=_device(self.provider))
 
     def provider_error(self) -> str | None:
         """Return what is wrong if the session is no longer on the provider asked for."""
@@ -128,28 +118,92 @@ class Session:
         return str(self._session.end_profiling())
 
 
-class MatrixProduct:
-    """A matrix product on another session's provider, threads and settings, input on the device.
+@dataclass(frozen=True)
+class Split:
+    """Where one run's nanoseconds went: host to device, compute, device to host."""
 
-    model: maps "x" to "y", of one shape. Its nodes may not lie on another provider.
+    host_to_device_ns: int
+    compute_ns: int
+    device_to_host_ns: int
+
+
+class Bound:
+    """Runs at one batch size through buffers that stay on the device; not for several threads.
+
+    So copies can be left out, or timed apart.
+
+    session: onnxruntime's. names: of input and output. batch: an example, (N, 1, H, W).
+    shape: of the logits, (N, C). device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        names: tuple[str, str],
+        batch: Array,
+        shape: tuple[int, int],
+        *,
+        device: str,
+    ) -> None:
+        value = import_onnxruntime().OrtValue
+        self._session = session
+        # not ortvalue_from_numpy: on a CPU that shares the caller's memory and overwrites it
+        self._input = value.ortvalue_from_shape_and_type(batch.shape, batch.dtype, device, 0)
+        self._output = value.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(names[0], self._input)
+        self._binding.bind_ortvalue_output(names[1], self._output)
+        self._shape = batch.shape
+
+    def run(self, batch: Array) -> Array:
+        """Return the logits (N, C) float32 of `batch`, copied in, run and copied out.
+
+        Raises:
+            InputError: onnxruntime refuses the batch or fails while running it.
+        """
+        return self.run_split(batch)[0]
+
+    def run_split(self, batch: Array) -> tuple[Array, Split]:
+        """Do as `run`, and return the time of each part.
+
+        Raises:
+            InputError: onnxruntime refuses the batch or fails while running it.
+        """
+        clock = time.perf_counter_ns
+        started = clock()
+        try:
+            self._input.update_inplace(batch)
+            self._binding.synchronize_inputs()
+            copied = clock()
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+            computed = clock()
+            logits: Array = self._output.numpy()
+        except onnxruntime_errors() as error:
+            raise _run_failed(self._shape, error) from error
+        return logits.copy(), Split(copied - started, computed - copied, clock() - computed)
+
+
+class MatrixProduct:
+    """A matrix product on another session's provider and threads, input on the device.
+
+    model: an ONNX file that maps "x" to "y", of one shape; all of it must lie on the provider.
 
     Raises:
         InputError: that provider cannot run it.
     """
 
     def __init__(self, model: bytes, like: Session) -> None:
-        ort = import_onnxruntime()
-        name = providers.full_name(ort, like.provider)
-        settings = Settings(tf32=like.settings.tf32, spin=like.settings.spin)
-        self._session = _open(ort, model, name, like.threads, settings)
-        self._device = "cuda" if like.provider == "cuda" else "cpu"
+        self._ort = import_onnxruntime()
+        name = providers.full_name(self._ort, like.provider)
+        settings = Settings(like.provider, like.threads, spin=like.settings.spin)
+        self._session = _open(self._ort, model, name, settings)
+        self._device = _device(like.provider)
         self._binding = self._session.io_binding()
 
     def load(self, x: Array) -> None:
         """Copy `x` to the device, and run once."""
-        import onnxruntime
-
-        self._x = onnxruntime.OrtValue.ortvalue_from_numpy(x, self._device, 0)
+        self._x = self._ort.OrtValue.ortvalue_from_numpy(x, self._device, 0)
         self._binding.bind_ortvalue_input("x", self._x)
         self._binding.bind_output("y", self._device)
         self.run()
@@ -160,8 +214,7 @@ class MatrixProduct:
         self._binding.synchronize_outputs()
 
 
-def run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
-    """Return the error for a run of a batch of `shape` that onnxruntime refused."""
+def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
     return InputError(
         f"onnxruntime could not run a batch of shape {shape}: {_first_line(error)}",
         expected="the model to take any batch size on this provider",
@@ -169,24 +222,30 @@ def run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
     )
 
 
-def _interface(file: onnxfile.OnnxFile) -> tuple[str, str, str]:
-    weights = {weight.name for weight in file.weights}
-    inputs = [value for value in file.inputs if value.name not in weights]
+def _device(provider: str) -> str:
+    """Return where buffers of the provider lie, as onnxruntime names it."""
+    return "cuda" if provider == "cuda" else "cpu"
+
+
+def _interface(file: ModelFile) -> tuple[str, str, str]:
+    """Return the names of input and output, the input's type between them."""
+    inputs = file.inputs
     dtypes = [INPUT_DTYPES.get(value.element_type) for value in inputs]
     if len(dtypes) != 1 or len(file.outputs) != 1 or dtypes[0] is None:
         raise InputError(
             f"the model has {len(inputs)} inputs and {len(file.outputs)} outputs"
             f"{', its input is neither float32 nor uint8' if len(inputs) == 1 else ''}",
             expected="one input of images, float32 or uint8, and one output of logits",
-            next_step=onnxfile.NEXT_STEP,
+            next_step=NEXT_STEP,
         )
     return inputs[0].name, dtypes[0], file.outputs[0].name
 
 
-def _open(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -> Any:
+def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
+    """Open `model` with onnxruntime on the provider `name`: the one place where that is done."""
     providers.require_built_in(ort, name)
-    options = _options(ort, name, threads, settings)
-    wanted: list[Any] = [(name, _provider_settings(name, threads, settings))]
+    options = _options(ort, name, settings)
+    wanted: list[Any] = [(name, _provider_settings(name, settings))]
     if settings.allow_cpu_nodes and name != CPU:
         wanted.append(CPU)
     if name != CPU:
@@ -199,14 +258,14 @@ def _open(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -
         session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except onnxruntime_errors() as error:
         if PARTIAL in str(error):
-            raise _partial(ort, model, name, threads, settings) from error
+            raise _partial(ort, model, name, settings) from error
         if name != CPU:
             reason = providers.missing_part(ort, short) or _first_line(error)
             raise providers.unavailable(short, reason) from error
         raise InputError(
             f"onnxruntime {ort.__version__} refuses the model: {_first_line(error)}",
             expected=f"a model for {ONNXRUNTIME_EXPORT_TARGET}",
-            next_step=onnxfile.NEXT_STEP,
+            next_step=NEXT_STEP,
         ) from error
     session.disable_fallback()
     obtained = session.get_providers()[0]
@@ -216,9 +275,9 @@ def _open(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -
     return session
 
 
-def _options(ort: Any, name: str, threads: int, settings: Settings) -> Any:
+def _options(ort: Any, name: str, settings: Settings) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # the reason is found and raised, not logged
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -226,26 +285,27 @@ def _options(ort: Any, name: str, threads: int, settings: Settings) -> Any:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if not settings.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not settings.fuse:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if settings.profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile_prefix
     return options
 
 
-def _provider_settings(name: str, threads: int, settings: Settings) -> dict[str, str]:
+def _provider_settings(name: str, settings: Settings) -> dict[str, str]:
     if name == providers.TESTED["cuda"]:
-        # TF32 keeps 10 bits of mantissa: no parity with float32 unless switched off
-        tf32, graph = (str(int(on)) for on in (settings.tf32, settings.cuda_graph))
-        return {"use_tf32": tf32, "enable_cuda_graph": graph}
+        # TF32 keeps 10 bits of float32's 23: no parity unless switched off
+        return {"use_tf32": "0", "enable_cuda_graph": str(int(settings.cuda_graph))}
     if name == providers.TESTED["openvino"]:  # it has threads and a reduced precision of its own
-        return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(threads)}
+        return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(settings.threads)}
     return {}
 
 
-def _partial(ort: Any, model: bytes, name: str, threads: int, settings: Settings) -> InputError:
+def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputError:
     """Return the error for a provider that does not take every node, naming those it leaves."""
     short = providers.short_name(name)
-    session = _open(ort, model, name, threads, replace(settings, allow_cpu_nodes=True))
+    session = _open(ort, model, name, replace(settings, allow_cpu_nodes=True))
     left = [p.op_types for p in _placement(session) or () if p.provider == CPU]
     names = ", ".join(sorted({op for ops in left for op in ops})) or "unknown to this onnxruntime"
     return InputError(
@@ -259,12 +319,12 @@ def import_onnxruntime() -> Any:
     """Return the module onnxruntime.
 
     Raises:
-        InputError: it is not installed, or does not load.
+        MissingPackageError: it is not installed, or does not load.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(
+        raise MissingPackageError(
             f"onnxruntime cannot be imported: {error}",
             expected="onnxruntime, or onnxruntime-gpu for CUDA",
             next_step='pip install "convnet-edge[cpu]"',

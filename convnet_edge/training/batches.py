@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
+from ..data.fashion_mnist import CLASS_LABELS
 from ..networks.convnet import needed_sides
 from ..networks.convnet_gradients import Batch
-from ..runtime.idx import CLASS_LABELS, ImageSet
+from ..runtime.measure.accuracy import ImageSet
 from .recipes import Recipe
 
 Tensor = torch.Tensor

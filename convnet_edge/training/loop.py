@@ -22,6 +22,7 @@ import torch
 
 from .. import __version__
 from ..data import fashion_mnist as data
+from ..data.fashion_mnist import CLASS_LABELS
 from ..drawing import pictures as plots
 from ..networks import checkpoint
 from ..networks.convnet import (
@@ -35,8 +36,9 @@ from ..networks.convnet import (
 from ..networks.convnet_gradients import StepResult, loss_and_gradients
 from ..runtime import files
 from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from ..runtime.idx import CLASS_LABELS, ImageSet
 from ..runtime.measure import accuracy, machine
+from ..runtime.measure.accuracy import ImageSet
+from ..runtime.measure.result import Accuracy
 from . import resume
 from .batches import Choices, TrainingImages, draw_choices, pixel_moments
 from .cost import Cost, estimate
@@ -115,7 +117,7 @@ class TrainResult:
     record_path: Path
     picture: plots.Picture
     epochs: tuple[EpochMetrics, ...]
-    test: accuracy.Accuracy
+    test: Accuracy
     record: dict[str, Any]
 
 
@@ -249,8 +251,7 @@ def describe_training(config: TrainOptions, images: ImageSet) -> dict[str, Any]:
         "kernel_size": config.kernel_size,
         "width": config.width,
         "seed": config.seed,
-        "amp": config.amp,
-        "tf32": config.tf32,
+        "precision": config.precision,
     }
 
 
@@ -273,11 +274,11 @@ def fold_normalization(model: Convnet, mean: float, deviation: float) -> None:
 
 @contextmanager
 def precision(config: TrainOptions) -> Iterator[None]:
-    """Let CUDA multiply in TF32 only if asked; PyTorch's default lets convolutions."""
+    """Never let CUDA multiply in TF32, as PyTorch's default lets convolutions."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
-        backend.fp32_precision = "tf32" if config.tf32 else "ieee"
+        backend.fp32_precision = "ieee"
     try:
         yield
     finally:
@@ -332,8 +333,8 @@ def _describe_start(run: Run, used: ImageSet, threads: int | None) -> Start:
             "differ in their last bits from an uninterrupted run's"
         )
     emulated = run.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
-    if config.amp == "bf16" and emulated:
-        warnings.append("this processor has no bfloat16 instructions: --amp bf16 is slower")
+    if config.precision == "bf16" and emulated:
+        warnings.append("this processor has no bfloat16 instructions: --precision bf16 is slower")
     layers = needed_multiplications(
         (1, *used.images.shape[1:]), kernel_size=config.kernel_size, width=config.width
     )
@@ -379,7 +380,7 @@ class Step:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.parameters = [p.detach() for p in run.model.parameters()]
-        self.dtype = torch.bfloat16 if run.config.amp == "bf16" else None
+        self.dtype = torch.bfloat16 if run.config.precision == "bf16" else None
 
     def __call__(self, choices: Choices, n_total: int) -> None:
         """Take the step; n_total: images of the step over all processes."""

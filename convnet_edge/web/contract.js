@@ -5,7 +5,8 @@
 const KEY = "convnet_edge";
 const SCHEMA = 2;
 const METADATA_PROPS = 14; // the field of ModelProto
-const [VARINT, FIXED64, LENGTH, FIXED32] = [0, 1, 2, 5]; // protobuf's wire types
+const [VARINT, LENGTH] = [0, 2]; // protobuf's wire types
+const SIZES = { 0: 0, 1: 8, 5: 4 }; // bytes of the other types, behind a VARINT itself
 
 /** An error that the user can mend: what was found, what was expected, what to do next. */
 export class InputError extends Error {
@@ -25,16 +26,15 @@ export async function readContract(bytes) {
     if (document.schema !== SCHEMA) throw new Error(`schema ${document.schema}, not ${SCHEMA}`);
     const { input, output, goldens, preprocessing, digest, class_labels: labels } = document;
     const [, height, width] = input.shape;
-    const side = height * width;
     const nImages = goldens.logits.length;
     const samples = preprocessing.samples.map(async ({ name, encoded, pixels }) => (
-      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, side) }));
+      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, height * width) }));
     return {
       labels,
       input,
       output,
       shape: [height, width],
-      goldens: { ...goldens, images: await inflate(goldens.images, nImages * side), nImages },
+      goldens: { ...goldens, images: await inflate(goldens.images, nImages * height * width), nImages },
       samples: await Promise.all(samples),
       isUnaltered: await checkDigests(bytes, entry, digest),
       document,
@@ -52,19 +52,16 @@ export async function sha256(bytes) {
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Unpack `bytes` ("gzip", or "deflate" for zlib), never beyond `limit` bytes. */
+/** Unpack `bytes` ("gzip", or "deflate" for zlib), at most `limit` bytes. */
 export async function unpack(bytes, format, limit) {
   const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format)).getReader();
-  const parts = [];
+  const whole = new Uint8Array(limit);
   let size = 0;
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    whole.set(part.value, size); // a RangeError beyond the limit
     size += part.value.length;
-    if (size > limit) throw new Error(`more than ${limit} bytes inside`);
-    parts.push(part.value);
   }
-  const whole = new Uint8Array(size);
-  parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
-  return whole;
+  return whole.subarray(0, size);
 }
 
 const fromBase64 = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -76,13 +73,13 @@ async function inflate(text, size) {
 }
 
 /** Tell whether both SHA-256 digests are those that the file states: nothing changed since. */
-async function checkDigests(bytes, entry, stated) {
-  const graph = new Uint8Array(bytes.length - (entry.end - entry.start));
-  graph.set(bytes.subarray(0, entry.start));
-  graph.set(bytes.subarray(entry.end), entry.start);
+async function checkDigests(bytes, { start, end, value }, stated) {
+  const graph = new Uint8Array(bytes.length - (end - start));
+  graph.set(bytes.subarray(0, start));
+  graph.set(bytes.subarray(end), start);
   const found = await sha256(graph);
   if (found === null) return null;
-  const text = entry.value.slice();
+  const text = value.slice();
   const letters = new TextDecoder("latin1").decode(text); // one letter a byte
   const field = `"contract_sha256":"${stated.contract_sha256}"`;
   for (let at = letters.indexOf(field); at >= 0; at = letters.indexOf(field, at + 1)) {
@@ -91,27 +88,22 @@ async function checkDigests(bytes, entry, stated) {
   return found === stated.graph_sha256 && await sha256(text) === stated.contract_sha256;
 }
 
-/** Return the one metadata entry that is the contract; bytes[start:end] is its whole field. */
+/** Return the `value` of the one metadata entry that is the contract; its field is bytes[start:end]. */
 function findEntry(bytes) {
-  const text = (value) => new TextDecoder().decode(value);
-  let entries;
+  const entries = [];
   try {
-    entries = [...fields(bytes)]
-      .filter(({ number, value }) => number === METADATA_PROPS && value)
-      .map(({ start, end, value: message }) => {
-        const parts = Object.fromEntries([...fields(message)].map((f) => [f.number, f.value]));
-        return { start, end, key: parts[1] && text(parts[1]), value: parts[2] };
-      })
-      .filter(({ key, value }) => key === KEY && value);
+    for (const { number, value: message, start, end } of fields(bytes)) {
+      if (number !== METADATA_PROPS || !message) continue;
+      const { 1: key, 2: value } = Object.fromEntries([...fields(message)].map((f) => [f.number, f.value]));
+      if (key && value && new TextDecoder().decode(key) === KEY) entries.push({ value, start, end });
+    }
   } catch (error) {
     throw new InputError(`not a readable ONNX file (${error.message})`,
       "a whole ONNX model", "take a file that `convnet-edge export` wrote");
   }
-  if (entries.length !== 1) {
-    throw new InputError(`${entries.length || "no"} contracts in the file`,
-      "a model that describes itself", "export it with `convnet-edge export`");
-  }
-  return entries[0];
+  if (entries.length === 1) return entries[0];
+  throw new InputError(`${entries.length || "no"} contracts in the file`,
+    "a model that describes itself", "export it with `convnet-edge export`");
 }
 
 /** Yield each field of one protobuf message; `value` is null where it is no string of bytes. */
@@ -130,12 +122,9 @@ function* fields(bytes) {
     const start = position;
     const tag = varint();
     const wire = tag % 8;
-    let size = 0;
     if (wire === VARINT) varint();
-    else if (wire === LENGTH) size = varint();
-    else if (wire === FIXED64) size = 8;
-    else if (wire === FIXED32) size = 4;
-    else throw new Error(`wire type ${wire} at byte ${start}`);
+    const size = wire === LENGTH ? varint() : SIZES[wire];
+    if (size === undefined) throw new Error(`wire type ${wire} at byte ${start}`);
     const end = position + size;
     if (end > bytes.length) throw new Error(`${end - bytes.length} bytes are missing`);
     const value = wire === LENGTH ? bytes.subarray(position, end) : null;

@@ -1,18 +1,9 @@
-// Open a model in onnxruntime-web, run it, and prove it with its own golden vectors.
+// Open a model in onnxruntime, run it, and prove it with its own golden vectors.
+// Runs in browsers and in Node: `ort` is onnxruntime-web or onnxruntime-node.
 
 import { InputError } from "./contract.js";
-import { decodePicture } from "./picture.js";
 
 const PIXEL_TOLERANCE = 2;
-
-/** Load onnxruntime-web with `threads` threads; it is set once for the life of the page. */
-export async function loadRuntime(threads) {
-  const ort = await import("./ort/ort.wasm.min.mjs");
-  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
-  ort.env.wasm.numThreads = threads;
-  ort.env.logLevel = "error";
-  return ort;
-}
 
 /** One opened model. `contract`: as contract.js reads it. */
 export class Model {
@@ -20,13 +11,13 @@ export class Model {
     Object.assign(this, { ort, session, contract, side: contract.shape[0] * contract.shape[1] });
   }
 
-  static async open(ort, bytes, contract) {
+  static async open(ort, bytes, contract, provider = "wasm") {
     try {
-      const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+      const session = await ort.InferenceSession.create(bytes, { executionProviders: [provider] });
       return new Model(ort, session, contract);
     } catch (error) {
-      throw new InputError(`onnxruntime-web does not open the model: ${error.message}`,
-        "a model that it runs", "reload the page, or bundle the model again");
+      throw new InputError(`onnxruntime does not open the model: ${error.message}`,
+        "a model that it runs", "export the model again, or update what runs it");
     }
   }
 
@@ -45,17 +36,20 @@ export class Model {
   }
 }
 
-/** Return the checks, { name, passed, detail, value, limit, skipped }, in the order shown. */
-export async function selfTest(model) {
-  return [checkDigests(model.contract), ...await checkGoldens(model), await checkPictures(model)];
+/**
+ * Return the checks, { name, passed, detail, value, limit, skipped }, in the order shown.
+ * `decode(encoded, shape, { name })` gives the { pixels } of an encoded picture.
+ */
+export async function selfTest(model, decode) {
+  return [checkDigests(model.contract), ...await checkGoldens(model), await checkPictures(model.contract, decode)];
 }
 
-/** Return the softmax of one row of logits. */
-export function probabilities(logits) {
+/** Return the classes and their shares of one row of logits (softmax), the likeliest first. */
+export function rank(logits, labels) {
   const largest = Math.max(...logits);
   const shifted = Array.from(logits, (value) => Math.exp(value - largest));
   const total = shifted.reduce((sum, value) => sum + value, 0);
-  return shifted.map((value) => value / total);
+  return shifted.map((value, i) => [labels[i], value / total]).sort((a, b) => b[1] - a[1]);
 }
 
 /** Return the largest difference of two equally long rows; infinite if any value is not finite. */
@@ -70,46 +64,31 @@ export function largestError(found, expected) {
 }
 
 function checkDigests({ isUnaltered }) {
-  const details = new Map([
-    [true, "sha256 of graph and contract, as the file states them"],
-    [false, "the model file was altered after its export"],
-    [null, "not checked: browsers compute SHA-256 only over HTTPS and on localhost"],
-  ]);
-  return {
-    name: "digests", passed: isUnaltered === true, detail: details.get(isUnaltered),
-    value: null, limit: null, skipped: isUnaltered === null,
-  };
+  const [name, value, limit, skipped] = ["digests", null, null, isUnaltered === null];
+  const detail = skipped ? "not checked: browsers compute SHA-256 only over HTTPS and on localhost"
+    : isUnaltered ? "sha256 of graph and contract, as the file states them" : "the file was altered after its export";
+  return { name, passed: isUnaltered === true, detail, value, limit, skipped };
 }
 
 async function checkGoldens(model) {
-  const { images, logits, nImages, tolerance } = model.contract.goldens;
-  const expected = logits.flat();
+  const { images, logits, nImages, tolerance: limit } = model.contract.goldens;
   const batch = await model.run(model.prepare(images));
   const alone = [];
   for (let i = 0; i < nImages; i++) {
     alone.push(...await model.run(model.prepare(images.slice(i * model.side, (i + 1) * model.side))));
   }
   return [["one by one", alone], ["as one batch", batch]].map(([how, found]) => {
-    const error = largestError(found, expected);
-    return {
-      name: `golden vectors, ${how}`, passed: error <= tolerance,
-      detail: `${nImages} images, largest error ${error.toExponential(2)}, `
-        + `tolerance ${tolerance.toExponential(2)}`,
-      value: Number.isFinite(error) ? error : null, limit: tolerance, skipped: false,
-    };
+    const value = largestError(found, logits.flat());
+    const detail = `${nImages} images, largest error ${value.toExponential(2)}, tolerance ${limit.toExponential(2)}`;
+    return { name: `golden vectors, ${how}`, passed: value <= limit, detail, value, limit, skipped: false };
   });
 }
 
-async function checkPictures({ contract: { samples, shape } }) {
+async function checkPictures({ samples, shape }, decode) {
   const errors = await Promise.all(samples.map(async ({ name, encoded, pixels }) => (
-    largestError((await decodePicture(new Blob([encoded]), shape, { name })).pixels, pixels))));
-  const worst = Math.max(...errors);
-  const passed = worst <= PIXEL_TOLERANCE;
-  const blame = passed ? "" : "; a browser that protects against tracking may alter pixels";
-  return {
-    name: "preprocessing samples", passed,
-    detail: `${samples.length} pictures, largest difference ${worst} of 255, `
-      + `tolerance ${PIXEL_TOLERANCE}${blame}`,
-    value: worst, limit: PIXEL_TOLERANCE, skipped: false,
-  };
+    largestError((await decode(encoded, shape, { name })).pixels, pixels))));
+  const [value, limit] = [Math.max(0, ...errors), PIXEL_TOLERANCE];
+  const blame = value <= limit ? "" : "; a browser that protects against tracking may alter pixels";
+  const detail = `${samples.length} pictures, largest difference ${value} of 255, tolerance ${limit}${blame}`;
+  return { name: "preprocessing samples", passed: value <= limit, detail, value, limit, skipped: false };
 }

@@ -4,36 +4,24 @@ import { InputError } from "./contract.js";
 import { fit, greyOf } from "./fit.js";
 
 const MAX_BYTES = 64 * 2 ** 20;
-const EXPECTED = "a picture that this browser can open (PNG, JPEG, WebP, …)";
 
-/** Return { pixels, isInverted } of an encoded picture, a Blob; see `fit` for `invert`. */
-export async function decodePicture(blob, shape, { name = "the picture", invert = null } = {}) {
-  if (blob.size > MAX_BYTES) {
-    throw new InputError(`${name} has ${Math.round(blob.size / 2 ** 20)} MB`,
-      `at most ${MAX_BYTES / 2 ** 20}`, "scale it down first");
-  }
-  let bitmap;
+/** Return { pixels, isInverted } of an encoded picture, bytes or a file; see `fit` for `invert`. */
+export async function decodePicture(encoded, shape, { name = "the picture", invert = null } = {}) {
+  const blob = new Blob([encoded]);
   try {
+    if (blob.size > MAX_BYTES) throw new Error(`${blob.size.toLocaleString("en")} bytes`);
     // Pillow ignores colour profiles too; EXIF's orientation is followed
-    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-  } catch (error) {
-    throw new InputError(`${name} is not a picture, or damaged (${error.message})`, EXPECTED,
-      "choose another picture, or save this one again");
-  }
-  const { width, height } = bitmap;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  let data = null;
-  try {
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+    const { width, height } = bitmap;
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     context.fillStyle = "white";
     context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, 0, 0);
-    ({ data } = context.getImageData(0, 0, width, height));
-  } catch (error) {
-    throw new InputError(`${name} of ${width} × ${height} pixels is too large for this browser`,
-      EXPECTED, `scale it down first (${error.message})`);
-  } finally {
     bitmap.close();
+    const grey = greyOf(context.getImageData(0, 0, width, height).data);
+    return fit({ grey, width, height }, shape, invert);
+  } catch (error) {
+    throw new InputError(`${name} is no picture, damaged or too large (${error.message})`,
+      "a PNG, JPEG, WebP or other picture that this browser can open", "choose another, or save it anew");
   }
-  return fit({ grey: greyOf(data), width, height }, shape, invert);
 }

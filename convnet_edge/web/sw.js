@@ -5,8 +5,8 @@ const SITE = "@SITE@";
 const PREFIX = `convnet-edge ${new URL(self.registration.scope).pathname} `;
 const CACHE = PREFIX + SITE;
 const ISOLATION = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-embedder-policy": "require-corp",
 };
 
 self.addEventListener("install", (event) => event.waitUntil(fill()));
@@ -42,7 +42,7 @@ async function answer(request) {
   const cache = await caches.open(CACHE);
   const found = await cache.match(request, { ignoreSearch: true }) ?? await fetch(request);
   if (found.status === 0) return found;
-  const headers = new Headers(found.headers);
-  for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
-  return new Response(found.body, { status: found.status, statusText: found.statusText, headers });
+  const { body, status, statusText } = found;
+  const headers = { ...Object.fromEntries(found.headers), ...ISOLATION };
+  return new Response(body, { status, statusText, headers });
 }

@@ -1,21 +1,20 @@
 // Read the test set that travels with the page, and score a model on all of it.
 
 import { InputError, sha256, unpack } from "./contract.js";
-import { wilsonInterval } from "./stats.js";
 
 const BATCH = 100;
-const MAX_BYTES = 64 * 2 ** 20;
+const MAX_BYTES = 16 * 2 ** 20;
 const [IMAGES, LABELS] = [0x803, 0x801]; // IDX's magic numbers: uint8 of three axes, of one
+const Z_95 = 1.959963984540054;
 
-/** Return { images, labels, n, imagesSha256 } of the embedded test set. */
-export async function loadTestSet(contract) {
-  const [images, labels] = await Promise.all([
-    loadIdx("test-set/images.gz", IMAGES), loadIdx("test-set/labels.gz", LABELS)]);
+/** Return { images, labels, n, imagesSha256 }; `load(path)` gives the bytes of a file of the site. */
+export async function loadTestSet({ document, shape }, load) {
+  const images = await readIdx(await load("test-set/images.gz"), IMAGES);
+  const labels = await readIdx(await load("test-set/labels.gz"), LABELS);
   const imagesSha256 = await sha256(images.file);
-  const stated = contract.document.measured.images_sha256;
-  const side = contract.shape[0] * contract.shape[1];
+  const stated = document.measured.images_sha256;
   const n = labels.values.length;
-  if (images.values.length !== n * side || (imagesSha256 && imagesSha256 !== stated)) {
+  if (images.values.length !== n * shape[0] * shape[1] || (imagesSha256 && imagesSha256 !== stated)) {
     throw new InputError("the test set is not the one that this model was measured on",
       `images of SHA-256 ${stated.slice(0, 16)}…`, "bundle the page again");
   }
@@ -41,40 +40,31 @@ export async function measureAccuracy(model, test, { onProgress, signal }) {
 }
 
 function score(confusion, names, { n, imagesSha256 }) {
-  const nCorrect = confusion.reduce((sum, row, i) => sum + row[i], 0);
+  const sum = (counts) => counts.reduce((total, count) => total + count, 0);
+  const share = (part, whole) => (whole ? part / whole : null);
   const classes = names.map((label, i) => {
-    const hits = confusion[i][i];
-    const nTrue = confusion[i].reduce((sum, value) => sum + value, 0);
-    const nSaid = confusion.reduce((sum, row) => sum + row[i], 0);
-    return {
-      label,
-      n: nTrue,
-      precision: nSaid ? hits / nSaid : null,
-      recall: nTrue ? hits / nTrue : null,
-      f1: nTrue + nSaid ? 2 * hits / (nTrue + nSaid) : null,
-    };
+    const [hits, nTrue, nSaid] = [confusion[i][i], sum(confusion[i]), sum(confusion.map((row) => row[i]))];
+    const [precision, recall, f1] = [share(hits, nSaid), share(hits, nTrue), share(2 * hits, nTrue + nSaid)];
+    return { label, n: nTrue, precision, recall, f1 };
   });
-  return {
-    n,
-    n_correct: nCorrect,
-    accuracy: nCorrect / n,
-    interval: wilsonInterval(nCorrect, n),
-    classes,
-    confusion,
-    images_sha256: imagesSha256,
-  };
+  const nCorrect = sum(confusion.map((row, i) => row[i]));
+  const [accuracy, interval] = [nCorrect / n, wilsonInterval(nCorrect, n)];
+  return { n, n_correct: nCorrect, accuracy, interval, classes, confusion, images_sha256: imagesSha256 };
 }
 
-async function loadIdx(path, magic) {
-  const response = await fetch(path);
-  if (!response.ok) {
-    throw new InputError(`${path} cannot be loaded (${response.status})`, "the whole folder on the "
-      + "server", "upload it again");
-  }
+/** Return the 95 % interval of a proportion; runtime/measure/stats.py names the source. */
+function wilsonInterval(nHits, n) {
+  const rate = nHits / n;
+  const spread = Z_95 * Math.sqrt(rate * (1 - rate) / n + Z_95 ** 2 / (4 * n * n));
+  const [centre, scale] = [rate + Z_95 ** 2 / (2 * n), 1 + Z_95 ** 2 / n];
+  return { low: Math.max(0, (centre - spread) / scale), high: Math.min(1, (centre + spread) / scale) };
+}
+
+/** Return the numbers of an IDX file, and the file unpacked. */
+async function readIdx(packed, magic) {
   try {
-    let file = new Uint8Array(await response.arrayBuffer());
-    // some servers unpack .gz on the way
-    if (file[0] === 0x1f && file[1] === 0x8b) file = await unpack(file, "gzip", MAX_BYTES);
+    const isPacked = packed[0] === 0x1f && packed[1] === 0x8b; // some servers unpack on the way
+    const file = isPacked ? await unpack(packed, "gzip", MAX_BYTES) : packed;
     const header = new DataView(file.buffer);
     if (header.getUint32(0) !== magic) throw new Error("another magic number");
     const axes = Array.from({ length: magic & 0xff }, (_, i) => header.getUint32(4 + 4 * i));
@@ -82,7 +72,6 @@ async function loadIdx(path, magic) {
     if (values.length !== axes.reduce((a, b) => a * b)) throw new Error(`${values.length} values`);
     return { file, values };
   } catch (error) {
-    throw new InputError(`${path} is damaged (${error.message})`, "an IDX file of the test set",
-      "upload the folder again");
+    throw new InputError(`the test set is damaged (${error.message})`, "IDX files", "upload the folder again");
   }
 }

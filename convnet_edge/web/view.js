@@ -1,5 +1,7 @@
 // Put what was found on the page. Text is only ever set as text, never as HTML.
 
+import { FLOORS, percentileMs } from "./latency.js";
+
 export const $ = (id) => document.getElementById(id);
 
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -12,24 +14,23 @@ export function element(tag, text = "", attributes = {}) {
   return made;
 }
 
-/** Say what went wrong, or take it back with an empty text. */
-export function showError(text) {
-  $("error").textContent = text;
-  $("error").className = "bad";
-  $("error").hidden = !text;
+/** Set a line of the page; `look`: "good", "bad" or nothing. */
+export function say(id, text, look = "") {
+  $(id).textContent = text;
+  $(id).className = look;
 }
 
+/** Show the self-test; tell whether the model may be used. */
 export function showChecks(checks) {
-  const failed = checks.filter(({ passed, skipped }) => !passed && !skipped);
+  const failed = checks.find(({ passed, skipped }) => !passed && !skipped);
   const goldens = checks.filter(({ name }) => name.startsWith("golden"));
-  const worst = Math.max(...goldens.map(({ value }) => value ?? Infinity));
-  const text = `largest error ${worst.toExponential(1)} of ${goldens[0].limit.toExponential(1)} allowed`;
-  $("status").textContent = failed.length
-    ? `Self-test: FAIL (${failed[0].name}: ${failed[0].detail})`
-    : `Self-test: PASS, ${text}`;
-  $("status").className = failed.length ? "bad" : "good";
+  const worst = Math.max(...goldens.map(({ value }) => value));
+  say("status", failed ? `Self-test: FAIL (${failed.name}: ${failed.detail})`
+    : `Self-test: PASS, largest error ${worst.toExponential(1)} of ${goldens[0].limit.toExponential(1)} allowed`,
+  failed ? "bad" : "good");
   $("checks").replaceChildren(...checks.map(({ name, passed, skipped, detail }) => (
     element("li", `${skipped ? "–" : passed ? "✓" : "✗"} ${name}: ${detail}`))));
+  return !failed;
 }
 
 /** Draw grey `pixels` on `canvas`, one a pixel. */
@@ -40,85 +41,64 @@ export function drawPixels(canvas, pixels, [height, width]) {
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
 }
 
-export function showAnswer({ pixels, isInverted, byBorder, name, truth }, shape, found) {
+/** Show [label, share] pairs, the likeliest first, and what the network saw. */
+export function showAnswer({ pixels, isInverted, byBorder, name, truth }, shape, ranked, ms) {
   drawPixels($("seen"), pixels, shape);
   const why = byBorder ? `, because its border is ${isInverted ? "bright" : "dark"}` : ", as asked";
-  $("seen-text").textContent = isInverted === null
-    ? `What the network sees: ${shape.join(" × ")}, as in the data.`
-    : `What the network sees: ${shape.join(" × ")}, ${isInverted ? "" : "not "}inverted${why}.`;
-  const order = found.shares.map((share, i) => [found.labels[i], share]).sort((a, b) => b[1] - a[1]);
+  const how = isInverted === null ? "as in the data" : `${isInverted ? "" : "not "}inverted${why}`;
+  say("seen-text", `What the network sees: ${shape.join(" × ")}, ${how}.`);
+  const [[label, share]] = ranked;
   const right = truth === undefined ? "" : ` It is: ${truth}.`;
-  $("answer").textContent = `${name}: ${order[0][0]}, ${percent(order[0][1])}, `
-    + `in ${found.ms.toPrecision(2)} ms.${right}`;
-  $("bars").replaceChildren(...order.map(([label, share]) => {
+  say("answer", `${name}: ${label}, ${percent(share)}, in ${ms.toPrecision(2)} ms.${right}`);
+  $("bars").replaceChildren(...ranked.map(([text, part]) => {
     const item = element("li");
     const bar = element("i", "", { "aria-hidden": "true" });
-    bar.style.width = `${100 * share}%`;
-    item.append(element("span", label), element("span", percent(share)), bar);
+    bar.style.width = `${100 * part}%`;
+    item.append(element("span", text), element("span", percent(part)), bar);
     return item;
   }));
   $("bars").scrollIntoView({ block: "nearest" }); // on a phone the answer is below the buttons
 }
 
-export function showProgress(share) {
-  $("progress").hidden = share === null;
-  $("progress").value = share ?? 0;
-}
-
-export function showLatency(rows, { status, reasons }) {
-  const head = ["images", "runs", "images/s", "mean", ...rows[0].percentiles_ms.map(({ p }) => (
-    `p${+(100 * p).toFixed(1)}`))];
+/** Show three percentiles, or what is missing to state them; wrong outputs make all void. */
+export function showLatency(rows, tolerance) {
+  const asked = Object.entries(FLOORS);
+  const head = ["images", "runs", "images/s", ...asked.map(([p]) => `p${100 * p}`)];
   const body = rows.map((row) => [
     `${row.batch_size}`, number(row.n_runs), number(Math.round(row.images_per_s)),
-    row.mean_ms.toFixed(3), ...row.percentiles_ms.map((found) => percentileText(found, row))]);
-  $("latency").replaceChildren(table("Latency, milliseconds a run", head, body));
-  $("latency").hidden = false;
-  $("reasons").replaceChildren(...reasons.map(({ batch_size, name, text }) => (
-    element("li", `batch ${batch_size}: ${name}: ${text}`))));
-  $("measured").textContent = `Verdict: ${status}`;
-  $("measured").className = { VALID: "good", NOISY: "noisy", INVALID: "bad" }[status];
-}
-
-function percentileText({ value, floor }, row) {
-  if (value !== null) return value.toFixed(3);
-  return row.n_runs_timed_together > 1 ? "n/a (coarse clock)" : `n/a (needs ${number(floor)})`;
+    ...asked.map(([p, floor]) => (
+      percentileMs(row.samples_ns, p)?.toFixed(3) ?? `n/a (needs ${number(floor)} runs)`))]);
+  const step = (rows[0].timer_step_ns / 1000).toPrecision(2);
+  $("latency").replaceChildren(table(`Milliseconds a run; the clock steps by ${step} µs`, head, body));
+  const isRight = rows.every((row) => row.largest_output_error <= tolerance);
+  say("measured", isRight ? "Every run is kept: save the result, and convnet-edge report judges it."
+    : "INVALID: timed runs gave wrong outputs; reload the page and read its self-test.", isRight ? "" : "bad");
 }
 
 export function showAccuracy({ accuracy, interval, n, n_correct: nCorrect, classes, confusion }) {
-  $("measured").textContent = `Accuracy ${percent(accuracy, 2)} (95 % interval `
-    + `${percent(interval.low, 2)} to ${percent(interval.high, 2)}; ${number(nCorrect)} of `
-    + `${number(n)})`;
-  $("measured").className = "";
+  say("measured", `Accuracy ${percent(accuracy, 2)} (95 % interval ${percent(interval.low, 2)} to `
+    + `${percent(interval.high, 2)}; ${number(nCorrect)} of ${number(n)})`);
   const labels = classes.map(({ label }) => label);
   const made = table("Confusion: a row for what it is, a column for what the network says",
     ["", ...labels, "recall"],
     confusion.map((row, i) => [labels[i], ...row.map(String), percent(classes[i].recall ?? 0)]));
   const largest = Math.max(...confusion.flat());
-  made.querySelectorAll("tbody tr").forEach((row, i) => (
-    row.querySelectorAll("td").forEach((cell, j) => {
-      if (j < labels.length) shade(cell, confusion[i][j] / largest);
-    })));
+  confusion.forEach((row, i) => row.forEach((count, j) => {
+    // the square root, so that a handful of errors can be seen beside a thousand hits
+    const share = (0.45 * Math.sqrt(count / largest)).toFixed(2);
+    made.tBodies[0].rows[i].cells[j + 1].style.backgroundColor = `rgb(var(--tint) / ${share})`;
+  }));
   $("confusion").replaceChildren(made);
-  $("confusion").hidden = false;
-}
-
-function shade(cell, share) {
-  // the square root, so that a handful of errors can be seen beside a thousand hits
-  cell.style.backgroundColor = `rgb(var(--tint) / ${(0.45 * Math.sqrt(share)).toFixed(2)})`;
 }
 
 function table(title, head, body) {
   const made = element("table");
-  const top = element("tr");
-  top.append(...head.map((text) => element("th", text, { scope: "col" })));
-  const rows = body.map(([first, ...rest]) => {
-    const row = element("tr");
-    row.append(element("th", first, { scope: "row" }), ...rest.map((text) => element("td", text)));
-    return row;
-  });
-  const [thead, tbody] = [element("thead"), element("tbody")];
-  thead.append(top);
-  tbody.append(...rows);
-  made.append(element("caption", title), thead, tbody);
+  made.createCaption().textContent = title;
+  made.createTHead().insertRow().append(...head.map((text) => element("th", text, { scope: "col" })));
+  const rows = made.createTBody();
+  for (const [first, ...rest] of body) {
+    const cells = rest.map((text) => element("td", text));
+    rows.insertRow().append(element("th", first, { scope: "row" }), ...cells);
+  }
   return made;
 }

@@ -1,43 +1,62 @@
+import dataclasses
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+import results as made
 from PIL import Image
 
-from convnet_edge.drawing import pictures as plots
+from convnet_edge.drawing import pictures
 
+FULL = made.full()
 EPOCHS = [{"epoch": i, "mean_loss": 1 / i, "accuracy": 1 - 1 / (i + 1)} for i in (1, 2, 3)]
+VALIDATED = [{**epoch, "validation_loss": 0.5, "validation_accuracy": 0.8} for epoch in EPOCHS]
+BLIND = dataclasses.replace(FULL.paced.minutes[0], clock_mhz=None, temperature_c=None, p90_ms=None)
+CELLS = [
+    pictures.Difference(i, np.zeros((8, 8), np.uint8), "a", (np.eye(3)[0], np.eye(3)[1]))
+    for i in range(3)
+]
+PARITY = partial(pictures.parity_errors, floor=1e-6, tolerance=8e-6)
 DRAWERS = {
-    "curve": lambda path: plots.training_curve(path, EPOCHS),
-    "one epoch": lambda path: plots.training_curve(path, EPOCHS[:1]),
-    "parity": lambda path: plots.parity_errors(
-        path, np.array([1e-7, 2e-6, np.inf]), floor=1e-6, tolerance=8e-6
-    ),
-    "parity of nothing": lambda path: plots.parity_errors(
-        path, np.full(3, np.inf), floor=1e-6, tolerance=8e-6
-    ),
-    "latency": lambda path: plots.latency(
-        path, {1: np.array([1.0, 1.1, 9.0]), 8: np.ones(20)}, "title"
-    ),
-    "confusion": lambda path: plots.confusion(path, [[5, 1], [0, 0]], ["a", "b"]),
-    "grid": lambda path: plots.prediction_grid(
-        path, np.zeros((15, 4, 4), np.uint8), ["a"] * 15, ["a"] * 14 + ["b"]
-    ),
+    "curve": (pictures.training_curve, EPOCHS),
+    "one epoch, validated": (pictures.training_curve, VALIDATED[:1]),
+    "latency": (pictures.latency, {1: np.array([1.0, 1.1, 9.0]), 8: np.ones(20)}, "title"),
+    "confusion": (pictures.confusion, [[5, 1], [0, 0]], ["a", "b"]),
+    "reliability": (pictures.reliability, FULL.accuracy.calibration),
+    "nodes": (pictures.nodes, FULL.profile),
+    "minutes": (pictures.minutes, FULL.paced),
+    "blind minutes": (pictures.minutes, dataclasses.replace(FULL.paced, minutes=(BLIND,))),
+    "grid": (pictures.prediction_grid, np.zeros((15, 4, 4), np.uint8), ["a"] * 15, ["b"] * 15),
+    "parity": (PARITY, np.array([1e-7, 2e-6, np.inf])),
+    "parity of nothing": (PARITY, np.full(3, np.inf)),
+    "differences": (partial(pictures.differences, names=("x", "y"), title="t"), CELLS, "abc"),
 }
 
 
 @pytest.mark.parametrize("name", DRAWERS)
 def test_every_picture_is_drawn_and_not_blank(tmp_path, name):
-    picture = DRAWERS[name](tmp_path / "sub" / "x.png")
+    function, *arguments = DRAWERS[name]
+    picture = function(tmp_path / "sub" / "x.png", *arguments)
     assert picture.drawn
     with Image.open(picture.path) as image:
         assert image.width > 400
         assert np.asarray(image.convert("L")).std() > 5
 
 
-@pytest.mark.parametrize("name", DRAWERS)
-def test_without_matplotlib_nothing_is_drawn_and_nothing_breaks(tmp_path, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    picture = DRAWERS[name](tmp_path / "x.png")
-    assert not picture.drawn
+def test_without_matplotlib_nothing_is_drawn_and_nothing_breaks(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not pictures.training_curve(tmp_path / "x.png", EPOCHS).drawn
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#14171a"])
+def test_colours_stand_out_on_both_backgrounds(background):
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for color in pictures.COLORS:
+        high, low = sorted((luminance(color), luminance(background)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 3, color

@@ -11,15 +11,20 @@ import onnx
 from onnx import helper, numpy_helper
 
 from convnet_edge.runtime import contract
-from convnet_edge.runtime import model_file as onnxfile
+from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.protobuf import Message, read_fields
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 def unsealed(model: bytes) -> bytes:
     """Return the file without its contract."""
-    entry = next(e for e in onnxfile.parse(model).metadata if e.key == contract.KEY)
-    return model[: entry.start] + model[entry.end :]
+    start = 0
+    for number, entry, end in read_fields(memoryview(model)):
+        if number == contract.METADATA_FIELD and Message(entry).text(1) == contract.KEY:
+            return model[:start] + model[end:]
+        start = end
+    raise ValueError("no contract in it")
 
 
 def change_graph(graph: bytes, change: Change) -> bytes:
@@ -30,16 +35,20 @@ def change_graph(graph: bytes, change: Change) -> bytes:
 
 def change_document(model: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     """Change the contract as an attacker would: with digests that fit again."""
-    entry = next(e for e in onnxfile.parse(model).metadata if e.key == contract.KEY)
-    document = json.loads(entry.value)
+    document = json.loads(json.dumps(open_model(model).contract.document))
     change(document)
     return contract.seal(unsealed(model), document)
 
 
 def change_sealed(model: bytes, change: Change) -> bytes:
     """Change the graph as an attacker would: with digests that fit again."""
-    document = contract.read_contract(model).document
+    document = open_model(model).contract.document
     return contract.seal(change_graph(unsealed(model), change), document)
+
+
+def layer_inputs(proto: onnx.ModelProto) -> list[list[str]]:
+    """Return the names of images, weights and bias of each layer, in order."""
+    return [list(n.input) for n in proto.graph.node if n.op_type in ("Conv", "Gemm")]
 
 
 def set_weight(proto: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> None:
@@ -58,7 +67,23 @@ def nudge_one_weight(proto: onnx.ModelProto) -> None:
         values.flat[0] += 1e-2
         return values
 
-    set_weight(proto, "layer_stack.0.weight", nudge)
+    set_weight(proto, layer_inputs(proto)[-1][2], nudge)  # no image can fail to notice
+
+
+def spoil_for_integers(proto: onnx.ModelProto) -> None:
+    """Ruin conv2's int8 scales, which floats do not notice: huge weights on a dead channel."""
+
+    def kill(values: Any) -> Any:
+        values[0] = 0
+        return values
+
+    def outlier(values: Any) -> Any:
+        values[:, 0] = 100
+        return values
+
+    set_weight(proto, "layer_stack.0.weight", kill)
+    set_weight(proto, "layer_stack.0.bias", kill)
+    set_weight(proto, "layer_stack.3.weight", outlier)
 
 
 def put_nan(proto: onnx.ModelProto) -> None:
@@ -66,7 +91,7 @@ def put_nan(proto: onnx.ModelProto) -> None:
         values.flat[0] = np.nan
         return values
 
-    set_weight(proto, "layer_stack.9.weight", spoil)
+    set_weight(proto, layer_inputs(proto)[-1][1], spoil)
 
 
 def lower_opset(proto: onnx.ModelProto) -> None:
@@ -101,6 +126,6 @@ def mix_rows(proto: onnx.ModelProto) -> None:
 
 
 def drop_a_class(proto: onnx.ModelProto) -> None:
-    for name in ("layer_stack.9.weight", "layer_stack.9.bias"):
+    for name in layer_inputs(proto)[-1][1:]:
         set_weight(proto, name, lambda values: values[:-1])
-    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value -= 1

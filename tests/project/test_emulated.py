@@ -19,6 +19,7 @@ import convnet_edge
 from convnet_edge.quantizing import portable
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.model_file import open_model
 
 TESTS = Path(__file__).resolve().parent
 EXPORTED = TESTS.parents[1] / "exported"
@@ -101,7 +102,7 @@ def model_paths(images, tmp_path_factory) -> dict[str, Path]:
         patch.setattr(quantization, "quantize_static", with_8_bits)
         graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
         made = portable.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
-    document = contract.read_contract((EXPORTED / PORTABLE).read_bytes()).document
+    document = open_model(EXPORTED / PORTABLE).contract.document
     path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
     path.write_bytes(contract.seal(made, document))
     return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}

@@ -21,7 +21,7 @@ MODELS = [tiny.grey, tiny.grey_uint8]
 @pytest.mark.parametrize("make", MODELS)
 def test_tiny_model_opens_and_passes_its_selftest(make):
     classifier = Classifier(make())
-    checks = selftest.run_selftest(make(), classifier)
+    checks = selftest.run_selftest(classifier)
     assert [check.line() for check in checks if not check.passed or check.skipped] == []
     assert {"graph digest", "preprocessing samples"} < {check.name for check in checks}
 
@@ -93,6 +93,6 @@ def test_commands_take_the_tiny_model(run, tiny_model, tmp_path):
 
 
 def test_tiny_models_need_no_torch():
-    code = "from helpers import tiny; tiny.grey(); import sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS)
+    code = "import tiny; tiny.grey(); import sys; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent / "helpers")
     assert done.returncode == 0

@@ -99,3 +99,21 @@ def _score_class(confusion: Array, index: int, label: str) -> ClassScore:
         recall=hits / n_true if n_true else None,
         f1=2 * hits / (n_true + n_said) if n_true + n_said else None,
     )
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    images: (N, H, W) uint8; labels: (N,) uint8, an index into the class labels.
+    images_sha256, labels_sha256: of the decompressed files. source: where they came from.
+    """
+
+    images: Array
+    labels: Array
+    images_sha256: str
+    labels_sha256: str
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)

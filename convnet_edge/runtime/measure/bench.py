@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..binding import Bound
 from ..classifier import Classifier
 from ..errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from ..providers import TESTED
 from ..selftest import require
+from ..session import Bound
 from . import accuracy, cold_start, cost, machine, timing, verdict
 from .options import BenchOptions
 from .result import (
@@ -233,8 +233,9 @@ def _describe(classifier: Classifier, options: BenchOptions, *, name: str, versi
             io_binding=options.io_binding or options.cuda_graph,
             cuda_graph=options.cuda_graph,
             precision=session.precision,
-            placement=session.placement
-            and {placed.provider: list(placed.op_types) for placed in session.placement},
+            placement=None
+            if session.placement is None
+            else {placed.provider: list(placed.op_types) for placed in session.placement},
             gpu_libraries=machine.mapped_gpu_libraries(),
         ),
         machine=Machine(**machine.passport()),

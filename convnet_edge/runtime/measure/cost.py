@@ -19,7 +19,7 @@ import numpy as np
 from ..classifier import Classifier
 from ..errors import InputError
 from ..files import MIB, read_bytes
-from ..model_file import length_field, number_field
+from ..protobuf import length_field, number_field
 from ..providers import SUFFIX
 from ..session import MatrixProduct, Session
 from .result import Cost, NodeTime

@@ -11,7 +11,6 @@ import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import zip_longest
 from typing import Any
 
 from .result import Accuracy, ColdStart, Latency, Paced, Percentile, Result
@@ -24,12 +23,12 @@ LABELS = {
     "f1": "F1",
     "op_type": "operator",
     "share_of_bound": "of the bound",
-    "cpu_ms_per_run": "CPU ms a run",
     "n_switched": "interrupted",
     "waited_share": "waited",
     "mcnemar_p": "McNemar's p",
 }
-SHARES = {"share", "share_of_bound", "waited_share", "precision", "recall", "f1"}
+SHARES = {"share", "share_of_bound", "waited_share", "precision", "recall", "f1", "low", "high",
+          "confidence", "accuracy"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _latency(latencies: Sequence[Latency]) -> Table:
 
 
 def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
-    yield "runs", text(row.n_runs)
+    yield "runs", number(row.n_runs)
     for found in row.percentiles_ms:
         needs = f"needs {found.floor:,}"
         yield f"p{100 * found.p:g} ms", needs if found.value is None else milliseconds(found.value)
@@ -147,7 +146,7 @@ def _accuracy(accuracy: Accuracy | None) -> list[Table]:
     if accuracy is None:
         return []
     labels = [one.label for one in accuracy.classes]
-    counts = [(label, *map(text, row)) for label, row in zip(labels, accuracy.confusion)]  # noqa: B905 - the reader checks it
+    counts = [(label, *map(number, row)) for label, row in zip(labels, accuracy.confusion)]  # noqa: B905 - the reader checks it
     tints = [tuple(n / max(sum(row), 1) for n in row) for row in accuracy.confusion]
     caption = "Confusion matrix: rows are true, columns predicted"
     found = [
@@ -155,14 +154,9 @@ def _accuracy(accuracy: Accuracy | None) -> list[Table]:
         Table("confusion", caption, ("true", *labels), tuple(counts), tuple(tints)),
     ]
     if accuracy.calibration is not None:
-        rows = [
-            (f"{one.low:.2f}–{one.high:.2f}", text(one.n), percent(one.confidence),
-             percent(one.accuracy))
-            for one in accuracy.calibration.bins if one.n
-        ]  # fmt: skip
         caption = f"Calibration, expected error {percent(accuracy.calibration.error, 2)}"
-        columns = ("probability", "images", "mean of it", "accuracy")
-        found.append(Table("calibration", caption, columns, tuple(rows)))
+        filled = [one for one in accuracy.calibration.bins if one.n]
+        found.append(_listed("calibration", caption, filled))
     return found
 
 
@@ -179,7 +173,7 @@ def _paced(paced: Paced | None) -> list[Table]:
 def _split(latencies: Sequence[Latency]) -> Table:
     found = [row for row in latencies if row.split is not None]
     table = _listed("split", "Through bound buffers", [row.split for row in found])
-    rows = [(text(row.batch_size), *cells) for row, cells in zip(found, table.rows)]  # noqa: B905 - one each
+    rows = [(number(row.batch_size), *cells) for row, cells in zip(found, table.rows)]  # noqa: B905 - one each
     return Table(table.name, table.caption, ("batch", *table.columns), tuple(rows))
 
 
@@ -213,21 +207,19 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.{1 + sum(value < limit for limit in (1, 10, 100))}f}"
 
 
-def percent(value: float | None, places: int = 1) -> str:
+def percent(share: float, places: int = 1) -> str:
     """Return a share in percent."""
-    return NONE if value is None else f"{100 * value:.{places}f} %"
+    return f"{100 * share:.{places}f} %"
+
+
+def number(value: float) -> str:
+    """Return a number with thousands' commas, and no more digits than a person reads."""
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
 def size_text(value: float) -> str:
     """Return a number of bytes: all of them for a file, megabytes for a memory."""
     return f"{value:,} bytes" if value < 1e7 else f"{value / 1e6:,.0f} MB"
-
-
-def text(value: Any) -> str:
-    """Return any plain value as text."""
-    if isinstance(value, (bool, str)):
-        return value if isinstance(value, str) else "yes" if value else "no"
-    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
 def shown(name: str, value: Any) -> str:
@@ -239,7 +231,7 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(shown(name, inner) for inner in value)
     if isinstance(value, (bool, str)):
-        return text(value)
+        return value if isinstance(value, str) else "yes" if value else "no"
     return percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
 
 
@@ -253,16 +245,17 @@ def heading(name: str) -> str:
 # what a field's name ends with: the unit in its heading, and how its numbers are written
 UNITS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "_ms": (" ms", milliseconds),
+    "_ms_per_run": (" ms a run", milliseconds),
     "_us": (" µs", "{:,.1f}".format),
     "_bytes": ("", size_text),
     "_multiplications_per_s": (" 10⁹ multiplications/s", lambda value: f"{value / 1e9:,.1f}"),
     "_per_s": ("/s", "{:,.0f}".format),
-    "_s": (" s", text),
+    "_s": (" s", number),
     "_mhz": (" MHz", "{:,.0f}".format),
-    "_hz": (" Hz", text),
+    "_hz": (" Hz", number),
     "_c": (" °C", "{:.1f}".format),
     "_p": ("", "{:.2g}".format),
-    "": ("", text),
+    "": ("", number),
 }
 
 
@@ -273,15 +266,13 @@ def _suffix(name: str) -> str:
 def to_text(table: Table, width: int = 80) -> str:
     """Return the table in aligned columns; the last is folded where a line exceeds `width`."""
     lines = [table.columns, *table.rows]
-    widths = [max(map(len, column)) for column in zip_longest(*lines, fillvalue="")]
-    room = max(20, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    widths = [max(map(len, column)) for column in zip(*lines)]  # noqa: B905 - rows are as long
+    indent = sum(widths[:-1]) + 2 * len(widths[:-1])
     found = [table.caption]
     for line in lines:
-        first, *others = textwrap.wrap(line[-1], room) or [""]
-        padded = [cell.ljust(size) for cell, size in zip(line[:-1], widths)]  # noqa: B905 - but the last
-        found.append("  ".join((*padded, first)).rstrip())
-        indent = " " * (sum(widths[:-1]) + 2 * (len(widths) - 1))
-        found += [indent + other for other in others]
+        start = "".join(f"{cell:<{size}}  " for cell, size in zip(line[:-1], widths))  # noqa: B905 - but the last
+        folded = textwrap.wrap(line[-1], max(20, width - indent)) or [""]
+        found += [f"{start}{folded[0]}".rstrip(), *(" " * indent + rest for rest in folded[1:])]
     return "\n".join(found)
 
 

@@ -169,9 +169,9 @@ def time_runs(
     clock, warm = time.perf_counter_ns, Recorder()
     warm_until = clock() + int(warmup_share * duration_s * 1e9)
     loop(run, feed.batches, warm, lambda now, n: n < MIN_WARMUP_RUNS or now < warm_until)
-    watch, recorder = _Watch(int(duration_s * 1e9), min_runs, tick), Recorder()
-    waited_before, cpu_started = machine.waited_ns(), time.process_time_ns()
-    started = clock()
+    recorder, waited_before = Recorder(), machine.waited_ns()
+    cpu_started, started = time.process_time_ns(), clock()
+    watch = _Watch(int(duration_s * 1e9), min_runs, tick)
     loop(run, feed.batches, recorder, watch.go_on, period_ns=int(1e9 / pace_hz) if pace_hz else 0)
     elapsed_ns, cpu_s = clock() - started, (time.process_time_ns() - cpu_started) / 1e9
     waited_after = machine.waited_ns()

@@ -18,7 +18,7 @@ def full():
 
 
 def cells(table):
-    return dict((row[0], row[1]) for row in table.rows)
+    return {row[0]: row[1] for row in table.rows}
 
 
 def test_full_result_has_every_table_in_reading_order_and_rows_fit_their_columns(full):

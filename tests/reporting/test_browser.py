@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import results as made
@@ -10,7 +9,6 @@ import results as made
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
 
-REFERENCE_DIR = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "reference"
 CONTRAST = """
 () => {
   const parse = text => text.match(/[\\d.]+/g).map(Number)
@@ -42,7 +40,7 @@ def page_path(tmp_path):
     made.write(tmp_path, "a.json", reasons=[made.NOISY], model__name="long-name-" * 12 + ".onnx")
     made.write(tmp_path, "b.json", failed="golden vectors: " + "x" * 300, latency=[])
     made.write(tmp_path, "c.json", machine__id="f" * 16, verdict__status="INVALID")
-    return report(ReportOptions((tmp_path, REFERENCE_DIR), tmp_path / "report.html")).html_path
+    return report(ReportOptions((tmp_path,), tmp_path / "report.html")).html_path
 
 
 @pytest.mark.browser

@@ -1,0 +1,128 @@
+"""Read and write protobuf's wire encoding, as far as ONNX files need it.
+
+Source: https://protobuf.dev/programming-guides/encoding/. What the fields mean is the model file's
+business. Parts are views into the file: weights are never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}  # bytes by wire type
+
+
+class Message:
+    """The fields of one message by number; a field that should occur once counts as last given.
+
+    Raises:
+        ValueError: no message, or a truncated one.
+        IndexError: it ends within a number.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        self._fields: dict[int, list[int | memoryview]] = {}
+        for number, value, _ in read_fields(data):
+            self._fields.setdefault(number, []).append(value)
+
+    def holds(self, *numbers: int) -> bool:
+        """Return whether any of these fields occurs."""
+        return any(number in self._fields for number in numbers)
+
+    def parts(self, number: int) -> list[memoryview]:
+        """Return each occurrence of a field of bytes."""
+        return [v for v in self._fields.get(number, ()) if isinstance(v, memoryview)]
+
+    def part(self, number: int) -> memoryview:
+        """Return a field of bytes, empty if there is none."""
+        return (self.parts(number) or [memoryview(b"")])[-1]
+
+    def messages(self, number: int) -> list[Message]:
+        """Return each occurrence of a field of messages."""
+        return [Message(part) for part in self.parts(number)]
+
+    def texts(self, number: int) -> tuple[str, ...]:
+        """Return each occurrence of a string field."""
+        return tuple(str(part, "utf-8") for part in self.parts(number))
+
+    def text(self, number: int) -> str:
+        """Return a string field, empty if there is none."""
+        return str(self.part(number), "utf-8")
+
+    def integers(self, number: int) -> tuple[int, ...]:
+        """Return the values of a repeated integer field, packed or one by one."""
+        values: list[int] = []
+        for value in self._fields.get(number, ()):
+            values += [value] if isinstance(value, int) else _read_packed(value)
+        return tuple(values)
+
+    def integer(self, number: int) -> int:
+        """Return an integer field, 0 if there is none."""
+        return next((v for v in reversed(self._fields.get(number, ())) if isinstance(v, int)), 0)
+
+
+def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
+    """Yield (field number, value, offset behind it); fixed-width fields as their bytes.
+
+    Raises:
+        ValueError, IndexError: as for `Message`.
+    """
+    position, end = 0, len(data)
+    while position < end:
+        tag, position = _read_varint(data, position)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT and number:
+            integer, position = _read_varint(data, position)
+            yield number, integer, position
+            continue
+        if wire_type == _LENGTH:
+            size, position = _read_varint(data, position)
+        else:
+            size = _FIXED.get(wire_type, 0)
+        if not number or not (size or wire_type == _LENGTH):
+            raise ValueError(f"field {number} of wire type {wire_type} at byte {position}")
+        if position + size > end:
+            raise ValueError(f"truncated: {position + size - end:,} bytes are missing")
+        yield number, data[position : position + size], position + size
+        position += size
+
+
+def length_field(number: int, payload: bytes) -> bytes:
+    """Return field `number` of a message, with `payload` behind its length."""
+    return _write_varint(number << 3 | _LENGTH) + _write_varint(len(payload)) + payload
+
+
+def number_field(number: int, value: int) -> bytes:
+    """Return field `number` of a message, holding the integer `value` (not negative)."""
+    return _write_varint(number << 3 | _VARINT) + _write_varint(value)
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = data[position]
+    if value < 0x80:  # nearly all are one byte
+        return value, position + 1
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        position += 1
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + 1
+    raise ValueError(f"endless number at byte {position}")
+
+
+def _read_packed(data: memoryview) -> list[int]:
+    values, position = [], 0
+    while position < len(data):
+        value, position = _read_varint(data, position)
+        values.append(value)
+    return values
+
+
+def _write_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,45 @@
+"""The Python API: the functions and options of the commands, at a light import's price."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convnet_edge as ce
+
+SOURCE = Path(ce.__file__).read_text()
+
+
+@pytest.mark.parametrize("name", sorted(ce._HOMES))
+def test_each_name_is_there_and_documented(name):
+    assert getattr(ce, name).__doc__
+
+
+def test_static_checkers_see_the_same_names_from_the_same_places():
+    block = next(
+        node for node in ast.parse(SOURCE).body if isinstance(node, ast.If) and node.test
+    )  # `if TYPE_CHECKING:`
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert seen == ce._HOMES
+
+
+def test_unknown_names_are_told_apart_from_missing_rooms():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        ce.trian  # noqa: B018 - asking is the test
+
+
+def test_importing_the_package_and_its_options_imports_no_framework():
+    code = (
+        "import sys, convnet_edge as ce\n"
+        "for name in ce._HOMES:\n    name.endswith('Options') and getattr(ce, name)\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'matplotlib', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_device_can_parse_it():
+    ast.parse(SOURCE, feature_version=(3, 10))

@@ -1,0 +1,132 @@
+"""Options stand in one place: what is declared is what the command line takes and shows."""
+# ruff: noqa: RUF009 - `option` returns a field
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from convnet_edge.bundling.options import BundleOptions, ServeOptions
+from convnet_edge.commands.app import bridge
+from convnet_edge.commands.inspect import InspectOptions
+from convnet_edge.commands.terminal import Done
+from convnet_edge.exporting.options import ExportOptions, VerifyOptions
+from convnet_edge.predicting.options import PredictOptions
+from convnet_edge.quantizing.options import QuantizeOptions
+from convnet_edge.reporting.options import CompareOptions, ReportOptions
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.measure.options import BenchOptions
+from convnet_edge.runtime.options import SHARE, TIME, check, option
+from convnet_edge.training.options import TrainOptions
+
+STAGES = (
+    TrainOptions, ExportOptions, QuantizeOptions, VerifyOptions, InspectOptions, BenchOptions,
+    ReportOptions, BundleOptions, ServeOptions, PredictOptions,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Every:
+    """One option of each kind."""
+
+    base: Path = option(None, "A file.", positional=True)
+    others: tuple[Path, ...] = option((), "More.", positional=True, metavar="FILE")
+    n_pairs: int = option(11, "Pairs.", low=6, high=1000, flag="--pairs")
+    threads: int | None = option(None, "Threads.", low=1, default_text="all of them")
+    rate: float = option(0.5, "A rate.", above=0, high=1)
+    sizes: tuple[int, ...] = option((1, 8), "Sizes.", low=1)
+    slowdown: float = option(0.05, "Of time.", units=SHARE, default_text="5%", metavar="SHARE")
+    sustain_s: float | None = option(None, "How long.", units=TIME, flag="--sustain")
+    layout: Literal["portable", "ort-cpu"] = option("portable", "Layout.")
+    quick: bool = option(False, "Fast.")
+    spin: bool = option(True, "Busy.")
+    invert: bool | None = option(None, "Negative.", default_text="the border decides")
+    out: Path | None = option(None, "Where to.", suffixes=(".onnx",))
+
+    def __post_init__(self):
+        check(self)
+
+
+def call(options, *arguments):
+    """Return the options that a command gets, and what the program printed."""
+    got, app = [], typer.Typer()
+
+    def command(options, terminal):
+        """Do it."""
+        got.append((options, terminal.json))
+        return Done(None)
+
+    app.command()(bridge(command, options))
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
+    return (*got, result)
+
+
+@pytest.mark.parametrize("options", STAGES, ids=lambda options: options.__name__)
+def test_a_command_without_arguments_means_the_defaults(options):
+    (got, as_json), _ = call(options)
+    assert got == options()
+    assert not as_json
+
+
+def test_compare_without_arguments_lacks_its_models():
+    assert call(CompareOptions)[-1].exit_code == 2
+    (got, _), _ = call(CompareOptions, "a.onnx", "b.onnx")
+    assert got == CompareOptions(Path("a.onnx"), Path("b.onnx"))
+
+
+def test_each_kind_of_option_arrives_as_its_type():
+    (got, as_json), _ = call(
+        Every, "a", "b", "c", "--pairs", "7", "--threads", "3", "--rate", "1", "--sizes", "4,5",
+        "--slowdown", "2%", "--sustain", "10m", "--layout", "ort-cpu", "--quick", "--no-spin",
+        "--no-invert", "--out", "x.onnx", "--json",
+    )  # fmt: skip
+    assert as_json
+    assert got == Every(
+        Path("a"), (Path("b"), Path("c")), 7, 3, 1.0, (4, 5), 0.02, 600.0, "ort-cpu", True, False,
+        False, Path("x.onnx"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pairs", "5"],
+        ["--pairs", "many"],
+        ["--threads", "0"],
+        ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--sizes", "0"],
+        ["--sizes", ""],
+        ["--sizes", "1,b"],
+        ["--slowdown", "slow"],
+        ["--sustain", "10 parsecs"],
+        ["--layout", "round"],
+        ["--out", "x.pt"],
+    ],
+    ids=" ".join,
+)
+def test_a_value_outside_its_declaration_is_refused(arguments):
+    *got, result = call(Every, "a", *arguments)
+    assert not got
+    assert result.exit_code == 2 or isinstance(result.exception, InputError)
+    words = result.output + str(result.exception)
+    assert arguments[0] in words
+
+
+def test_help_shows_what_is_declared():
+    text = call(Every, "--help")[-1].output
+    for part in (
+        "Do it.", "BASE", "[FILE]...", "[6<=x<=1000]", "(all of them)", "[default: 1,8]",
+        "[default: 5%]", "SHARE", "portable|ort-cpu", "--no-spin", "--no-invert",
+        "(the border decides)",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "--no-quick" not in text
+
+
+def test_range_is_held_on_calls_from_python_too():
+    with pytest.raises(InputError, match="--pairs 5; expected a number from 6 to 1,000"):
+        Every(Path("a"), n_pairs=5)
