@@ -177,10 +177,13 @@ def _differing_parts(mine: ModelFile, other: ModelFile) -> tuple[str, ...]:
     if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
         found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
                      f"{other.ir_version}")  # fmt: skip
-    one, two = ({weight.name: weight.content for weight in file.weights} for file in (mine, other))
+    here, there = ({w.name: w.content for w in file.weights} for file in (mine, other))
     for what, names in (
-        ("weights that differ", [name for name in one.keys() & two if one[name] != two[name]]),
-        ("weights in one of them alone", one.keys() ^ two),
+        (
+            "weights that differ",
+            [name for name in here.keys() & there if here[name] != there[name]],
+        ),
+        ("weights in one of them alone", here.keys() ^ there),
     ):
         if names:
             found.append(f"{what}: {len(names)} ({list_first(sorted(names))})")
