@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import faults
 import numpy as np
@@ -53,15 +52,6 @@ def known(monkeypatch, reference):
     """Compute the reference logits no more: they are known."""
     monkeypatch.setattr(export_module, "reference_logits", lambda *_: None)
     monkeypatch.setattr(parity, "from_pytorch", lambda *_: reference)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("known")
-def test_export_twice_gives_the_same_bytes(trained, model_bytes, tmp_path):
-    again = export_module.export(
-        ExportOptions(checkpoint=trained.checkpoint_path, out=tmp_path / "tiny.onnx")
-    )
-    assert again.model_path.read_bytes() == model_bytes
 
 
 def test_accuracy_of_the_file_is_that_of_the_checkpoint(exported, trained, reference):
@@ -191,11 +181,6 @@ def test_exporter_that_gives_up_is_named_with_its_versions(monkeypatch):
 def test_missing_checkpoint_says_how_to_make_one(tmp_path):
     with pytest.raises(InputError, match="convnet-edge train"):
         export_module.export(ExportOptions(checkpoint=tmp_path / "none.safetensors"))
-
-
-def test_out_without_suffix_is_refused():
-    with pytest.raises(InputError, match=r"\.onnx"):
-        ExportOptions(out=Path("model.pt"))
 
 
 def test_file_alone_in_another_folder_runs(model_bytes, tmp_path, test_set):

@@ -164,28 +164,18 @@ def test_layouts_are_the_same_to_verify_which_says_how_they_differ(run, quantise
     assert max(map(len, result.stdout.splitlines())) < 160
 
 
-def test_quantize_prints_what_was_proved_and_which_is_faster(run, exported, tmp_path):
+def test_quantize_prints_what_was_proved_and_which_is_faster(run, exported):
     result = run("quantize", exported.model_path, "--data", "sample", "--out", "x.onnx")
     assert result.exit_code == 0, result.output
     for part in ("[✓] accuracy gate", "4 integer, 0 float", "exact McNemar p", "int8 is"):
         assert part in result.stdout
-    assert "convnet-edge bench x.onnx" in result.output
-    shown = run("inspect", "x.onnx").stdout
-    assert "standard QDQ, for any runtime" in shown
+    assert "standard QDQ, for any runtime" in run("inspect", "x.onnx").stdout
     assert run("verify", "x.onnx").exit_code == 0
 
 
 def test_integer_model_is_no_source(quantised):
     with pytest.raises(InputError, match="takes uint8"):
         quantize(QuantizeOptions(model=quantised["portable"].model_path, data="sample"))
-
-
-@pytest.mark.parametrize(
-    ("change", "named"), [({"max_drop": 0.0}, "--max-drop"), ({"layout": "gpu"}, "--layout")]
-)
-def test_config_outside_its_range_names_the_option(change, named):
-    with pytest.raises(InputError, match=named):
-        QuantizeOptions(**change)
 
 
 def untrained(images, **network):
