@@ -66,7 +66,7 @@ def test_training_on_cuda_exports_with_the_same_proof(tmp_path):
     result = train.train(TrainOptions(data="sample", epochs=1, device="cuda", out=out))
     assert result.test.accuracy > 0.7
     exported = export.export(ExportOptions(checkpoint=out, out=tmp_path / "gpu.onnx"))
-    assert all(check.passed for check in exported.checks)
+    assert all(check.passed for check in exported.report.checks)
 
 
 def start_run(tmp_path, **options):
