@@ -38,9 +38,9 @@ def serve(options: ServeOptions, terminal: Terminal) -> Done[None]:
 
 
 def _bundle_file(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
+    from ..bundling import pyz
 
-    made = stage.bundle(options)
+    made = pyz.bundle(options)
     for name, checks in made.checks.items():
         terminal.say(f"{name}: {len(checks)} checks hold here")
     terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
@@ -55,25 +55,25 @@ def _bundle_file(options: BundleOptions, terminal: Terminal) -> Done[Path]:
 
 
 def _bundle_page(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
+    from ..bundling import site
 
-    site, checks = stage.lay_out_page(options)
-    for name, held in checks.items():
+    made = site.lay_out(options)
+    for name, held in made.checks.items():
         terminal.say(f"{name}: {len(held)} checks hold here")
-    terminal.say(f"{site.n_files} files, {site.n_bytes / 1e6:.1f} MB, id {site.id}")
-    terminal.wrote((site.path,))
+    terminal.say(f"{made.n_files} files, {made.n_bytes / 1e6:.1f} MB, id {made.id}")
+    terminal.wrote((made.path,))
     document = {
-        "path": str(site.path),
-        "n_files": site.n_files,
-        "site_bytes": site.n_bytes,
-        "id": site.id,
+        "path": str(made.path),
+        "n_files": made.n_files,
+        "site_bytes": made.n_bytes,
+        "id": made.id,
     }
-    return Done(site.path, document, f"convnet-edge serve {site.path}")
+    return Done(made.path, document, f"convnet-edge serve {made.path}")
 
 
 def _bundle_testdata(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
+    from ..bundling import testdata
 
-    files = stage.lay_out_testdata(options)
+    files = testdata.lay_out(options)
     terminal.wrote(files)
     return Done(files[0], {"files": [str(path) for path in files]})
