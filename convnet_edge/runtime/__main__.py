@@ -121,16 +121,18 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     """Add an option as declared; what is not given stays out of the namespace."""
-    default = DEFAULTS.get(one.name, one.default)
-    listed = ",".join(map(str, default)) if one.is_list else default
-    text = one.about.help.replace("%", "%%")
-    about: dict[str, Any] = {"dest": one.name, "default": argparse.SUPPRESS, "help": text}
+    default, text = DEFAULTS.get(one.name, one.default), one.about.help.replace("%", "%%")
+    about: dict[str, Any] = {"dest": one.name, "default": argparse.SUPPRESS}
     if one.kind is bool:
-        parser.add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
-    else:
-        shown = listed if one.name != "out" and listed is not None else one.about.default_text
-        about["help"] += "" if shown is None or one.name == "out" else f" Default: {shown}."
-        parser.add_argument(one.flag, metavar=one.about.metavar or "VALUE", **about)
+        flag = f"--no-{one.flag[2:]}" if default else one.flag
+        action = "store_false" if default else "store_true"
+        parser.add_argument(flag, action=action, help=f"{'Not: ' * default}{text}", **about)
+        return
+    listed = ",".join(map(str, default)) if one.is_list else default
+    shown = one.about.default_text if default is None else listed
+    if shown is not None and one.name != "out":  # a device writes nothing unasked
+        text += f" Default: {shown}."
+    parser.add_argument(one.flag, metavar=one.about.metavar or "VALUE", help=text, **about)
 
 
 def _options(asked: argparse.Namespace) -> BenchOptions:
