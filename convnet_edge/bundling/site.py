@@ -6,7 +6,6 @@ What the page does there is in `web/`; showing it on this computer is `serve`'s 
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
 import os
@@ -14,84 +13,64 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .. import __version__
+from ..data.fashion_mnist import SAMPLE_DIR, TEST_FILES, load_test_set
 from ..runtime.errors import InputError
-from ..runtime.files import MIB, read_bytes
+from ..runtime.files import MIB, read_bytes, write_atomically
+from ..runtime.measure.result import Check
+from .options import BundleOptions
+from .prove import REINSTALL, describe, prove
 
 WEB_DIR = Path(__file__).resolve().parents[1] / "web"
 SCHEMA = "convnet-edge/web/1"
-SITE = "site.json"
-WORKER = "sw.js"
-ID_MARK = b"@SITE@"
-ORT_WEB = "onnxruntime-web"
-ORT_WEB_VERSION = "1.30.0"
-ORT_FILES = (
-    "ort.wasm.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-)
-INSTALL = f"npm install --ignore-scripts --no-save {ORT_WEB}@{ORT_WEB_VERSION}"
+SITE, WORKER, ID_MARK = "site.json", "sw.js", b"@SITE@"
+REMAKE = "make the page with `convnet-edge bundle --target web`"
+ORT_WEB = "onnxruntime-web 1.30.0"
+ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+INSTALL = f"npm install --ignore-scripts --no-save {ORT_WEB.replace(' ', '@')}"
 MAX_FILE_BYTES = 512 * MIB
-POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self'; worker-src 'self'; manifest-src 'self'; "
-    "base-uri 'none'; form-action 'none'"
-)
-# the first two give the page threads and a finer clock
-HEADERS = {
+HEADERS = {  # the first two give the page threads and a finer clock; its policy it states itself
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
-    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
 }
 
 
 @dataclass(frozen=True)
 class Site:
-    """What was written. id: of the content, the same for the same files."""
+    """What was written. id: of the content, the same for the same files. checks: as in a bundle."""
 
     path: Path
     n_files: int
     n_bytes: int
     id: str
+    checks: dict[str, tuple[Check, ...]]
 
 
-def write_site(
-    out: Path,
-    *,
-    ort_web: Path,
-    models: Mapping[str, bytes],
-    entries: list[dict[str, Any]],
-    test_set: Mapping[str, bytes],
-) -> Site:
-    """Write the page with `models` into the folder `out`, byte for byte the same each time.
+def lay_out(options: BundleOptions) -> Site:
+    """Write the page with its models into a folder, byte for byte the same each time.
 
-    ort_web: the folder that npm unpacked. models: files by name; entries: what the manifest says of
-    each, all with the same class_labels. test_set: the two IDX files by their path in the folder. A
-    page already in `out` is replaced once the new one is whole.
+    A page that is there already is replaced once the new one is whole.
 
     Raises:
-        InputError: onnxruntime-web is missing or of another version, `out` holds something else,
-            or cannot be written.
+        InputError: a model is unreadable or does not fit the others, onnxruntime-web is missing or
+            of another version, the folder holds something else or cannot be written.
+        CheckFailedError: a model does not pass its self-test here.
     """
-    _require_own(out)
-    files = _page() | _runtime(ort_web) | dict(test_set)
-    files |= {f"models/{name}": model for name, model in models.items()}
+    models = prove(options.models)
+    out = options.out or Path(f"{models[0].path.stem}-web")
+    files = _page() | _runtime(options.ort_web) | _test_set()
+    files |= {f"models/{model.name}": model.data for model in models}
     worker = files.pop(WORKER)
-    if worker.count(ID_MARK) != 1:
-        raise ValueError(f"{WORKER} has {worker.count(ID_MARK)} places for the id")
     integrities = {name: _integrity(files[name]) for name in sorted(files)}
     site_id = hashlib.sha256(json.dumps(integrities).encode()).hexdigest()[:16]
     document = {
         "schema": SCHEMA,
         "id": site_id,
         "convnet_edge": __version__,
-        "onnxruntime_web": ORT_WEB_VERSION,
-        "class_labels": entries[0]["class_labels"],
-        "models": [{k: v for k, v in entry.items() if k != "class_labels"} for entry in entries],
+        "onnxruntime_web": ORT_WEB.split()[1],
+        **describe(models),
         "files": integrities,
     }
     files[WORKER] = worker.replace(ID_MARK, site_id.encode())
@@ -100,58 +79,55 @@ def write_site(
     files["_headers"] = "\n".join(["/*", *lines, ""]).encode()  # Netlify, Cloudflare Pages
     files[".nojekyll"] = b""  # GitHub Pages: publish files as they are
     _replace_folder(out, files)
-    return Site(out, len(files), sum(map(len, files.values())), site_id)
+    checks = {model.name: model.checks for model in models}
+    return Site(out, len(files), sum(map(len, files.values())), site_id, checks)
 
 
-def read_site(folder: Path) -> dict[str, Any]:
-    """Return the site.json of a page's folder.
+def read_site(folder: Path) -> frozenset[str]:
+    """Return the names of the files that make up the page in `folder`, as its site.json lists them.
 
     Raises:
         InputError: the folder holds no page.
     """
-    data = read_bytes(
-        folder / SITE, limit=16 * MIB, next_step="make the page with `bundle --target web`"
-    )
+    data = read_bytes(folder / SITE, limit=16 * MIB, next_step=REMAKE)
     try:
         document = json.loads(data)
-        if document["schema"] != SCHEMA or not isinstance(document["files"], dict):
+        if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}")
+        return frozenset(document["files"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder} holds no page ({type(error).__name__}: {error})",
             expected=f"a folder with a {SITE} of schema {SCHEMA}",
-            next_step="make it with `convnet-edge bundle --target web`",
+            next_step=REMAKE,
         ) from error
-    found: dict[str, Any] = document
-    return found
 
 
 def _page() -> dict[str, bytes]:
     paths = sorted(path for path in WEB_DIR.iterdir() if path.is_file())
-    reinstall = "pip install --force-reinstall convnet-edge"
-    return {p.name: read_bytes(p, limit=MIB, next_step=reinstall) for p in paths}
+    return {path.name: read_bytes(path, limit=MIB, next_step=REINSTALL) for path in paths}
 
 
 def _runtime(ort_web: Path) -> dict[str, bytes]:
-    """Return the files of onnxruntime-web that the page loads, checked to be of one version."""
-    about = read_bytes(ort_web / "package.json", limit=MIB, next_step=INSTALL)
+    """Return the files of onnxruntime-web that the page loads, all of the version tested."""
     try:
-        package = json.loads(about)
+        package = json.loads(read_bytes(ort_web / "package.json", limit=MIB, next_step=INSTALL))
         found = f"{package['name']} {package['version']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{ort_web / 'package.json'} names no package", expected=ORT_WEB, next_step=INSTALL
-        ) from error
-    if found != f"{ORT_WEB} {ORT_WEB_VERSION}":
-        raise InputError(
-            f"{ort_web} holds {found}",
-            expected=f"{ORT_WEB} {ORT_WEB_VERSION}, which the page was tested with",
-            next_step=INSTALL,
-        )
+        found = f"no package ({type(error).__name__}: {error})"
+    if found != ORT_WEB:
+        raise InputError(f"{ort_web} holds {found}", expected=ORT_WEB, next_step=INSTALL)
     return {
         f"ort/{name}": read_bytes(ort_web / "dist" / name, limit=MAX_FILE_BYTES, next_step=INSTALL)
         for name in ORT_FILES
     }
+
+
+def _test_set() -> dict[str, bytes]:
+    load_test_set()  # its hashes are checked
+    names = zip(("images", "labels"), TEST_FILES, strict=True)
+    paths = {f"test-set/{name}.gz": SAMPLE_DIR / f"{file}.gz" for name, file in names}
+    return {name: read_bytes(path, limit=MIB * 16, next_step=REINSTALL) for name, path in paths.items()}
 
 
 def _integrity(data: bytes) -> str:
@@ -159,45 +135,28 @@ def _integrity(data: bytes) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
-def _require_own(out: Path) -> None:
-    """Refuse a folder that something else lives in, for it would be lost."""
-    if out.is_dir() and not out.is_symlink():
-        if not any(out.iterdir()):
-            return
-        try:
-            read_site(out)
-            return
-        except InputError:
-            pass
-    elif not out.exists():
-        return
-    raise InputError(
-        f"{out} holds something else",
-        expected="no such folder, an empty one, or an older page",
-        next_step="choose another folder with --out",
-    )
-
-
 def _replace_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    """Put `files` into the folder `out`: at any moment it is the old one or the new, whole."""
-    fresh, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    """Put `files` into the folder `out`, which may hold an older page and nothing else."""
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and _is_own(out))):
+        raise InputError(
+            f"{out} holds something else",
+            expected="no such folder, an empty one, or an older page",
+            next_step="choose another folder with --out",
+        )
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         for name, data in files.items():
-            path = fresh / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        if out.exists():
-            out.rename(old)
+            write_atomically(fresh / name, data)
+        shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise InputError(
-            f"{out} cannot be written: {error.strerror}",
-            expected=f"a writable place with {sum(map(len, files.values())) / MIB:.0f} MiB free",
-            next_step="free some space" if full else "choose another folder with --out",
-        ) from error
     finally:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        for folder in (fresh, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    if not any(folder.iterdir()):
+        return True
+    try:
+        return bool(read_site(folder))
+    except InputError:
+        return False

@@ -69,8 +69,7 @@ export function showLatency(rows, tolerance) {
     ...asked.map(([p, floor]) => (
       percentileMs(row.samples_ns, p)?.toFixed(3) ?? `n/a (needs ${number(floor)} runs)`))]);
   const step = (rows[0].timer_step_ns / 1000).toPrecision(2);
-  const title = `Latency, milliseconds a run; this browser's clock steps by ${step} µs`;
-  $("latency").replaceChildren(table(title, head, body));
+  $("latency").replaceChildren(table(`Milliseconds a run; the clock steps by ${step} µs`, head, body));
   const isRight = rows.every((row) => row.largest_output_error <= tolerance);
   say("measured", isRight ? "Every run is kept: save the result, and convnet-edge report judges it."
     : "INVALID: timed runs gave wrong outputs; reload the page and read its self-test.", isRight ? "" : "bad");

@@ -9,8 +9,9 @@ import { fit, greyOf } from "../../convnet_edge/web/fit.js";
 const MAX_PIXELS = 89_478_485; // as in Python
 const EXPECTED = `a PNG or JPEG of at most ${Math.floor(MAX_PIXELS / 1e6)} million pixels`;
 
-/** Return the (height x width) Uint8Array that the model takes of an encoded picture. */
-export function decodePicture(bytes, shape, name = "the picture") {
+/** Return { pixels, isInverted } of an encoded picture: pixels is the Uint8Array that the model takes. */
+export function decodePicture(encoded, shape, { name = "the picture" } = {}) {
+  const bytes = Buffer.from(encoded);
   const isPng = bytes.subarray(0, 8).toString("latin1") === "\x89PNG\r\n\x1a\n";
   const isJpeg = bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff;
   if (!isPng && !isJpeg) {
@@ -18,8 +19,7 @@ export function decodePicture(bytes, shape, name = "the picture") {
   }
   try {
     const { data, width, height, exif } = isPng ? readPng(bytes) : readJpeg(bytes);
-    const orientation = exif ? readOrientation(exif) : 1;
-    return fit(turn({ grey: greyOf(data), width, height, orientation }), shape).pixels;
+    return fit(turn({ grey: greyOf(data), width, height }, exif ? readOrientation(exif) : 1), shape);
   } catch (error) {
     throw new InputError(`${name} is damaged or too large: ${error.message ?? error}`, EXPECTED,
       "save the picture again");
@@ -55,18 +55,16 @@ function readOrientation(tiff) {
 }
 
 /** Turn and mirror as EXIF's orientation says. */
-function turn({ grey, width, height, orientation }) {
-  if (!(orientation > 1 && orientation <= 8)) return { grey, width, height };
-  const isSwapped = orientation >= 5;
+function turn({ grey, width, height }, orientation) {
+  const isSwapped = orientation >= 5 && orientation <= 8;
   const [newWidth, newHeight] = isSwapped ? [height, width] : [width, height];
   const turned = new Float64Array(grey.length);
-  for (let y = 0; y < newHeight; y++) {
-    for (let x = 0; x < newWidth; x++) {
-      let [column, row] = isSwapped ? [y, x] : [x, y];
-      if ([2, 3, 7, 8].includes(orientation)) column = width - 1 - column;
-      if ([3, 4, 6, 7].includes(orientation)) row = height - 1 - row;
-      turned[y * newWidth + x] = grey[row * width + column];
-    }
+  for (let i = 0; i < grey.length; i++) {
+    const [x, y] = [i % newWidth, Math.floor(i / newWidth)];
+    let [column, row] = isSwapped ? [y, x] : [x, y];
+    if ([2, 3, 7, 8].includes(orientation)) column = width - 1 - column;
+    if ([3, 4, 6, 7].includes(orientation)) row = height - 1 - row;
+    turned[i] = grey[row * width + column];
   }
   return { grey: turned, width: newWidth, height: newHeight };
 }

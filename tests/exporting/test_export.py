@@ -52,8 +52,10 @@ def test_export_twice_gives_the_same_bytes(trained, reference, model_bytes, tmp_
     assert again.model_path.read_bytes() == model_bytes
 
 
-def test_accuracy_of_the_file_is_that_of_the_checkpoint(exported, trained):
-    assert abs(exported.score.n_correct - trained.test.n_correct) <= 1
+def test_accuracy_of_the_file_is_that_of_the_checkpoint(exported, trained, reference):
+    top_two = np.sort(reference.logits, axis=1)[:, -2:]
+    n_unclear = (top_two[:, 1] - top_two[:, 0] < 2 * reference.tolerance).sum()
+    assert abs(exported.score.n_correct - trained.test.n_correct) <= n_unclear
 
 
 @pytest.fixture

@@ -67,7 +67,23 @@ def nudge_one_weight(proto: onnx.ModelProto) -> None:
         values.flat[0] += 1e-2
         return values
 
-    set_weight(proto, layer_inputs(proto)[0][1], nudge)
+    set_weight(proto, layer_inputs(proto)[-1][2], nudge)  # no image can fail to notice
+
+
+def spoil_for_integers(proto: onnx.ModelProto) -> None:
+    """Ruin conv2's int8 scales, which floats do not notice: huge weights on a dead channel."""
+
+    def kill(values: Any) -> Any:
+        values[0] = 0
+        return values
+
+    def outlier(values: Any) -> Any:
+        values[:, 0] = 100
+        return values
+
+    set_weight(proto, "layer_stack.0.weight", kill)
+    set_weight(proto, "layer_stack.0.bias", kill)
+    set_weight(proto, "layer_stack.3.weight", outlier)
 
 
 def put_nan(proto: onnx.ModelProto) -> None:
