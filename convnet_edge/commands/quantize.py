@@ -8,17 +8,30 @@ from ..quantizing.options import QuantizeOptions
 from .terminal import Done, Terminal
 
 if TYPE_CHECKING:
-    from ..quantizing.quantize import QuantizeResult
+    from ..quantizing import quantize as stage
 
 EXAMPLES = "Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu"
 
 
-def command(options: QuantizeOptions, terminal: Terminal) -> Done[QuantizeResult]:
+def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.QuantizeResult]:
     """Make an int8 model, gated on accuracy; written only if the gate holds."""
-    from ..quantizing.quantize import quantize
+    from ..quantizing import quantize as stage
+    from ..runtime.measure.result import as_json
 
     with terminal.progress() as bar:
-        result = quantize(options, bar.step)
-    terminal.say(*result.lines())
+        result = stage.quantize(options, bar.step)
+    report, layers, test = result.report, result.report.layers, result.report.test
+    kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
+    terminal.say(
+        f"Quantised {report.source}, layout {report.layout}",
+        *(check.line() for check in report.checks),
+        f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float{kept}",
+        f"Test images, once: {result.score.summary()}; float {test.float_accuracy:.2%}; "
+        f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
+        f"{test.mcnemar_p:.2g})",
+        *(speed.line() for speed in report.speed),
+        report.recommendation,
+        f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
+    )
     terminal.wrote((result.model_path, result.report_path))
-    return Done(result, result.report, f"convnet-edge bench {result.model_path}")
+    return Done(result, as_json(report), f"convnet-edge bench {result.model_path}")
