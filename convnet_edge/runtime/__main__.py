@@ -328,3 +328,9 @@ def _print_json(document: Any) -> None:
 def _say(text: str) -> None:
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":  # a bundle's own start is bundling/start.py
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m convnet_edge.runtime NAME.pyz COMMAND")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -124,7 +124,7 @@ def test_layouts_give_identical_logits_on_emulated_cpu(outcome):
 
 
 def test_float_logits_of_emulated_cpu_are_within_the_golden_tolerance(outcome, here):
-    tolerance = contract.read_contract((EXPORTED / FLOAT).read_bytes()).goldens.tolerance
+    tolerance = open_model((EXPORTED / FLOAT).read_bytes()).contract.goldens.tolerance
     assert selftest.largest_error(outcome.logits[FLOAT], here[FLOAT]) <= tolerance
     assert (outcome.logits[FLOAT].argmax(axis=1) == here[FLOAT].argmax(axis=1)).all()
 
