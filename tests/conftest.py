@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import unsealed
 import tiny
+from faults import unsealed
 from typer.testing import CliRunner, Result
 
 from convnet_edge.data import fashion_mnist as data

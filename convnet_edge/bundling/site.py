@@ -127,7 +127,9 @@ def _test_set() -> dict[str, bytes]:
     load_test_set()  # its hashes are checked
     names = zip(("images", "labels"), TEST_FILES, strict=True)
     paths = {f"test-set/{name}.gz": SAMPLE_DIR / f"{file}.gz" for name, file in names}
-    return {name: read_bytes(path, limit=MIB * 16, next_step=REINSTALL) for name, path in paths.items()}
+    return {
+        name: read_bytes(path, limit=MIB * 16, next_step=REINSTALL) for name, path in paths.items()
+    }
 
 
 def _integrity(data: bytes) -> str:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from convnet_edge.runtime import Classifier, contract, preprocess
+from convnet_edge.runtime.model_file import open_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node"
@@ -64,7 +65,7 @@ def test_shipped_model_passes_in_node(node, name):
     assert done.stdout.splitlines()[-1] == "PASS"
     error = float(re.search(r"largest error (\S+),", done.stdout).group(1))
     pixel_error = int(re.search(r"largest difference (\d+) of 255", done.stdout).group(1))
-    assert 0 < error <= contract.read_contract(path.read_bytes()).goldens.tolerance
+    assert 0 < error <= open_model(path.read_bytes()).contract.goldens.tolerance
     assert pixel_error <= 2
 
 
@@ -99,7 +100,7 @@ def test_changed_byte_fails_by_its_digest(node, model_bytes, tmp_path, found, ch
 def test_sample_picture_that_differs_by_three_levels_fails(node, model_bytes, tmp_path):
     def shift(document):
         sample = document["preprocessing"]["samples"][0]
-        pixels = contract.read_contract(model_bytes).samples[0].pixels.astype(int)
+        pixels = open_model(model_bytes).contract.samples[0].pixels.astype(int)
         sample["pixels"] = contract.encode_pixels(abs(pixels - 4).astype(np.uint8))
 
     (tmp_path / "m.onnx").write_bytes(faults.change_document(model_bytes, shift))

@@ -12,6 +12,7 @@ from pathlib import Path
 import faults
 import numpy as np
 import pytest
+from convnet_edge.reporting.results import read_result
 from test_browser import CONTRAST
 
 from convnet_edge.bundling import serve, site
@@ -19,9 +20,9 @@ from convnet_edge.bundling.options import BundleOptions
 from convnet_edge.bundling.pyz import lay_out_page
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
-from convnet_edge.reporting.results import read_result
-from convnet_edge.runtime import Classifier, contract, preprocess
+from convnet_edge.runtime import Classifier, preprocess
 from convnet_edge.runtime.measure import stats, verdict
+from convnet_edge.runtime.model_file import open_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = tuple(
@@ -177,7 +178,7 @@ def test_stop_ends_a_measurement_and_keeps_the_page_usable(show):
 
 @pytest.mark.parametrize("way", ["file", "camera", "drop", "paste"])
 def test_picture_is_seen_as_python_sees_it(show, way, tmp_path):
-    stated = contract.read_contract(MODELS[0].read_bytes())
+    stated = open_model(MODELS[0].read_bytes()).contract
     sample = stated.samples[0]
     path = tmp_path / sample.name
     path.write_bytes(sample.encoded)
@@ -252,7 +253,7 @@ def test_test_image_comes_with_its_label(show):
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated"])
 def test_bad_file_is_a_sentence_and_the_page_goes_on(show, damage, tmp_path):
     page = proved(show())
-    sample = contract.read_contract(MODELS[0].read_bytes()).samples[0]
+    sample = open_model(MODELS[0].read_bytes()).contract.samples[0]
     bad = {"text": b"no picture", "empty": b"", "truncated": sample.encoded[:60]}[damage]
     path = tmp_path / "bad.png"
     path.write_bytes(bad)
