@@ -49,7 +49,7 @@ def ask(folder):
         thread.start()
 
         def ask(target, method="GET", host=None):
-            connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+            connection = http.client.HTTPConnection(*server.server_address, timeout=10)
             headers = {"Host": server.hosts[0] if host is None else host}
             connection.request(method, target, headers=headers)
             response = connection.getresponse()
