@@ -16,15 +16,17 @@ EXAMPLES = "Example: convnet-edge export checkpoints/convnet.safetensors"
 def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResult]:
     """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds."""
     from ..exporting import export as stage
+    from ..runtime.measure.result import as_json
 
     terminal.say(f"Exporting {options.checkpoint}")
     with terminal.progress() as bar:
         result = stage.export(options, bar.step)
+    report = result.report
     terminal.say(
-        *(check.line() for check in result.checks),
-        result.comparison.summary(),
-        f"{result.n_parameters:,} parameters, {result.n_bytes:,} bytes, sha256 "
-        f"{result.sha256[:16]}…; test accuracy of the file {result.score.summary()}",
+        *(check.line() for check in report.checks),
+        report.comparison.summary(),
+        f"{result.n_parameters:,} parameters, {report.model_bytes:,} bytes, sha256 "
+        f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
     )
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    return Done(result, result.report, f"convnet-edge bench {result.model_path}")
+    return Done(result, as_json(report), f"convnet-edge bench {result.model_path}")

@@ -71,18 +71,6 @@ class VerifyResult:
     report_path: Path
     report: VerifyReport
 
-    def lines(self) -> tuple[str, ...]:
-        """Return what people read of it."""
-        report, found = self.report, self.report.comparison
-        return (
-            f"Verified {self.model_path} on {report.provider}, {report.precision}:",
-            *(check.line() for check in report.checks),
-            *(report.against.where if report.against else ()),
-            *((found.summary(),) if found else ()),
-            *((f"Label flips: images {list(found.flips)}",) if found and found.flips else ()),
-            "PASS" if report.passed else "FAIL",
-        )
-
 
 def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.

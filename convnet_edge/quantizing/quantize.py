@@ -146,23 +146,6 @@ class QuantizeResult:
     report: QuantizeReport
     score: Accuracy
 
-    def lines(self) -> tuple[str, ...]:
-        """Return what people read of it."""
-        report, layers, test = self.report, self.report.layers, self.report.test
-        kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
-        return (
-            f"Quantised {report.source}, layout {report.layout}",
-            *(check.line() for check in report.checks),
-            f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float"
-            f"{kept}",
-            f"Test images, once: {self.score.summary()}; float {test.float_accuracy:.2%}; "
-            f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
-            f"{test.mcnemar_p:.2g})",
-            *(speed.line() for speed in report.speed),
-            report.recommendation,
-            f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
-        )
-
 
 @dataclass(frozen=True)
 class _Source:

@@ -46,6 +46,11 @@ def change_sealed(model: bytes, change: Change) -> bytes:
     return contract.seal(change_graph(unsealed(model), change), document)
 
 
+def layer_inputs(proto: onnx.ModelProto) -> list[list[str]]:
+    """Return the names of images, weights and bias of each layer, in order."""
+    return [list(n.input) for n in proto.graph.node if n.op_type in ("Conv", "Gemm")]
+
+
 def set_weight(proto: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> None:
     tensor = next(t for t in proto.graph.initializer if t.name == name)
     values = change(numpy_helper.to_array(tensor).copy())
@@ -62,7 +67,23 @@ def nudge_one_weight(proto: onnx.ModelProto) -> None:
         values.flat[0] += 1e-2
         return values
 
-    set_weight(proto, "layer_stack.0.weight", nudge)
+    set_weight(proto, layer_inputs(proto)[-1][2], nudge)  # no image can fail to notice
+
+
+def spoil_for_integers(proto: onnx.ModelProto) -> None:
+    """Ruin conv2's int8 scales, which floats do not notice: huge weights on a dead channel."""
+
+    def kill(values: Any) -> Any:
+        values[0] = 0
+        return values
+
+    def outlier(values: Any) -> Any:
+        values[:, 0] = 100
+        return values
+
+    set_weight(proto, "layer_stack.0.weight", kill)
+    set_weight(proto, "layer_stack.0.bias", kill)
+    set_weight(proto, "layer_stack.3.weight", outlier)
 
 
 def put_nan(proto: onnx.ModelProto) -> None:
@@ -70,7 +91,7 @@ def put_nan(proto: onnx.ModelProto) -> None:
         values.flat[0] = np.nan
         return values
 
-    set_weight(proto, "layer_stack.9.weight", spoil)
+    set_weight(proto, layer_inputs(proto)[-1][1], spoil)
 
 
 def lower_opset(proto: onnx.ModelProto) -> None:
@@ -105,6 +126,6 @@ def mix_rows(proto: onnx.ModelProto) -> None:
 
 
 def drop_a_class(proto: onnx.ModelProto) -> None:
-    for name in ("layer_stack.9.weight", "layer_stack.9.bias"):
+    for name in layer_inputs(proto)[-1][1:]:
         set_weight(proto, name, lambda values: values[:-1])
-    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value -= 1

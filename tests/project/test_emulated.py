@@ -16,7 +16,7 @@ import pytest
 from emulated import CPUS, EMULATED, EXPORTED, TIMEOUT_S, Cpu, emulator
 
 import convnet_edge
-from convnet_edge.quantizing import integer
+from convnet_edge.quantizing import portable
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.model_file import open_model
@@ -56,10 +56,10 @@ def model_paths(images, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "quantize_static", with_8_bits)
         graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
-        made = integer.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
-    document = open_model((EXPORTED / PORTABLE).read_bytes()).contract.document
+        made = portable.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
+    document = open_model(EXPORTED / PORTABLE).contract.document
     path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
-    path.write_bytes(contract.seal(made.SerializeToString(), document))
+    path.write_bytes(contract.seal(made, document))
     return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}
 
 
@@ -124,7 +124,7 @@ def test_layouts_give_identical_logits_on_emulated_cpu(outcome):
 
 
 def test_float_logits_of_emulated_cpu_are_within_the_golden_tolerance(outcome, here):
-    tolerance = open_model((EXPORTED / FLOAT).read_bytes()).contract.goldens.tolerance
+    tolerance = contract.read_contract((EXPORTED / FLOAT).read_bytes()).goldens.tolerance
     assert selftest.largest_error(outcome.logits[FLOAT], here[FLOAT]) <= tolerance
     assert (outcome.logits[FLOAT].argmax(axis=1) == here[FLOAT].argmax(axis=1)).all()
 

@@ -48,7 +48,7 @@ def test_every_field_of_a_result_and_every_command_s_options_have_their_row():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_contract_s_keys_are_all_described(path):
     page = (DOCS / "reference" / "contract.md").read_text()
-    document = open_model(path.read_bytes()).contract.document
+    document = open_model(path).contract.document
     for key, value in document.items():
         assert f"`{key}`" in page, key
         inner = value[0] if isinstance(value, list) and isinstance(value[0], dict) else value
@@ -61,7 +61,7 @@ def test_contract_s_keys_are_all_described(path):
 def test_contract_page_lists_the_steps_of_the_shipped_file():
     page = (DOCS / "reference" / "contract.md").read_text()
     listed = re.search(r"<!-- steps -->\n(.*?)<!-- end -->", page, re.DOTALL)[1]
-    document = open_model(SHIPPED[0].read_bytes()).contract.document
+    document = open_model(SHIPPED[0]).contract.document
     steps = [line.split(". ", 1)[1] for line in listed.splitlines()]
     assert steps == document["preprocessing"]["steps"]
     assert document["preprocessing"]["pixel_tolerance"] == selftest.PIXEL_TOLERANCE

@@ -23,7 +23,6 @@ LABELS = {
     "f1": "F1",
     "op_type": "operator",
     "share_of_bound": "of the bound",
-    "cpu_ms_per_run": "CPU ms a run",
     "n_switched": "interrupted",
     "waited_share": "waited",
     "mcnemar_p": "McNemar's p",
@@ -246,6 +245,7 @@ def heading(name: str) -> str:
 # what a field's name ends with: the unit in its heading, and how its numbers are written
 UNITS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "_ms": (" ms", milliseconds),
+    "_ms_per_run": (" ms a run", milliseconds),
     "_us": (" µs", "{:,.1f}".format),
     "_bytes": ("", size_text),
     "_multiplications_per_s": (" 10⁹ multiplications/s", lambda value: f"{value / 1e9:,.1f}"),

@@ -2,13 +2,17 @@ import gzip
 import hashlib
 import http.server
 import shutil
+import struct
 import threading
 
+import numpy as np
 import pytest
 
 from convnet_edge.data import fashion_mnist as data
-from convnet_edge.runtime import idx
 from convnet_edge.runtime.errors import InputError
+
+IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+LABELS = np.array([7, 1], np.uint8)
 
 
 def test_test_set_is_the_official_one(test_set):
@@ -64,13 +68,66 @@ def test_half_a_folder_is_an_error_and_no_reason_to_look_elsewhere(data_dir):
         data.load_training_set("fashion-mnist", data_dir)
 
 
-def test_swapped_files_in_a_folder_are_named(data_dir):
-    images, labels = (data_dir / f"{name}.gz" for name in data.TRAIN_FILES)
-    shutil.move(images, data_dir / "x")
-    shutil.move(labels, images)
-    shutil.move(data_dir / "x", labels)
+def idx(array):
+    header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.tobytes()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    images, labels = tmp_path / "images.gz", tmp_path / "labels.gz"
+    images.write_bytes(gzip.compress(idx(IMAGES)))
+    labels.write_bytes(gzip.compress(idx(LABELS)))
+    return images, labels
+
+
+def test_gzip_and_plain_files_hold_the_same_images(pair):
+    images, labels = pair
+    loaded = data.read_image_set(images, labels)
+    np.testing.assert_array_equal(loaded.images, IMAGES)
+    np.testing.assert_array_equal(loaded.labels, LABELS)
+    images.write_bytes(gzip.decompress(images.read_bytes()))
+    again = data.read_image_set(images, labels)
+    assert again.images_sha256 == loaded.images_sha256 == hashlib.sha256(idx(IMAGES)).hexdigest()
+
+
+def within(change):
+    return lambda content: gzip.compress(change(gzip.decompress(content)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[: len(content) // 2], "truncated"),
+        (lambda content: content[:20] + bytes([content[20] ^ 255]) + content[21:], "damaged"),
+        (within(lambda content: content[:6]), "requires a buffer"),
+        (within(lambda content: b"\x01\x02\x03\x04" + content[4:]), "starts with 01020304"),
+        (within(lambda content: content[:-1]), "23 values for 2 x 3 x 4"),
+        (within(lambda content: content + b"x"), "25 values for 2 x 3 x 4"),
+        (lambda content: idx(np.zeros((0, 28, 28), np.uint8)), "0 values for 0 x 28 x 28"),
+    ],
+)
+def test_damaged_images_are_refused_with_the_reason(pair, damage, reason):
+    images, labels = pair
+    images.write_bytes(damage(images.read_bytes()))
+    with pytest.raises(InputError, match=reason):
+        data.read_image_set(images, labels)
+
+
+def test_swapped_files_and_counts_that_differ_are_named(pair):
+    images, labels = pair
     with pytest.raises(InputError, match="swapped"):
-        data.load_training_set("fashion-mnist", data_dir)
+        data.read_image_set(labels, images)
+    labels.write_bytes(idx(np.zeros(3, np.uint8)))
+    with pytest.raises(InputError, match=r"2 images.*3 labels"):
+        data.read_image_set(images, labels)
+
+
+def test_decompression_bomb_is_refused(pair, monkeypatch):
+    monkeypatch.setattr(data, "MAX_FILE_BYTES", 1000)
+    pair[0].write_bytes(gzip.compress(bytes(100_000)))
+    with pytest.raises(InputError, match="without end"):
+        data.read_image_set(*pair)
 
 
 @pytest.fixture
@@ -120,5 +177,5 @@ def test_failed_download_names_every_other_way(tmp_path, monkeypatch):
 def test_package_data_is_the_official_training_set(tmp_path):
     loaded = data.load_training_set("fashion-mnist", tmp_path)
     assert loaded.images.shape == (60_000, 28, 28)
-    sample = idx.read_image_set(*(data.SAMPLE_DIR / f"{n}.gz" for n in data.TRAIN_FILES))
+    sample = data.read_image_set(*(data.SAMPLE_DIR / f"{n}.gz" for n in data.TRAIN_FILES))
     assert (loaded.images[:10_000] == sample.images).all()

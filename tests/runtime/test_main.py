@@ -1,0 +1,175 @@
+"""The command line of a bundle, on bundles of hand-made models."""
+
+import json
+
+import faults
+import numpy as np
+import pytest
+import tiny
+
+from convnet_edge.runtime import Classifier, archive
+from convnet_edge.runtime.__main__ import main
+from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.measure.options import BenchOptions
+from convnet_edge.runtime.options import declared
+
+TEST = ImageSet(tiny.images(60), tiny.labels(60).astype(np.uint8), "i" * 64, "l" * 64, "tiny")
+QUICK = ("--quick", "--threads", "1")
+
+
+def pack(path, models, **more):
+    manifest = {
+        "schema": archive.SCHEMA,
+        "convnet_edge": "0.0",
+        "class_labels": list(tiny.LABELS),
+        "models": [
+            {"name": name, "model_bytes": len(model), "model_sha256": "0" * 64, "layout": None,
+             "accuracy": 0.75, "n_test_images": 60}
+            for name, model in models.items()
+        ],
+        "test_set": archive.TEST_SET in more,
+    }  # fmt: skip
+    members = {archive.MODELS + name: model for name, model in models.items()}
+    content = {**members, **more, archive.MANIFEST: json.dumps(manifest).encode()}
+    path.write_bytes(archive.pack(content))
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    models = {"grey.onnx": tiny.grey(), "grey-uint8.onnx": tiny.grey_uint8()}
+    return pack(tmp_path / "b.pyz", models, **{archive.TEST_SET: archive.encode_test_set(TEST)})
+
+
+def broken():
+    def alter(document):
+        document["goldens"]["logits"][0][0] += 5.0
+
+    return faults.change_document(tiny.grey(), alter)
+
+
+def test_archive_gives_models_and_test_set_back(bundle):
+    found = archive.read_archive(bundle)
+    assert list(found.models()) == ["grey.onnx", "grey-uint8.onnx"]
+    assert found.models()["grey.onnx"] == tiny.grey()
+    test = found.test_set()
+    np.testing.assert_array_equal(test.images, TEST.images)
+    np.testing.assert_array_equal(test.labels, TEST.labels)
+    assert (test.images_sha256, test.labels_sha256) == (TEST.images_sha256, TEST.labels_sha256)
+    assert archive.encode_test_set(TEST) == archive.encode_test_set(TEST)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no zip",
+        archive.encode_test_set(ImageSet(TEST.images, TEST.labels[:3], "", "", "")),
+        archive.encode_test_set(ImageSet(TEST.images / 255, TEST.labels, "", "", "")),
+    ],
+)
+def test_test_set_that_is_none_is_refused(tmp_path, content):
+    path = pack(tmp_path / "b.pyz", {"g": tiny.grey()}, **{archive.TEST_SET: content})
+    with pytest.raises(archive.InputError, match="no bundle"):
+        archive.read_archive(path).test_set()
+
+
+def test_flipped_byte_is_exit_1(bundle, capsys):
+    data = bytearray(bundle.read_bytes())
+    data[len(data) // 2] ^= 1
+    bundle.write_bytes(data)
+    assert main(str(bundle), ["selftest"]) == 1
+    assert "altered or is incomplete" in capsys.readouterr().err
+
+
+def test_selftest_passes_and_says_so_as_json(bundle, capsys):
+    assert main(str(bundle), ["selftest"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("PASS")
+    assert main(str(bundle), ["selftest", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is True
+    assert [model["name"] for model in found["models"]] == ["grey.onnx", "grey-uint8.onnx"]
+    assert {"graph digest", "preprocessing samples"} <= {
+        check["name"] for check in found["models"][0]["checks"]
+    }
+
+
+def test_predict_gives_the_classifiers_labels(bundle, tmp_path, capsys):
+    paths = []
+    for picture in tiny.pictures():
+        paths.append(tmp_path / picture.name)
+        paths[-1].write_bytes(picture.encoded)
+    code = main(str(bundle), ["predict", *map(str, paths), "--model", "grey.onnx", "--json"])
+    assert code == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["label"] for row in found] == Classifier(tiny.grey())(paths).names
+    assert main(str(bundle), ["predict", str(tmp_path / "absent.png"), str(paths[0])]) == 2
+    answered = capsys.readouterr()
+    assert "absent.png" in answered.err
+    assert "the fastest that passes here" in answered.err
+    assert answered.out.startswith(f"{paths[0]}: ")
+
+
+def test_predict_without_pictures_labels_the_samples(bundle, capsys):
+    assert main(str(bundle), ["predict"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())
+
+
+def test_model_that_fails_here_is_left_out_and_said_so(tmp_path, capsys):
+    path = pack(tmp_path / "b.pyz", {"good.onnx": tiny.grey(), "bad.onnx": broken()})
+    assert main(str(path), ["selftest"]) == 1
+    assert main(str(path), ["predict"]) == 0
+    assert "bad.onnx is left out, golden vectors" in capsys.readouterr().err
+    assert main(str(path), ["predict", "--model", "bad.onnx"]) == 1
+
+
+def test_bench_measures_in_the_one_order_and_writes_the_result(bundle, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    arguments = ["bench", *QUICK, "--model", "grey.onnx", "--out", str(out)]
+    code = main(str(bundle), arguments)
+    found, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert code == (1 if found["verdict"]["status"] == "INVALID" else 0)
+    assert found["accuracy"]["n_correct"] == 45
+    assert found["cold_start"]["n_processes"] == 5
+    assert [row["batch_size"] for row in found["latency"]] == [1, 64]
+    assert found["interrupted"] is False
+    assert f"verdict: {found['verdict']['status']}" in said
+    assert "test accuracy 75.00 %" in said
+
+
+def test_info_says_what_the_bundle_holds(bundle, capsys):
+    assert main(str(bundle), ["info"]) == 0
+    assert "with the test set" in capsys.readouterr().out
+    assert main(str(bundle), ["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == archive.read_archive(bundle).manifest
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bench", "--batch-sizes", "0"],
+        ["bench", "--duration", "0"],
+        ["bench", "--pace", "often"],
+        ["predict", "--model", "absent.onnx"],
+        ["predict", "--provider", "tpu"],
+        ["predict", "--threads", "0"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_wrong_usage_is_exit_2(bundle, arguments, capsys):
+    try:
+        code = main(str(bundle), arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert capsys.readouterr().err
+
+
+def test_help_names_every_declared_option_with_the_bundles_defaults(bundle, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(str(bundle), ["bench", "--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    flags = {one.flag for one in declared(BenchOptions) if not one.about.positional}
+    assert not {flag for flag in flags - {"--spin"} | {"--no-spin"} if flag not in text}
+    assert "Default: 1,8." in text
