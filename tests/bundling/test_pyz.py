@@ -207,7 +207,7 @@ def test_host_refuses_to_bundle_a_model_that_fails(tmp_path):
 
 def test_models_of_one_name_or_of_other_classes_are_refused(tiny_model, tmp_path):
     for models, match in (
-        ((tiny_model, tiny_model), "two models named"),
+        ((tiny_model, tiny_model), "models of one name"),
         ((tiny_model, FLOAT), "other classes"),
     ):
         with pytest.raises(InputError, match=match):
