@@ -24,8 +24,6 @@ from ..networks.convnet import (
     Convnet,
     count_parameters,
     hidden_activity,
-    needed_sides,
-    parameter_formula,
     reference_logits,
 )
 from ..runtime import contract, selftest
@@ -91,7 +89,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("computing float64 reference logits")
     reference = parity.from_pytorch(test.images, reference_logits(model, test.images))
     step("exporting the graph")
-    exported = to_onnx(model, trained.image_shape, takes=options.input)
+    exported = to_onnx(model, model.architecture.image_shape, takes=options.input)
     step("proving the final bytes")
     final = contract.seal(exported, _describe(options, model, trained, test, reference))
     proof = prove(final, reference)
@@ -142,7 +140,7 @@ def to_onnx(
     try:
         proto = graph.trace(model, image_shape)
         graph.flatten(proto)
-        graph.trim_input(proto, needed_sides(image_shape, model.kernel_size))
+        graph.trim_input(proto, model.architecture.needed_sides)
         if takes == "uint8":
             graph.take_uint8(proto)
         proto = graph.finish(proto)
@@ -191,7 +189,7 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
     header, activity = trained.header, hidden_activity(model, test.images)
-    labels, network = header["class_labels"], header["model"]
+    labels = header["class_labels"]
     chosen = goldens.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
     proof = document.describe_proof("float64 PyTorch", reference, test, chosen, labels)
     coverage = {
@@ -199,21 +197,18 @@ def _describe(
         "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
         "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
     }
-    n_by_formula = parameter_formula(
-        trained.image_shape,
-        kernel_size=network["kernel_size"],
-        n_classes=len(labels),
-        width=network.get("width", 1.0),
-    )
     return {
         "name": options.out_path.stem,
         "class_labels": labels,
         "training": header["training"],
-        "parameters": {"n": count_parameters(model), "n_by_formula": n_by_formula},
+        "parameters": {
+            "n": count_parameters(model),
+            "n_by_formula": model.architecture.n_parameters,
+        },
         "versions": {"training": header["versions"], "export": _versions()},
         "exporter": "dynamo",
         "measured": proof["measured"],
         "goldens": proof["goldens"] | coverage,
-        **document.describe_input(options.input, trained.image_shape),
+        **document.describe_input(options.input, model.architecture.image_shape),
         **document.describe_use(test.images),
     }

@@ -121,8 +121,8 @@ def _compare(classifier: Classifier, path: Path) -> Compared:
     from ..networks import checkpoint  # torch: only this path needs it
     from ..networks.convnet import reference_logits
 
-    model, trained = checkpoint.load_model(path)
-    _require_same_images(path, trained.image_shape[1:], classifier)
+    model, _ = checkpoint.load_model(path)
+    _require_same_images(path, model.architecture.image_shape[1:], classifier)
     reference = parity.from_pytorch(images, reference_logits(model, images))
     proof = parity.compare_all(classifier, reference)
     return Compared(proof.checks, proof.comparison, Against(str(path)))

@@ -18,7 +18,7 @@ import torch
 from ..runtime.contract import MAX_SIDE
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
-from .convnet import Convnet, build_convnet, parameter_formula
+from .convnet import Architecture, Convnet, build_convnet
 
 SCHEMA = 1
 HEADER_KEY = "convnet_edge"
@@ -30,18 +30,23 @@ NEXT_STEP = "train again with `convnet-edge train`"
 class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
-    kind: "model" or "resume". header: plain JSON values; header["model"] builds the convnet.
+    kind: "model" or "resume". header: plain JSON values; a model's are `model` (see
+    `describe_network`), `class_labels`, `training`, `test` and `versions`.
     """
 
     kind: str
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any]
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """The (C, H, W) of one image."""
-        channels, height, width = (int(size) for size in self.header["model"]["image_shape"])
-        return channels, height, width
+
+def describe_network(architecture: Architecture) -> dict[str, Any]:
+    """Return header["model"], from which the convnet is built again."""
+    return {
+        "image_shape": list(architecture.image_shape),
+        "kernel_size": architecture.kernel_size,
+        "width": architecture.width,
+        "n_parameters": architecture.n_parameters,
+    }
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -95,45 +100,42 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
     """
     checkpoint = load(path, kind="model")
     try:
-        model = _build(checkpoint)
+        model = build_convnet(_read_architecture(checkpoint))
         model.load_state_dict(checkpoint.tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.tensors.values()):
+            raise ValueError("not all are finite")
+    except _UNFIT as error:
         reason = str(error).splitlines()[0][:300]
         raise InputError(
             f"{path} has weights that do not fit its header: {reason}",
-            expected="the convnet that the header describes",
+            expected="the trained convnet that the header describes",
             next_step=NEXT_STEP,
         ) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
-        raise InputError(
-            f"{path} holds weights that are not finite",
-            expected="a trained model",
-            next_step=NEXT_STEP,
-        )
     return model.eval(), checkpoint
 
 
-def _build(checkpoint: Checkpoint) -> Convnet:
-    """Build the network of the header, once its size is known to be the stored tensors'.
+# what a header that makes no sense comes to; InputError: a kernel larger than its images
+_UNFIT = (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError, OverflowError: the header makes no sense.
-    """
-    header, shape = checkpoint.header, checkpoint.image_shape
+
+def _read_architecture(checkpoint: Checkpoint) -> Architecture:
+    """Return the network of the header, once its size is known to be the stored tensors'."""
+    header = checkpoint.header
     labels, described = header["class_labels"], (header["training"], header["versions"])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise TypeError("class_labels are not names")
     if not all(isinstance(part, dict) for part in described):
         raise TypeError("training or versions are not described")
-    if not all(1 <= side <= MAX_SIDE for side in shape):
-        raise ValueError(f"images of {shape}")
-    network: dict[str, Any] = {
-        "kernel_size": int(header["model"]["kernel_size"]),
-        "width": float(header["model"].get("width", 1.0)),
-        "n_classes": len(labels),
-    }
+    channels, height, width = (int(size) for size in header["model"]["image_shape"])
+    if not all(1 <= side <= MAX_SIDE for side in (channels, height, width)):
+        raise ValueError(f"images of {channels} x {height} x {width}")
+    architecture = Architecture(
+        (channels, height, width),
+        int(header["model"]["kernel_size"]),
+        len(labels),
+        float(header["model"].get("width", 1.0)),
+    )
     n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    n_described = parameter_formula(shape, **network)  # before anything of that size is built
-    if n_described != n_stored:
-        raise ValueError(f"{n_stored:,} numbers stored, {n_described:,} described")
-    return build_convnet(shape, **network)
+    if architecture.n_parameters != n_stored:  # before anything of that size is built
+        raise ValueError(f"{n_stored:,} numbers stored, {architecture.n_parameters:,} described")
+    return architecture

@@ -1,4 +1,4 @@
-"""The seed's convnet, layer for layer and name for name, and what is computed from it.
+"""The tutorial's convnet, layer for layer and name for name, and what is computed from it.
 
 Source: the PyTorch tutorial "Convolutional Neural Network with PyTorch" that this project
 implements. How it is trained, stored or exported is the stages' business.
@@ -6,6 +6,8 @@ implements. How it is trained, stored or exported is the stages' business.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,89 @@ from ..runtime.errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 REFERENCE_BATCH_SIZE = 100  # float64 takes 3.2 s for 10,000 images; at 500 it took 5.5 s
-N_CLASSES = 10
 CONV_CHANNELS = (32, 64)
 HIDDEN_FEATURES = 128
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes that make one convnet, and what follows from them before anything is built.
+
+    image_shape: (C, H, W). kernel_size: side of both convolutions' kernels, in pixels. width: 1 is
+    the tutorial's 32-64-128; 0.5 has half of each, and 3.7 times fewer multiplications.
+
+    Raises:
+        InputError: the kernel leaves no pixel of the image after both poolings.
+    """
+
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    kernel_size: int = 3
+    n_classes: int = 10
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check that a feature is left."""
+        if min(self.feature_sides) < 1:
+            raise InputError(
+                f"kernel size {self.kernel_size} on images of {self.image_shape[1]} x "
+                f"{self.image_shape[2]} pixels leaves nothing after two convolutions and poolings",
+                expected="a smaller kernel or larger images",
+                next_step="pass --kernel-size 3",
+            )
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """The channels of both convolutions, and the hidden features."""
+        first, second, hidden = (
+            max(1, round(self.width * n)) for n in (*CONV_CHANNELS, HIDDEN_FEATURES)
+        )
+        return first, second, hidden
+
+    @property
+    def feature_sides(self) -> tuple[int, int]:
+        """The (height, width) of the last feature map; below 1 where a side vanishes on the way."""
+        height, width = self.image_shape[1:]
+        for _ in CONV_CHANNELS:  # no padding, then pooling by 2
+            height, width = ((side - self.kernel_size + 1) // 2 for side in (height, width))
+        return height, width
+
+    @property
+    def needed_sides(self) -> tuple[int, int]:
+        """The (height, width) of the top left part of an image that the logits depend on.
+
+        Pooling floors, so the last rows and columns may reach no output: 26 of 28 pixels at kernel
+        size 3. Function and gradients on that crop are those of the whole image.
+        """
+        height, width = self.feature_sides
+        for _ in CONV_CHANNELS:
+            height, width = (2 * side + self.kernel_size - 1 for side in (height, width))
+        return height, width
+
+    @property
+    def layers(self) -> tuple[tuple[int, int, int], ...]:
+        """Of conv1, conv2 and both linear layers: inputs of an output, channels, places.
+
+        places: pixels of the output that reach the logits; what pooling drops is not counted.
+        """
+        first, second, hidden = self.widths
+        area, (height, width) = self.kernel_size**2, self.feature_sides
+        conv1_places = math.prod(side - self.kernel_size + 1 for side in self.needed_sides)
+        return (
+            (area * self.image_shape[0], first, conv1_places),
+            (area * first, second, 4 * height * width),
+            (second * height * width, hidden, 1),
+            (hidden, self.n_classes, 1),
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """The trainable parameters by formula: the weights, and a bias for each channel."""
+        return sum((n_inputs + 1) * channels for n_inputs, channels, _ in self.layers)
+
+    @property
+    def n_multiplications(self) -> tuple[int, ...]:
+        """Each layer's multiplications for one image."""
+        return tuple(math.prod(layer) for layer in self.layers)
 
 
 class Convnet(nn.Module):
@@ -29,35 +111,23 @@ class Convnet(nn.Module):
     takes its width from the first batch, so call `materialize` before anything counts parameters.
     """
 
-    def __init__(
-        self,
-        conv2d_kernel_size: int = 3,
-        *,
-        in_channels: int = 1,
-        n_classes: int = N_CLASSES,
-        width: float = 1.0,
-    ) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        first, second, hidden = layer_widths(width)
+        self.architecture = architecture
+        first, second, hidden = architecture.widths
+        kernel_size = architecture.kernel_size
         self.layer_stack = nn.Sequential(
-            nn.Conv2d(in_channels, first, kernel_size=conv2d_kernel_size),
+            nn.Conv2d(architecture.image_shape[0], first, kernel_size=kernel_size),
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=2),
-            nn.Conv2d(first, second, kernel_size=conv2d_kernel_size),
+            nn.Conv2d(first, second, kernel_size=kernel_size),
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=2),
             nn.Flatten(),
             nn.LazyLinear(out_features=hidden),
             nn.ReLU(),
-            nn.Linear(in_features=hidden, out_features=n_classes),
+            nn.Linear(in_features=hidden, out_features=architecture.n_classes),
         )
-
-    @property
-    def kernel_size(self) -> int:
-        """Side of both convolutions' kernels, in pixels."""
-        conv1 = self.layer_stack[0]
-        assert isinstance(conv1, nn.Conv2d)
-        return conv1.kernel_size[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (N, C, H, W) to logits (N, n_classes)."""
@@ -65,36 +135,10 @@ class Convnet(nn.Module):
         return logits
 
 
-def layer_widths(width: float) -> tuple[int, int, int]:
-    """Return the channels of both convolutions and the hidden features at that `width`.
-
-    1 is the seed's 32-64-128; 0.5 has half of each, and 3.7 times fewer multiplications.
-    """
-    first, second = (max(1, round(width * channels)) for channels in CONV_CHANNELS)
-    return first, second, max(1, round(width * HIDDEN_FEATURES))
-
-
-def build_convnet(
-    image_shape: tuple[int, int, int],
-    *,
-    kernel_size: int = 3,
-    n_classes: int = N_CLASSES,
-    width: float = 1.0,
-) -> Convnet:
-    """Build a convnet for images (C, H, W) with LazyLinear materialised, weights random.
-
-    Raises:
-        InputError: the kernel leaves no pixel of the image after both poolings.
-    """
-    if feature_sides(image_shape, kernel_size) is None:
-        raise InputError(
-            f"kernel size {kernel_size} on images of {image_shape[1]} x {image_shape[2]} pixels "
-            "leaves nothing after two convolutions and poolings",
-            expected="a smaller kernel or larger images",
-            next_step="pass --kernel-size 3",
-        )
-    model = Convnet(kernel_size, in_channels=image_shape[0], n_classes=n_classes, width=width)
-    materialize(model, image_shape)
+def build_convnet(architecture: Architecture) -> Convnet:
+    """Build the convnet with LazyLinear materialised, weights random."""
+    model = Convnet(architecture)
+    materialize(model, architecture.image_shape)
     return model
 
 
@@ -104,89 +148,24 @@ def materialize(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
         model(torch.zeros(1, *image_shape))
 
 
-def feature_sides(image_shape: tuple[int, int, int], kernel_size: int) -> tuple[int, int] | None:
-    """Return (height, width) of the last feature map, None if a side vanishes on the way."""
-    sides = []
-    for side in image_shape[1:]:
-        for _ in CONV_CHANNELS:
-            side = (side - kernel_size + 1) // 2  # no padding, then pooling by 2
-            if side < 1:
-                return None
-        sides.append(side)
-    return sides[0], sides[1]
-
-
-def needed_sides(image_shape: tuple[int, int, int], kernel_size: int) -> tuple[int, int]:
-    """Return (height, width) of the top left part of an image that the logits depend on.
-
-    Pooling floors, so the last rows and columns may reach no output: 26 of 28 pixels at kernel
-    size 3. Function and gradients on that crop are those of the whole image.
-
-    Raises:
-        ValueError: no feature is left (see `feature_sides`).
-    """
-    sides = feature_sides(image_shape, kernel_size)
-    if sides is None:
-        raise ValueError(f"kernel {kernel_size} on {image_shape}")
-    height, width = sides
-    for _ in CONV_CHANNELS:
-        height, width = (2 * side + kernel_size - 1 for side in (height, width))
-    return height, width
-
-
 def count_parameters(model: nn.Module) -> int:
     """Return how many trainable parameters `model` has; lazy layers must be materialised."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def parameter_formula(
-    image_shape: tuple[int, int, int],
-    *,
-    kernel_size: int = 3,
-    n_classes: int = N_CLASSES,
-    width: float = 1.0,
-) -> int:
-    """Return the parameter count from layer sizes alone, as the seed derives it.
+@torch.no_grad()
+def fold_normalization(model: Convnet, mean: float, deviation: float) -> None:
+    """Change conv1 so that it takes pixels in [0, 1] where it took (pixel - mean) / deviation.
 
-    (in_channels · k² + 1) · out_channels for a convolution, (in + 1) · out for a linear layer.
-
-    Raises:
-        ValueError: no feature is left (see `feature_sides`).
+    Exact, since the convolution pads nothing: w' = w / deviation, b' = b - mean Σ w / deviation;
+    computed in float64, rounded once.
     """
-    sides = feature_sides(image_shape, kernel_size)
-    if sides is None:
-        raise ValueError(f"kernel {kernel_size} on {image_shape}")
-    first, second, hidden = layer_widths(width)
-    return (
-        (image_shape[0] * kernel_size**2 + 1) * first
-        + (first * kernel_size**2 + 1) * second
-        + (second * sides[0] * sides[1] + 1) * hidden
-        + (hidden + 1) * n_classes
-    )
-
-
-def needed_multiplications(
-    image_shape: tuple[int, int, int],
-    *,
-    kernel_size: int = 3,
-    n_classes: int = N_CLASSES,
-    width: float = 1.0,
-) -> tuple[int, ...]:
-    """Return each layer's multiplications for one image, counting what reaches the logits.
-
-    conv1, conv2, first and second linear layer; an output that pooling drops is not counted.
-
-    Raises:
-        ValueError: no feature is left (see `feature_sides`).
-    """
-    height, columns = needed_sides(image_shape, kernel_size)
-    counts, in_channels = [], image_shape[0]
-    first, second, hidden = layer_widths(width)
-    for channels in (first, second):
-        height, columns = height - kernel_size + 1, columns - kernel_size + 1
-        counts.append(height * columns * kernel_size**2 * in_channels * channels)
-        height, columns, in_channels = height // 2, columns // 2, channels
-    return (*counts, second * height * columns * hidden, hidden * n_classes)
+    conv1 = model.layer_stack[0]
+    assert isinstance(conv1, nn.Conv2d)
+    assert conv1.bias is not None
+    weight = conv1.weight.double() / deviation
+    conv1.bias.copy_(conv1.bias.double() - mean * weight.sum((1, 2, 3)))
+    conv1.weight.copy_(weight)
 
 
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
@@ -195,8 +174,8 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
     Runs on the model's device and leaves the model in its dtype and in eval mode.
     """
     model.eval()
-    original = next(model.parameters()).dtype
-    device = next(model.parameters()).device
+    first = next(model.parameters())
+    original, device = first.dtype, first.device
     model.to(dtype)
     parts = []
     try:
@@ -212,7 +191,7 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
 
 
 def reference_logits(model: Convnet, images: Array) -> tuple[Array, Array]:
-    """Return PyTorch's logits (N, C) on `images`, in float64 and in float32."""
+    """Return PyTorch's logits (N, n_classes) on `images`, in float64 and in float32."""
     exact, rounded = (compute_logits(model, images, t) for t in (torch.float64, torch.float32))
     return exact, rounded
 

@@ -7,14 +7,13 @@ before it starts, so that any share of a batch can be made anywhere, and no step
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ..data.fashion_mnist import CLASS_LABELS
-from ..networks.convnet import needed_sides
 from ..networks.convnet_gradients import Batch
 from ..runtime.measure.accuracy import ImageSet
 from .recipes import Recipe
@@ -22,8 +21,7 @@ from .recipes import Recipe
 Tensor = torch.Tensor
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(NamedTuple):
     """Which images, in which order, and what is done to each; a slice of it makes a batch.
 
     order: (N,) int64. mirrored: (N,) bool. shifts: (N, 2) int64 in 0, 1, 2: rows and columns of the
@@ -31,9 +29,9 @@ class Choices:
     """
 
     order: Tensor
-    mirrored: Tensor | None
-    shifts: Tensor | None
-    keep: Tensor | None
+    mirrored: Tensor | None = None
+    shifts: Tensor | None = None
+    keep: Tensor | None = None
 
     def part(self, start: int, stop: int) -> Choices:
         """Return the choices of images [start, stop) of the epoch, as views."""
@@ -41,12 +39,7 @@ class Choices:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Choices:
         """Return these choices with every tensor changed by `change`."""
-        mirrored, shifts, keep = (None if t is None else change(t) for t in self.tensors()[1:])
-        return Choices(change(self.order), mirrored, shifts, keep)
-
-    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Return the four fields in order."""
-        return self.order, self.mirrored, self.shifts, self.keep
+        return Choices._make(None if t is None else change(t) for t in self)
 
 
 def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generator) -> Choices:
@@ -65,29 +58,24 @@ def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generat
 
 
 class TrainingImages:
-    """Images and labels on the device, cut to the pixels that reach the logits."""
+    """Images and labels on the device, cut to the `sides` (H, W) that reach the logits."""
 
     def __init__(
-        self, images: ImageSet, recipe: Recipe, *, kernel_size: int, device: torch.device
+        self, images: ImageSet, recipe: Recipe, *, sides: tuple[int, int], device: torch.device
     ) -> None:
         self.labels = torch.from_numpy(images.labels.copy()).to(device, torch.int64)
-        pixels = torch.from_numpy(images.images.copy())
-        shape = (1, pixels.shape[1], pixels.shape[2])
-        self._sides = needed_sides(shape, kernel_size)
-        self._full_width = pixels.shape[2]
-        self._dropout = recipe.dropout
-        self._targets = target_rows(recipe.label_smoothing).to(device)
-        mean, deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
-        self.mean, self.deviation = mean, deviation
+        self.mean, self.deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
-        self._scale, self._offset = 1 / (255 * deviation), -mean / deviation
+        self._scale, self._offset = 1 / (255 * self.deviation), -self.mean / self.deviation
+        self._targets = target_rows(recipe.label_smoothing).to(device)
+        self._dropout = recipe.dropout
+        pixels = torch.from_numpy(images.images.copy())
+        self._full_width = pixels.shape[2]
         if recipe.flip_and_shift:
             self._pixels = F.pad(pixels, (1, 1, 1, 1)).to(device)
-            self._rows = torch.arange(self._sides[0], device=device)
-            self._columns = torch.arange(self._sides[1], device=device)
+            self._rows, self._columns = (torch.arange(side, device=device) for side in sides)
         else:
-            self._pixels = pixels[:, None, : self._sides[0], : self._sides[1]].contiguous()
-            self._pixels = self._pixels.to(device)
+            self._pixels = pixels[:, None, : sides[0], : sides[1]].contiguous().to(device)
 
     def __len__(self) -> int:
         return len(self.labels)

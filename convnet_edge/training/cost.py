@@ -7,23 +7,22 @@ from dataclasses import dataclass
 
 import torch
 
+from ..networks.convnet import Architecture
+from ..runtime.measure.accuracy import ImageSet
+
 PEAK_SIDE = 1024
 PEAK_ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the network and its training take.
+    """What training takes, beside what the architecture says of itself.
 
-    n_parameters: trainable ones; float32. n_multiplications: of one image's forward pass, by layer
-    (see `needed_multiplications`). data_bytes: of the images and labels on the device.
-    peak_flops: floating-point operations a second, measured here on a large matrix product.
-    bound_s: seconds of one epoch if all its operations ran at that peak.
+    data_bytes: of the images and labels on the device. peak_flops: floating-point operations a
+    second, measured here on a large matrix product. bound_s: seconds of one epoch if all its
+    operations ran at that peak.
     """
 
-    n_parameters: int
-    n_multiplications: tuple[int, ...]
-    parameter_bytes: int
     data_bytes: int
     peak_flops: float
     bound_s: float
@@ -38,20 +37,11 @@ def training_operations(n_multiplications: tuple[int, ...]) -> int:
     return 2 * (3 * sum(n_multiplications) - n_multiplications[0])
 
 
-def estimate(
-    model: torch.nn.Module, layers: tuple[int, ...], *, n_images: int, data_bytes: int
-) -> Cost:
-    """Return the cost of training `model`, whose `layers` multiply so often, on `n_images`."""
-    parameters = list(model.parameters())
-    peak = measure_peak(parameters[0].device)
-    return Cost(
-        n_parameters=sum(p.numel() for p in parameters),
-        n_multiplications=layers,
-        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
-        data_bytes=data_bytes,
-        peak_flops=peak,
-        bound_s=n_images * training_operations(layers) / peak,
-    )
+def estimate(architecture: Architecture, images: ImageSet, device: torch.device) -> Cost:
+    """Return the cost of training that network on `images`."""
+    peak = measure_peak(device)
+    operations = len(images) * training_operations(architecture.n_multiplications)
+    return Cost(images.images.nbytes + 8 * len(images), peak, operations / peak)
 
 
 def measure_peak(device: torch.device) -> float:

@@ -45,10 +45,8 @@ class Processes:
         if self.size == 1:
             return
         flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
-        try:
+        with _needing_all():
             dist.all_reduce(flat)
-        except RuntimeError as error:
-            raise _lost(error) from error
         parts = torch.split(flat, [t.numel() for t in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
@@ -59,19 +57,21 @@ class Processes:
         Raises:
             InterruptedRunError: another process is gone.
         """
-        if self.size == 1:
-            return
-        try:
-            dist.barrier()
-        except RuntimeError as error:
-            raise _lost(error) from error
+        if self.size > 1:
+            with _needing_all():
+                dist.barrier()
 
 
-def local_device(device: torch.device) -> torch.device:
-    """Return this process's own GPU where torchrun started one process for each."""
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
+@contextmanager
+def _needing_all() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise InterruptedRunError(
+            f"another process of this run is gone: {str(error).splitlines()[0]}",
+            expected=f"all {os.environ['WORLD_SIZE']} processes until the end",
+            next_step="run the same command again with --resume",
+        ) from error
 
 
 @contextmanager
@@ -98,11 +98,3 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-def _lost(error: RuntimeError) -> InterruptedRunError:
-    return InterruptedRunError(
-        f"another process of this run is gone: {str(error).splitlines()[0]}",
-        expected=f"all {os.environ['WORLD_SIZE']} processes until the end",
-        next_step="run the same command again with --resume",
-    )

@@ -1,8 +1,8 @@
 """Update the convnet's parameters: Adam on all, or Muon on the two large matrices.
 
 Takes gradients, knows nothing of how they came about. What an update remembers lies in its
-parameter's memory format and is restored in place: fused Adam computes wrongly, without an error,
-on state whose format differs (6.5e-3 off after 5 steps).
+parameter's memory format and must be restored in place: fused Adam computes wrongly, without an
+error, on state whose format differs (6.5e-3 off after 5 steps).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .recipes import Recipe
 
 Tensor = torch.Tensor
 LARGE = (2, 4)  # places of conv2's and the first linear layer's weight among the parameters
-ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults, which the seed takes
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults, as in the tutorial
 MOMENTUM = 0.95
 # Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: steep at zero, so that
 # five iterations bring singular values into about [0.7, 1.2]
@@ -51,18 +51,6 @@ class Updater:
     def state(self) -> dict[str, Tensor]:
         """Return by name the tensors that the rules remember, not copies of them."""
         return {name: t for _, rule in self._rules for name, t in rule.state().items()}
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave.
-
-        Raises:
-            KeyError, ValueError: `tensors` is not the state of these parameters.
-        """
-        for name, mine in self.state().items():
-            saved = tensors[name]
-            if saved.shape != mine.shape or saved.dtype != mine.dtype:
-                raise ValueError(f"{name} is {saved.dtype} {tuple(saved.shape)}")
-            mine.copy_(saved)
 
 
 class Rate:
