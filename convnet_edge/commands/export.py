@@ -16,7 +16,6 @@ EXAMPLES = "Example: convnet-edge export checkpoints/convnet.safetensors"
 def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResult]:
     """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds."""
     from ..exporting import export as stage
-    from ..runtime.measure.result import as_json
 
     terminal.say(f"Exporting {options.checkpoint}")
     with terminal.progress() as bar:
@@ -29,4 +28,4 @@ def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResu
         f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
     )
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    return Done(result, as_json(report), f"convnet-edge bench {result.model_path}")
+    return Done(result, report, f"convnet-edge bench {result.model_path}")

@@ -16,7 +16,6 @@ EXAMPLES = "Example: convnet-edge quantize exported/convnet.onnx --layout ort-cp
 def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.QuantizeResult]:
     """Make an int8 model, gated on accuracy; written only if the gate holds."""
     from ..quantizing import quantize as stage
-    from ..runtime.measure.result import as_json
 
     with terminal.progress() as bar:
         result = stage.quantize(options, bar.step)
@@ -34,4 +33,4 @@ def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.Quantize
         f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
     )
     terminal.wrote((result.model_path, result.report_path))
-    return Done(result, as_json(report), f"convnet-edge bench {result.model_path}")
+    return Done(result, report, f"convnet-edge bench {result.model_path}")

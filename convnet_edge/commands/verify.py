@@ -19,7 +19,6 @@ EXAMPLES = (
 def command(options: VerifyOptions, terminal: Terminal) -> Done[stage.VerifyResult]:
     """Prove a model file on this machine: digests, golden vectors, preprocessing."""
     from ..exporting import verify as stage
-    from ..runtime.measure.result import as_json
     from ..runtime.selftest import require
 
     with terminal.progress() as bar:
@@ -41,4 +40,4 @@ def command(options: VerifyOptions, terminal: Terminal) -> Done[stage.VerifyResu
         next_step=f"read {result.report_path}; fetch the file again, or export it anew",
     )
     next_command = f"convnet-edge bench {result.model_path}" if report.passed else None
-    return Done(result, as_json(report), next_command, judge)
+    return Done(result, report, next_command, judge)
