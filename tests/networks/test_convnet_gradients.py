@@ -1,4 +1,4 @@
-"""The written-out step against autograd on the seed's own layers."""
+"""The written-out step against autograd on the tutorial's own layers."""
 
 import itertools
 
@@ -6,81 +6,68 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from convnet_edge.networks import convnet_gradients as step
-from convnet_edge.networks.convnet import build_convnet, needed_sides
+from convnet_edge.networks import convnet_gradients
+from convnet_edge.networks.convnet import Architecture, build_convnet
 from convnet_edge.networks.convnet_gradients import Batch, loss_and_gradients
 from convnet_edge.training.batches import target_rows
+from convnet_edge.training.distributed import Processes
 
 
-def build(shape=(1, 28, 28), dtype=torch.float64, **network):
+def example(n, architecture=Architecture(), dtype=torch.float64):  # noqa: B008 - frozen
+    """Return a network, its parameters, whole images and their batch as the step sees it."""
     torch.manual_seed(3)
-    model = build_convnet(shape, **network).to(dtype)
-    return model.to(memory_format=torch.channels_last)
-
-
-def example(n, shape, n_classes=10, dtype=torch.float64):
+    model = build_convnet(architecture).to(dtype).to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(5)
-    x = torch.rand(n, *shape, generator=generator, dtype=dtype)
-    x[:, :, : shape[1] // 2] = 0  # as in the data: equal neighbours, so ties in the pooling
-    return x, torch.randint(n_classes, (n,), generator=generator)
+    x = torch.rand(n, *architecture.image_shape, generator=generator, dtype=dtype)
+    x[:, :, : x.shape[2] // 2] = 0  # as in the data: equal neighbours, so ties in the pooling
+    labels = torch.randint(architecture.n_classes, (n,), generator=generator)
+    height, width = architecture.needed_sides
+    targets = torch.eye(architecture.n_classes, dtype=dtype)[labels]
+    parameters = [p.detach() for p in model.parameters()]
+    return model, parameters, x, Batch(x[:, :, :height, :width], labels, targets)
 
 
 def by_autograd(model, x, labels, label_smoothing=0.0, keep=None):
-    model.zero_grad()
     hidden = model.layer_stack[:9](x)
     logits = model.layer_stack[9](hidden if keep is None else hidden * keep)
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     loss.backward()
-    return loss.detach(), logits, [p.grad.clone() for p in model.parameters()]
-
-
-def batch_of(x, labels, *, kernel_size=3, targets=None, keep=None):
-    height, width = needed_sides(tuple(x.shape[1:]), kernel_size)
-    targets = torch.eye(10, dtype=x.dtype) if targets is None else targets
-    return Batch(x[:, :, :height, :width], labels, targets[labels], keep)
+    return loss.detach(), logits, [p.grad for p in model.parameters()]
 
 
 @pytest.fixture(params=["convolution", "product"])
 def conv2_by(request, monkeypatch):
     """Compute conv2 both ways, whatever this processor would take."""
-    monkeypatch.setattr(step, "_products_are_faster", lambda _: request.param == "product")
+    product = request.param == "product"
+    monkeypatch.setattr(convnet_gradients, "_products_are_faster", lambda _: product)
 
 
 @pytest.mark.usefixtures("conv2_by")
 @pytest.mark.parametrize("n", [1, 7])
 @pytest.mark.parametrize(
-    ("shape", "network"),
+    "architecture",
     [
-        ((1, 28, 28), {"kernel_size": 3}),
-        ((1, 28, 28), {"kernel_size": 1}),
-        ((1, 28, 28), {"kernel_size": 2}),
-        ((1, 28, 28), {"kernel_size": 5}),
-        ((3, 32, 32), {"kernel_size": 3, "n_classes": 7}),
-        ((2, 17, 40), {"kernel_size": 4, "n_classes": 3}),
-        ((1, 28, 28), {"width": 0.5}),
-        ((1, 29, 31), {"width": 0.1}),
-        ((1, 28, 28), {"width": 0.02}),
-        ((1, 10, 10), {"kernel_size": 3}),
+        *(Architecture(kernel_size=size) for size in (1, 2, 3, 5)),
+        Architecture((3, 32, 32), n_classes=7),
+        Architecture((2, 17, 40), 4, n_classes=3),
+        *(Architecture(width=width) for width in (0.5, 0.02)),
+        Architecture((1, 29, 31), width=0.1),
+        Architecture((1, 10, 10)),
     ],
 )
-def test_loss_and_gradients_on_the_crop_are_autograds_on_the_image(shape, network, n):
-    model = build(shape, **network)
-    x, labels = example(n, shape, network.get("n_classes", 10))
-    loss, logits, gradients = by_autograd(model, x, labels)
-    parameters = [p.detach() for p in model.parameters()]
-    targets = torch.eye(network.get("n_classes", 10), dtype=x.dtype)
-    batch = batch_of(x, labels, kernel_size=network.get("kernel_size", 3), targets=targets)
+def test_loss_and_gradients_on_the_crop_are_autograds_on_the_image(architecture, n):
+    model, parameters, x, batch = example(n, architecture)
+    loss, logits, gradients = by_autograd(model, x, batch.labels)
     ours = loss_and_gradients(parameters, batch, n_total=n)
     torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
-    assert ours.n_correct == (logits.argmax(1) == labels).sum()
+    assert ours.n_correct == (logits.argmax(1) == batch.labels).sum()
     for mine, theirs, parameter in zip(ours.gradients, gradients, parameters, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-13)
         assert mine.dtype == parameter.dtype
 
 
 def test_no_smaller_crop_would_do():
-    model = build()
-    x, _ = example(8, (1, 28, 28))
+    model, _, x, _ = example(8)
     x += 0.5
     logits = model(x)
     for axis in (2, 3):
@@ -92,15 +79,11 @@ def test_no_smaller_crop_would_do():
 
 
 def test_smoothing_and_dropout_are_autograds():
-    model = build()
-    x, labels = example(20, (1, 28, 28))
+    model, parameters, x, batch = example(20)
     keep = (torch.rand(20, 128, generator=torch.Generator().manual_seed(1)) > 0.3) / 0.7
-    loss, _, gradients = by_autograd(model, x, labels, label_smoothing=0.2, keep=keep.double())
-    ours = loss_and_gradients(
-        [p.detach() for p in model.parameters()],
-        batch_of(x, labels, targets=target_rows(0.2).double(), keep=keep),
-        n_total=20,
-    )
+    loss, _, gradients = by_autograd(model, x, batch.labels, 0.2, keep.double())
+    smooth = Batch(batch.x, batch.labels, target_rows(0.2).double()[batch.labels], keep)
+    ours = loss_and_gradients(parameters, smooth, n_total=20)
     torch.testing.assert_close(ours.loss, loss, rtol=1e-7, atol=0)  # targets, keep are float32
     for mine, theirs in zip(ours.gradients, gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
@@ -108,18 +91,16 @@ def test_smoothing_and_dropout_are_autograds():
 
 @pytest.mark.parametrize(("n", "size"), [(64, 2), (32, 3), (5, 4)])
 def test_shares_of_a_batch_add_up_to_the_batch(n, size):
-    from convnet_edge.training.distributed import Processes
-
-    model = build(dtype=torch.float32)
-    x, labels = example(n, (1, 28, 28), dtype=torch.float32)
-    parameters = [p.detach() for p in model.parameters()]
-    whole = loss_and_gradients(parameters, batch_of(x, labels), n_total=n)
+    _, parameters, _, batch = example(n, dtype=torch.float32)
+    whole = loss_and_gradients(parameters, batch, n_total=n)
     bounds = [Processes(rank, size).share(0, n) for rank in range(size)]
-    assert bounds[0][0] == 0
-    assert bounds[-1][1] == n
+    assert (bounds[0][0], bounds[-1][1]) == (0, n)
     assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
     parts = [
-        loss_and_gradients(parameters, batch_of(x[a:b], labels[a:b]), n_total=n) for a, b in bounds
+        loss_and_gradients(
+            parameters, Batch(batch.x[a:b], batch.labels[a:b], batch.targets[a:b]), n_total=n
+        )
+        for a, b in bounds
     ]
     assert sum(part.n_correct for part in parts) == whole.n_correct
     torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
@@ -129,24 +110,12 @@ def test_shares_of_a_batch_add_up_to_the_batch(n, size):
 
 
 @pytest.mark.usefixtures("conv2_by")
-def test_bf16_is_near_float32_and_gives_float32_gradients():
-    model = build(dtype=torch.float32)
-    x, labels = example(32, (1, 28, 28), dtype=torch.float32)
-    parameters = [p.detach() for p in model.parameters()]
-    batch = batch_of(x, labels)
+def test_bf16_is_near_float32_and_gives_gradients_like_the_parameters():
+    _, parameters, _, batch = example(32, dtype=torch.float32)
     exact = loss_and_gradients(parameters, batch, n_total=32)
     rounded = loss_and_gradients(parameters, batch, n_total=32, dtype=torch.bfloat16)
     assert 0 < abs(rounded.loss - exact.loss) < 0.02
-    for mine, theirs in zip(rounded.gradients, exact.gradients, strict=True):
-        assert mine.dtype == torch.float32
+    for mine, theirs, p in zip(rounded.gradients, exact.gradients, parameters, strict=True):
+        assert mine.dtype == theirs.dtype == torch.float32
+        assert mine.stride() == theirs.stride() == p.stride()
         assert (mine - theirs).norm() < 0.25 * theirs.norm()
-
-
-@pytest.mark.usefixtures("conv2_by")
-def test_gradients_keep_the_memory_format_of_the_parameters():
-    model = build(dtype=torch.float32)
-    x, labels = example(4, (1, 28, 28), dtype=torch.float32)
-    parameters = [p.detach() for p in model.parameters()]
-    ours = loss_and_gradients(parameters, batch_of(x, labels), n_total=4)
-    for gradient, parameter in zip(ours.gradients, parameters, strict=True):
-        assert gradient.stride() == parameter.stride()

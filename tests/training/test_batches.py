@@ -7,7 +7,7 @@ import torch
 from convnet_edge.training.batches import Choices, TrainingImages, draw_choices, pixel_moments
 from convnet_edge.training.recipes import RECIPES
 
-CPU = torch.device("cpu")
+CROP = {"sides": (26, 26), "device": torch.device("cpu")}
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def few(test_set):
 
 
 def test_plain_batch_is_the_images_in_order_over_255(few):
-    images = TrainingImages(few, RECIPES["seed"], kernel_size=3, device=CPU)
+    images = TrainingImages(few, RECIPES["tutorial"], **CROP)
     order = torch.tensor([3, 0, 41])
-    batch = images.batch(Choices(order, None, None, None))
+    batch = images.batch(Choices(order))
     expected = few.images[[3, 0, 41]][:, None, :26, :26] / 255
     np.testing.assert_allclose(batch.x.numpy(), expected, rtol=1e-6)
     assert batch.labels.tolist() == few.labels[[3, 0, 41]].tolist()
@@ -27,7 +27,7 @@ def test_plain_batch_is_the_images_in_order_over_255(few):
 
 def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     recipe = RECIPES["best"]
-    images = TrainingImages(few, recipe, kernel_size=3, device=CPU)
+    images = TrainingImages(few, recipe, **CROP)
     drawn = draw_choices(50, 128, recipe, torch.Generator().manual_seed(0))
     batch = images.batch(drawn)
     mean, deviation = pixel_moments(few)
@@ -48,17 +48,17 @@ def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
     first, again, other = (
         draw_choices(100, 8, recipe, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
-    for a, b in zip(first.tensors(), again.tensors(), strict=True):
+    for a, b in zip(first, again, strict=True):
         assert torch.equal(a, b)
     assert sorted(first.order.tolist()) == list(range(100))
     assert not torch.equal(first.order, other.order)
     assert set(first.shifts.unique().tolist()) == {0, 1, 2}
 
 
-def test_seed_recipes_choices_are_the_permutation_alone():
-    drawn = draw_choices(64, 128, RECIPES["seed"], torch.Generator().manual_seed(4))
+def test_tutorials_choices_are_the_permutation_alone():
+    drawn = draw_choices(64, 128, RECIPES["tutorial"], torch.Generator().manual_seed(4))
     assert torch.equal(drawn.order, torch.randperm(64, generator=torch.Generator().manual_seed(4)))
-    assert drawn.tensors()[1:] == (None, None, None)
+    assert drawn[1:] == (None, None, None)
 
 
 def test_share_draws_that_many_different_images():

