@@ -1,6 +1,7 @@
 """Files mutated at random, with and without digests that fit again: refused, or right."""
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -89,7 +90,7 @@ def outcomes(kind: str, path: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, __file__, kind, str(path)],
         capture_output=True, text=True, timeout=SECONDS_EACH * N_MUTATIONS,
-        preexec_fn=limit_memory, cwd=Path(__file__).parent,
+        preexec_fn=limit_memory, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"{lines[-1:]}\n{done.stderr[-3000:]}"

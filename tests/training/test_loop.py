@@ -232,7 +232,7 @@ def test_exploding_loss_names_the_last_good_checkpoint(few, monkeypatch):
         updater._rules[0][1].parameters[-1][0] += 1e6  # the last bias
 
     on_step(monkeypatch, 25, grow)
-    with pytest.raises(CheckFailedError, match="mean loss is .* in epoch 3") as caught:
+    with pytest.raises(CheckFailedError, match=r"mean loss is .* in epoch 3") as caught:
         loop.train(few)
     assert f"the last good epoch, 2, is in {resume_path(few.out)}" in caught.value.next_step
     assert resume_path(few.out).exists()

@@ -40,6 +40,7 @@ class BenchOptions:
         above=0,
         high=3600,
         flag="--duration",
+        metavar="TIME",
         units=TIME,
     )
     min_runs: int = option(130, "Timed runs for each batch size, at least.", low=11)
