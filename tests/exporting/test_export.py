@@ -165,11 +165,11 @@ def test_prove_without_faults_passes(model_bytes, reference):
 def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, test_set):
     import torch
 
-    from convnet_edge.networks.convnet import build_convnet, reference_logits
+    from convnet_edge.networks.convnet import Architecture, build_convnet, reference_logits
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_convnet((1, 28, 28), kernel_size=kernel_size)
+        model = build_convnet(Architecture(kernel_size=kernel_size))
     graph = export_module.to_onnx(model, (1, 28, 28))
     reference = reference_logits(model, test_set.images[:300])
     import onnxruntime

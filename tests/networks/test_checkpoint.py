@@ -97,9 +97,7 @@ def test_load_of_a_foreign_safetensors_file_or_another_kind_says_so(stored, tmp_
 @pytest.mark.parametrize("header", ["[1]", "3", "null", '"x"'])
 def test_header_that_is_no_document_is_refused(tmp_path, header):
     path = tmp_path / "x.safetensors"
-    path.write_bytes(
-        safetensors.torch.save({"a": torch.zeros(1)}, {checkpoint.HEADER_KEY: header})
-    )
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(1)}, {checkpoint.HEADER_KEY: header}))
     with pytest.raises(InputError, match="schema None"):
         checkpoint.load(path, kind="model")
 
@@ -133,9 +131,7 @@ def test_header_that_fits_no_such_weights_is_refused_before_anything_is_built(
     made, path = stored
     monkeypatch.setattr(checkpoint, "build_convnet", must_not_build)
     dumps = json.dumps
-    monkeypatch.setattr(
-        checkpoint.json, "dumps", lambda header, **_: dumps(header, allow_nan=True)
-    )
+    monkeypatch.setattr(checkpoint.json, "dumps", lambda header, **_: dumps(header, allow_nan=True))
     checkpoint.save(path, Checkpoint("model", made.tensors, made.header | change))
     with pytest.raises(InputError, match=f"do not fit its header.*{named}"):
         checkpoint.load_model(path)
@@ -159,5 +155,7 @@ def test_weights_that_are_lost_or_not_finite_are_refused(stored):
         moved | {name: torch.full_like(made.tensors[name], float("nan"))},
     ):
         checkpoint.save(path, Checkpoint("model", tensors, made.header))
-        with pytest.raises(InputError, match=r"do not fit its header: (Error|.*not all are finite)"):
+        with pytest.raises(
+            InputError, match=r"do not fit its header: (Error|.*not all are finite)"
+        ):
             checkpoint.load_model(path)

@@ -100,9 +100,7 @@ def test_two_agents_stand_for_two_nodes(tmp_path):
         port = listening.getsockname()[1]
     node = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1",
             "--master-port", str(port), "--node-rank"]  # fmt: skip
-    agents = [
-        torchrun(*node, rank, *TRAIN, "--epochs", "1", cwd=tmp_path) for rank in ("0", "1")
-    ]
+    agents = [torchrun(*node, rank, *TRAIN, "--epochs", "1", cwd=tmp_path) for rank in ("0", "1")]
     first, second = (finished(agent) for agent in agents)
     assert first.count("Test accuracy") == 1
     assert "Epoch" not in second
@@ -116,7 +114,9 @@ def process_of_rank(rank, parent):
     ).stdout
     for child in listed.split():
         environment = Path(f"/proc/{child}/environ")
-        if environment.exists() and f"RANK={rank}".encode() in environment.read_bytes().split(b"\0"):
+        if environment.exists() and f"RANK={rank}".encode() in environment.read_bytes().split(
+            b"\0"
+        ):
             return int(child)
     raise AssertionError(listed)
 
