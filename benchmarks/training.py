@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from convnet_edge.data import fashion_mnist as data
-from convnet_edge.networks.convnet import Convnet, build_convnet, needed_multiplications
+from convnet_edge.networks.convnet import Architecture, Convnet, build_convnet
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
-from convnet_edge.training import loop as train
+from convnet_edge.training.batches import Choices
 from convnet_edge.training.cost import measure_peak, training_operations
 from convnet_edge.training.distributed import Processes
+from convnet_edge.training.loop import device_name, without_tf32
 from convnet_edge.training.options import TrainOptions
+from convnet_edge.training.record import describe_training
+from convnet_edge.training.run import Run, make_step, take_step
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 BATCH_SIZE = 64
@@ -64,7 +68,7 @@ class Setting:
     def network(self) -> Convnet:
         """Return the convnet with the same random weights each time."""
         torch.manual_seed(0)
-        return build_convnet((1, 28, 28)).to(self.device)
+        return build_convnet(Architecture()).to(self.device)
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (N, 1, 28, 28) uint8 and labels (N,), on the CPU."""
@@ -146,15 +150,16 @@ def _pool_first(model: Convnet) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
-    config = TrainOptions(**options)
+    given = TrainOptions(**options)
     none = replace(setting.images, images=setting.images.images[:0])
-    description = train.describe_training(config, setting.images)
-    run = train.start(config, description, setting.images, none, setting.device, Processes())
-    step = train.make_step(run) if graph else train.Step(run)
+    description = describe_training(given, setting.images)
+    images = (setting.images, none)
+    run = Run(given, description, images, device=setting.device, processes=Processes())
+    step = make_step(run) if graph else partial(take_step, run)
 
     def block(n_steps: int) -> None:
         order = torch.randperm(len(run.images)).to(setting.device)
-        choices = train.Choices(order, None, None, None)
+        choices = Choices(order, None, None, None)
         for start in range(0, n_steps * BATCH_SIZE, BATCH_SIZE):
             step(choices.part(start, start + BATCH_SIZE), BATCH_SIZE)
         setting.wait()
@@ -173,12 +178,11 @@ def variants(setting: Setting) -> dict[str, Block]:
             setting, channels_last=True, pool_first=True, crop=True
         ),
         "+ the step written out (`train`)": ours(setting, graph=False),
-        "`train --amp bf16`": ours(setting, graph=False, amp="bf16"),
+        "`train --precision bf16`": ours(setting, graph=False, precision="bf16"),
     }
     if setting.device.type == "cuda":
         found["`train`: the step as a CUDA graph"] = ours(setting)
-        found["`train --tf32`"] = ours(setting, tf32=True)
-        found["`train --amp bf16`, as a CUDA graph"] = ours(setting, amp="bf16")
+        found["`train --precision bf16`, as a CUDA graph"] = ours(setting, precision="bf16")
     return found
 
 
@@ -247,9 +251,9 @@ def main() -> None:
     setting = Setting(data.load_training_set("fashion-mnist", options.data_dir), device)
     out = options.out or REFERENCE_DIR / f"training-{device.type}.json"
 
-    operations = BATCH_SIZE * training_operations(needed_multiplications((1, 28, 28)))
+    operations = BATCH_SIZE * training_operations(Architecture().n_multiplications)
     peaks = [measure_peak(device)]
-    with train.precision(TrainOptions()):
+    with without_tf32():
         times = measure(variants(setting), n_rounds=options.rounds, n_steps=options.steps)
     peaks.append(measure_peak(device))
     bound_ms = 1e3 * operations / max(peaks)
@@ -260,7 +264,7 @@ def main() -> None:
         {
             "schema": "convnet-edge/training-benchmark/1",
             "command": "python benchmarks/training.py",
-            "device": train.device_name(device),
+            "device": device_name(device),
             "threads": torch.get_num_threads(),
             "batch_size": BATCH_SIZE,
             "n_rounds": options.rounds,

@@ -30,7 +30,7 @@ _HOMES = {
     "CompareOptions": "reporting.options",
     "report": "reporting.report",
     "ReportOptions": "reporting.options",
-    "bundle": "bundling.pyz",
+    "bundle": "commands.bundle",
     "BundleOptions": "bundling.options",
     "predict": "predicting.predict",
     "PredictOptions": "predicting.options",
@@ -39,8 +39,8 @@ _HOMES = {
 
 if TYPE_CHECKING:  # the same for static checkers
     from .bundling.options import BundleOptions as BundleOptions
-    from .bundling.pyz import bundle as bundle
     from .commands.bench import bench as bench
+    from .commands.bundle import bundle as bundle
     from .commands.inspect import InspectOptions as InspectOptions
     from .commands.inspect import inspect as inspect
     from .exporting.export import export as export

@@ -123,9 +123,10 @@ def document(model_bytes: bytes) -> dict:
 def reference(trained, test_set):
     from convnet_edge.networks import checkpoint
     from convnet_edge.networks.convnet import reference_logits
+    from convnet_edge.sealing import parity
 
     model, _ = checkpoint.load_model(trained.checkpoint_path)
-    return reference_logits(model, test_set.images)
+    return parity.from_pytorch(test_set.images, reference_logits(model, test_set.images))
 
 
 @pytest.fixture

@@ -18,21 +18,11 @@ REINSTALL = "pip install --force-reinstall convnet-edge"  # where our own files 
 
 @dataclass(frozen=True)
 class Proved:
-    """A model that passed its self-test on this machine's CPU."""
+    """A model that passed its self-test on this machine's CPU. name: of its file."""
 
-    path: Path
+    name: str
     classifier: Classifier
     checks: tuple[Check, ...]
-
-    @property
-    def name(self) -> str:
-        """The file's name, there as here."""
-        return self.path.name
-
-    @property
-    def data(self) -> bytes:
-        """The file's content."""
-        return self.classifier.file.data
 
 
 def prove(paths: Sequence[Path]) -> tuple[Proved, ...]:
@@ -43,20 +33,19 @@ def prove(paths: Sequence[Path]) -> tuple[Proved, ...]:
         CheckFailedError: a model does not pass its self-test here.
     """
     models = tuple(_prove(choose_model(path)) for path in paths or (None,))
-    first = models[0]
-    for number, model in enumerate(models):
-        if model.name in [other.name for other in models[:number]]:
-            raise InputError(
-                f"two models named {model.name}",
-                expected="models of different names",
-                next_step="rename one of them",
-            )
-        if model.classifier.contract.class_labels != first.classifier.contract.class_labels:
-            raise InputError(
-                f"{model.name} has other classes than {first.name}",
-                expected="models of one task",
-                next_step="bundle them apart",
-            )
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"models of one name among {', '.join(names)}",
+            expected="models of different names",
+            next_step="rename one of them",
+        )
+    if len({model.classifier.contract.class_labels for model in models}) > 1:
+        raise InputError(
+            f"{' and '.join(names)} have other classes",
+            expected="models of one task",
+            next_step="bundle them apart",
+        )
     return models
 
 
@@ -76,7 +65,7 @@ def _prove(path: Path) -> Proved:
         what=f"{path} was not bundled",
         next_step=f"check it with `convnet-edge verify {path}`",
     )
-    return Proved(path, classifier, checks)
+    return Proved(path.name, classifier, checks)
 
 
 def _entry(model: Proved) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def bundle(options: BundleOptions) -> Bundle:
         **describe(models),
         "test_set": options.with_test_set,
     }
-    members = _runtime() | {archive.MODELS + model.name: model.data for model in models}
+    members = _runtime() | {
+        archive.MODELS + model.name: model.classifier.file.data for model in models
+    }
     if options.with_test_set:
         members[archive.TEST_SET] = archive.encode_test_set(load_test_set())
     members[archive.MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()

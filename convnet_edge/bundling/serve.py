@@ -18,9 +18,13 @@ from .options import ServeOptions
 from .site import HEADERS, REMAKE, SITE, WORKER, read_site
 
 ADDRESS = "127.0.0.1"
-# browsers run nothing of another type, whatever this computer's own tables say
-JAVASCRIPT = dict.fromkeys((".js", ".mjs"), "text/javascript")
-OTHERS = {".wasm": "application/wasm", ".webmanifest": "application/manifest+json"}
+CONTENT_TYPES = {  # browsers run nothing of another type, whatever this computer's tables say
+    **SimpleHTTPRequestHandler.extensions_map,
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
 
 
 class PageServer(ThreadingHTTPServer):
@@ -49,7 +53,7 @@ class PageServer(ThreadingHTTPServer):
 
 class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **JAVASCRIPT, **OTHERS}
+    extensions_map = CONTENT_TYPES
     server: PageServer
 
     def send_head(self) -> Any:

@@ -59,9 +59,9 @@ def lay_out(options: BundleOptions) -> Site:
         CheckFailedError: a model does not pass its self-test here.
     """
     models = prove(options.models)
-    out = options.out or Path(f"{models[0].path.stem}-web")
+    out = options.out or Path(f"{Path(models[0].name).stem}-web")
     files = _page() | _runtime(options.ort_web) | _test_set()
-    files |= {f"models/{model.name}": model.data for model in models}
+    files |= {f"models/{model.name}": model.classifier.file.data for model in models}
     worker = files.pop(WORKER)
     integrities = {name: _integrity(files[name]) for name in sorted(files)}
     site_id = hashlib.sha256(json.dumps(integrities).encode()).hexdigest()[:16]
@@ -125,9 +125,9 @@ def _runtime(ort_web: Path) -> dict[str, bytes]:
 
 def _test_set() -> dict[str, bytes]:
     load_test_set()  # its hashes are checked
-    names = zip(("images", "labels"), TEST_FILES, strict=True)
-    paths = {f"test-set/{name}.gz": SAMPLE_DIR / f"{file}.gz" for name, file in names}
-    return {name: read_bytes(path, limit=MIB * 16, next_step=REINSTALL) for name, path in paths.items()}
+    paths = (SAMPLE_DIR / f"{name}.gz" for name in TEST_FILES)
+    images, labels = (read_bytes(path, limit=16 * MIB, next_step=REINSTALL) for path in paths)
+    return {"test-set/images.gz": images, "test-set/labels.gz": labels}
 
 
 def _integrity(data: bytes) -> str:
@@ -137,12 +137,16 @@ def _integrity(data: bytes) -> str:
 
 def _replace_folder(out: Path, files: Mapping[str, bytes]) -> None:
     """Put `files` into the folder `out`, which may hold an older page and nothing else."""
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and _is_own(out))):
+    out = out.resolve()
+    try:
+        if out.exists() and any(out.iterdir()):
+            read_site(out)
+    except (InputError, NotADirectoryError) as error:
         raise InputError(
             f"{out} holds something else",
             expected="no such folder, an empty one, or an older page",
             next_step="choose another folder with --out",
-        )
+        ) from error
     fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         for name, data in files.items():
@@ -151,12 +155,3 @@ def _replace_folder(out: Path, files: Mapping[str, bytes]) -> None:
         fresh.rename(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _is_own(folder: Path) -> bool:
-    if not any(folder.iterdir()):
-        return True
-    try:
-        return bool(read_site(folder))
-    except InputError:
-        return False

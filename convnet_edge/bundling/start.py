@@ -24,22 +24,24 @@ def begin(archive: str) -> int:
     with open(archive, "rb") as file:
         whole = is_whole(file.read())
     if not whole:
-        sys.stderr.write("%s: FAIL: the file was altered or is incomplete; expected the bytes that "
-                         "were bundled; next: copy it again, or bundle it anew\n" % archive)  # fmt: skip
-        return 1
+        return _fail(archive, "FAIL: the file was altered or is incomplete; expected the bytes "
+                     "that were bundled; next: copy it again, or bundle it anew", 1)  # fmt: skip
     if sys.version_info < (3, 10):
-        sys.stderr.write("Python %d.%d; expected Python 3.10 or newer; next: start it with a newer "
-                         "python3\n" % sys.version_info[:2])  # fmt: skip
-        return 2
+        return _fail(archive, "Python %d.%d; expected Python 3.10 or newer; next: start it with a "
+                     "newer python3" % sys.version_info[:2])  # fmt: skip
     try:
         from convnet_edge.runtime.__main__ import main
     except ImportError as error:
         if error.name is None or error.name.startswith("convnet_edge"):
             raise
-        sys.stderr.write("%s; expected numpy and onnxruntime; next: python3 -m pip install numpy "
-                         "onnxruntime pillow\n" % error)  # fmt: skip
-        return 2
+        return _fail(archive, "%s; expected numpy and onnxruntime; next: python3 -m pip install "
+                     "numpy onnxruntime pillow" % error)  # fmt: skip
     return main(archive)
+
+
+def _fail(archive: str, what: str, code: int = 2) -> int:
+    sys.stderr.write("%s: %s\n" % (os.path.basename(archive), what))
+    return code
 
 
 if __name__ == "__main__":

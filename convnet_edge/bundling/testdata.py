@@ -39,11 +39,11 @@ def lay_out(options: BundleOptions) -> tuple[Path, ...]:
     (model,) = prove(options.models)
     contract = model.classifier.contract
     goldens = contract.goldens
-    out = options.out or Path(f"{model.path.stem}-testdata")
+    out = options.out or Path(f"{Path(model.name).stem}-testdata")
     images, logits = model.classifier.to_input(goldens.images), goldens.logits.astype(np.float32)
     tolerance = {"atol": goldens.tolerance, "rtol": 0.0}
     contents = {
-        out / "model.onnx": model.data,
+        out / "model.onnx": model.classifier.file.data,
         out / "data.json": json.dumps(tolerance).encode(),
         out / "test_data_set_0" / "input_0.pb": encode_tensor(contract.input_name, images),
         out / "test_data_set_0" / "output_0.pb": encode_tensor(contract.output_name, logits),

@@ -55,13 +55,13 @@ def command(options: BenchOptions, terminal: Terminal) -> Done[tuple[Benched, ..
             stage=bar.step, share=bar.share, opened=lambda result: terminal.say(*_card(result))
         )
         found = bench(options, listener, lambda one: _show(one, terminal, options))
-    documents = [as_json(one.result) for one in found]
+    results = [one.result for one in found]
     paths = " ".join(str(one.result_path) for one in found)
     return Done(
         found,
-        documents[0] if len(documents) == 1 else {"results": documents},
+        results[0] if len(results) == 1 else {"results": as_json(results)},
         f"convnet-edge report {paths}",
-        lambda: require_believable([one.result for one in found], strict=options.strict),
+        lambda: require_believable(results, strict=options.strict),
     )
 
 

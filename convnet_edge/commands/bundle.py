@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..bundling.options import BundleOptions, ServeOptions
 from .terminal import Done, Terminal
+
+if TYPE_CHECKING:
+    from ..bundling.pyz import Bundle
+    from ..bundling.site import Site
 
 EXAMPLES = (
     "Example: convnet-edge bundle exported/fashion-mnist.onnx "
@@ -21,8 +26,40 @@ def command(options: BundleOptions, terminal: Terminal) -> Done[Path]:
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
     that passes its self-test on the device is taken.
     """
-    targets = {"pyz": _bundle_file, "web": _bundle_page, "testdata": _bundle_testdata}
-    return targets[options.target](options, terminal)
+    from ..bundling.pyz import Bundle
+
+    made = bundle(options)
+    if isinstance(made, tuple):
+        terminal.wrote(made)
+        return Done(made[0], {"files": [str(path) for path in made]})
+    for name, checks in made.checks.items():
+        terminal.say(f"{name}: {len(checks)} checks hold here")
+    document: dict[str, Any] = {"path": str(made.path)}
+    if isinstance(made, Bundle):
+        terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
+        sizes = {"bundle_bytes": made.n_bytes, "bundle_sha256": made.sha256}
+        document |= {**sizes, "manifest": made.manifest}
+        next_command = f"python3 {made.path} selftest"
+    else:
+        terminal.say(f"{made.n_files} files, {made.n_bytes / 1e6:.1f} MB, id {made.id}")
+        document |= {"n_files": made.n_files, "site_bytes": made.n_bytes, "id": made.id}
+        next_command = f"convnet-edge serve {made.path}"
+    terminal.wrote((made.path,))
+    return Done(made.path, document, next_command)
+
+
+def bundle(options: BundleOptions) -> Bundle | Site | tuple[Path, ...]:
+    """Write the .pyz, the page's folder or the test data's files that `options.target` asks for.
+
+    Raises:
+        InputError: a model is unreadable, does not fit the others, or nothing can be written.
+        CheckFailedError: a model does not pass its self-test here.
+    """
+    from ..bundling import pyz, site, testdata
+
+    if options.target == "testdata":
+        return testdata.lay_out(options)
+    return site.lay_out(options) if options.target == "web" else pyz.bundle(options)
 
 
 def serve(options: ServeOptions, terminal: Terminal) -> Done[None]:
@@ -35,45 +72,3 @@ def serve(options: ServeOptions, terminal: Terminal) -> Done[None]:
 
     stage.serve(options, lambda url: terminal.say(f"{url}   (Ctrl-C ends it)"))
     return Done(None)
-
-
-def _bundle_file(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
-
-    made = stage.bundle(options)
-    for name, checks in made.checks.items():
-        terminal.say(f"{name}: {len(checks)} checks hold here")
-    terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
-    terminal.wrote((made.path,))
-    document = {
-        "path": str(made.path),
-        "bundle_bytes": made.n_bytes,
-        "bundle_sha256": made.sha256,
-        "manifest": made.manifest,
-    }
-    return Done(made.path, document, f"python3 {made.path} selftest")
-
-
-def _bundle_page(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
-
-    site, checks = stage.lay_out_page(options)
-    for name, held in checks.items():
-        terminal.say(f"{name}: {len(held)} checks hold here")
-    terminal.say(f"{site.n_files} files, {site.n_bytes / 1e6:.1f} MB, id {site.id}")
-    terminal.wrote((site.path,))
-    document = {
-        "path": str(site.path),
-        "n_files": site.n_files,
-        "site_bytes": site.n_bytes,
-        "id": site.id,
-    }
-    return Done(site.path, document, f"convnet-edge serve {site.path}")
-
-
-def _bundle_testdata(options: BundleOptions, terminal: Terminal) -> Done[Path]:
-    from ..bundling import pyz as stage
-
-    files = stage.lay_out_testdata(options)
-    terminal.wrote(files)
-    return Done(files[0], {"files": [str(path) for path in files]})

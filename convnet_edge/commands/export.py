@@ -20,11 +20,12 @@ def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResu
     terminal.say(f"Exporting {options.checkpoint}")
     with terminal.progress() as bar:
         result = stage.export(options, bar.step)
+    report = result.report
     terminal.say(
-        *(check.line() for check in result.checks),
-        result.comparison.summary(),
-        f"{result.n_parameters:,} parameters, {result.n_bytes:,} bytes, sha256 "
-        f"{result.sha256[:16]}…; test accuracy of the file {result.score.summary()}",
+        *(check.line() for check in report.checks),
+        report.comparison.summary(),
+        f"{result.n_parameters:,} parameters, {report.model_bytes:,} bytes, sha256 "
+        f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
     )
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    return Done(result, result.report, f"convnet-edge bench {result.model_path}")
+    return Done(result, report, f"convnet-edge bench {result.model_path}")

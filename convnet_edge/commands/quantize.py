@@ -19,18 +19,18 @@ def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.Quantize
 
     with terminal.progress() as bar:
         result = stage.quantize(options, bar.step)
-    kept = f" (kept float: {', '.join(result.float_layers)})" if result.float_layers else ""
+    report, layers, test = result.report, result.report.layers, result.report.test
+    kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
     terminal.say(
-        f"Quantised {result.source_path}, layout {options.layout}",
-        *(check.line() for check in result.checks),
-        f"Layers that onnxruntime runs here: {result.n_integer} integer, {result.n_float} float"
-        f"{kept}",
-        f"Test images, once: {result.score.summary()}; float {result.float_score.accuracy:.2%}; "
-        f"difference {'not ' if result.p_value > 0.05 else ''}shown (exact McNemar p = "
-        f"{result.p_value:.2g})",
-        *(speed.line() for speed in result.speeds),
-        result.recommendation(),
-        f"{result.n_bytes:,} bytes, sha256 {result.sha256[:16]}…",
+        f"Quantised {report.source}, layout {report.layout}",
+        *(check.line() for check in report.checks),
+        f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float{kept}",
+        f"Test images, once: {result.score.summary()}; float {test.float_accuracy:.2%}; "
+        f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
+        f"{test.mcnemar_p:.2g})",
+        *(speed.line() for speed in report.speed),
+        report.recommendation,
+        f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
     )
     terminal.wrote((result.model_path, result.report_path))
-    return Done(result, result.report, f"convnet-edge bench {result.model_path}")
+    return Done(result, report, f"convnet-edge bench {result.model_path}")

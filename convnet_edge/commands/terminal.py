@@ -29,8 +29,8 @@ T = TypeVar("T")
 class Done(Generic[T]):
     """What a command leaves to be done once it has shown its result.
 
-    document: for --json. next_command: to copy. judge: raises where the result is a failure.
-    exit_code: of one of which everything has been said.
+    document: for --json, a dataclass or a dict. next_command: to copy. judge: raises where the
+    result is a failure. exit_code: of a failure of which everything has been said.
     """
 
     result: T
@@ -96,7 +96,7 @@ class Terminal:
         for row in table.rows:
             drawn.add_row(*row)
         with self._bar.hidden() if self._bar else nullcontext():
-            Console(stderr=self.json, markup=False, highlight=False).print(drawn)
+            Console(stderr=self.json, markup=False, emoji=False, highlight=False).print(drawn)
 
     @contextmanager
     def progress(self) -> Iterator[Bar]:
@@ -146,9 +146,10 @@ class Terminal:
             typer.Exit: with `done.exit_code`.
         """
         if self.json and done.document is not None:
-            typer.echo(
-                json_module.dumps(done.document, indent=2, allow_nan=False, ensure_ascii=False)
-            )
+            from ..runtime.measure.result import as_json
+
+            plain = done.document if isinstance(done.document, dict) else as_json(done.document)
+            typer.echo(json_module.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False))
         if done.next_command is not None:
             self.say(f"next: {done.next_command}")
         done.judge()

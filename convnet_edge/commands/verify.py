@@ -23,22 +23,21 @@ def command(options: VerifyOptions, terminal: Terminal) -> Done[stage.VerifyResu
 
     with terminal.progress() as bar:
         result = stage.verify(options, bar.step)
+    report, found = result.report, result.report.comparison
     terminal.say(
-        f"Verified {result.model_path} on {result.provider}, {result.precision}:",
-        *(check.line() for check in result.checks),
+        f"Verified {result.model_path} on {report.provider}, {report.precision}:",
+        *(check.line() for check in report.checks),
+        *(report.against.where if report.against else ()),
+        *([found.summary()] if found else ()),
+        *([f"Label flips: images {list(found.flips)}"] if found and found.flips else ()),
+        "PASS" if report.passed else "FAIL",
     )
-    if result.comparison is not None:
-        where = (result.report["against"] or {}).get("where", ())
-        terminal.say(*where, result.comparison.summary())
-        if result.comparison.flips:
-            terminal.say(f"Label flips: images {list(result.comparison.flips)}")
-    terminal.say("PASS" if result.passed else "FAIL")
     terminal.wrote((result.report_path,))
     judge = partial(
         require,
-        result.checks,
+        report.checks,
         what=f"{result.model_path} is not proved on {options.provider}",
         next_step=f"read {result.report_path}; fetch the file again, or export it anew",
     )
-    next_command = f"convnet-edge bench {result.model_path}" if result.passed else None
-    return Done(result, result.report, next_command, judge)
+    next_command = f"convnet-edge bench {result.model_path}" if report.passed else None
+    return Done(result, report, next_command, judge)

@@ -75,15 +75,6 @@ class ExportResult:
     n_parameters: int
     score: Accuracy
 
-    def lines(self) -> tuple[str, ...]:
-        """Return what people read of it."""
-        return (
-            *(check.line() for check in self.report.checks),
-            self.report.comparison.summary(),
-            f"{self.n_parameters:,} parameters, {self.report.model_bytes:,} bytes, sha256 "
-            f"{self.report.model_sha256[:16]}…; test accuracy of the file {self.score.summary()}",
-        )
-
 
 def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None) -> ExportResult:
     """Export as `options` say. `step` hears what is being done.

@@ -13,9 +13,11 @@ import warnings
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import InferenceError
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..sealing.parity import IR_VERSION, OPSET
 
@@ -110,8 +112,8 @@ def flatten(proto: onnx.ModelProto) -> None:
     """Let features become rows by Flatten, however the exporter wrote it.
 
     A Reshape may take its shape from anywhere, so its result can only be trusted after running it.
-    Before: one Reshape, of which `finish` infers (batch, features). The operations that computed
-    its shape go with it.
+    Before: one Reshape, of which `finish` infers (batch, features). `finish` removes what
+    computed its shape.
 
     Raises:
         ValueError: there are several.
@@ -124,17 +126,17 @@ def flatten(proto: onnx.ModelProto) -> None:
         node.CopyFrom(
             helper.make_node("Flatten", node.input[:1], node.output, name=node.name, axis=1)
         )
-    _remove_unused(proto)
 
 
 def finish(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with every intermediate shape inferred anew.
+    """Return the model without what no output depends on, every intermediate shape inferred anew.
 
     Raises:
         onnx.shape_inference.InferenceError: the operations do not fit each other.
         ValueError: the output's shape is not what it was.
     """
     before = [_shape(value) for value in proto.graph.output]
+    proto = ir.to_proto(RemoveUnusedNodesPass()(ir.from_proto(proto)).model)
     del proto.graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(
         proto, check_type=True, strict_mode=True, data_prop=True
@@ -158,19 +160,6 @@ def _first_convolution(proto: onnx.ModelProto) -> onnx.NodeProto:
     if len(found) != 1 or found[0].op_type != "Conv":
         raise ValueError(f"{name} is read by {[node.op_type for node in found]}, not by one Conv")
     return found[0]
-
-
-def _remove_unused(proto: onnx.ModelProto) -> None:
-    """Remove every operation and weight that no output depends on."""
-    graph = proto.graph
-    wanted = {value.name for value in graph.output}
-    for node in list(graph.node)[::-1]:  # readers stand behind what they read
-        if wanted.isdisjoint(node.output):
-            graph.node.remove(node)
-        else:
-            wanted.update(node.input)
-    for tensor in [t for t in graph.initializer if t.name not in wanted]:
-        graph.initializer.remove(tensor)
 
 
 def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:

@@ -71,18 +71,6 @@ class VerifyResult:
     report_path: Path
     report: VerifyReport
 
-    def lines(self) -> tuple[str, ...]:
-        """Return what people read of it."""
-        report, found = self.report, self.report.comparison
-        return (
-            f"Verified {self.model_path} on {report.provider}, {report.precision}:",
-            *(check.line() for check in report.checks),
-            *(report.against.where if report.against else ()),
-            *((found.summary(),) if found else ()),
-            *((f"Label flips: images {list(found.flips)}",) if found and found.flips else ()),
-            "PASS" if report.passed else "FAIL",
-        )
-
 
 def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
@@ -189,10 +177,13 @@ def _differing_parts(mine: ModelFile, other: ModelFile) -> tuple[str, ...]:
     if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
         found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
                      f"{other.ir_version}")  # fmt: skip
-    one, two = ({weight.name: weight.content for weight in file.weights} for file in (mine, other))
+    here, there = ({w.name: w.content for w in file.weights} for file in (mine, other))
     for what, names in (
-        ("weights that differ", [name for name in one.keys() & two if one[name] != two[name]]),
-        ("weights in one of them alone", one.keys() ^ two),
+        (
+            "weights that differ",
+            [name for name in here.keys() & there if here[name] != there[name]],
+        ),
+        ("weights in one of them alone", here.keys() ^ there),
     ):
         if names:
             found.append(f"{what}: {len(names)} ({list_first(sorted(names))})")

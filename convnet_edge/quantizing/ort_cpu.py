@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..runtime.errors import InputError
 from .portable import constants, readers
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,7 +50,7 @@ def to_ort_cpu(graph: bytes) -> bytes:
     the last 4 - 2 columns of conv1, and channels that fit.
 
     Raises:
-        ValueError: one of these does not hold, and which.
+        InputError: one of these does not hold, and which.
     """
     proto = onnx.load_from_string(graph)
     layers = read_layers(proto)
@@ -81,7 +82,7 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """Return the layers of a portable graph, in order.
 
     Raises:
-        ValueError: a layer is float, or its parts are not what `quantize_graph` writes.
+        InputError: a layer is float, or its parts are not what `quantize_graph` writes.
     """
     known = constants(proto)
     producers = {name: node for node in proto.graph.node for name in node.output}
@@ -90,8 +91,8 @@ def read_layers(proto: onnx.ModelProto) -> list[Layer]:
         if node.op_type not in ("Conv", "Gemm"):
             continue
         parts = [producers[name] for name in node.input if name in producers]
-        if [part.op_type for part in parts] != ["DequantizeLinear"] * 3:
-            raise ValueError(f"layer {len(layers) + 1}, {node.op_type}, is not integer")
+        integer = [part.op_type for part in parts] == ["DequantizeLinear"] * 3
+        _require(integer, f"layer {len(layers) + 1}, {node.op_type}, is not integer")
         x, weight, bias = parts
         after = [_scale(reader, known) for reader in readers(proto, node.output[0])]
         layers.append(
@@ -183,18 +184,27 @@ def _channels_last(linear: Layer, channels: int) -> Layer:
 
 def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
     kinds = [layer.op_type for layer in layers]
-    if kinds != ["Conv", "Conv", "Gemm", "Gemm"]:
-        raise ValueError(f"the graph has {kinds}, not two convolutions and two linear layers")
-    conv1, conv2 = layers[:2]
-    kernels = {layer.weight.shape[2:] for layer in (conv1, conv2)}
-    if kernels != {(3, 3)}:
-        raise ValueError(f"kernels of {sorted(kernels)}, not 3 x 3")
-    if width % GROUP or columns - 2 != width - GROUP:
-        raise ValueError(f"images {width} pixels wide, of which {columns} are needed, do not fit "
-                         f"groups of {GROUP} columns")  # fmt: skip
-    if conv1.weight.shape[1] != 1 or len(conv1.weight) % GROUP or len(conv2.weight) % 16:
-        raise ValueError(
-            f"{len(conv1.weight)} and {len(conv2.weight)} channels are not multiples of 4 and 16"
+    _require(kinds == ["Conv", "Conv", "Gemm", "Gemm"], f"its layers are {', '.join(kinds)}")
+    conv1, conv2 = (layer.weight for layer in layers[:2])
+    kernels = {conv1.shape[2:], conv2.shape[2:]}
+    _require(kernels == {(3, 3)}, f"its kernels are {sorted(kernels)}")
+    _require(
+        width % GROUP == 0 and columns - 2 == width - GROUP,
+        f"its images are {width} pixels wide, of which {columns} are needed",
+    )
+    _require(
+        conv1.shape[1] == 1 and len(conv1) % GROUP == 0 and len(conv2) % 16 == 0,
+        f"it has {conv1.shape[1]}, {len(conv1)} and {len(conv2)} channels",
+    )
+
+
+def _require(holds: bool, found: str) -> None:
+    if not holds:
+        raise InputError(
+            f"the layout ort-cpu does not fit this model: {found}",
+            expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
+            "pixels a row, one channel and then multiples of 4 and 16",
+            next_step="pass --layout portable",
         )
 
 
@@ -211,9 +221,7 @@ def _sides(proto: onnx.ModelProto) -> tuple[int, int, int, int]:
 
 def _scale(node: onnx.NodeProto, known: dict[str, Array]) -> Array:
     """Return the scale of a quantiser or dequantiser of activations."""
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-        raise ValueError(f"a layer gives floats to {node.op_type}")
+    _require(node.op_type.endswith("Linear"), f"a layer gives floats to {node.op_type}")
     zero_point = known[node.input[2]]
-    if zero_point.dtype != np.uint8 or zero_point.any():
-        raise ValueError(f"zero point {zero_point}, not 0 of uint8")
+    _require(zero_point.dtype == np.uint8 and not zero_point.any(), f"zero point {zero_point}")
     return known[node.input[1]]

@@ -146,23 +146,6 @@ class QuantizeResult:
     report: QuantizeReport
     score: Accuracy
 
-    def lines(self) -> tuple[str, ...]:
-        """Return what people read of it."""
-        report, layers, test = self.report, self.report.layers, self.report.test
-        kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
-        return (
-            f"Quantised {report.source}, layout {report.layout}",
-            *(check.line() for check in report.checks),
-            f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float"
-            f"{kept}",
-            f"Test images, once: {self.score.summary()}; float {test.float_accuracy:.2%}; "
-            f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
-            f"{test.mcnemar_p:.2g})",
-            *(speed.line() for speed in report.speed),
-            report.recommendation,
-            f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
-        )
-
 
 @dataclass(frozen=True)
 class _Source:
@@ -215,7 +198,7 @@ def quantize(
     source, test = _open(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")
     found = _search(options, source, step)
-    graph = _to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
+    graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
     expected = found.classifier.logits(test.images)
     apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
@@ -317,17 +300,6 @@ def noisiest_first(source: _Source) -> tuple[str, ...]:
         noise = float(((logits - exact) ** 2).sum())
         ratios[layer] = float((exact**2).sum()) / max(noise, 1e-30)
     return tuple(sorted(layers, key=lambda layer: ratios[layer]))
-
-
-def _to_ort_cpu(graph: bytes) -> bytes:
-    try:
-        return ort_cpu.to_ort_cpu(graph)
-    except ValueError as error:
-        raise InputError(
-            f"the layout ort-cpu does not fit this model: {error}",
-            expected="kernel 3, 28 pixels a row, and channels in multiples of 4 and 16",
-            next_step="pass --layout portable",
-        ) from error
 
 
 def _describe(

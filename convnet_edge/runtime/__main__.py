@@ -59,16 +59,6 @@ class Candidate:
     refused: str | None
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The model that answers, and why it is this one."""
-
-    name: str
-    classifier: Classifier
-    checks: tuple[Check, ...]
-    why: str
-
-
 def main(archive_path: str, arguments: list[str] | None = None) -> int:
     """Run one command of the bundle at `archive_path`; return the exit code."""
     print_any_letter()
@@ -121,16 +111,18 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     """Add an option as declared; what is not given stays out of the namespace."""
-    default = DEFAULTS.get(one.name, one.default)
-    listed = ",".join(map(str, default)) if one.is_list else default
-    text = one.about.help.replace("%", "%%")
-    about: dict[str, Any] = {"dest": one.name, "default": argparse.SUPPRESS, "help": text}
+    default, text = DEFAULTS.get(one.name, one.default), one.about.help.replace("%", "%%")
+    about: dict[str, Any] = {"dest": one.name, "default": argparse.SUPPRESS}
     if one.kind is bool:
-        parser.add_argument(one.flag, action=argparse.BooleanOptionalAction, **about)
-    else:
-        shown = listed if one.name != "out" and listed is not None else one.about.default_text
-        about["help"] += "" if shown is None or one.name == "out" else f" Default: {shown}."
-        parser.add_argument(one.flag, metavar=one.about.metavar or "VALUE", **about)
+        flag = f"--no-{one.flag[2:]}" if default else one.flag
+        action = "store_false" if default else "store_true"
+        parser.add_argument(flag, action=action, help=f"{'Not: ' * default}{text}", **about)
+        return
+    listed = ",".join(map(str, default)) if one.is_list else default
+    shown = one.about.default_text if default is None else listed
+    if shown is not None and one.name != "out":  # a device writes nothing unasked
+        text += f" Default: {shown}."
+    parser.add_argument(one.flag, metavar=one.about.metavar or "VALUE", help=text, **about)
 
 
 def _options(asked: argparse.Namespace) -> BenchOptions:
@@ -193,11 +185,9 @@ def _selftest(call: Call) -> int:
 
 
 def _predict(call: Call) -> int:
-    classifier = _choose(call).classifier
-    rows, code = [], 0
+    (_, classifier), rows, code = _choose(call), [], 0
     if not call.asked.images:
-        for sample in classifier.contract.samples:
-            rows.append((sample.name, classifier(sample.pixels[None]).top(3)[0]))
+        rows = [(s.name, classifier(s.pixels).top(3)[0]) for s in classifier.contract.samples]
     for path in call.asked.images:
         try:
             rows.append((str(path), classifier([path]).top(3)[0]))
@@ -219,7 +209,7 @@ def _predict(call: Call) -> int:
 
 
 def _bench(call: Call) -> int:
-    options, chosen = call.options, _choose(call)
+    options, (chosen, classifier) = call.options, _choose(call)
     out = None if options.out is None else options.result_path(Path(chosen.name))
 
     def keep(result: Result) -> None:
@@ -227,7 +217,7 @@ def _bench(call: Call) -> int:
             write_json(out, as_json(result))
 
     measured = bench_model(
-        chosen.classifier,
+        classifier,
         options,
         name=chosen.name,
         version=call.archive.manifest["convnet_edge"],
@@ -305,7 +295,7 @@ def _candidates(call: Call) -> list[Candidate]:
     return found
 
 
-def _choose(call: Call) -> Chosen:
+def _choose(call: Call) -> tuple[Candidate, Classifier]:
     """Return the fastest model that passes here; say on stderr why it was taken.
 
     Raises:
@@ -318,24 +308,17 @@ def _choose(call: Call) -> Chosen:
         raise CheckFailedError(
             "; ".join(refused), expected="a model that passes here", next_step=NEXT_STEP
         )
-    best, why = 0, "the one asked for or the only one"
+    why = "the one asked for or the only one"
     if len(candidates) > 1:
-        times_ms = _time([classifier for _, classifier in usable])
-        order = sorted(range(len(usable)), key=times_ms.__getitem__)
-        listed = ", ".join(f"{usable[i][0].name} {times_ms[i]:.3f} ms" for i in order)
-        best, why = order[0], f"the fastest that passes here (one image: {listed})"
-    chosen, classifier = usable[best]
-    why = "; ".join((f"{chosen.name}, {why}", *refused))
-    print(f"model: {why}", file=sys.stderr)
-    return Chosen(chosen.name, classifier, chosen.checks, why)
-
-
-def _time(classifiers: list[Classifier]) -> list[float]:
-    """Return the milliseconds of one image by model, measured in turn."""
-    images = classifiers[0].contract.goldens.images
-    loads = [Load(classifier, 1) for classifier in classifiers]
-    rounds = take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=SLOT_S)
-    return [median_ms(found) for found in rounds]
+        loads = [Load(classifier, 1) for _, classifier in usable]
+        images = usable[0][1].contract.goldens.images
+        rounds = take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=SLOT_S)
+        timed = sorted(zip(map(median_ms, rounds), usable, strict=True), key=lambda pair: pair[0])
+        usable = [pair for _, pair in timed]
+        listed = ", ".join(f"{one.name} {time_ms:.3f} ms" for time_ms, (one, _) in timed)
+        why = f"the fastest that passes here (one image: {listed})"
+    print(f"model: {'; '.join((f'{usable[0][0].name}, {why}', *refused))}", file=sys.stderr)
+    return usable[0]
 
 
 def _print_json(document: Any) -> None:
@@ -345,3 +328,9 @@ def _print_json(document: Any) -> None:
 def _say(text: str) -> None:
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":  # a bundle's own start is bundling/start.py
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m convnet_edge.runtime NAME.pyz COMMAND")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

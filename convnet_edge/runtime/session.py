@@ -49,20 +49,13 @@ class Settings:
     profile_prefix: str | None = None
 
 
-@dataclass(frozen=True)
-class Placement:
-    """The operations that one provider got, in graph order before fusion."""
-
-    provider: str
-    op_types: tuple[str, ...]
-
-
 class Session:
     """One opened model: `run` maps (N, 1, H, W) to (N, C) float32 logits. Thread-safe.
 
     settings: with the provider's short name and the threads really used. input_dtype: of what `run`
-    takes, "float32" or "uint8". precision: always "float32". placement: None where this onnxruntime
-    cannot tell. create_ms: wall time of opening, without importing onnxruntime.
+    takes, "float32" or "uint8". precision: always "float32". placement: the operations that each
+    provider got, in graph order before fusion; None where this onnxruntime cannot tell. create_ms:
+    wall time of opening, without importing onnxruntime.
     """
 
     precision = "float32"
@@ -76,15 +69,14 @@ class Session:
         self.input_name, self.input_dtype, self.output_name = _interface(file)
         ort = import_onnxruntime()
         name = providers.full_name(ort, settings.provider)
-        self.provider, self.threads = (
-            providers.short_name(name), settings.threads or machine.usable_cores(),
-        )  # fmt: skip
+        self.provider = providers.short_name(name)
+        self.threads = settings.threads or machine.usable_cores()
         self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
         self._session = _open(ort, file.data, name, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
-        if self.placement and not any(placed.provider == name for placed in self.placement):
+        if self.placement and name not in self.placement:
             raise providers.unavailable(
                 self.provider, "it takes none of the model's nodes; all would run on the CPU"
             )
@@ -306,10 +298,10 @@ def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputErro
     """Return the error for a provider that does not take every node, naming those it leaves."""
     short = providers.short_name(name)
     session = _open(ort, model, name, replace(settings, allow_cpu_nodes=True))
-    left = [p.op_types for p in _placement(session) or () if p.provider == CPU]
-    names = ", ".join(sorted({op for ops in left for op in ops})) or "unknown to this onnxruntime"
+    left = (_placement(session) or {}).get(CPU, [])
+    names = ", ".join(sorted(set(left))) or "unknown to this onnxruntime"
     return InputError(
-        f"{short} does not take every node; the CPU would run {sum(map(len, left))} ({names})",
+        f"{short} does not take every node; the CPU would run {len(left)} ({names})",
         expected=f"every node on {short}",
         next_step="pass --allow-cpu-nodes to measure the mixture, or --provider cpu",
     )
@@ -343,14 +335,13 @@ def onnxruntime_errors() -> tuple[type[BaseException], ...]:
     return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
 
 
-def _placement(session: Any) -> tuple[Placement, ...] | None:
+def _placement(session: Any) -> dict[str, list[str]] | None:
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
-    by_provider: dict[str, list[str]] = {}
-    for subgraph in session.get_provider_graph_assignment_info():
-        nodes = by_provider.setdefault(subgraph.ep_name, [])
-        nodes += [node.op_type for node in subgraph.get_nodes()]
-    return tuple(Placement(name, tuple(ops)) for name, ops in by_provider.items())
+    found: dict[str, list[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return found
 
 
 def _first_line(error: BaseException) -> str:

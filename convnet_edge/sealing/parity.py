@@ -207,12 +207,12 @@ def check_batch_sizes(classifier: Classifier, reference: Reference) -> Iterable[
             continue
         if size == 1:
             alone[:n] = logits
-        error_, drift = (largest_error(logits, known[:n]) for known in (reference.logits, alone))
-        worst = max(error_, drift)
+        apart, drift = (largest_error(logits, known[:n]) for known in (reference.logits, alone))
+        worst = max(apart, drift)
         yield Check(
             f"batch {size}",
             worst <= limit,
-            f"{n} images, max {error_:.2g}, row invariance {drift:.2g}, floor "
+            f"{n} images, max {apart:.2g}, row invariance {drift:.2g}, floor "
             f"{reference.floor:.2g}, {'within' if worst <= limit else 'beyond'} {limit:.2g}",
             worst,
             limit,

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from convnet_edge.exporting import graph as rewrite
+from convnet_edge.exporting import graph
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def plain(graph_bytes):
     assert trim.op_type == "Slice"
     proto.graph.node[1].input[0] = "images"
     proto.graph.node.remove(trim)
-    return rewrite.finish(proto)
+    return graph.finish(proto)
 
 
 def run(proto, images):
@@ -41,35 +41,35 @@ def test_cut_images_give_the_same_logits_bit_for_bit(plain, graph_bytes, test_se
 def test_grey_values_give_the_same_logits_but_for_rounding(plain, test_set):
     images = test_set.images[:500]
     before = run(plain, scaled(images))
-    rewrite.take_uint8(plain)
-    after = run(rewrite.finish(plain), images[:, None])
+    graph.take_uint8(plain)
+    after = run(graph.finish(plain), images[:, None])
     assert 0 < np.abs(after - before).max() < 1e-4
 
 
 def test_image_of_the_needed_size_is_not_cut(plain):
-    rewrite.trim_input(plain, (28, 28))
+    graph.trim_input(plain, (28, 28))
     assert plain.graph.node[0].op_type == "Conv"
 
 
 def test_shape_computed_in_the_graph_becomes_flatten(plain, test_set):
     """As torch 2.9 writes it: Shape, Gather and Concat in front of Reshape."""
     before = run(plain, scaled(test_set.images[:5]))
-    graph = plain.graph
-    place = next(i for i, node in enumerate(graph.node) if node.op_type == "Flatten")
-    source, result = graph.node[place].input[0], graph.node[place].output[0]
+    nodes, weights = plain.graph.node, plain.graph.initializer
+    place = next(i for i, node in enumerate(nodes) if node.op_type == "Flatten")
+    source, result = nodes[place].input[0], nodes[place].output[0]
     for name, value in (("zero", [0]), ("rest", [-1])):
-        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
-    del graph.node[place]
-    nodes = [
+        weights.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    del nodes[place]
+    made = [
         helper.make_node("Shape", [source], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["batch_size"]),
         helper.make_node("Concat", ["batch_size", "rest"], ["wanted"], axis=0),
         helper.make_node("Reshape", [source, "wanted"], [result]),
     ]
-    for i, node in enumerate(nodes):
-        graph.node.insert(place + i, node)
-    rewrite.flatten(plain)
-    after = rewrite.finish(plain)
+    for i, node in enumerate(made):
+        nodes.insert(place + i, node)
+    graph.flatten(plain)
+    after = graph.finish(plain)
     operations = [node.op_type for node in after.graph.node]
     assert "Flatten" in operations
     assert not {"Shape", "Gather", "Concat", "Reshape"} & set(operations)
@@ -82,7 +82,7 @@ def second_reader(proto):
 
 
 @pytest.mark.parametrize(
-    "step", [lambda proto: rewrite.trim_input(proto, (26, 26)), rewrite.take_uint8]
+    "step", [lambda proto: graph.trim_input(proto, (26, 26)), graph.take_uint8]
 )
 def test_input_read_by_something_else_is_refused(plain, step):
     second_reader(plain)
@@ -94,11 +94,11 @@ def test_two_reshapes_are_refused(plain):
     for _ in range(2):
         plain.graph.node.append(helper.make_node("Reshape", ["logits", "x"], ["y"]))
     with pytest.raises(ValueError, match="2 Reshape"):
-        rewrite.flatten(plain)
+        graph.flatten(plain)
 
 
 def test_finish_refuses_another_output_shape_and_parts_that_do_not_fit(plain):
     faults.drop_a_class(plain)
     plain.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 10
     with pytest.raises((ValueError, onnx.shape_inference.InferenceError)):
-        rewrite.finish(plain)
+        graph.finish(plain)

@@ -2,10 +2,16 @@ import json
 
 import faults
 import pytest
+import tiny
+
+from convnet_edge.exporting import verify
+from convnet_edge.exporting.options import VerifyOptions
+from convnet_edge.networks import checkpoint
+from convnet_edge.runtime import Classifier
 
 
-def test_verify_proves_the_file_and_writes_its_report(run, exported, tmp_path):
-    result = run("verify", exported.model_path)
+def test_verify_proves_the_file_and_writes_its_report(run, tiny_model, tmp_path):
+    result = run("verify", tiny_model)
     assert result.exit_code == 0, result.output
     assert "PASS" in result.stdout
     report = json.loads((tmp_path / "exported" / "tiny.verify.json").read_text())
@@ -24,8 +30,6 @@ def test_verify_against_the_checkpoint_compares_all_test_images(run, exported, t
 
 @pytest.mark.slow
 def test_verify_against_another_checkpoint_fails_and_lists_flips(run, exported, trained, tmp_path):
-    from convnet_edge.networks import checkpoint
-
     loaded = checkpoint.load(trained.checkpoint_path, kind="model")
     loaded.tensors["layer_stack.9.bias"][0] += 100  # every image becomes a T-Shirt
     other = tmp_path / "other.safetensors"
@@ -48,13 +52,13 @@ def alter_golden(document):
         (lambda m: faults.change_graph(m, faults.put_nan), "graph digest"),
         (lambda m: faults.change_graph(m, faults.fix_batch_axis), "graph digest"),
         (lambda m: faults.change_sealed(m, faults.put_nan), "golden vectors"),
-        (lambda m: m.replace(b'"Ankle Boot"', b'"Ankle Shoe"'), "contract digest"),
+        (lambda m: m.replace(b'"ring"', b'"rung"'), "contract digest"),
         (lambda m: faults.change_document(m, alter_golden), "golden vectors"),
     ],
 )
-def test_altered_file_fails_with_exit_1(run, model_bytes, tmp_path, make, named):
+def test_altered_file_fails_with_exit_1(run, tmp_path, make, named):
     path = tmp_path / "altered.onnx"
-    path.write_bytes(make(model_bytes))
+    path.write_bytes(make(tiny.grey()))
     result = run("verify", path)
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
@@ -66,18 +70,16 @@ def test_altered_file_fails_with_exit_1(run, model_bytes, tmp_path, make, named)
     ("make", "named"),
     [
         (lambda m: m[: len(m) // 2], "not a readable ONNX file"),
-        (lambda m: b"\x89PNG", "not a readable ONNX file"),
+        (lambda _: b"\x89PNG", "not a readable ONNX file"),
         (lambda m: faults.unsealed(m), "no contracts"),
         (lambda m: faults.change_graph(m, faults.move_weights_outside), "outside the file"),
         (lambda m: b"", "0 bytes"),
     ],
 )
 @pytest.mark.parametrize("command", ["verify", "inspect", "bench", "predict"])
-def test_unreadable_model_is_exit_2_in_every_command(
-    run, model_bytes, tmp_path, command, make, named
-):
+def test_unreadable_model_is_exit_2_in_every_command(run, tmp_path, command, make, named):
     path = tmp_path / "bad.onnx"
-    path.write_bytes(make(model_bytes))
+    path.write_bytes(make(tiny.grey()))
     result = run(command, *(["--model", path] if command == "predict" else [path]))
     assert result.exit_code == 2, result.output
     assert named in result.stderr
@@ -85,35 +87,33 @@ def test_unreadable_model_is_exit_2_in_every_command(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx"]
 
 
-def test_verify_against_another_model_says_equal_or_where_they_differ(
-    run, exported, model_bytes, tmp_path
-):
-    copy, other = tmp_path / "copy.onnx", tmp_path / "other.onnx"
-    copy.write_bytes(model_bytes)
-    other.write_bytes(faults.change_sealed(model_bytes, faults.nudge_one_weight))
-    result = run("verify", exported.model_path, "--against", copy, "--json")
-    assert result.exit_code == 0, result.output
-    against = json.loads(result.stdout)["against"]
-    assert (against["verdict"], against["where"]) == ("bit-equal", [])
-    result = run("verify", exported.model_path, "--against", other)
-    assert result.exit_code == 1
-    assert "weights that differ: 1 (layer_stack.9.bias)" in result.stdout
-    assert "[x] logits against the other model: different: 10,000 images" in result.stdout
+def test_altered_file_is_reported_without_being_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "Classifier", None)
+    path, out = tmp_path / "altered.onnx", tmp_path / "x.json"
+    path.write_bytes(faults.change_graph(tiny.grey(), faults.put_nan))
+    report = verify.verify(VerifyOptions(model=path, out=out)).report
+    assert not report.passed
+    assert [check.name for check in report.checks] == ["graph digest", "contract digest"]
+    assert len(json.loads(out.read_text())["checks"]) == 2
 
 
-def test_tf32_without_cuda_is_refused(run, exported):
-    result = run("verify", exported.model_path, "--tf32")
-    assert result.exit_code == 2
-    assert "--provider cuda" in result.stderr
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda values: values, "bit-equal"),
+        (lambda values: values + 1e-7, "within tolerance"),
+        (lambda values: values + 0.1, "different"),
+    ],
+)
+def test_two_models_are_equal_near_or_different_and_where(tmp_path, change, verdict):
+    def alter(proto):
+        faults.set_weight(proto, "linear.bias", change)
 
-
-def test_altered_file_is_reported_without_being_opened(run, model_bytes, tmp_path, monkeypatch):
-    from convnet_edge.runtime import session
-
-    monkeypatch.setattr(session, "_open", None)
-    path = tmp_path / "altered.onnx"
-    path.write_bytes(faults.change_graph(model_bytes, faults.put_nan))
-    result = run("verify", path)
-    assert result.exit_code == 1
-    report = json.loads((tmp_path / "exported" / "altered.verify.json").read_text())
-    assert [check["name"] for check in report["checks"]] == ["graph digest", "contract digest"]
+    path = tmp_path / "other.onnx"
+    path.write_bytes(faults.change_sealed(tiny.grey(), alter))
+    found = verify.compare_models(Classifier(tiny.grey()), path, tiny.images(60))
+    assert found.against.verdict == verdict
+    where = () if verdict == "bit-equal" else ("weights that differ: 1 (linear.bias)",)
+    assert found.against.where == where
+    assert found.checks[0].passed == (verdict != "different")
+    assert ("most in images" in found.checks[0].detail) == (verdict == "different")

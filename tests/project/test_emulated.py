@@ -7,54 +7,26 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import faults
 import numpy as np
 import pytest
+from emulated import CPUS, EMULATED, EXPORTED, TIMEOUT_S, Cpu, emulator
 
 import convnet_edge
-from convnet_edge.quantizing import integer
+from convnet_edge.quantizing import portable
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.model_file import open_model
 
-TESTS = Path(__file__).resolve().parent
-EXPORTED = TESTS.parents[1] / "exported"
-EMULATED = TESTS.parents[1] / ".emulated"
+WORKER = Path(__file__).with_name("emulated_worker.py")
 FLOAT, PORTABLE, ORT_CPU = (f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort"))
 FULL_RANGE = "full-range.onnx"
 N_IMAGES = 500
-TIMEOUT_S = 600
 
 pytestmark = pytest.mark.arm
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """One emulated processor.
-
-    has, lacks: features, in numpy's names. part, hwcaps: what Linux says of it, on arm64.
-    """
-
-    has: set[str]
-    lacks: set[str]
-    part: str = ""
-    hwcaps: str = ""
-
-
-CPUS = {
-    "Haswell": Cpu({"AVX2", "FMA3"}, {"AVX512F"}),
-    "cortex-a72": Cpu({"ASIMD"}, {"ASIMDDP"}, "0xd08", "fp asimd aes pmull sha1 sha2 crc32"),
-    "cortex-a76": Cpu(
-        {"ASIMD", "ASIMDDP"},
-        {"SVE"},
-        "0xd0b",
-        "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -64,23 +36,6 @@ class Outcome:
     cpu: Cpu
     logits: dict[str, np.ndarray]
     report: dict
-
-
-def emulator(name: str, cpu: Cpu) -> list[str]:
-    """Return the command that starts Python on the processor `name`."""
-    if not cpu.part:
-        return [str(EMULATED / "qemu-x86_64-static"), "-cpu", name, sys.executable]
-    # qemu shows the real /proc/cpuinfo, of an x86: on that, onnxruntime crashes when imported
-    entry = (
-        f"Features\t: {cpu.hwcaps}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
-        f"CPU variant\t: 0x0\nCPU part\t: {cpu.part}\nCPU revision\t: 3\n\n"
-    )
-    n_cores = os.cpu_count() or 1
-    text = "".join(f"processor\t: {number}\n{entry}" for number in range(n_cores))
-    root = EMULATED / "root"
-    (root / "proc" / "cpuinfo").write_text(text)
-    python = root / "usr" / "bin" / "python3"
-    return [str(EMULATED / "qemu-aarch64-static"), "-cpu", name, "-L", str(root), str(python)]
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +56,10 @@ def model_paths(images, tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "quantize_static", with_8_bits)
         graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
-        made = integer.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
-    document = open_model((EXPORTED / PORTABLE).read_bytes()).contract.document
+        made = portable.quantize_graph(graph, images[:, None].astype(np.float32) / np.float32(255))
+    document = open_model(EXPORTED / PORTABLE).contract.document
     path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
-    path.write_bytes(contract.seal(made.SerializeToString(), document))
+    path.write_bytes(contract.seal(made, document))
     return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}
 
 
@@ -117,7 +72,7 @@ def here(images, model_paths) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def outcomes(images, model_paths, tmp_path_factory) -> dict[str, Outcome]:
     if not (EMULATED / "ready").exists():
-        pytest.fail(f"{EMULATED} is not set up: run tests/emulated_setup.sh")
+        pytest.fail(f"{EMULATED} is not set up: run tests/project/emulated_setup.sh")
     folder = tmp_path_factory.mktemp("emulated")
     runtime = Path(convnet_edge.__file__).parent / "runtime"
     shutil.copytree(runtime, folder / "copied_runtime")
@@ -126,7 +81,7 @@ def outcomes(images, model_paths, tmp_path_factory) -> dict[str, Outcome]:
     for name, cpu in CPUS.items():
         packages = [str(folder), *([str(EMULATED / "site")] if cpu.part else [])]
         done = subprocess.run(
-            [*emulator(name, cpu), str(TESTS / "emulated_worker.py"),
+            [*emulator(name, cpu), str(WORKER),
              str(folder / "images.npy"), str(folder / f"{name}.npz"),
              *map(str, model_paths.values())],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(packages)},

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from environments import empty_environment, offline, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEVICE_COMMANDS = (
@@ -37,21 +38,6 @@ def test_lock_pins_and_hashes_everything_that_the_project_asks_for():
     assert lock.count("--hash=sha256:") >= len(entries)
 
 
-def run(*command, cwd=None):
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def offline(*command):
-    """Prefix a command so that it has no network, where this user may do so."""
-    if shutil.which("unshare"):
-        allowed = subprocess.run(["unshare", "-n", "true"], capture_output=True)
-        if allowed.returncode == 0:
-            return ["unshare", "-n", *command]
-    return list(command)
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
@@ -65,9 +51,7 @@ def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_p
     from PIL import Image
 
     Image.fromarray(test_set.images[0]).save(tmp_path / "x.png")
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[cpu]")
+    python = empty_environment(tmp_path / "venv", f"{wheel}[cpu]")
     installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
     assert not re.search(r"^(torch|onnx|matplotlib)==", installed, re.MULTILINE)
     program = tmp_path / "venv" / "bin" / "convnet-edge"
@@ -95,9 +79,7 @@ def python_3_10():
 def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
     import convnet_edge
 
-    run(python_3_10(), "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "pillow", *packages)
+    python = empty_environment(tmp_path / "venv", "pillow", *packages, python=python_3_10())
     shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
     code = (
         "import sys\n"
@@ -128,9 +110,7 @@ def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
 
 @pytest.mark.index
 def test_openvino_takes_all_nodes_or_says_which_it_leaves(wheel, tmp_path):
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", wheel, "onnxruntime-openvino")
+    python = empty_environment(tmp_path / "venv", wheel, "onnxruntime-openvino")
     folder = REPOSITORY / "exported"
 
     def bench(name, *options):

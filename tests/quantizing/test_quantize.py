@@ -4,13 +4,20 @@ import faults
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
-from convnet_edge import integer, parity
-from convnet_edge import quantize as quantize_module
-from convnet_edge.config import QuantizeConfig
-from convnet_edge.runtime import Classifier, contract, onnxfile
-from convnet_edge.runtime.errors import InputError
+from convnet_edge.data import fashion_mnist as data
+from convnet_edge.exporting import export
+from convnet_edge.networks.convnet import Architecture, build_convnet
+from convnet_edge.quantizing import ort_cpu, portable
+from convnet_edge.quantizing import quantize as quantize_module
+from convnet_edge.quantizing.options import QuantizeOptions
+from convnet_edge.quantizing.quantize import quantize
+from convnet_edge.runtime import Classifier, contract
+from convnet_edge.runtime.errors import CheckFailedError, InputError
+from convnet_edge.runtime.model_file import open_model
+from convnet_edge.sealing import parity
 
 LAYOUTS = ("portable", "ort-cpu")
 
@@ -22,19 +29,18 @@ def short_rounds(monkeypatch):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_integer_file_is_small_proved_and_all_integer(quantised, layout):
-    result = quantised[layout]
-    assert result.n_bytes == result.model_path.stat().st_size < 250_000
-    assert (result.n_integer, result.n_float, result.float_layers) == (4, 0, ())
-    assert all(check.passed for check in result.checks), result.checks
-    names = {check.name for check in result.checks}
+    result, report = quantised[layout], quantised[layout].report
+    assert report.model_bytes == result.model_path.stat().st_size < 250_000
+    assert (report.layers.integer, report.layers.float, report.layers.kept_float) == (4, 0, ())
+    assert [check.line() for check in report.checks if not check.passed] == []
+    names = {check.name for check in report.checks}
     assert {"accuracy gate", "layout", "golden vectors, batch 1", "graph digest"} <= names
-    assert result.gate.passed
-    assert result.gate.upper_bound > result.gate.drop
-    report = json.loads(result.report_path.read_text())
-    assert report["passed"] is True
-    assert report["test"]["n"] == 10_000
-    assert {speed["what"] for speed in report["speed"]}
-    assert len(report["speed"][0]["ratios"]) == quantize_module.N_ROUNDS
+    assert report.gate.upper_bound > report.gate.drop
+    written = json.loads(result.report_path.read_text())
+    assert written["passed"] is True
+    assert written["test"]["n"] == 10_000
+    assert written["test"]["accuracy"] == result.score.accuracy
+    assert len(written["speed"][0]["ratios"]) == quantize_module.N_ROUNDS
 
 
 def test_both_layouts_give_identical_logits(quantised, test_set):
@@ -45,7 +51,7 @@ def test_both_layouts_give_identical_logits(quantised, test_set):
 
 
 def test_ort_cpu_layout_uses_the_kernels_it_was_made_for(quantised):
-    file = onnxfile.parse(quantised["ort-cpu"].model_path.read_bytes())
+    file = open_model(quantised["ort-cpu"].model_path)
     microsoft = "com.microsoft"
     assert file.op_counts() == {
         "Slice": 1,
@@ -63,7 +69,7 @@ def test_ort_cpu_layout_uses_the_kernels_it_was_made_for(quantised):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_contract_says_how_the_integers_came_about(quantised, exported, layout):
     stated = Classifier(quantised[layout].model_path).contract
-    source = contract.read_contract(exported.model_path.read_bytes())
+    source = open_model(exported.model_path).contract
     assert stated.input_dtype == "uint8"
     assert stated.quantization["layout"] == layout
     assert stated.quantization["weight_bits"] == 7
@@ -85,11 +91,10 @@ def test_weights_have_7_bits_and_scales_per_channel(quantised):
 
 
 def test_ranges_gate_and_test_images_do_not_overlap(exported, test_set):
-    config = QuantizeConfig(model=exported.model_path, data="sample")
-    source = quantize_module._open(config, lambda _: None)
-    calibration = (source.calibration[:, 0] * 255).round().astype(np.uint8)
-    assert (len(calibration), len(source.gate)) == (1000, 5000)
-    known = {image.tobytes() for image in calibration}
+    options = QuantizeOptions(model=exported.model_path, data="sample")
+    source = quantize_module._open(options, exported.model_path)
+    assert (len(source.calibration), len(source.gate)) == (1000, 5000)
+    known = {image.tobytes() for image in source.calibration}
     # the data itself holds a few images twice
     assert sum(image.tobytes() in known for image in source.gate.images) <= 5
     known |= {image.tobytes() for image in source.gate.images}
@@ -104,26 +109,52 @@ def spoilt(model_bytes, tmp_path):
     return path
 
 
-def test_gate_that_does_not_hold_is_exit_1_and_no_file(run, spoilt, tmp_path):
-    result = run("quantize", spoilt, "--data", "sample", "--layout", "ort-cpu",
-                 "--out", "out/x.onnx")  # fmt: skip
-    assert result.exit_code == 1
-    assert "[x] accuracy gate: 5,000 training images" in result.stderr
-    assert list(tmp_path.rglob("*.onnx")) == [spoilt]
-    report = json.loads((tmp_path / "out" / "x.quantize.json").read_text())
-    assert report["passed"] is False
-    failed = [check["name"] for check in report["checks"] if not check["passed"]]
-    assert failed == ["accuracy gate"]
+@pytest.fixture
+def fail(tmp_path, monkeypatch):
+    """Quantise in the fast layout, which must fail; return the report and the failed checks."""
+    load, loads = data.load_test_set, []
+    monkeypatch.setattr(data, "load_test_set", lambda: loads.append(1) or load())
+
+    def run(model_path):
+        out = tmp_path / "out" / "x.onnx"
+        with pytest.raises(CheckFailedError, match="was not written"):
+            quantize(QuantizeOptions(model=model_path, data="sample", layout="ort-cpu", out=out))
+        assert not out.exists()
+        assert len(loads) == 1
+        report = json.loads(out.with_suffix(".quantize.json").read_text())
+        assert report["passed"] is False
+        return report, {row["name"] for row in report["checks"] if not row["passed"]}
+
+    return run
+
+
+def test_gate_that_does_not_hold_leaves_no_file(fail, spoilt):
+    report, failed = fail(spoilt)
+    assert failed == {"accuracy gate"}
     assert report["gate"]["upper_bound"] > report["gate"]["max_drop"]
+
+
+def test_layout_that_computes_something_else_leaves_no_file(fail, exported, monkeypatch):
+    real = ort_cpu.to_ort_cpu
+
+    def shift(proto):
+        bias = next(t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT32)
+        values = numpy_helper.to_array(bias) + 500
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+    monkeypatch.setattr(
+        ort_cpu, "to_ort_cpu", lambda graph: faults.change_graph(real(graph), shift)
+    )
+    assert "layout" in fail(exported.model_path)[1]
 
 
 @pytest.mark.slow
 def test_layer_that_integers_ruin_goes_back_to_float(spoilt, tmp_path):
     out = tmp_path / "x.onnx"
-    result = quantize_module.quantize(QuantizeConfig(model=spoilt, data="sample", out=out))
-    assert result.float_layers == ("node_conv2d_1",)
-    assert (result.n_integer, result.n_float) == (3, 1)
-    assert result.gate.passed
+    report = quantize(QuantizeOptions(model=spoilt, data="sample", out=out)).report
+    assert report.passed
+    assert report.layers.kept_float == ("node_conv2d_1",)
+    assert (report.layers.integer, report.layers.float) == (3, 1)
     assert Classifier(out).contract.quantization["float_layers"] == ["node_conv2d_1"]
 
 
@@ -137,82 +168,44 @@ def test_layouts_are_the_same_to_verify_which_says_how_they_differ(run, quantise
     assert max(map(len, result.stdout.splitlines())) < 160
 
 
-def test_layout_that_computes_something_else_is_exit_1(run, exported, tmp_path, monkeypatch):
-    real = integer.to_ort_cpu
-
-    def wrong(proto):
-        made = real(proto)
-        bias = next(t for t in made.graph.initializer if t.name.startswith("b"))
-        values = numpy_helper.to_array(bias) + 500
-        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-        return made
-
-    monkeypatch.setattr(integer, "to_ort_cpu", wrong)
-    result = run("quantize", exported.model_path, "--data", "sample", "--layout", "ort-cpu",
-                 "--out", "x.onnx")  # fmt: skip
-    assert result.exit_code == 1
-    assert "[x] layout: 10,000 test images, logits differ" in result.stderr
-    assert not (tmp_path / "x.onnx").exists()
-
-
-def test_quantize_prints_what_was_proved_and_which_is_faster(run, exported, tmp_path):
+def test_quantize_prints_what_was_proved_and_which_is_faster(run, exported):
     result = run("quantize", exported.model_path, "--data", "sample", "--out", "x.onnx")
     assert result.exit_code == 0, result.output
     for part in ("[✓] accuracy gate", "4 integer, 0 float", "exact McNemar p", "int8 is"):
         assert part in result.stdout
-    assert "convnet-edge bench x.onnx" in result.output
-    shown = run("inspect", "x.onnx").stdout
-    assert "standard QDQ, for any runtime" in shown
+    assert "standard QDQ, for any runtime" in run("inspect", "x.onnx").stdout
     assert run("verify", "x.onnx").exit_code == 0
 
 
-def test_integer_model_is_no_source(run, quantised):
-    result = run("quantize", quantised["portable"].model_path, "--data", "sample")
-    assert result.exit_code == 2
-    assert "takes uint8" in result.stderr
+def test_integer_model_is_no_source(quantised):
+    with pytest.raises(InputError, match="takes uint8"):
+        quantize(QuantizeOptions(model=quantised["portable"].model_path, data="sample"))
 
 
-@pytest.mark.parametrize(
-    ("change", "named"), [({"max_drop": 0.0}, "--max-drop"), ({"layout": "gpu"}, "--layout")]
-)
-def test_config_outside_its_range_names_the_option(change, named):
-    with pytest.raises(InputError, match=named):
-        QuantizeConfig(**change)
+def untrained(images, **network):
+    """Return an untrained convnet, quantised from `images` (N, H, W) uint8."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_convnet(Architecture(**network))
+    inputs = images[:, None].astype(np.float32) / np.float32(255)
+    return portable.quantize_graph(export.to_onnx(model, (1, 28, 28)), inputs)
 
 
 @pytest.mark.parametrize(
     ("network", "reason"),
-    [({"kernel_size": 5}, "not 3 x 3"), ({"width": 0.3}, "channels are not multiples")],
+    [({"kernel_size": 5}, r"kernels are \[\(5, 5\)\]"), ({"width": 0.3}, "1, 10 and 19 channels")],
 )
 def test_layout_that_does_not_fit_says_why(network, reason, test_set):
-    import torch
-
-    from convnet_edge import export
-    from convnet_edge.model import build_convnet
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_convnet((1, 28, 28), **network)
-    images = test_set.images[:100, None].astype(np.float32) / np.float32(255)
-    quantised = integer.quantize_graph(export.to_onnx(model, (1, 28, 28)), images)
-    with pytest.raises(ValueError, match=reason):
-        integer.to_ort_cpu(quantised)
+    with pytest.raises(InputError, match=reason):
+        ort_cpu.to_ort_cpu(untrained(test_set.images[:100], **network))
 
 
-def test_half_width_has_the_fast_layout_too(test_set):
-    import torch
-
-    from convnet_edge import export
-    from convnet_edge.model import build_convnet
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_convnet((1, 28, 28), width=0.5)
-    images = test_set.images[:200, None].astype(np.float32) / np.float32(255)
-    quantised = integer.quantize_graph(export.to_onnx(model, (1, 28, 28)), images)
-    made = integer.to_ort_cpu(quantised)
+def test_half_width_has_the_fast_layout_too(test_set, quantised):
+    graph = untrained(test_set.images[:200], width=0.5)
+    document = open_model(quantised["portable"].model_path).contract.document
     first, second = (
-        quantize_module._run(proto, test_set.images[:200]) for proto in (quantised, made)
+        Classifier(contract.seal(made, document)).logits(test_set.images[:200])
+        for made in (graph, ort_cpu.to_ort_cpu(graph))
     )
     assert first.tobytes() == second.tobytes()
 
@@ -220,4 +213,4 @@ def test_half_width_has_the_fast_layout_too(test_set):
 def test_images_that_do_not_span_black_to_white_are_refused(graph_bytes, test_set):
     images = test_set.images[:50, None].astype(np.float32) / np.float32(510)
     with pytest.raises(ValueError, match="black to white"):
-        integer.quantize_graph(graph_bytes, images)
+        portable.quantize_graph(graph_bytes, images)

@@ -233,9 +233,7 @@ def _describe(classifier: Classifier, options: BenchOptions, *, name: str, versi
             io_binding=options.io_binding or options.cuda_graph,
             cuda_graph=options.cuda_graph,
             precision=session.precision,
-            placement=None
-            if session.placement is None
-            else {placed.provider: list(placed.op_types) for placed in session.placement},
+            placement=session.placement,
             gpu_libraries=machine.mapped_gpu_libraries(),
         ),
         machine=Machine(**machine.passport()),

@@ -1,32 +1,32 @@
 """The page in a real browser: its proof, its answers, its numbers, and what goes wrong."""
 
 import functools
-import hashlib
 import http.server
 import json
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 
 import faults
 import numpy as np
 import pytest
-from test_browser import CONTRAST
+import results
+from contrast import CONTRAST
+from emulated import EXPORTED, REPOSITORY
+from pydantic import TypeAdapter
 
 from convnet_edge.bundling import serve, site
 from convnet_edge.bundling.options import BundleOptions
-from convnet_edge.bundling.pyz import lay_out_page
 from convnet_edge.reporting.options import ReportOptions
+from convnet_edge.reporting.read import read_result
 from convnet_edge.reporting.report import report
-from convnet_edge.reporting.results import read_result
-from convnet_edge.runtime import Classifier, contract, preprocess
-from convnet_edge.runtime.measure import stats, verdict
+from convnet_edge.runtime import Classifier, preprocess
+from convnet_edge.runtime.measure import stats
+from convnet_edge.runtime.measure.result import Result, as_json
+from convnet_edge.runtime.model_file import open_model
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MODELS = tuple(
-    REPOSITORY / "exported" / f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort")
-)
+MODELS = tuple(EXPORTED / f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort"))
+SAMPLE = open_model(MODELS[0]).contract.samples[0]
 PROVED = "#status.good, #status.bad"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
@@ -50,7 +50,7 @@ def ort_web(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(ort_web, tmp_path_factory):
     out = tmp_path_factory.mktemp("web") / "page"
-    lay_out_page(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out))
+    site.lay_out(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out))
     return out
 
 
@@ -133,7 +133,7 @@ def test_every_model_proves_itself_and_scores_as_in_python(show, folder, test_se
         assert len(checks) == 4
         assert all(check.startswith("✓") for check in checks)
         page.click("#score")
-        page.wait_for_selector("#confusion:not([hidden]) table")
+        page.wait_for_selector("#confusion table")
         rows = page.locator("#confusion tbody tr").all()
         found = [[int(text) for text in row.locator("td").all_text_contents()[:10]] for row in rows]
         assert np.sum(found) == 10_000
@@ -141,29 +141,86 @@ def test_every_model_proves_itself_and_scores_as_in_python(show, folder, test_se
         assert abs(np.trace(found) - expected) <= 3
 
 
-def test_result_is_read_by_report_beside_one_of_bench(show, tmp_path):
-    page = proved(show())
-    page.click("#score")
-    page.wait_for_selector("#confusion:not([hidden]) table")
-    page.click("#bench")
-    page.wait_for_selector("#latency:not([hidden]) table")
+def saved_result(page, folder):
     with page.expect_download() as download:
         page.click("#save")
-    path = tmp_path / "browser.json"
+    path = folder / "browser.json"
     download.value.save_as(path)
-    found = read_result(path).document
-    assert found["provider"]["obtained"] == "wasm"
-    assert found["model"]["name"] == "fashion-mnist.onnx"
-    assert found["accuracy"]["n"] == 10_000
-    assert [row["batch_size"] for row in found["latency"]] == [1, 8]
-    for row in found["latency"]:
-        assert row["n_outputs_checked"] > 10
-        assert row["largest_output_error"] < 2e-5
-        assert row["percentiles_ms"][0]["value"] > 0
-    assert found["verdict"]["status"] == page.inner_text("#measured").removeprefix("Verdict: ")
-    reference = REPOSITORY / "benchmarks/results/reference/fashion-mnist-cpu-epyc-1-thread.json"
-    made = report(ReportOptions((path, reference), tmp_path / "report.html"))
-    assert "wasm" in made.markdown_path.read_text()
+    return path
+
+
+def keys(value, path=""):
+    """Yield each key of a JSON document with where it stands; of a list, its entries as one."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{path}.{name}"
+            yield from keys(inner, f"{path}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner, f"{path}[]")
+
+
+def test_result_is_of_the_declared_schema_and_judged_by_report(show, tmp_path):
+    page = proved(show())
+    page.click("#score")
+    page.wait_for_selector("#confusion table")
+    page.click("#bench")
+    page.wait_for_selector("#latency table")
+    shown = page.locator("#latency tbody tr").first.locator("td").all_text_contents()
+    path = saved_result(page, tmp_path)
+    document = json.loads(path.read_text())
+    strict = TypeAdapter(Result).validate_json(path.read_bytes(), strict=True)
+    assert set(keys(document)) - set(keys(as_json(strict))) == set()
+    assert [(row.percentiles_ms, row.verdict) for row in strict.latency] == [((), None)] * 2
+    found = read_result(path)
+    assert found.provider.obtained == "wasm"
+    assert found.model.model_sha256 == open_model(MODELS[0]).sha256
+    assert found.accuracy.interval == stats.wilson_interval(found.accuracy.n_correct, 10_000)
+    assert [row.batch_size for row in found.latency] == [1, 8]
+    for row in found.latency:
+        assert row.n_runs == len(row.samples_ns) == row.n_outputs_checked >= 130
+        assert row.largest_output_error < 2e-5
+        assert row.verdict is not None
+    assert shown[2] == f"{found.latency[0].percentile(0.5).value:.3f}"
+    assert found.verdict is not None
+    results.write(tmp_path, "host.json")
+    page_path = report(ReportOptions((tmp_path,), tmp_path / "report.html")).html_path
+    assert "wasm" in page_path.read_text()
+
+
+def test_result_without_measurements_is_of_the_schema_too(show, tmp_path):
+    found = read_result(saved_result(proved(show()), tmp_path))
+    assert found.latency == ()
+    assert found.accuracy is None
+    assert all(check.passed for check in found.checks)
+    assert found.cold_start.processes[0].session_ms > 0
+
+
+def test_percentiles_and_their_floors_are_those_of_python(show):
+    page = proved(show())
+    floors = page.evaluate("async () => (await import('./latency.js')).FLOORS")
+    assert floors == {str(p): stats.percentile_floor(p) for p in (0.5, 0.9, 0.99)}
+    rng = np.random.default_rng(0)
+    for n in (10, 11, 64, 700, 7000):
+        samples = rng.integers(10**5, 10**6, n)
+        found = page.evaluate(
+            "async (ns) => { const { FLOORS, percentileMs } = await import('./latency.js')\n"
+            "return Object.keys(FLOORS).map((p) => percentileMs(ns, p)) }",
+            samples.tolist(),
+        )
+        assert found == [stats.percentile(samples / 1e6, float(p)).value for p in floors]
+
+
+def test_wrong_outputs_of_timed_runs_are_no_numbers_to_believe(show):
+    page = proved(show())
+    text = page.evaluate(
+        "async () => { const { showLatency } = await import('./view.js')\n"
+        "showLatency([{ batch_size: 1, n_runs: 1, images_per_s: 1, samples_ns: [1],"
+        " timer_step_ns: 5000, largest_output_error: Infinity }], 1e-5)\n"
+        "return document.getElementById('measured').textContent }"
+    )
+    assert text.startswith("INVALID: ")
+    assert "n/a (needs 11 runs)" in page.inner_text("#latency")
 
 
 def test_stop_ends_a_measurement_and_keeps_the_page_usable(show):
@@ -177,10 +234,8 @@ def test_stop_ends_a_measurement_and_keeps_the_page_usable(show):
 
 @pytest.mark.parametrize("way", ["file", "camera", "drop", "paste"])
 def test_picture_is_seen_as_python_sees_it(show, way, tmp_path):
-    stated = contract.read_contract(MODELS[0].read_bytes())
-    sample = stated.samples[0]
-    path = tmp_path / sample.name
-    path.write_bytes(sample.encoded)
+    path = tmp_path / SAMPLE.name
+    path.write_bytes(SAMPLE.encoded)
     page = proved(show())
     give = """([way, bytes, name]) => {
       const data = new DataTransfer()
@@ -193,11 +248,11 @@ def test_picture_is_seen_as_python_sees_it(show, way, tmp_path):
     if way in ("file", "camera"):
         said = answer(page, lambda: page.set_input_files(f"#{way}", path))
     else:
-        given = [way, list(sample.encoded), sample.name]
+        given = [way, list(SAMPLE.encoded), SAMPLE.name]
         said = answer(page, lambda: page.evaluate(give, given))
-    label = Classifier(MODELS[0])(sample.pixels[None]).top(1)[0][0][0]
-    assert said.startswith(f"{sample.name}: {label}")
-    difference = seen_pixels(page).astype(int) - preprocess.decode_picture(sample.encoded, (28, 28))
+    label = Classifier(MODELS[0])(SAMPLE.pixels[None]).top(1)[0][0][0]
+    assert said.startswith(f"{SAMPLE.name}: {label}")
+    difference = seen_pixels(page).astype(int) - preprocess.decode_picture(SAMPLE.encoded, (28, 28))
     assert np.abs(difference).max() <= 2
 
 
@@ -206,7 +261,7 @@ def test_inversion_is_said_and_can_be_overruled(show):
     answer(page, page.locator("#samples button").first.click)
     assert "inverted, because its border is bright" in page.inner_text("#seen-text")
     before = seen_pixels(page)
-    answer(page, page.locator("input[value=no]").check)
+    answer(page, lambda: page.select_option("#invert", "no"))
     assert "not inverted, as asked" in page.inner_text("#seen-text")
     np.testing.assert_allclose(seen_pixels(page), 255 - before, atol=1)
 
@@ -252,49 +307,33 @@ def test_test_image_comes_with_its_label(show):
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated"])
 def test_bad_file_is_a_sentence_and_the_page_goes_on(show, damage, tmp_path):
     page = proved(show())
-    sample = contract.read_contract(MODELS[0].read_bytes()).samples[0]
-    bad = {"text": b"no picture", "empty": b"", "truncated": sample.encoded[:60]}[damage]
+    bad = {"text": b"no picture", "empty": b"", "truncated": SAMPLE.encoded[:60]}[damage]
     path = tmp_path / "bad.png"
     path.write_bytes(bad)
     page.set_input_files("#file", path)
-    page.wait_for_selector("#error:not([hidden])")
+    page.wait_for_selector("#error:not(:empty)")
     text = page.inner_text("#error")
-    assert text.startswith("bad.png is not a picture, or damaged")
-    assert "next: choose another picture" in text
+    assert text.startswith("bad.png is no picture, damaged or too large")
+    assert "next: choose another" in text
     answer(page, page.locator("#samples button").first.click)
     assert page.is_hidden("#error")
 
 
-def change_model(folder, tmp_path, change, *, hide=False):
-    """Return a copy of the page with its first model changed; hide: also from site.json."""
+@pytest.mark.parametrize("fault", ["flipped byte", "changed weight"])
+def test_wrong_model_fails_its_selftest_and_another_can_be_chosen(show, folder, tmp_path, fault):
     out = tmp_path / "changed"
     shutil.copytree(folder, out)
     path = out / "models" / MODELS[0].name
-    path.write_bytes(change(path.read_bytes()))
-    if hide:
-        document = json.loads((out / "site.json").read_text())
-        document["models"][0]["model_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        (out / "site.json").write_text(json.dumps(document))
-    return out
-
-
-def test_flipped_byte_of_the_model_is_a_sentence(show, folder, tmp_path):
-    def flip(model):
-        return model[:5000] + bytes([model[5000] ^ 1]) + model[5001:]
-
-    page = show(change_model(folder, tmp_path, flip), quiet=False)
+    model = path.read_bytes()
+    if fault == "flipped byte":
+        model = model[:5000] + bytes([model[5000] ^ 1]) + model[5001:]
+    else:
+        model = faults.change_sealed(model, faults.nudge_one_weight)
+    path.write_bytes(model)
+    page = show(out, quiet=False)
     page.wait_for_selector(PROVED)
-    assert "is not the file that was bundled" in page.inner_text("#error")
-    assert page.is_hidden("main")
-
-
-def test_wrong_model_fails_its_selftest_and_is_not_used(show, folder, tmp_path):
-    def nudge(model):
-        return faults.change_sealed(model, faults.nudge_one_weight)
-
-    page = show(change_model(folder, tmp_path, nudge, hide=True), quiet=False)
-    page.wait_for_selector(PROVED)
-    assert page.inner_text("#status").startswith("Self-test: FAIL (golden vectors")
+    failed = {"flipped byte": "digests", "changed weight": "golden vectors"}[fault]
+    assert page.inner_text("#status").startswith(f"Self-test: FAIL ({failed}")
     assert page.is_hidden("main")
     page.select_option("#model", label=MODELS[1].name)
     page.wait_for_selector("#status.good")
@@ -307,7 +346,7 @@ def test_missing_file_on_the_server_is_a_sentence(show, folder, tmp_path):
     (out / "models" / MODELS[0].name).unlink()
     page = show(out, quiet=False)
     page.wait_for_selector(PROVED)
-    assert "next: upload it again" in page.inner_text("#error")
+    assert "upload it again" in page.inner_text("#error")
 
 
 def test_browser_without_wasm_is_told_what_it_needs(browser, folder, show):
@@ -356,14 +395,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def test_server_without_the_headers_gets_threads_from_the_second_load(show, monkeypatch):
-    monkeypatch.setattr(serve, "HEADERS", {"Content-Security-Policy": site.POLICY})
+    monkeypatch.setattr(serve, "HEADERS", {})
     page = proved(show())
     assert not page.evaluate("() => crossOriginIsolated")
-    assert "until the page is isolated: reload it once" in page.inner_text("#threads-text")
-    page.click("#bench")
-    page.wait_for_selector("#latency:not([hidden]) table")
-    assert "n/a (coarse clock)" in page.inner_text("#latency")
-    assert "coarse timer" in page.inner_text("#reasons")
+    assert "the page is not isolated. Reload it once" in page.inner_text("#threads-text")
     page.wait_for_selector("#offline:has-text('Works without a network')")
     page.reload()
     proved(page)
@@ -375,7 +410,7 @@ def test_phone_shows_everything_within_its_width_and_readably(show, scheme, tmp_
     page = proved(show(viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True))
     answer(page, page.locator("#samples button").nth(1).tap)
     page.click("#score")
-    page.wait_for_selector("#confusion:not([hidden]) table")
+    page.wait_for_selector("#confusion table")
     assert page.evaluate("() => document.documentElement.scrollWidth") == PHONE["width"]
     assert page.evaluate(CONTRAST) >= 4.5
     sizes = page.evaluate(
@@ -399,64 +434,3 @@ def test_keyboard_reaches_every_control_and_each_has_a_name(show):
         " || part.getAttribute('aria-label') || part.closest('[aria-label]'))).length"
     )
     assert nameless == 0
-
-
-def test_statistics_are_those_of_python(show):
-    page = proved(show())
-    rng = np.random.default_rng(0)
-    for n in (10, 11, 64, 700, 7000):
-        samples = rng.gamma(4.0, 0.1, n)
-        found = page.evaluate(
-            "async (samples) => { const s = await import('./stats.js')\n"
-            "return s.PERCENTILES.map((p) => s.percentile(samples, p)) }",
-            samples.tolist(),
-        )
-        for row in found:
-            expected = stats.percentile(samples, row["p"])
-            assert (row["floor"], row["value"]) == (expected.floor, expected.value)
-            assert (row["low"], row["high"]) == (expected.low, expected.high)
-    low_high = page.evaluate("async () => (await import('./stats.js')).wilsonInterval(9323, 10000)")
-    expected = stats.wilson_interval(9323, 10_000)
-    assert low_high == pytest.approx({"low": expected.low, "high": expected.high})
-
-
-def trace_of(name):
-    """Return samples in ms that one rule is there for, or quiet ones."""
-    rng = np.random.default_rng(1)
-    quiet = rng.normal(1.0, 0.02, 3000)
-    return {
-        "quiet": quiet,
-        "few": quiet[:10],
-        "wide": rng.lognormal(0.0, 1.0, 40),
-        "drift": quiet * np.linspace(1.0, 1.5, 3000),
-        "modes": quiet * np.where(np.arange(3000) // 400 % 2, 1.6, 1.0),
-    }[name]
-
-
-@pytest.mark.parametrize("name", ["quiet", "few", "wide", "drift", "modes"])
-def test_verdicts_are_those_of_python(show, name):
-    page, samples = proved(show()), trace_of(name)
-    starts = np.concatenate([[0.0], np.cumsum(samples)[:-1]])
-    found = page.evaluate(
-        "async ([samplesMs, startsMs]) => (await import('./verdict.js')).judge({"
-        " samplesMs, startsMs, stepMs: 0.005, nBlock: 1, error: 1e-6, tolerance: 1e-5 })",
-        [samples.tolist(), starts.tolist()],
-    )
-    trace = verdict.Trace(samples * 1e6, starts * 1e6, None, 5000.0, None, 1e-6, 1e-5)
-    expected = verdict.judge(trace)
-    assert found["status"] == expected.status
-    assert [row["name"] for row in found["reasons"]] == [row.name for row in expected.reasons]
-    for row, reason in zip(found["reasons"], expected.reasons, strict=True):
-        assert row["value"] == pytest.approx(reason.value)
-        assert row["threshold"] == reason.threshold
-    assert name == "quiet" or found["reasons"]
-
-
-def test_wrong_outputs_make_a_timing_invalid(show):
-    page = proved(show())
-    found = page.evaluate(
-        "async () => (await import('./verdict.js')).judge({ samplesMs: Array(200).fill(1),"
-        " startsMs: Array.from({ length: 200 }, (_, i) => i), stepMs: 0.005, nBlock: 1,"
-        " error: Infinity, tolerance: 1e-5 })"
-    )
-    assert (found["status"], found["reasons"][0]["name"]) == ("INVALID", "wrong outputs")
