@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,8 @@ from convnet_edge.runtime.measure import machine
 from convnet_edge.training.batches import Choices
 from convnet_edge.training.cost import measure_peak, training_operations
 from convnet_edge.training.distributed import Processes
-from convnet_edge.training.loop import device_name, without_tf32
+from convnet_edge.training.loop import device_name, split, without_tf32
 from convnet_edge.training.options import TrainOptions
-from convnet_edge.training.record import describe_training
 from convnet_edge.training.run import Run, make_step, take_step
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
@@ -150,16 +149,13 @@ def _pool_first(model: Convnet) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
-    given = TrainOptions(**options)
-    none = replace(setting.images, images=setting.images.images[:0])
-    description = describe_training(given, setting.images)
-    images = (setting.images, none)
-    run = Run(given, description, images, device=setting.device, processes=Processes())
+    images, given = split(setting.images, 0), TrainOptions(**options)
+    run = Run(given, {}, images, device=setting.device, processes=Processes())
     step = make_step(run) if graph else partial(take_step, run)
 
     def block(n_steps: int) -> None:
         order = torch.randperm(len(run.images)).to(setting.device)
-        choices = Choices(order, None, None, None)
+        choices = Choices(order)
         for start in range(0, n_steps * BATCH_SIZE, BATCH_SIZE):
             step(choices.part(start, start + BATCH_SIZE), BATCH_SIZE)
         setting.wait()

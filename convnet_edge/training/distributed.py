@@ -21,7 +21,10 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """Name this process among its peers. rank: 0-based. size: 1 without torchrun."""
+    """Name this process among its peers. rank: 0-based. size: 1 without torchrun.
+
+    What needs all of them raises InterruptedRunError once another process is gone.
+    """
 
     rank: int = 0
     size: int = 1
@@ -37,11 +40,7 @@ class Processes:
         return start + n * self.rank // self.size, start + n * (self.rank + 1) // self.size
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange.
-
-        Raises:
-            InterruptedRunError: another process is gone.
-        """
+        """Replace each tensor by its sum over all processes, in one exchange."""
         if self.size == 1:
             return
         flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
@@ -52,11 +51,7 @@ class Processes:
             tensor.copy_(part.view(tensor.shape))
 
     def wait(self) -> None:
-        """Return once every process is here.
-
-        Raises:
-            InterruptedRunError: another process is gone.
-        """
+        """Return once every process is here."""
         if self.size > 1:
             with _needing_all():
                 dist.barrier()

@@ -23,7 +23,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from .. import __version__
 from ..data import fashion_mnist as data
-from ..data.fashion_mnist import CLASS_LABELS
 from ..drawing import pictures
 from ..networks import checkpoint
 from ..networks.checkpoint import Checkpoint
@@ -43,7 +42,7 @@ from .resume import resume_path
 from .run import Run, Step, make_step
 
 REPORT_EVERY_S = 0.2
-EXPLODED_LOSS = 10 * math.log(len(CLASS_LABELS))  # ten times that of guessing
+EXPLODED_LOSS = 10 * math.log(len(data.CLASS_LABELS))  # ten times that of guessing
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
@@ -286,7 +285,7 @@ def _finish(run: Run) -> TrainResult:
     with run.timed("test"):
         test = data.load_test_set()
         logits = compute_logits(model, test.images, torch.float32)
-        score = accuracy.score(logits.argmax(axis=1), test.labels, CLASS_LABELS)
+        score = accuracy.score(logits.argmax(axis=1), test.labels, data.CLASS_LABELS)
     record = _record(run, score, test)
     out, record_path, picture_path, unfinished = _written(run.options.out)
     document = as_json(record)
@@ -306,7 +305,7 @@ def _record(run: Run, score: Accuracy, test: ImageSet) -> Record:
     return Record(
         schema=SCHEMA,
         model=checkpoint.describe_network(run.architecture),
-        class_labels=CLASS_LABELS,
+        class_labels=data.CLASS_LABELS,
         training=run.training,
         device=Device(
             name=device_name(run.device),

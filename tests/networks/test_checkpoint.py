@@ -137,15 +137,6 @@ def test_header_that_fits_no_such_weights_is_refused_before_anything_is_built(
         checkpoint.load_model(path)
 
 
-@pytest.mark.parametrize("missing", ["class_labels", "training", "model"])
-def test_header_without_a_part_is_refused(stored, missing):
-    made, path = stored
-    header = {key: value for key, value in made.header.items() if key != missing}
-    checkpoint.save(path, Checkpoint("model", made.tensors, header))
-    with pytest.raises(InputError, match="do not fit its header"):
-        checkpoint.load_model(path)
-
-
 def test_weights_that_are_lost_or_not_finite_are_refused(stored):
     made, path = stored
     name = "layer_stack.0.bias"
