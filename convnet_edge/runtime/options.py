@@ -160,7 +160,8 @@ def _problems(one: Declared, value: Any) -> Iterator[str]:
         if one.is_list and not values:
             yield f"numbers {range_text(about)}, as in 1,8,64"
         for number in values:
-            if not (about.low <= number <= about.high and number > about.above):
+            inside = about.low <= number <= about.high and number > about.above
+            if not (inside and math.isfinite(number)):
                 yield f"{'numbers' if one.is_list else 'a number'} {range_text(about)}"
 
 

@@ -28,9 +28,7 @@ class TrainOptions:
         "highest accuracy, 30 epochs.",
     )
     epochs: int | None = option(None, "Passes over the images.", low=1, default_text="the recipe's")
-    learning_rate: float | None = option(
-        None, "Adam's.", above=0, high=1e6, default_text="the recipe's"
-    )
+    learning_rate: float | None = option(None, "Adam's.", above=0, default_text="the recipe's")
     batch_size: int | None = option(
         None, "Images a step, over all processes.", low=1, default_text="the recipe's"
     )

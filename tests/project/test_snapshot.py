@@ -14,7 +14,7 @@ import faults
 import pytest
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 TABLE = SNAPSHOT.with_suffix(".txt")  # each line runs in the folder that those before it left
 UPDATE = bool(os.environ.get("UPDATE_SNAPSHOT"))
