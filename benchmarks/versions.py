@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of each timing")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training timed, 0: none")
     given = parser.parse_args()
+    if not (given.old / "convnet_edge").is_dir():
+        parser.error(f"{given.old} holds no convnet_edge")
     rows: dict[str, tuple[list[float], list[float]]] = {}
     versions = (given.old.resolve(), HERE)
     for number in range(given.rounds):
