@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option
+from ..runtime.options import check, option, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
 
 
@@ -41,7 +41,7 @@ class VerifyOptions:
     """What to verify, and where."""
 
     model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
-    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
+    provider: str = provider()
     against: Path | None = option(
         None, "A checkpoint or another model: compare all 10,000 test images."
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option
+from ..runtime.options import check, option, provider
 from ..sealing.default_model import MODEL_HELP, MODEL_TEXT
 
 
@@ -18,7 +18,7 @@ class PredictOptions:
         (), "Pictures, and folders of them.", positional=True, metavar="IMAGE|DIR"
     )
     model: Path | None = option(None, MODEL_HELP, default_text=MODEL_TEXT)
-    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
+    provider: str = provider()
     plot: bool = option(False, "Draw the 5 × 3 grid of test images.")
     seed: int = option(0, "Which test images the grid shows.", low=0)
     plot_out: Path = option(Path("runs/predictions.png"), "The grid's picture.")

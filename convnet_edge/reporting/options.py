@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.options import SHARE, check, option
+from ..runtime.options import SHARE, check, option, provider, threads
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class CompareOptions:
         units=SHARE,
     )
     max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
-    provider: str = option("cpu", "onnxruntime's provider: opened, or an error; never replaced.")
-    threads: int | None = option(
-        None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores"
-    )
+    provider: str = provider()
+    threads: int | None = threads()
     batch_size: int = option(1, "Images a run.", low=1, high=4096)
     n_pairs: int = option(
         11, "Fresh processes of each model, in turn.", low=6, high=1000, flag="--pairs"

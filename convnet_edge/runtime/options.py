@@ -18,6 +18,7 @@ from .errors import InputError
 RATE = {"hz": 1.0, "": 1.0}
 TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 SHARE = {"%": 0.01, "": 1.0}
+MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ class Declared:
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
     """Return a dataclass field that declares an option; `about` as in `About`."""
     return field(default=default, metadata={"about": About(help, **about)})
+
+
+def provider() -> Any:
+    """Return the field of the provider, which several stages take."""
+    return option(
+        "cpu",
+        "onnxruntime's provider: cpu, cuda, openvino, or another that it knows (untested). Opened, "
+        "or an error; never replaced.",
+        metavar="NAME",
+    )
+
+
+def threads() -> Any:
+    """Return the field of a session's threads, which several stages take."""
+    return option(None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores")
 
 
 def declared(options: type) -> tuple[Declared, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..runtime.options import MODEL_TEXT as MODEL_TEXT
+
 CHECKPOINT = Path("checkpoints/convnet.safetensors")
 EXPORTED_DIR = Path("exported")
 MODEL_HELP = "The .onnx file."
-MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 _SHIPPED = Path("exported/fashion-mnist.onnx")
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import RATE, TIME, check, option, require
+from ..options import MODEL_TEXT, RATE, TIME, check, option, provider, require, threads
 
 RESULTS_DIR = Path("benchmarks/results")
 
@@ -20,17 +20,10 @@ class BenchOptions:
         "The .onnx files, the main one first.",
         positional=True,
         metavar="MODEL",
-        default_text="exported/convnet.onnx if it exists, else the shipped one",
+        default_text=MODEL_TEXT,
     )
-    provider: str = option(
-        "cpu",
-        "onnxruntime's provider: cpu, cuda, openvino, or another that it knows (untested). Opened, "
-        "or an error; never replaced.",
-        metavar="NAME",
-    )
-    threads: int | None = option(
-        None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores"
-    )
+    provider: str = provider()
+    threads: int | None = threads()
     batch_sizes: tuple[int, ...] = option(
         (1, 8, 64, 256), "Images a run, comma-separated.", low=1, high=4096
     )
