@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option, require
+from ..runtime.options import Options, option, require
 from ..sealing.default_model import MODEL_TEXT
 
 
 @dataclass(frozen=True)
-class BundleOptions:
+class BundleOptions(Options):
     """What to hand over, and how."""
 
     models: tuple[Path, ...] = option(
@@ -38,12 +38,7 @@ class BundleOptions:
     )
 
     def __post_init__(self) -> None:
-        """Check the name, and that the options fit each other.
-
-        Raises:
-            InputError: `out` does not end in .pyz, or more than testdata holds is asked for.
-        """
-        check(self)
+        super().__post_init__()
         alone = len(self.models) < 2 and not self.with_test_set
         require(
             self.target != "testdata" or alone,
@@ -60,7 +55,7 @@ class BundleOptions:
 
 
 @dataclass(frozen=True)
-class ServeOptions:
+class ServeOptions(Options):
     """What page to show, and where."""
 
     folder: Path | None = option(
@@ -71,11 +66,3 @@ class ServeOptions:
         default_text="the one page in this folder",
     )
     port: int = option(8000, "0: any free one.", low=0, high=65535)
-
-    def __post_init__(self) -> None:
-        """Check the range.
-
-        Raises:
-            InputError: no such port.
-        """
-        check(self)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.options import option
+from ..runtime.options import Options, option
 from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
 from .terminal import Done, Terminal
 
@@ -21,7 +21,7 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class InspectOptions:
+class InspectOptions(Options):
     """What to look into."""
 
     model: Path | None = option(  # noqa: RUF009 - it returns a field

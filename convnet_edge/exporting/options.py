@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option, provider
+from ..runtime.options import Options, option, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Options):
     """What to export."""
 
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
@@ -22,14 +22,6 @@ class ExportOptions:
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
     )
 
-    def __post_init__(self) -> None:
-        """Check names and choices.
-
-        Raises:
-            InputError: `out` does not end in .onnx, or a choice is none.
-        """
-        check(self)
-
     @property
     def out_path(self) -> Path:
         """The model file to write."""
@@ -37,7 +29,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(Options):
     """What to verify, and where."""
 
     model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)

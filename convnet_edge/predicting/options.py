@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option, provider
+from ..runtime.options import Options, option, provider
 from ..sealing.default_model import MODEL_HELP, MODEL_TEXT
 
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(Options):
     """What to label; without pictures, the tutorial's grid of test images is drawn."""
 
     images: tuple[Path, ...] = option(
@@ -26,11 +26,3 @@ class PredictOptions:
         None, "Dark on light, or light on dark?", default_text="the border decides"
     )
     format: Literal["text", "csv", "jsonl"] = option("text", "Of the answers on stdout.")
-
-    def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            InputError: a value is outside its range.
-        """
-        check(self)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option
+from ..runtime.options import Options, option
 from ..sealing.default_model import EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
 
 Layout = Literal["portable", "ort-cpu"]
@@ -14,7 +14,7 @@ LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int
 
 
 @dataclass(frozen=True)
-class QuantizeOptions:
+class QuantizeOptions(Options):
     """How to make integers of a float model."""
 
     model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
@@ -34,14 +34,6 @@ class QuantizeOptions:
         suffixes=(".onnx",),
         default_text="exported/NAME.int8.onnx or NAME.int8-ort.onnx",
     )
-
-    def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            InputError: a value is outside its range.
-        """
-        check(self)
 
     def out_path(self, source_path: Path) -> Path:
         """Return the model file to write for the float model at `source_path`."""

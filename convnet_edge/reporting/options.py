@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.options import SHARE, check, option, provider, threads
+from ..runtime.options import SHARE, Options, option, provider, threads
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(Options):
     """Two model files to measure here in turn, and what NEW must hold against BASE."""
 
     base: Path = option(None, "A model file.", positional=True)
@@ -39,17 +39,9 @@ class CompareOptions:
         11, "Fresh processes of each model, in turn.", low=6, high=1000, flag="--pairs"
     )
 
-    def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            InputError: a value is outside its range.
-        """
-        check(self)
-
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(Options):
     """What to report; Markdown and pictures take the page's name."""
 
     results: tuple[Path, ...] = option(
@@ -64,11 +56,3 @@ class ReportOptions:
         "The page; table and pictures go beside it.",
         suffixes=(".html",),
     )
-
-    def __post_init__(self) -> None:
-        """Check the name.
-
-        Raises:
-            InputError: `out` does not end in .html.
-        """
-        check(self)

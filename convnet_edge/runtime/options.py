@@ -76,6 +76,18 @@ class Declared:
         return get_args(self.item) if get_origin(self.item) is Literal else ()
 
 
+class Options:
+    """What every stage's options are: a frozen dataclass whose values are checked when it is made.
+
+    Raises:
+        InputError: a value is outside its range, or options do not fit each other.
+    """
+
+    def __post_init__(self) -> None:
+        """Check every value; options that have to fit each other are checked on top of that."""
+        check(self)
+
+
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
     """Return a dataclass field that declares an option; `about` as in `About`."""
     return field(default=default, metadata={"about": About(help, **about)})

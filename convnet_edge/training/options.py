@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import check, option
+from ..runtime.options import Options, option
 from .recipes import RECIPES, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -14,7 +14,7 @@ Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Options):
     """How to train; the defaults are the tutorial's recipe."""
 
     data: Literal["fashion-mnist", "sample"] = option(
@@ -46,14 +46,6 @@ class TrainOptions:
         "The checkpoint to write.",
         suffixes=(".safetensors",),
     )
-
-    def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            InputError: a value is outside its range.
-        """
-        check(self)
 
     @property
     def plan(self) -> Recipe:

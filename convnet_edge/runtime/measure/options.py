@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import MODEL_TEXT, RATE, TIME, check, option, provider, require, threads
+from ..options import MODEL_TEXT, RATE, TIME, Options, option, provider, require, threads
 
 RESULTS_DIR = Path("benchmarks/results")
 
 
 @dataclass(frozen=True)
-class BenchOptions:
+class BenchOptions(Options):
     """What to measure, of which models; the first is what the others are compared with."""
 
     models: tuple[Path, ...] = option(
@@ -71,12 +71,7 @@ class BenchOptions:
     )
 
     def __post_init__(self) -> None:
-        """Check every range.
-
-        Raises:
-            InputError: a value is outside its range, or options do not fit each other.
-        """
-        check(self)
+        super().__post_init__()
         require(
             self.out is None or self.out.suffix != ".json" or len(self.models) < 2,
             f"one file, {self.out}, for {len(self.models)} models",
