@@ -39,13 +39,12 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path):
-    """Yield (absolute module, whether it is this package's) for each import in the file."""
+def imports(path, nodes=None):
+    """Yield the absolute name of each import among `nodes`, by default of the whole file."""
     package = ("convnet_edge", *path.relative_to(PACKAGE).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text())) if nodes is None else nodes:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *((node.module,) if node.module else ())))
@@ -80,34 +79,18 @@ def test_arrows_go_down():
 
 
 def test_modules_import_each_other_in_no_circle():
-    names = {
-        ".".join(("convnet_edge", *path.relative_to(PACKAGE).with_suffix("").parts)): path
-        for path in MODULES
-    }
+    def name_of(path):
+        return ".".join(("convnet_edge", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+    names = {name_of(path) for path in MODULES}
     edges = {}
-    for name, path in names.items():
-        targets = set()
-        for node in ast.parse(path.read_text()).body:  # at import time, and not for types alone
-            if isinstance(node, ast.ImportFrom):
-                package = name.split(".")[:-1]
-                base = package[: len(package) - node.level + 1] if node.level else []
-                module = ".".join([*base, *([node.module] if node.module else [])])
-                targets |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-        edges[name] = targets & set(names)
-
-    done, open_ = set(), []
-
-    def visit(name):
-        assert name not in open_, f"a circle: {' -> '.join([*open_, name])}"
-        if name not in done:
-            open_.append(name)
-            for target in edges[name]:
-                visit(target)
-            open_.remove(name)
-            done.add(name)
-
-    for name in names:
-        visit(name)
+    for path in MODULES:  # at import time, and not for types alone
+        found = set(imports(path, ast.parse(path.read_text()).body))
+        edges[name_of(path)] = names & {*found, *(name.rpartition(".")[0] for name in found)}
+    for left in iter(lambda: {n for n in edges if not edges[n] & set(edges)}, set()):
+        for name in left:  # they import none of those that remain
+            del edges[name]
+    assert not edges, f"in a circle, or upon one: {sorted(edges)}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
