@@ -64,8 +64,8 @@ class Inspection:
             "ops": file.op_counts(),
             "n_parameters": file.n_parameters,
             "n_multiplications": file.n_multiplications,
-            "inputs": {value.name: list(value.shape) for value in file.inputs},
-            "outputs": {value.name: list(value.shape) for value in file.outputs},
+            "inputs": {name: list(shape) for name, shape in file.inputs.items()},
+            "outputs": {name: list(shape) for name, shape in file.outputs.items()},
             "digests_hold": all(check.passed for check in self.digests),
             "contract": contract,
         }
@@ -87,8 +87,8 @@ def inspect(options: InspectOptions) -> Inspection:
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """
+    from ..runtime.admission import check_digests
     from ..runtime.model_file import open_model
-    from ..runtime.selftest import check_digests
 
     path = choose_model(options.model)
     file = open_model(path)

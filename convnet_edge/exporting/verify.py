@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data import fashion_mnist as data
-from ..runtime import selftest
+from ..runtime import admission, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.files import write_json
@@ -80,7 +80,7 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
     """
     path = choose_model(options.model)
     file = open_model(path)
-    checks: tuple[Check, ...] = selftest.check_digests(file)
+    checks: tuple[Check, ...] = admission.check_digests(file)
     compared = Compared()
     if all(check.passed for check in checks):  # an altered file is not opened
         step(f"opening the model on {options.provider}")

@@ -75,17 +75,17 @@ def decode_picture(
                 if n_pixels > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
                 grey = _grey(picture)
-    except UnidentifiedImageError as error:
+    except (
+        OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        found = f"{name} is damaged: {error}"
+        if isinstance(error, UnidentifiedImageError):
+            found = f"{name} is not a picture"
+        elif isinstance(error, Image.DecompressionBombError):
+            found = f"{name} is too large: {error}"
         raise InputError(
-            f"{name} is not a picture", expected=expected, next_step="name a picture file"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{name} is too large: {error}", expected=expected, next_step="scale it down first"
-        ) from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
-        raise InputError(
-            f"{name} is damaged: {error}", expected=expected, next_step="save the picture again"
+            found, expected=expected, next_step="save or scale the picture again"
         ) from error
     return fit(grey, shape, invert=invert)
 

@@ -4,19 +4,17 @@ The digests prove the file, the golden vectors prove machine and provider, the s
 prove the preprocessing. Comparing with PyTorch itself is the host's business (parity).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from . import preprocess
+from .admission import check_digests
 from .classifier import Classifier
 from .contract import Contract
 from .errors import CheckFailedError, InputError, MissingPackageError
 from .measure.result import Check
-from .model_file import ModelFile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,15 +46,6 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
             next_step=next_step,
             details=tuple(check.line() for check in failed) if listed else (),
         )
-
-
-def check_digests(file: ModelFile) -> tuple[Check, ...]:
-    """Compare both SHA-256 digests with those that the file states."""
-    stated = file.contract
-    return (
-        _check_digest("graph digest", file.graph_sha256, stated.graph_sha256),
-        _check_digest("contract digest", file.contract_sha256, stated.contract_sha256),
-    )
 
 
 def check_goldens(classifier: Classifier) -> tuple[Check, ...]:
@@ -97,8 +86,3 @@ def largest_error(logits: Array, reference: Array) -> float:
     if not np.isfinite(logits).all():
         return float("inf")
     return float(np.abs(logits.astype(np.float64) - reference).max(initial=0.0))
-
-
-def _check_digest(name: str, found: str, stated: str) -> Check:
-    says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
-    return Check(name, found == stated, f"sha256 {found[:16]}…, {says}")

@@ -170,6 +170,6 @@ def test_help_names_every_declared_option_with_the_bundles_defaults(bundle, caps
         main(str(bundle), ["bench", "--help"])
     assert exit_.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    flags = {one.flag for one in declared(BenchOptions) if not one.about.positional}
+    flags = {one.flag for one in declared(BenchOptions) if not one.positional}
     assert not {flag for flag in flags - {"--spin"} | {"--no-spin"} if flag not in text}
     assert "Default: 1,8." in text

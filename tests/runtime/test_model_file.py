@@ -32,8 +32,8 @@ def test_open_model_agrees_with_the_onnx_package(name):
         if tensor.data_type == onnx.TensorProto.INT64:
             assert weight.integers() == tuple(onnx.numpy_helper.to_array(tensor).ravel())
     values = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
-    assert file.values.keys() == values.keys()
-    assert file.inputs[0].shape[0] == "batch"
+    assert file.shapes.keys() == values.keys()
+    assert file.inputs["images"][0] == "batch"
 
 
 def test_counts_follow_from_the_layers():

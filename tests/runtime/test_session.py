@@ -16,7 +16,7 @@ FILE = open_model(tiny.grey())
 
 
 def test_session_reports_provider_threads_and_every_node():
-    session = Session(FILE, Settings(threads=1))
+    session = Session(tiny.grey(), Settings(threads=1))
     assert (session.provider, session.threads) == ("cpu", 1)
     assert session.create_ms > 0
     if session.placement is not None:
@@ -26,24 +26,24 @@ def test_session_reports_provider_threads_and_every_node():
 
 
 def test_session_takes_all_usable_cores_unless_told():
-    assert Session(FILE).settings.threads == machine.usable_cores()
+    assert Session(tiny.grey()).settings.threads == machine.usable_cores()
 
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_session_refuses_thread_counts_below_one(threads):
     with pytest.raises(InputError, match="threads"):
-        Session(FILE, Settings(threads=threads))
+        Session(tiny.grey(), Settings(threads=threads))
 
 
 def test_session_of_an_unknown_provider_names_the_known():
     with pytest.raises(InputError, match="cpu, cuda, openvino"):
-        Session(FILE, Settings("tpu"))
+        Session(tiny.grey(), Settings("tpu"))
 
 
 @pytest.mark.skipif(bool(machine.gpu_names()), reason="a GPU is here")
 def test_session_on_cuda_without_it_never_runs_on_the_cpu():
     with pytest.raises(InputError, match="asked for cuda, which cannot be opened") as caught:
-        Session(FILE, Settings("cuda"))
+        Session(tiny.grey(), Settings("cuda"))
     assert "--provider cpu" in caught.value.next_step
 
 
@@ -65,7 +65,7 @@ def test_silent_fallback_is_caught_by_asking_the_session(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA Test"])
     with pytest.raises(InputError, match="opened CPUExecutionProvider"):
-        Session(FILE, Settings("cuda"))
+        Session(tiny.grey(), Settings("cuda"))
 
 
 def test_a_library_that_does_not_load_is_named(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_a_library_that_does_not_load_is_named(tmp_path, monkeypatch):
     fake = fake_onnxruntime(tmp_path, "CPUExecutionProvider")
     monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     with pytest.raises(InputError, match=r"libonnxruntime_providers_cuda\.so"):
-        Session(FILE, Settings("cuda"))
+        Session(tiny.grey(), Settings("cuda"))
 
 
 def test_without_a_driver_the_next_step_is_the_driver(tmp_path, monkeypatch):
@@ -83,14 +83,14 @@ def test_without_a_driver_the_next_step_is_the_driver(tmp_path, monkeypatch):
     monkeypatch.setattr(session_module, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(machine, "gpu_names", list)
     with pytest.raises(InputError, match="no NVIDIA device") as caught:
-        Session(FILE, Settings("cuda"))
+        Session(tiny.grey(), Settings("cuda"))
     assert "install the NVIDIA driver" in caught.value.next_step
 
 
 def test_missing_onnxruntime_says_what_installs_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"convnet-edge\[cpu\]"):
-        Session(FILE)
+        Session(tiny.grey())
 
 
 def test_an_operation_onnxruntime_does_not_know_is_an_input_error():
@@ -98,12 +98,12 @@ def test_an_operation_onnxruntime_does_not_know_is_an_input_error():
         proto.graph.node[0].op_type = "NoSuchOperation"
 
     with pytest.raises(InputError, match="refuses the model"):
-        Session(open_model(faults.change_graph(tiny.grey(), rename)))
+        Session(faults.change_graph(tiny.grey(), rename))
 
 
 def test_run_with_the_wrong_shape_is_an_input_error():
     with pytest.raises(InputError, match=r"\(1, 3, 8, 8\)"):
-        Session(FILE).run(np.zeros((1, 3, 8, 8), np.float32))
+        Session(tiny.grey()).run(np.zeros((1, 3, 8, 8), np.float32))
 
 
 def test_a_model_with_two_inputs_is_refused():
@@ -117,7 +117,7 @@ def test_a_model_with_two_inputs_is_refused():
 
 def test_unfused_nodes_compute_the_same():
     batch = Classifier(FILE).to_input(tiny.images(20))
-    fused, apart = (Session(FILE, Settings(threads=1, fuse=fuse)) for fuse in (True, False))
+    fused, apart = (Session(tiny.grey(), Settings(threads=1, fuse=fuse)) for fuse in (True, False))
     assert np.abs(fused.run(batch) - apart.run(batch)).max() <= tiny.TOLERANCE
 
 
@@ -128,7 +128,7 @@ def batches():
 
 
 def test_bound_runs_give_the_sessions_logits_which_outlive_the_next_run(batches):
-    session = Session(FILE, Settings(threads=1))
+    session = Session(tiny.grey(), Settings(threads=1))
     for size in (1, 5):
         first, second = (batch[:size] for batch in batches)
         bound, kept = session.bind(first, 3), first.copy()
@@ -139,13 +139,13 @@ def test_bound_runs_give_the_sessions_logits_which_outlive_the_next_run(batches)
 
 
 def test_split_times_are_those_of_each_part(batches):
-    bound = Session(FILE, Settings(threads=1)).bind(batches[0], 3)
+    bound = Session(tiny.grey(), Settings(threads=1)).bind(batches[0], 3)
     logits, split = bound.run_split(batches[0])
     assert np.array_equal(logits, bound.run(batches[0]))
     assert min(split.host_to_device_ns, split.compute_ns, split.device_to_host_ns) > 0
 
 
 def test_bound_run_of_another_shape_is_an_input_error(batches):
-    bound = Session(FILE).bind(batches[0][:2], 3)
+    bound = Session(tiny.grey()).bind(batches[0][:2], 3)
     with pytest.raises(InputError, match="could not run"):
         bound.run(batches[0][:3])
