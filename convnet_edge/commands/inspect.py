@@ -87,8 +87,8 @@ def inspect(options: InspectOptions) -> Inspection:
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """
-    from ..runtime.admission import check_digests
     from ..runtime.model_file import open_model
+    from ..runtime.selftest import check_digests
 
     path = choose_model(options.model)
     file = open_model(path)

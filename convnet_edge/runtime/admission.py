@@ -13,7 +13,6 @@ from itertools import chain
 
 from .contract import NEXT_STEP
 from .errors import InputError
-from .measure.result import Check
 from .model_file import ModelFile, Node
 
 # by domain: what the exporters and rewrites of this program write
@@ -54,10 +53,11 @@ def admit(file: ModelFile) -> None:
         InputError: a digest is not the one that it states; or an operation, an attribute, a shape
             or a size that no exported file has.
     """
-    for check in check_digests(file):
-        if not check.passed:
+    for name, (found, stated) in file.digests().items():
+        if found != stated:
             raise InputError(
-                f"the file was altered after its export: {check.name}: {check.detail}",
+                f"the file was altered after its export: its {name} is {found[:16]}…, the file "
+                f"states {stated[:16]}…",
                 expected="the bytes that were proved at export",
                 next_step="fetch the file again, or export it anew",
             )
@@ -65,16 +65,6 @@ def admit(file: ModelFile) -> None:
         raise InputError(
             reason, expected="a graph as `convnet-edge export` writes it", next_step=NEXT_STEP
         )
-
-
-def check_digests(file: ModelFile) -> tuple[Check, ...]:
-    """Compare both SHA-256 digests with those that the file states."""
-    checks = []
-    for name in ("graph", "contract"):
-        found, stated = (getattr(side, f"{name}_sha256") for side in (file, file.contract))
-        says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
-        checks.append(Check(f"{name} digest", found == stated, f"sha256 {found[:16]}…, {says}"))
-    return tuple(checks)
 
 
 def _foreign_parts(file: ModelFile) -> Iterator[str]:

@@ -9,17 +9,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from . import admission, preprocess
-from .contract import NEXT_STEP
+from .contract import NEXT_STEP, Array
 from .errors import InputError
 from .model_file import ModelFile, open_model
 from .session import Session, Settings
 
-Array = np.ndarray[Any, np.dtype[Any]]
 PathLike = str | os.PathLike[str]
 
 RUN_BATCH_SIZE = 256

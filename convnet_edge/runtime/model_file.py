@@ -94,6 +94,14 @@ class ModelFile:
         """The SHA-256 of the whole file."""
         return hashlib.sha256(self.data).hexdigest()
 
+    def digests(self) -> dict[str, tuple[str, str]]:
+        """Return both SHA-256 by name, as computed and as stated."""
+        stated = self.contract
+        return {
+            "graph digest": (self.graph_sha256, stated.graph_sha256),
+            "contract digest": (self.contract_sha256, stated.contract_sha256),
+        }
+
     @property
     def weight_bytes(self) -> int:
         """The bytes of the file that are weights."""

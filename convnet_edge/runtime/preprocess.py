@@ -11,17 +11,16 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .contract import Array
 from .errors import InputError, MissingPackageError
 from .files import MIB, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 BRIGHT_BORDER = 127.5

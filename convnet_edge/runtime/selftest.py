@@ -5,30 +5,23 @@ prove the preprocessing. Comparing with PyTorch itself is the host's business (p
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from . import preprocess
-from .admission import check_digests
 from .classifier import Classifier
-from .contract import Contract
+from .contract import Array, Contract
 from .errors import CheckFailedError, InputError, MissingPackageError
 from .measure.result import Check
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from .model_file import ModelFile
 
 PIXEL_TOLERANCE = 2
 
 
 def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
     """Run every check that a device can: digests, golden vectors, sample pictures."""
-    return (*check_digests(classifier.file), *check_opened(classifier))
-
-
-def check_opened(classifier: Classifier) -> tuple[Check, ...]:
-    """Run the checks of a file that is open: golden vectors and sample pictures."""
-    return (*check_goldens(classifier), check_pictures(classifier.contract))
+    digests, pictures = check_digests(classifier.file), check_pictures(classifier.contract)
+    return (*digests, *check_goldens(classifier), pictures)
 
 
 def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool = False) -> None:
@@ -46,6 +39,15 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
             next_step=next_step,
             details=tuple(check.line() for check in failed) if listed else (),
         )
+
+
+def check_digests(file: ModelFile) -> tuple[Check, ...]:
+    """Compare both SHA-256 digests with those that the file states."""
+    checks = []
+    for name, (found, stated) in file.digests().items():
+        says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
+        checks.append(Check(name, found == stated, f"sha256 {found[:16]}…, {says}"))
+    return tuple(checks)
 
 
 def check_goldens(classifier: Classifier) -> tuple[Check, ...]:

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from . import providers
-from .contract import NEXT_STEP
+from .contract import NEXT_STEP, Array
 from .errors import InputError, MissingPackageError
 from .measure import machine
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
