@@ -198,4 +198,4 @@ def _decode_pixels(text: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _decode(text: Any) -> bytes:
-    return base64.b64decode(text, validate=True)  # binascii.Error is a ValueError
+    return base64.b64decode(text, validate=True)

@@ -65,7 +65,6 @@ def decode_picture(
             expected="pillow to open picture files",
             next_step="pip install pillow",
         ) from error
-    expected = f"a picture that Pillow can read, of at most {MAX_PIXELS // 10**6} million pixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sizes are checked here; damage is an exception
@@ -84,7 +83,9 @@ def decode_picture(
         elif isinstance(error, Image.DecompressionBombError):
             found = f"{name} is too large: {error}"
         raise InputError(
-            found, expected=expected, next_step="save or scale the picture again"
+            found,
+            expected=f"a picture for Pillow, of at most {MAX_PIXELS // 10**6} million pixels",
+            next_step="name a picture file; save it again if damaged, or smaller if too large",
         ) from error
     return fit(grey, shape, invert=invert)
 

@@ -107,11 +107,8 @@ def test_predict_gives_the_classifiers_labels(bundle, tmp_path, capsys):
     assert "absent.png" in answered.err
     assert "the fastest that passes here" in answered.err
     assert answered.out.startswith(f"{paths[0]}: ")
-
-
-def test_predict_without_pictures_labels_the_samples(bundle, capsys):
     assert main(str(bundle), ["predict"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())
+    assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())  # the samples
 
 
 def test_model_that_fails_here_is_left_out_and_said_so(tmp_path, capsys):
