@@ -161,7 +161,7 @@ def _keyword(name: str, annotation: Any, *, default: Any) -> Parameter:
 
 def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
-    about, default = one.about, one.default
+    default = one.default
     kind = one.kind | None if one.optional else one.kind
     if _is_text(one):
         kind, default = str if default is not None else str | None, _text(one)
@@ -169,11 +169,11 @@ def _parameter(one: Declared) -> Parameter:
         kind, default = list[one.item] | None, None  # type: ignore[name-defined]
     elif default is None and not one.optional:
         default = Parameter.empty  # must be given
-    metavar = about.metavar or (one.flag if about.positional else None)
-    shown: dict[str, Any] = {"help": about.help, "metavar": metavar}
+    metavar = one.metavar or (one.flag if one.positional else None)
+    shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
     if default is None or default is False:
-        shown["show_default"] = about.default_text or False
-    if about.positional:
+        shown["show_default"] = one.default_text or False
+    if one.positional:
         return _keyword(one.name, Annotated[kind, typer.Argument(**shown)], default=default)
     option = typer.Option(_flags(one), **shown, **_range(one))
     return _keyword(one.name, Annotated[kind, option], default=default)
@@ -181,7 +181,7 @@ def _parameter(one: Declared) -> Parameter:
 
 def _is_text(one: Declared) -> bool:
     """Return whether `runtime.options.parse` makes the value of what is typed."""
-    return one.about.units is not None or (one.is_list and not one.about.positional)
+    return one.units is not None or (one.is_list and not one.positional)
 
 
 def _text(one: Declared) -> str | None:
@@ -189,7 +189,7 @@ def _text(one: Declared) -> str | None:
     if one.default is None:
         return None
     listed = one.default if one.is_list else (one.default,)
-    return one.about.default_text or ",".join(f"{number:g}" for number in listed)
+    return one.default_text or ",".join(f"{number:g}" for number in listed)
 
 
 def _flags(one: Declared) -> str:
@@ -201,7 +201,7 @@ def _range(one: Declared) -> dict[str, Any]:
     """Return the ends of the range that Typer checks and shows; `check` knows the others."""
     if one.kind not in (int, float) or _is_text(one):
         return {}
-    ends = {"min": one.about.low, "max": one.about.high}
+    ends = {"min": one.low, "max": one.high}
     return {
         name: int(end) if end % 1 == 0 else end for name, end in ends.items() if math.isfinite(end)
     }

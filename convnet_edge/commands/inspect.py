@@ -64,8 +64,8 @@ class Inspection:
             "ops": file.op_counts(),
             "n_parameters": file.n_parameters,
             "n_multiplications": file.n_multiplications,
-            "inputs": {value.name: list(value.shape) for value in file.inputs},
-            "outputs": {value.name: list(value.shape) for value in file.outputs},
+            "inputs": {name: list(shape) for name, shape in file.inputs.items()},
+            "outputs": {name: list(shape) for name, shape in file.outputs.items()},
             "digests_hold": all(check.passed for check in self.digests),
             "contract": contract,
         }

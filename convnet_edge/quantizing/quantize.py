@@ -315,7 +315,7 @@ def _describe(
         "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
     )
     return source.document() | {
-        "name": f"{stated.name}.int8",
+        "name": f"{stated.document['name']}.int8",
         "measured": proof["measured"],
         "goldens": stated.document["goldens"] | proof["goldens"],
         "quantization": {

@@ -4,15 +4,12 @@ Numpy and onnxruntime; Pillow only for picture files. Writes nothing but what --
 its models from the archive in memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,21 +29,10 @@ from .options import Declared, declared, parse
 from .selftest import run_selftest
 from .session import Settings
 
-SELFTEST_SCHEMA = "convnet-edge/selftest/1"
-EXAMPLES = "selftest: proof on this machine, in seconds. predict IMAGE...: label and probabilities."
+OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
 DEFAULTS: dict[str, Any] = {"batch_sizes": (1, 8)}  # where a device's differ from the host's
-TABLES = ("cold start", "latency", "split", "throughput", "paced", "minutes")
+TABLES = {"cold start", "latency", "split", "throughput", "paced", "minutes"}
 N_ROUNDS, SLOT_S = 5, 0.05  # of choosing the fastest model
-
-
-@dataclass(frozen=True)
-class Call:
-    """One command as it was typed. options: for all but `bench`, only how a model is opened."""
-
-    archive_path: Path
-    archive: Archive
-    asked: argparse.Namespace
-    options: BenchOptions
 
 
 @dataclass(frozen=True)
@@ -54,18 +40,20 @@ class Candidate:
     """One model of the bundle on this machine. refused: why it is not usable, None if it passed."""
 
     name: str
-    classifier: Classifier | None
-    checks: tuple[Check, ...]
+    passed: bool
     refused: str | None
+    checks: tuple[Check, ...] = ()
 
 
 def main(archive_path: str, arguments: list[str] | None = None) -> int:
     """Run one command of the bundle at `archive_path`; return the exit code."""
     print_any_letter()
     path = Path(archive_path)
-    asked = _parser(path.name).parse_args(arguments)
     try:
-        code: int = asked.run(Call(path, read_archive(path), asked, _options(asked)))
+        asked = _parser(path.name).parse_args(arguments)
+        given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
+        options = BenchOptions(**{**DEFAULTS, **given})
+        code: int = asked.run(read_archive(path), asked, options)
     except EdgeError as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -79,39 +67,36 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     return code
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
+def _parser(archive_name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python3 {name}",
-        description="A model in one file, with its own proof. " + EXAMPLES,
+        prog=f"python3 {archive_name}",
+        description="A model in one file, with its own proof. selftest: proof on this machine, in "
+        "seconds. predict IMAGE...: label and probabilities.",
         epilog="Exit codes: 0 done and proved, 1 a check failed, 2 wrong usage or something "
         "missing, 130 interrupted. Needs numpy and onnxruntime; pillow for picture files.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    texts = {
-        "selftest": (_selftest, "prove file, provider and preprocessing on this machine"),
-        "predict": (_predict, "label pictures; without any, the samples in the bundle"),
-        "bench": (_bench, "measure accuracy, cold start and latency here, with a verdict"),
-        "info": (_info, "say what the bundle holds"),
-    }
-    for command, (run, text) in texts.items():
-        sub = commands.add_parser(command, help=text, description=text)
+    for run, text in (
+        (_selftest, "prove file, provider and preprocessing on this machine"),
+        (_predict, "label pictures; without any, the samples in the bundle"),
+        (_bench, "measure accuracy, cold start and latency here, with a verdict"),
+        (_info, "say what the bundle holds"),
+    ):
+        sub = commands.add_parser(run.__name__.lstrip("_"), help=text, description=text)
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="one JSON document on stdout")
-        if command == "info":
-            continue
-        sub.add_argument("--model", help="of the bundle; default: the fastest that passes here")
-        for one in declared(BenchOptions):
-            opens = one.name in ("provider", "threads")
-            if opens or (command == "bench" and not one.about.positional):
-                _add(sub, one)
-        if command == "predict":
+        if run is not _info:
+            sub.add_argument("--model", help="of the bundle; default: the fastest that passes here")
+            for name in OPTIONS if run is _bench else ("provider", "threads"):
+                _add(sub, OPTIONS[name])
+        if run is _predict:
             sub.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
     return parser
 
 
 def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     """Add an option as declared; what is not given stays out of the namespace."""
-    default, text = DEFAULTS.get(one.name, one.default), one.about.help.replace("%", "%%")
+    default, text = DEFAULTS.get(one.name, one.default), one.help.replace("%", "%%")
     about: dict[str, Any] = {"dest": one.name, "default": argparse.SUPPRESS}
     if one.kind is bool:
         flag = f"--no-{one.flag[2:]}" if default else one.flag
@@ -119,32 +104,19 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
         parser.add_argument(flag, action=action, help=f"{'Not: ' * default}{text}", **about)
         return
     listed = ",".join(map(str, default)) if one.is_list else default
-    shown = one.about.default_text if default is None else listed
+    shown = one.default_text if default is None else listed
     if shown is not None and one.name != "out":  # a device writes nothing unasked
         text += f" Default: {shown}."
-    parser.add_argument(one.flag, metavar=one.about.metavar or "VALUE", help=text, **about)
+    about |= {"metavar": one.metavar or "VALUE", "type": lambda value: parse(one, value)}
+    parser.add_argument(one.flag, help=text, **about)
 
 
-def _options(asked: argparse.Namespace) -> BenchOptions:
-    """Return what was asked for, checked as on the host.
-
-    Raises:
-        InputError: a value is outside its range, or stands for none.
-    """
-    given = {
-        one.name: value if one.kind is bool else parse(one, value)
-        for one in declared(BenchOptions)
-        if (value := getattr(asked, one.name, None)) is not None
-    }
-    return BenchOptions(**{**DEFAULTS, **given})
-
-
-def _info(call: Call) -> int:
-    manifest = call.archive.manifest
-    if call.asked.json:
+def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
+    manifest = archive.manifest
+    if asked.json:
         _print_json(manifest)
         return 0
-    print(f"{call.archive.name}: convnet-edge {manifest['convnet_edge']}")
+    print(f"{archive.path.name}: convnet-edge {manifest['convnet_edge']}")
     for entry in manifest["models"]:
         kind = f"int8 ({entry['layout']})" if entry["layout"] else "float32"
         print(
@@ -157,44 +129,42 @@ def _info(call: Call) -> int:
     return 0
 
 
-def _selftest(call: Call) -> int:
-    candidates, provider = _candidates(call), call.options.provider
-    passed = all(candidate.refused is None for candidate in candidates)
-    if call.asked.json:
-        models = [
-            {
-                "name": candidate.name,
-                "passed": candidate.refused is None,
-                "refused": candidate.refused,
-                "checks": as_json(candidate.checks),
-            }
-            for candidate in candidates
-        ]
-        found = {"schema": SELFTEST_SCHEMA, "bundle": call.archive.name, "provider": provider}
-        _print_json({**found, "passed": passed, "models": models, "machine": machine.passport()})
+def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
+    candidates = [candidate for candidate, _ in _candidates(archive, asked.model, options)]
+    passed = all(candidate.passed for candidate in candidates)
+    if asked.json:
+        document: dict[str, Any] = {
+            "schema": "convnet-edge/selftest/1",
+            "bundle": archive.path.name,
+            "provider": options.provider,
+            "passed": passed,
+            "models": as_json(candidates),
+            "machine": machine.passport(),
+        }
+        _print_json(document)
         return 0 if passed else CheckFailedError.exit_code
     print("[✓] archive: its bytes are those that were bundled")
     for candidate in candidates:
-        print(f"{candidate.name} on {provider}:")
+        print(f"{candidate.name} on {options.provider}:")
         for check in candidate.checks:
             print(f"  {check.line()}")
-        if candidate.refused is not None:
+        if not candidate.passed:
             print(f"  [x] {candidate.refused}")
     print("PASS" if passed else "FAIL")
     return 0 if passed else CheckFailedError.exit_code
 
 
-def _predict(call: Call) -> int:
-    (_, classifier), rows, code = _choose(call), [], 0
-    if not call.asked.images:
+def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
+    (_, classifier), rows, code = _choose(archive, asked.model, options), [], 0
+    if not asked.images:
         rows = [(s.name, classifier(s.pixels).top(3)[0]) for s in classifier.contract.samples]
-    for path in call.asked.images:
+    for path in asked.images:
         try:
             rows.append((str(path), classifier([path]).top(3)[0]))
         except InputError as error:
-            print(f"{call.archive.name}: {error}", file=sys.stderr)
+            print(f"{archive.path.name}: {error}", file=sys.stderr)
             code = error.exit_code
-    if call.asked.json:
+    if asked.json:
         answers = [
             {"path": name, "label": top[0][0],
              "top": [{"label": label, "probability": share} for label, share in top]}
@@ -208,38 +178,33 @@ def _predict(call: Call) -> int:
     return code
 
 
-def _bench(call: Call) -> int:
-    options, (chosen, classifier) = call.options, _choose(call)
+def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
+    chosen, classifier = _choose(archive, asked.model, options)
     out = None if options.out is None else options.result_path(Path(chosen.name))
-
-    def keep(result: Result) -> None:
-        if out is not None:
-            write_json(out, as_json(result))
-
-    measured = bench_model(
+    result = bench_model(
         classifier,
         options,
         name=chosen.name,
-        version=call.archive.manifest["convnet_edge"],
-        test=call.archive.test_set(),
+        version=archive.manifest["convnet_edge"],
+        test=archive.test_set(),
         checks=chosen.checks,
-        start=cold_start.Task(call.archive_path, member=chosen.name),
+        start=cold_start.Task(archive.path, member=chosen.name),
         listener=Listener(
-            stage=_say,
-            keep=lambda result: None if out is None else write_json(out, as_json(result)),
+            stage=lambda text: print(text, file=sys.stderr) if sys.stderr.isatty() else None,
+            keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
         ),
-    )
-    if call.asked.json:
-        _print_json(as_json(measured.result))
+    ).result
+    if asked.json:
+        _print_json(as_json(result))
     else:
-        _show(measured.result, (*TABLES, "profile") if options.profile else TABLES)
+        _show(result, TABLES | ({"profile"} if options.profile else set()))
     if out is not None:
         print(f"wrote {out}", file=sys.stderr)
-    require_believable([measured.result], strict=options.strict)
+    require_believable([result], strict=options.strict)
     return 0
 
 
-def _show(result: Result, names: Iterable[str]) -> None:
+def _show(result: Result, names: set[str]) -> None:
     ran, where = result.provider, result.machine
     print(f"{result.model.name} on {ran.obtained}, {ran.threads} threads")
     print(f"machine {where.id}: {where.cpu}, {where.usable_cores} usable cores")
@@ -255,55 +220,48 @@ def _show(result: Result, names: Iterable[str]) -> None:
             print(f"  {reason.line()}")
 
 
-def _candidates(call: Call) -> list[Candidate]:
-    """Open and check every model that was asked for.
-
-    Raises:
-        InputError: the bundle has no model of that name, or none can be opened.
-    """
-    models, wanted = call.archive.models(), call.asked.model
+def _candidates(
+    archive: Archive, wanted: str | None, options: BenchOptions
+) -> list[tuple[Candidate, Classifier | None]]:
+    """Open and check every model that was asked for."""
+    models = archive.models()
     if wanted is not None and wanted not in models:
         raise InputError(
-            f"no model {wanted!r} in {call.archive.name}",
+            f"no model {wanted!r} in {archive.path.name}",
             expected=" or ".join(models),
             next_step="leave --model out for the fastest that passes here",
         )
-    options = call.options
     settings = Settings(
         options.provider,
         options.threads,
         allow_cpu_nodes=options.allow_cpu_nodes,
         spin=options.spin,
     )
-    found: list[Candidate] = []
+    found: list[tuple[Candidate, Classifier | None]] = []
     refusals: list[InputError] = []
-    for name, model in models.items():
-        if wanted not in (None, name):
-            continue
+    for name in [wanted] if wanted is not None else models:
         try:
-            classifier = Classifier(model, settings=settings)
+            classifier = Classifier(models[name], settings=settings)
         except InputError as error:
             refusals.append(error)
-            found.append(Candidate(name, None, (), f"cannot be opened: {error}"))
+            found.append((Candidate(name, False, f"cannot be opened: {error}"), None))
             continue
         checks = run_selftest(classifier)
         failed = [check for check in checks if not check.passed and not check.skipped]
         refused = f"{failed[0].name}: {failed[0].detail}" if failed else None
-        found.append(Candidate(name, classifier, checks, refused))
+        found.append((Candidate(name, not failed, refused, checks), classifier))
     if len(refusals) == len(found):
         raise refusals[0]
     return found
 
 
-def _choose(call: Call) -> tuple[Candidate, Classifier]:
-    """Return the fastest model that passes here; say on stderr why it was taken.
-
-    Raises:
-        CheckFailedError: none passes.
-    """
-    candidates = _candidates(call)
-    refused = [f"{c.name} is left out, {c.refused}" for c in candidates if c.refused is not None]
-    usable = [(c, c.classifier) for c in candidates if c.refused is None and c.classifier]
+def _choose(
+    archive: Archive, wanted: str | None, options: BenchOptions
+) -> tuple[Candidate, Classifier]:
+    """Return the fastest model that passes here; say on stderr why it was taken."""
+    candidates = _candidates(archive, wanted, options)
+    refused = [f"{c.name} is left out, {c.refused}" for c, _ in candidates if not c.passed]
+    usable = [(c, classifier) for c, classifier in candidates if c.passed and classifier]
     if not usable:
         raise CheckFailedError(
             "; ".join(refused), expected="a model that passes here", next_step=NEXT_STEP
@@ -323,11 +281,6 @@ def _choose(call: Call) -> tuple[Candidate, Classifier]:
 
 def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":  # a bundle's own start is bundling/start.py

@@ -7,10 +7,9 @@ image follow from the weights' shapes, and are bounded here. Whether an admitted
 right thing is the self-test's business.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 from .contract import NEXT_STEP
 from .errors import InputError
@@ -54,38 +53,25 @@ def admit(file: ModelFile) -> None:
         InputError: a digest is not the one that it states; or an operation, an attribute, a shape
             or a size that no exported file has.
     """
-    require_unaltered(file)
-    for reasons in (_foreign_parts(file), _excess(file)):
-        for reason in reasons:
-            raise InputError(
-                reason,
-                expected="a graph as `convnet-edge export` writes it",
-                next_step=NEXT_STEP,
-            )
-
-
-def require_unaltered(file: ModelFile) -> None:
-    """Check both digests: a file that changed since its export is not opened.
-
-    Raises:
-        InputError: a digest is not the one that the file states.
-    """
-    for name, found, stated in (
-        ("graph", file.graph_sha256, file.contract.graph_sha256),
-        ("contract", file.contract_sha256, file.contract.contract_sha256),
-    ):
+    for name, (found, stated) in file.digests().items():
         if found != stated:
             raise InputError(
-                f"the file was altered after its export: its {name} digest is {found[:16]}…, the "
-                f"file states {stated[:16]}…",
+                f"the file was altered after its export: its {name} is {found[:16]}…, the file "
+                f"states {stated[:16]}…",
                 expected="the bytes that were proved at export",
                 next_step="fetch the file again, or export it anew",
             )
+    for reason in chain(_foreign_parts(file), _excess(file)):
+        raise InputError(
+            reason, expected="a graph as `convnet-edge export` writes it", next_step=NEXT_STEP
+        )
 
 
 def _foreign_parts(file: ModelFile) -> Iterator[str]:
     if file.foreign:
         yield f"the file holds {', '.join(file.foreign)}"
+    if (len(file.inputs), len(file.outputs)) != (1, 1):
+        yield f"the graph has {len(file.inputs)} inputs and {len(file.outputs)} outputs, not one"
     if len(file.nodes) > MAX_NODES:
         yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES}"
     for node in file.nodes:
@@ -104,11 +90,11 @@ def _excess(file: ModelFile) -> Iterator[str]:
     """Follow the numbers of one image from operation to operation."""
     weights = {weight.name: weight.dims for weight in file.weights}
     height, width = file.contract.image_shape
-    for value in file.inputs:
-        if value.shape[1:] != (1, height, width):
-            shape = ", ".join(map(str, value.shape))[:80]
-            yield f"the graph takes ({shape}), its contract says (batch, 1, {height}, {width})"
-    sizes = {value.name: height * width for value in file.inputs}
+    ((images, shape),) = file.inputs.items()
+    if shape[1:] != (1, height, width):
+        taken = ", ".join(map(str, shape))[:80]
+        yield f"the graph takes ({taken}), its contract says (batch, 1, {height}, {width})"
+    sizes = {images: height * width}
     multiplications = 0
     for node in file.nodes:
         source, *others = node.inputs or ("",)
@@ -122,15 +108,17 @@ def _excess(file: ModelFile) -> Iterator[str]:
             yield f"an operation {node.op_type} takes more than one result of others"
         if _mixes_images(file, node):
             yield f"an operation {node.op_type} may mix images"
-        size, work = sizes[source], 0
+        size = sizes[source]
         if node.op_type in WEIGHT_PLACES:
             place = WEIGHT_PLACES[node.op_type]
             dims = weights.get(node.inputs[place], ()) if len(node.inputs) > place else ()
             if len(dims) < 2 or min(dims) < 1:
                 yield f"an operation {node.op_type} has no weights"
                 return
-            size, work = _layer(node.op_type, dims, size)
-        multiplications += work
+            # of a convolution, the most places that images of `size` numbers may have
+            places = -(-size // dims[1]) if node.op_type.endswith("Conv") else 1
+            size = places * (dims[0] if node.op_type.endswith("Conv") else max(dims))
+            multiplications += places * math.prod(dims)
         sizes |= dict.fromkeys(node.outputs, size)
     largest = 4 * max(sizes.values(), default=0)
     if largest > MAX_IMAGE_BYTES:
@@ -138,14 +126,6 @@ def _excess(file: ModelFile) -> Iterator[str]:
     if multiplications > MAX_MULTIPLICATIONS:
         yield f"one image may take {multiplications:,} multiplications, more than " \
             f"{MAX_MULTIPLICATIONS:,}"  # fmt: skip
-
-
-def _layer(op_type: str, dims: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Return the most numbers that come out of a layer for `size` that go in, and its work."""
-    if not op_type.endswith("Conv"):
-        return max(dims), math.prod(dims)
-    positions = -(-size // dims[1])
-    return positions * dims[0], positions * math.prod(dims)
 
 
 def _mixes_images(file: ModelFile, node: Node) -> bool:

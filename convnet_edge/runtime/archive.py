@@ -4,8 +4,6 @@ A zip that Python runs, read into memory and never unpacked; its comment is the 
 before it. What its commands do is the device's business; what goes into it, the host's.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -36,7 +34,7 @@ NEXT_STEP = "copy the file again, or bundle it anew with `convnet-edge bundle`"
 class Archive:
     """An archive's content by member name, and its manifest."""
 
-    name: str
+    path: Path
     members: Mapping[str, bytes]
     manifest: dict[str, Any]
 
@@ -46,17 +44,26 @@ class Archive:
         return {name: self.members[MODELS + name] for name in names}
 
     def test_set(self) -> ImageSet | None:
-        """Return the test images, None if the archive has none.
-
-        Raises:
-            InputError: they are not what `encode_test_set` writes.
-        """
+        """Return the test images, None if the archive has none."""
         if TEST_SET not in self.members:
             return None
         try:
-            return _decode_test_set(self.members[TEST_SET], self.name)
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(
+                    io.BytesIO(content), allow_pickle=False
+                )
+                for name, content in _unzip(self.members[TEST_SET]).items()
+            }
+            images, labels = arrays["images"], arrays["labels"]
+            kinds = [(str(array.dtype), array.ndim) for array in (images, labels)]
+            if kinds != [("uint8", 3), ("uint8", 1)] or len(images) != len(labels):
+                raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
+            images_sha256, labels_sha256 = (
+                str(arrays[f"{n}_sha256"]) for n in ("images", "labels")
+            )
+            return ImageSet(images, labels, images_sha256, labels_sha256, self.path.name)
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-            raise _no_bundle(self.name, error) from error
+            raise _no_bundle(self.path, error) from error
 
 
 def encode_test_set(test: ImageSet) -> bytes:
@@ -96,9 +103,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
 def read_archive(path: Path) -> Archive:
     """Read the archive at `path` into memory, after checking its bytes.
 
-    Raises:
-        CheckFailedError: its bytes are not those that were bundled.
-        InputError: unreadable, or no bundle.
+    A bundle's own start has done that, `python -m convnet_edge.runtime NAME.pyz` has not.
     """
     data = read_bytes(path, limit=MAX_ARCHIVE_BYTES, next_step=NEXT_STEP)
     if data[-COMMENT_BYTES:] != _comment(memoryview(data)[:-COMMENT_BYTES]):
@@ -109,13 +114,12 @@ def read_archive(path: Path) -> Archive:
         )
     try:
         members = _unzip(data)
-        manifest = json.loads(members[MANIFEST])
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"schema {manifest['schema']!r}, not {SCHEMA}")
-        found = Archive(path.name, members, manifest)
+        found = Archive(path, members, json.loads(members[MANIFEST]))
+        if found.manifest["schema"] != SCHEMA:
+            raise ValueError(f"schema {found.manifest['schema']!r}, not {SCHEMA}")
         found.models()
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _no_bundle(path.name, error) from error
+        raise _no_bundle(path, error) from error
     return found
 
 
@@ -131,22 +135,9 @@ def _unzip(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def _decode_test_set(data: bytes, source: str) -> ImageSet:
-    arrays = {
-        name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        for name, content in _unzip(data).items()
-    }
-    images, labels = arrays["images"], arrays["labels"]
-    kinds = [(str(array.dtype), array.ndim) for array in (images, labels)]
-    if kinds != [("uint8", 3), ("uint8", 1)] or len(images) != len(labels):
-        raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
-    images_sha256, labels_sha256 = str(arrays["images_sha256"]), str(arrays["labels_sha256"])
-    return ImageSet(images, labels, images_sha256, labels_sha256, source)
-
-
-def _no_bundle(name: str, error: Exception) -> InputError:
+def _no_bundle(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{name} is no bundle ({type(error).__name__}: {str(error)[:300]})",
+        f"{path.name} is no bundle ({type(error).__name__}: {str(error)[:300]})",
         expected="what `convnet-edge bundle` writes",
         next_step=NEXT_STEP,
     )

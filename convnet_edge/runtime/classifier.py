@@ -5,24 +5,20 @@ predictions = Classifier("exported/convnet.onnx")(["boot.jpg"])
 print(predictions.names, predictions.probabilities)
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
 
 import numpy as np
 
 from . import admission, preprocess
-from .contract import NEXT_STEP
+from .contract import NEXT_STEP, Array
 from .errors import InputError
 from .model_file import ModelFile, open_model
 from .session import Session, Settings
 
-Array = np.ndarray[Any, np.dtype[Any]]
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike = str | os.PathLike[str]
 
 RUN_BATCH_SIZE = 256
 
@@ -78,7 +74,7 @@ class Classifier:
             model = open_model(model if isinstance(model, bytes) else Path(model))
         admission.admit(model)
         self.file, self.contract = model, model.contract
-        self.session = Session(model, settings or Settings(provider, threads))
+        self.session = Session(model.data, settings or Settings(provider, threads))
         stated, found = (
             f"{side.input_dtype} {side.input_name!r} and gives {side.output_name!r}"
             for side in (self.contract, self.session)

@@ -7,10 +7,7 @@ that nothing changed since the export; it is no signature and says nothing of wh
 Running the model against the golden vectors is the self-test's business.
 """
 
-from __future__ import annotations
-
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -33,7 +30,7 @@ MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
 MAX_SIDE = 4096
 MAX_PIXELS_BYTES = 64 << 20
-INPUT_DTYPES = ("float32", "uint8")
+INPUT_DTYPES = ("float32", "uint8")  # pixels in [0, 1], or grey values
 _ZEROS = "0" * 64
 
 
@@ -63,19 +60,13 @@ class SamplePicture:
 
 
 @dataclass(frozen=True)
-class FloatModel:
-    """The float model that an integer one was made from; multiplications of one image."""
-
-    n_parameters: int
-    n_multiplications: int | None
-
-
-@dataclass(frozen=True)
 class Contract:
     """The parsed document. `image_shape`: (H, W) of the grey input; `document`: all of it.
 
-    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values. float_model: None of a
-    float model. graph_sha256, contract_sha256: as stated, whatever the file's bytes give.
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values. quantization: how the
+    model was made integer, None of a float one. float_counts: parameters, and multiplications of
+    one image if known, of the float model that an integer one was made from; None of a float one.
+    graph_sha256, contract_sha256: as stated, whatever the file's bytes give.
     """
 
     class_labels: tuple[str, ...]
@@ -85,20 +76,11 @@ class Contract:
     image_shape: tuple[int, int]
     goldens: Goldens
     samples: tuple[SamplePicture, ...]
-    float_model: FloatModel | None
+    quantization: dict[str, Any] | None
+    float_counts: tuple[int, int | None] | None
     graph_sha256: str
     contract_sha256: str
     document: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The model's name, as given at export."""
-        return str(self.document.get("name", "model"))
-
-    @property
-    def quantization(self) -> dict[str, Any] | None:
-        """How the model was made integer; None of a float one."""
-        return self.document.get("quantization")
 
 
 def seal(model: bytes, document: dict[str, Any]) -> bytes:
@@ -117,27 +99,17 @@ def seal(model: bytes, document: dict[str, Any]) -> bytes:
 
 
 def parse(text: bytes) -> Contract:
-    """Read a contract's document.
-
-    Raises:
-        InputError: another schema, or content that makes no sense.
-    """
+    """Read a contract's document; InputError for another schema, or content without sense."""
     try:
-        document = json.loads(text)
-        if document["schema"] != SCHEMA:
-            raise InputError(
-                f"the contract has schema {str(document['schema'])[:80]}",
-                expected=f"schema {SCHEMA}",
-                next_step="export it again, or use the convnet-edge version that exported it",
-            )
-        return _parse(document)
+        return _parse(json.loads(text))
     except (
-        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error,
     ) as error:  # fmt: skip
         raise InputError(
-            f"the contract in the file is damaged ({type(error).__name__}: {str(error)[:300]})",
-            expected="the document that `convnet-edge export` writes",
-            next_step=NEXT_STEP,
+            f"the contract in the file is damaged, or of another version ({type(error).__name__}: "
+            f"{str(error)[:300]})",
+            expected=f"the document, schema {SCHEMA}, that `convnet-edge export` writes",
+            next_step=f"{NEXT_STEP}, or use the version that exported it",
         ) from error
 
 
@@ -162,6 +134,8 @@ def _stated_digest(digest: str) -> str:
 
 
 def _parse(document: dict[str, Any]) -> Contract:
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
     if not isinstance(document["class_labels"], list):
         raise TypeError("class_labels are no list")
     labels = tuple(document["class_labels"])
@@ -176,7 +150,14 @@ def _parse(document: dict[str, Any]) -> Contract:
     digest = document["digest"]
     if any(len(bytes.fromhex(digest[key])) != 32 for key in ("graph_sha256", "contract_sha256")):
         raise ValueError("digests are not SHA-256")
-    shape, quantization = (height, width), document.get("quantization")
+    shape, quantization, float_counts = (height, width), document.get("quantization"), None
+    if quantization is not None:
+        n = quantization.get("n_multiplications")
+        float_counts = int(document["parameters"]["n"]), None if n is None else int(n)
+    samples = (
+        (str(one["name"]), _decode(one["encoded"]), _decode_pixels(one["pixels"], shape))
+        for one in document["preprocessing"]["samples"]
+    )
     return Contract(
         class_labels=labels,
         input_name=str(document["input"]["name"]),
@@ -184,26 +165,12 @@ def _parse(document: dict[str, Any]) -> Contract:
         output_name=str(document["output"]["name"]),
         image_shape=shape,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
-        samples=tuple(
-            SamplePicture(
-                str(sample["name"]),
-                _decode(sample["encoded"]),
-                _decode_pixels(sample["pixels"], shape),
-            )
-            for sample in document["preprocessing"]["samples"]
-        ),
-        float_model=None if quantization is None else _parse_float_model(document, quantization),
+        samples=tuple(SamplePicture(*sample) for sample in samples),
+        quantization=quantization,
+        float_counts=float_counts,
         graph_sha256=digest["graph_sha256"],
         contract_sha256=digest["contract_sha256"],
         document=document,
-    )
-
-
-def _parse_float_model(document: dict[str, Any], quantization: dict[str, Any]) -> FloatModel:
-    n_multiplications = quantization.get("n_multiplications")
-    return FloatModel(
-        n_parameters=int(document["parameters"]["n"]),
-        n_multiplications=None if n_multiplications is None else int(n_multiplications),
     )
 
 
@@ -226,15 +193,9 @@ def _decode_pixels(text: Any, shape: tuple[int, ...]) -> Array:
     n_bytes = math.prod(shape)
     if n_bytes > MAX_PIXELS_BYTES:
         raise ValueError(f"{n_bytes:,} pixels, more than {MAX_PIXELS_BYTES:,}")
-    try:
-        data = zlib.decompressobj().decompress(_decode(text), n_bytes + 1)
-    except zlib.error as error:
-        raise ValueError(f"pixels are not zlib: {error}") from error
+    data = zlib.decompressobj().decompress(_decode(text), n_bytes + 1)
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _decode(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from error
+    return base64.b64decode(text, validate=True)

@@ -3,10 +3,9 @@
 Knows nothing of formats: IDX, ONNX and pictures are parsed elsewhere, always from bytes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
@@ -25,22 +24,20 @@ def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
     Raises:
         InputError: missing, a folder or device, unreadable, empty, or larger than `limit`.
     """
-    expected = f"a readable file of at most {limit / MIB:g} MiB"
     try:
         if not path.is_file():
-            kind = "is not a regular file" if path.exists() else "does not exist"
-            raise InputError(f"{path} {kind}", expected=expected, next_step=next_step)
+            raise ValueError("is not a regular file" if path.exists() else "does not exist")
         with path.open("rb") as file:
             data = file.read(limit + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if not data or len(data) > limit:
+            raise ValueError("is larger than that" if data else "is empty (0 bytes)")
+    except (OSError, ValueError) as error:  # also a ValueError: a NUL byte in the name
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else error
         raise InputError(
-            f"{path} cannot be read: {reason}", expected=expected, next_step=next_step
+            f"{path} {reason}",
+            expected=f"a readable file of at most {limit / MIB:g} MiB",
+            next_step=next_step,
         ) from error
-    if len(data) > limit:
-        raise InputError(f"{path} is larger than that", expected=expected, next_step=next_step)
-    if not data:
-        raise InputError(f"{path} is empty (0 bytes)", expected=expected, next_step=next_step)
     return data
 
 
@@ -48,16 +45,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` under its final name only once all of it is on the disk.
 
     A temporary file beside `path`, fsync, rename, fsync of the folder: after a crash at any
-    moment `path` holds the old content or the new, never a part.
+    moment `path` holds the old content or the new, never a part. The next write of that name
+    removes what a killed process left. The temporary names are random: with a shared one, a rename
+    could publish what another process is still writing. So of two that write one name at the same
+    moment, one may be refused, but neither tears it.
 
     Raises:
         InputError: the folder cannot be made or written, or the disk is full; nothing is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 16}.tmp"):
+            leftover.unlink(missing_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -66,7 +68,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if os.name == "posix":  # Windows cannot open a folder; its rename is durable enough
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise InputError(
@@ -83,38 +90,7 @@ def print_any_letter() -> None:
             stream.reconfigure(errors="replace")
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes of this machine left beside `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        process_id = leftover.name.split(".")[-2]
-        if process_id.isdigit() and not _is_running(int(process_id)):
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
-
-
-def _is_running(process_id: int) -> bool:
-    if os.name != "posix":  # Windows has no signal 0: there, leftovers stay
-        return True
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
 def write_json(path: Path, document: Any) -> None:
     """Write `document` as JSON (no NaN, two-space indent), atomically."""
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder; its rename is durable enough
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,13 +5,10 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Whether the file may be 
 `admission`, whether it is right is found by the self-test.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +20,7 @@ from .files import MIB, read_bytes
 from .protobuf import Message, read_fields
 
 MAX_MODEL_BYTES = 512 * MIB
+Shape = tuple[int | str, ...]  # a free axis as its name
 
 _INT64 = 7  # TensorProto.INT64
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
@@ -53,22 +51,12 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Value:
-    """A named tensor: `element_type` as in TensorProto.DataType, a free axis as its name."""
-
-    name: str
-    element_type: int
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
 class Weight:
     """One initializer of the graph. content: all that the file says of it, values included."""
 
     name: str
     element_type: int
     dims: tuple[int, ...]
-    external: bool
     content: memoryview
 
     def integers(self) -> tuple[int, ...]:
@@ -83,9 +71,9 @@ class Weight:
 class ModelFile:
     """What a file says of itself; `open_model` makes it.
 
-    opsets: version by domain. inputs: without the weights. values: what has a shape, by name.
-    foreign: what the file holds beside one plain graph, in words. graph_sha256, contract_sha256:
-    computed from its bytes; what they should be, the contract states.
+    opsets: version by domain. inputs, outputs, shapes: by name; inputs without the weights, shapes
+    of the outputs and all between. foreign: what the file holds beside one plain graph, in words.
+    graph_sha256, contract_sha256: computed from its bytes; the contract states what they should be.
     """
 
     data: bytes
@@ -93,9 +81,9 @@ class ModelFile:
     opsets: dict[str, int]
     nodes: tuple[Node, ...]
     weights: tuple[Weight, ...]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    values: dict[str, Value]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    shapes: dict[str, Shape]
     foreign: tuple[str, ...]
     contract: Contract
     graph_sha256: str
@@ -106,6 +94,14 @@ class ModelFile:
         """The SHA-256 of the whole file."""
         return hashlib.sha256(self.data).hexdigest()
 
+    def digests(self) -> dict[str, tuple[str, str]]:
+        """Return both SHA-256 by name, as computed and as stated."""
+        stated = self.contract
+        return {
+            "graph digest": (self.graph_sha256, stated.graph_sha256),
+            "contract digest": (self.contract_sha256, stated.contract_sha256),
+        }
+
     @property
     def weight_bytes(self) -> int:
         """The bytes of the file that are weights."""
@@ -114,8 +110,8 @@ class ModelFile:
     @property
     def n_parameters(self) -> int:
         """Floating-point weights; of an integer file, those of the float one it was made from."""
-        if self.contract.float_model is not None:
-            return self.contract.float_model.n_parameters
+        if self.contract.float_counts is not None:
+            return self.contract.float_counts[0]
         return sum(math.prod(w.dims) for w in self.weights if w.element_type in _FLOATS)
 
     @property
@@ -124,19 +120,18 @@ class ModelFile:
 
         An integer file's are those of the float one it was made from.
         """
-        if self.contract.float_model is not None:
-            return self.contract.float_model.n_multiplications
-        dims = {weight.name: weight.dims for weight in self.weights}
-        total = 0
+        if self.contract.float_counts is not None:
+            return self.contract.float_counts[1]
+        dims, total = {weight.name: weight.dims for weight in self.weights}, 0
         for node in self.nodes:
             if node.op_type not in ("Conv", "Gemm"):
                 continue
-            output = self.values.get(node.outputs[0]) if node.outputs else None
+            output = self.shapes.get(node.outputs[0]) if node.outputs else None
             kernel = dims.get(node.inputs[1]) if len(node.inputs) > 1 else None
             if output is None or kernel is None:
                 return None
-            places = [size for size in output.shape[2:] if isinstance(size, int)]
-            if len(places) != len(output.shape[2:]):
+            places = [size for size in output[2:] if isinstance(size, int)]
+            if len(places) != len(output[2:]):
                 return None
             total += math.prod(kernel) * math.prod(places)
         return total
@@ -157,20 +152,32 @@ def open_model(source: Path | bytes) -> ModelFile:
     view = memoryview(data)
     try:
         top = Message(view)
-        graph = _only_graph(top)
+        if not top.integer(1):
+            raise ValueError("no IR version in it")
+        if len(top.parts(7)) != 1:  # other readers would merge several
+            raise ValueError("several graphs in it" if top.parts(7) else "no graph in it")
+        (graph,) = top.messages(7)
         weights = tuple(map(_read_weight, graph.parts(5)))
         nodes = tuple(map(_read_node, graph.messages(1)))
-        inputs, outputs, inner = (tuple(map(_read_value, graph.messages(n))) for n in (11, 12, 13))
+        inputs, outputs, inner = (_read_shapes(graph.messages(n)) for n in (11, 12, 13))
         opsets = {opset.text(1): opset.integer(2) for opset in top.messages(8)}
         contracts = _find_contracts(view)
     except (ValueError, IndexError) as error:
         raise InputError(
             f"not a readable ONNX file ({error})",
-            expected="a whole ONNX model (a protobuf ModelProto)",
+            expected="a whole ONNX model (a protobuf ModelProto), its weights inside",
             next_step=NEXT_STEP,
         ) from error
-    _refuse_external(weights)
-    text, start, end = _only_contract(contracts)
+    n_bytes = sum(len(text) for text, _, _ in contracts)
+    if len(contracts) != 1 or n_bytes > contract.MAX_CONTRACT_BYTES:
+        raise InputError(
+            f"{len(contracts) or 'no'} contracts in the file (metadata entry {contract.KEY!r}), of "
+            f"{n_bytes:,} bytes",
+            expected="what `convnet-edge export` writes: one that describes the file, of at most "
+            f"{contract.MAX_CONTRACT_BYTES:,} bytes",
+            next_step=NEXT_STEP,
+        )
+    ((text, start, end),) = contracts
     stated = contract.parse(text)
     graph_digest = hashlib.sha256(view[:start])
     graph_digest.update(view[end:])
@@ -182,9 +189,9 @@ def open_model(source: Path | bytes) -> ModelFile:
         opsets=opsets,
         nodes=nodes,
         weights=weights,
-        inputs=tuple(value for value in inputs if value.name not in names),
+        inputs={name: shape for name, shape in inputs.items() if name not in names},
         outputs=outputs,
-        values={value.name: value for value in (*inner, *outputs)},
+        shapes=inner | outputs,
         foreign=(*foreign, *(["sparse weights"] if graph.holds(15) else [])),
         contract=stated,
         graph_sha256=graph_digest.hexdigest(),
@@ -193,82 +200,52 @@ def open_model(source: Path | bytes) -> ModelFile:
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """Return the bytes of the model file `path`.
-
-    Raises:
-        InputError: missing, unreadable, empty, or larger than 512 MiB.
-    """
+    """Return the bytes of the model file `path`, at most 512 MiB."""
     return read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
 
 
-def _only_graph(top: Message) -> Message:
-    if not top.integer(1):
-        raise ValueError("no IR version in it")
-    if len(top.parts(7)) != 1:  # other readers would merge several
-        raise ValueError("several graphs in it" if top.parts(7) else "no graph in it")
-    return top.messages(7)[0]
-
-
-def _find_contracts(data: memoryview) -> list[tuple[memoryview, int, int]]:
+def _find_contracts(data: memoryview) -> list[tuple[bytes, int, int]]:
     """Return each contract in the file, with the start and end of its whole field."""
     found, start = [], 0
     for number, value, end in read_fields(data):
         if number == contract.METADATA_FIELD and isinstance(value, memoryview):
             entry = Message(value)
             if entry.text(1) == contract.KEY:
-                found.append((entry.part(2), start, end))
+                found.append((bytes(entry.part(2)), start, end))
         start = end
     return found
 
 
 def _read_node(message: Message) -> Node:
     attributes = message.messages(5)
-    names = [attribute.text(1) for attribute in attributes]
-    if len(set(names)) < len(names):  # readers may disagree on which one counts
+    integers = {a.text(1): a.integers(3) + a.integers(8) for a in attributes}
+    if len(integers) < len(attributes):  # readers may disagree on which one counts
         raise ValueError("an attribute twice in it")
-    values = [attribute.integers(3) + attribute.integers(8) for attribute in attributes]
     return Node(
         op_type=message.text(4),
         domain=message.text(7),
         inputs=message.texts(1),
         outputs=message.texts(2),
-        integers={name: found for name, found in zip(names, values, strict=True) if found},
+        integers={name: values for name, values in integers.items() if values},
         nested=any(attribute.holds(*_NESTED_FIELDS) for attribute in attributes),
     )
 
 
 def _read_weight(content: memoryview) -> Weight:
     message = Message(content)
-    external = message.holds(13) or message.integer(14) == _EXTERNAL
-    return Weight(message.text(8), message.integer(2), message.integers(1), external, content)
+    name = message.text(8)
+    if message.holds(13) or message.integer(14) == _EXTERNAL:  # never opened
+        raise ValueError(f"the weights {name[:80]!r} lie outside the file")
+    return Weight(name, message.integer(2), message.integers(1), content)
 
 
-def _read_value(message: Message) -> Value:
-    tensor = Message(Message(message.part(2)).part(1))
-    dims = Message(tensor.part(2)).messages(1)
-    shape = tuple(dim.integer(1) if dim.holds(1) else dim.text(2) or "?" for dim in dims)
-    return Value(message.text(1), tensor.integer(1), shape)
-
-
-def _refuse_external(weights: Iterable[Weight]) -> None:
-    outside = [weight.name for weight in weights if weight.external]
-    if outside:
-        raise InputError(
-            f"weights lie outside the file: {', '.join(outside[:3])}",
-            expected="one self-contained file (external data is never opened)",
-            next_step=NEXT_STEP,
-        )
-
-
-def _only_contract(found: list[tuple[memoryview, int, int]]) -> tuple[bytes, int, int]:
-    n_bytes = sum(len(text) for text, _, _ in found)
-    if len(found) != 1 or n_bytes > contract.MAX_CONTRACT_BYTES:
-        raise InputError(
-            f"{len(found) or 'no'} contracts in the file (metadata entry {contract.KEY!r}), of "
-            f"{n_bytes:,} bytes",
-            expected="what `convnet-edge export` writes: one that describes the file, of at most "
-            f"{contract.MAX_CONTRACT_BYTES:,} bytes",
-            next_step=NEXT_STEP,
-        )
-    text, start, end = found[0]
-    return bytes(text), start, end
+def _read_shapes(values: list[Message]) -> dict[str, Shape]:
+    found: dict[str, Shape] = {}
+    for value in values:
+        name = value.text(1)
+        if name in found:
+            raise ValueError(f"{name[:80]!r} described twice in it")
+        tensor = Message(Message(value.part(2)).part(1))
+        dims = Message(tensor.part(2)).messages(1)
+        found[name] = tuple(dim.integer(1) if dim.holds(1) else dim.text(2) or "?" for dim in dims)
+    return found

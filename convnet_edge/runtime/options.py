@@ -4,8 +4,6 @@ The ranges checked, the command line's options (on the host and in a bundle) and
 are made from these declarations. Nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Iterator
@@ -22,43 +20,30 @@ MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 
 @dataclass(frozen=True)
-class About:
-    """What is said of an option beside its name, type and default.
-
-    low, high: least and greatest value allowed, of each number in a list. above: what the value
-    must exceed. flag: the option on the command line, where it is not the field's name. metavar:
-    what stands for the value in a help text. units: what a text may end with, and its value.
-    suffixes: one of which the name of a file must end with. default_text: what None stands for.
-    positional: an argument rather than an option.
-    """
-
-    help: str
-    low: float = -math.inf
-    high: float = math.inf
-    above: float = -math.inf
-    flag: str | None = None
-    metavar: str | None = None
-    units: dict[str, float] | None = None
-    suffixes: tuple[str, ...] = ()
-    default_text: str | None = None
-    positional: bool = False
-
-
-@dataclass(frozen=True)
 class Declared:
-    """One option as declared. kind: its type without None; optional: whether None is allowed."""
+    """One option as declared.
+
+    kind: its type without None; optional: whether None is allowed. low, high: least and greatest
+    value allowed, of each number in a list. above: what the value must exceed. flag: as a person
+    types it, the argument's name for a positional one. metavar: what stands for the value in a help
+    text. units: what a text may end with, and its value. suffixes: one of which the name of a file
+    must end with. default_text: what None stands for. positional: an argument, not an option.
+    """
 
     name: str
     kind: Any
     optional: bool
     default: Any
-    about: About
-
-    @property
-    def flag(self) -> str:
-        """The option as a person types it, the argument's name for a positional one."""
-        dashed = self.name.replace("_", "-")
-        return self.about.flag or (dashed.upper() if self.about.positional else f"--{dashed}")
+    flag: str
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    metavar: str | None = None
+    units: dict[str, float] | None = None
+    suffixes: tuple[str, ...] = ()
+    default_text: str | None = None
+    positional: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -71,9 +56,16 @@ class Declared:
         return get_args(self.kind)[0] if self.is_list else self.kind
 
     @property
-    def choices(self) -> tuple[str, ...]:
-        """The values that are allowed, where they can be named."""
-        return get_args(self.item) if get_origin(self.item) is Literal else ()
+    def range_text(self) -> str:
+        """The range that its numbers must be in, in words; empty for any number."""
+        ends = []
+        if self.above > -math.inf:
+            ends.append(f"above {self.above:g}")
+        if self.low > -math.inf:
+            ends.append(f"from {self.low:g}")
+        if self.high < math.inf:
+            ends.append(f"{'to' if self.low > -math.inf else 'at most'} {self.high:,g}")
+        return (" and " if self.above > -math.inf else " ").join(ends)
 
 
 class Options:
@@ -85,12 +77,20 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every value; options that have to fit each other are checked on top of that."""
-        check(self)
+        for one in declared(type(self)):
+            value = getattr(self, one.name)
+            for problem in _problems(one, value) if value is not None or not one.optional else ():
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                if one.is_list:
+                    shown = ", ".join(map(str, value)) or "(none)"
+                raise InputError(
+                    f"{one.flag} {shown}", expected=problem, next_step=f"change {one.flag}"
+                )
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
-    """Return a dataclass field that declares an option; `about` as in `About`."""
-    return field(default=default, metadata={"about": About(help, **about)})
+    """Return a dataclass field that declares an option; `about` as in `Declared`."""
+    return field(default=default, metadata={"help": help, **about})
 
 
 def provider() -> Any:
@@ -110,31 +110,16 @@ def threads() -> Any:
 
 def declared(options: type) -> tuple[Declared, ...]:
     """Return what the dataclass `options` declares, in order."""
-    hints = get_type_hints(options)
-    found = []
+    hints, found = get_type_hints(options), []
     for one in fields(options):
-        hint = hints[one.name]
-        kinds = [k for k in _members(hint) if k is not type(None)]
+        hint, about = hints[one.name], dict(one.metadata)
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        dashed = one.name.replace("_", "-")
+        about.setdefault("flag", dashed.upper() if about.get("positional") else f"--{dashed}")
         default = None if one.default is MISSING else one.default
-        about = one.metadata["about"]
-        found.append(Declared(one.name, kinds[0], len(kinds) < len(_members(hint)), default, about))
+        kind = next(kind for kind in kinds if kind is not type(None))
+        found.append(Declared(one.name, kind, type(None) in kinds, default, **about))
     return tuple(found)
-
-
-def check(options: Any) -> None:
-    """Check every value of a stage's options against its declaration.
-
-    Raises:
-        InputError: a value is not one of those named, out of its range, or no such file's name.
-    """
-    for one in declared(type(options)):
-        value = getattr(options, one.name)
-        if value is None and one.optional:
-            continue
-        for problem in _problems(one, value):
-            raise InputError(
-                f"{one.flag} {_shown(value)}", expected=problem, next_step=f"change {one.flag}"
-            )
 
 
 def require(holds: bool, found: str, expected: str, flag: str) -> None:
@@ -156,14 +141,13 @@ def parse(one: Declared, text: str) -> Any:
     try:
         if one.is_list:
             return tuple(one.item(part) for part in text.split(","))
-        if one.about.units is None:
+        if one.units is None:
             return one.item(text)
         stripped = text.strip().lower()
-        units = one.about.units
-        unit = max((u for u in units if stripped.endswith(u)), key=len, default="")
-        return float(stripped.removesuffix(unit)) * units[unit]
+        unit = max((u for u in one.units if stripped.endswith(u)), key=len, default="")
+        return float(stripped.removesuffix(unit)) * one.units[unit]
     except ValueError as error:
-        named = " or ".join(unit for unit in one.about.units or () if unit)
+        named = " or ".join(unit for unit in one.units or () if unit)
         raise InputError(
             f"{one.flag} {text!r}",
             expected="numbers separated by commas, as in 1,8,64"
@@ -173,39 +157,17 @@ def parse(one: Declared, text: str) -> Any:
         ) from error
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
 def _problems(one: Declared, value: Any) -> Iterator[str]:
     """Yield what was expected instead of `value`, once for each rule that it breaks."""
-    about, values = one.about, value if one.is_list else (value,)
-    if one.choices and not set(values) <= set(one.choices):
-        yield " or ".join(one.choices)
-    if about.suffixes and not any(Path(v).name.endswith(about.suffixes) for v in values):
-        yield f"a name that ends in {' or '.join(about.suffixes)}"
+    values = value if one.is_list else (value,)
+    if get_origin(one.item) is Literal and not set(values) <= set(get_args(one.item)):
+        yield " or ".join(get_args(one.item))
+    if one.suffixes and not any(Path(v).name.endswith(one.suffixes) for v in values):
+        yield f"a name that ends in {' or '.join(one.suffixes)}"
     if one.item in (int, float) and not isinstance(value, bool):
         if one.is_list and not values:
-            yield f"numbers {range_text(about)}, as in 1,8,64"
+            yield f"numbers {one.range_text}, as in 1,8,64"
         for number in values:
-            inside = about.low <= number <= about.high and number > about.above
+            inside = one.low <= number <= one.high and number > one.above
             if not (inside and math.isfinite(number)):
-                yield f"{'numbers' if one.is_list else 'a number'} {range_text(about)}"
-
-
-def range_text(about: About) -> str:
-    """Return the range that an option's numbers must be in, in words; empty for any number."""
-    ends = []
-    if about.above > -math.inf:
-        ends.append(f"above {about.above:g}")
-    if about.low > -math.inf:
-        ends.append(f"from {about.low:g}")
-    if about.high < math.inf:
-        ends.append(f"to {about.high:,g}" if about.low > -math.inf else f"at most {about.high:,g}")
-    return " and ".join(ends) if about.above > -math.inf else " ".join(ends)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "(none)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+                yield f"{'numbers' if one.is_list else 'a number'} {one.range_text}"

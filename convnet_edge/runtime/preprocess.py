@@ -11,17 +11,16 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .contract import Array
 from .errors import InputError, MissingPackageError
 from .files import MIB, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 BRIGHT_BORDER = 127.5
@@ -66,7 +65,6 @@ def decode_picture(
             expected="pillow to open picture files",
             next_step="pip install pillow",
         ) from error
-    expected = f"a picture that Pillow can read, of at most {MAX_PIXELS // 10**6} million pixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sizes are checked here; damage is an exception
@@ -75,17 +73,19 @@ def decode_picture(
                 if n_pixels > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
                 grey = _grey(picture)
-    except UnidentifiedImageError as error:
+    except (
+        OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        found = f"{name} is damaged: {error}"
+        if isinstance(error, UnidentifiedImageError):
+            found = f"{name} is not a picture"
+        elif isinstance(error, Image.DecompressionBombError):
+            found = f"{name} is too large: {error}"
         raise InputError(
-            f"{name} is not a picture", expected=expected, next_step="name a picture file"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{name} is too large: {error}", expected=expected, next_step="scale it down first"
-        ) from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
-        raise InputError(
-            f"{name} is damaged: {error}", expected=expected, next_step="save the picture again"
+            found,
+            expected=f"a picture for Pillow, of at most {MAX_PIXELS // 10**6} million pixels",
+            next_step="name a picture file; save it again if damaged, or smaller if too large",
         ) from error
     return fit(grey, shape, invert=invert)
 

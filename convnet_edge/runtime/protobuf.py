@@ -15,9 +15,7 @@ _FIXED = {1: 8, 5: 4}  # bytes by wire type
 class Message:
     """The fields of one message by number; a field that should occur once counts as last given.
 
-    Raises:
-        ValueError: no message, or a truncated one.
-        IndexError: it ends within a number.
+    Where there is no whole message, ValueError, or IndexError if it ends within a number.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -52,8 +50,14 @@ class Message:
     def integers(self, number: int) -> tuple[int, ...]:
         """Return the values of a repeated integer field, packed or one by one."""
         values: list[int] = []
-        for value in self._fields.get(number, ()):
-            values += [value] if isinstance(value, int) else _read_packed(value)
+        for found in self._fields.get(number, ()):
+            if isinstance(found, int):
+                values.append(found)
+                continue
+            position = 0
+            while position < len(found):
+                value, position = _read_varint(found, position)
+                values.append(value)
         return tuple(values)
 
     def integer(self, number: int) -> int:
@@ -62,11 +66,7 @@ class Message:
 
 
 def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
-    """Yield (field number, value, offset behind it); fixed-width fields as their bytes.
-
-    Raises:
-        ValueError, IndexError: as for `Message`.
-    """
+    """Yield (field number, value, offset behind it); fixed-width fields as their bytes."""
     position, end = 0, len(data)
     while position < end:
         tag, position = _read_varint(data, position)
@@ -109,14 +109,6 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position + 1
     raise ValueError(f"endless number at byte {position}")
-
-
-def _read_packed(data: memoryview) -> list[int]:
-    values, position = [], 0
-    while position < len(data):
-        value, position = _read_varint(data, position)
-        values.append(value)
-    return values
 
 
 def _write_varint(value: int) -> bytes:

@@ -4,8 +4,6 @@ onnxruntime logs the reason, or hides it, and runs on the CPU (onnxruntime issue
 `get_available_providers()` says only what was compiled in. Opening is the session's business.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import re
@@ -35,12 +33,9 @@ DRIVER_SIGNS = ("libcuda.so", "no NVIDIA device", "driver version is insufficien
 
 
 def full_name(ort: Any, short: str) -> str:
-    """Return onnxruntime's own name of the provider `short`, of which it need not be capable here.
-
-    Raises:
-        InputError: onnxruntime knows no such provider.
-    """
-    known = {name.removesuffix(SUFFIX).lower(): name for name in _known(ort)}
+    """Return onnxruntime's own name of the provider `short`, of which it need not be capable."""
+    names: list[str] = [*TESTED.values(), *ort.get_all_providers()]
+    known = {short_name(name): name for name in names}
     name = known.get(short.lower().removesuffix(SUFFIX.lower()))
     if name is None:
         raise InputError(
@@ -57,25 +52,14 @@ def short_name(full: str) -> str:
     return full.removesuffix(SUFFIX).lower()
 
 
-def require_built_in(ort: Any, name: str) -> None:
-    """Return if this onnxruntime was built with the provider `name` (its full name).
-
-    Raises:
-        InputError: it was not, or two builds of onnxruntime overwrote each other's files.
-    """
-    if name not in ort.get_available_providers():
-        both = _several_builds()
-        reason = f"this onnxruntime {ort.__version__} is built without it"
-        raise unavailable(short_name(name), f"{reason}; {both}" if both else reason)
-
-
 def unavailable(provider: str, reason: str) -> InputError:
     """Return the error for `provider` (its short name): the reason, and what mends it."""
     install = INSTALL.get(provider, f"install onnxruntime for {provider} and what that loads")
     if any(sign in reason for sign in DRIVER_SIGNS):
         install = "install the NVIDIA driver, or a newer one"
+    reasons = filter(None, (reason, _several_builds()))
     return InputError(
-        f"asked for {provider}, which cannot be opened here: {reason}",
+        f"asked for {provider}, which cannot be opened here: {'; '.join(reasons)}",
         expected=f"every node on {provider} (the CPU never takes its place unasked)",
         next_step=f"{install}, or pass --provider cpu",
     )
@@ -93,18 +77,10 @@ def missing_part(ort: Any, provider: str) -> str | None:
             try:
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             except OSError as error:
-                reason = str(error)
-                return "; ".join(filter(None, (reason, _other_major(reason), _several_builds())))
+                return "; ".join(filter(None, (str(error), _other_major(str(error)))))
     if provider == "cuda" and not machine.gpu_names():
         return "no NVIDIA device or driver (nothing under /proc/driver/nvidia/gpus)"
     return None
-
-
-def _known(ort: Any) -> list[str]:
-    names = set(TESTED.values()) | set(ort.get_available_providers())
-    if hasattr(ort, "get_all_providers"):
-        names |= set(ort.get_all_providers())
-    return sorted(names)
 
 
 def _several_builds() -> str | None:
@@ -118,17 +94,16 @@ def _several_builds() -> str | None:
     return f"{' and '.join(found)} are installed, which overwrite each other's files"
 
 
-def _other_major(reason: str, roots: tuple[Path, ...] | None = None) -> str | None:
+def _other_major(reason: str) -> str | None:
     """Return a sentence if the library that `reason` misses is here in another major version."""
     missing = re.search(r"(lib\w+)\.so\.(\d+)", reason)
     if missing is None:
         return None
     name, wanted = missing.groups()
-    folders = roots if roots is not None else tuple(Path(path) for path in sys.path if path)
     found = {
         file.name.removeprefix(f"{name}.so.").split(".")[0]
-        for folder in folders
-        for file in folder.glob(f"nvidia/**/{name}.so.*")
+        for folder in filter(None, sys.path)
+        for file in Path(folder).glob(f"nvidia/**/{name}.so.*")
     }
     if not found or wanted in found:
         return None

@@ -4,33 +4,24 @@ The digests prove the file, the golden vectors prove machine and provider, the s
 prove the preprocessing. Comparing with PyTorch itself is the host's business (parity).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from . import preprocess
 from .classifier import Classifier
-from .contract import Contract
+from .contract import Array, Contract
 from .errors import CheckFailedError, InputError, MissingPackageError
 from .measure.result import Check
 from .model_file import ModelFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 PIXEL_TOLERANCE = 2
 
 
 def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
     """Run every check that a device can: digests, golden vectors, sample pictures."""
-    return (*check_digests(classifier.file), *check_opened(classifier))
-
-
-def check_opened(classifier: Classifier) -> tuple[Check, ...]:
-    """Run the checks of a file that is open: golden vectors and sample pictures."""
-    return (*check_goldens(classifier), check_pictures(classifier.contract))
+    digests, pictures = check_digests(classifier.file), check_pictures(classifier.contract)
+    return (*digests, *check_goldens(classifier), pictures)
 
 
 def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool = False) -> None:
@@ -52,11 +43,11 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
 
 def check_digests(file: ModelFile) -> tuple[Check, ...]:
     """Compare both SHA-256 digests with those that the file states."""
-    stated = file.contract
-    return (
-        _check_digest("graph digest", file.graph_sha256, stated.graph_sha256),
-        _check_digest("contract digest", file.contract_sha256, stated.contract_sha256),
-    )
+    checks = []
+    for name, (found, stated) in file.digests().items():
+        says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
+        checks.append(Check(name, found == stated, f"sha256 {found[:16]}…, {says}"))
+    return tuple(checks)
 
 
 def check_goldens(classifier: Classifier) -> tuple[Check, ...]:
@@ -97,8 +88,3 @@ def largest_error(logits: Array, reference: Array) -> float:
     if not np.isfinite(logits).all():
         return float("inf")
     return float(np.abs(logits.astype(np.float64) - reference).max(initial=0.0))
-
-
-def _check_digest(name: str, found: str, stated: str) -> Check:
-    says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
-    return Check(name, found == stated, f"sha256 {found[:16]}…, {says}")

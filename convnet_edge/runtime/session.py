@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 
 from . import providers
-from .contract import NEXT_STEP
+from .contract import NEXT_STEP, Array
 from .errors import InputError, MissingPackageError
 from .measure import machine
-from .model_file import ModelFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-INPUT_DTYPES = {1: "float32", 2: "uint8"}  # by TensorProto.DataType
+DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
 CPU = providers.TESTED["cpu"]
 PARTIAL = "fallback to CPU EP has been explicitly disabled"
@@ -50,43 +47,44 @@ class Settings:
 
 
 class Session:
-    """One opened model: `run` maps (N, 1, H, W) to (N, C) float32 logits. Thread-safe.
+    """An opened ONNX file of one input and one output. Thread-safe.
 
-    settings: with the provider's short name and the threads really used. input_dtype: of what `run`
-    takes, "float32" or "uint8". precision: always "float32". placement: the operations that each
-    provider got, in graph order before fusion; None where this onnxruntime cannot tell. create_ms:
-    wall time of opening, without importing onnxruntime.
+    settings: with the provider's short name and the threads really used. input_dtype: "float32" or
+    "uint8" if it is a classifier's. precision: always "float32". placement: the operations that
+    each provider got, in graph order before fusion; None where this onnxruntime cannot tell.
+    create_ms: wall time of opening, without importing onnxruntime.
+
+    Raises:
+        InputError: the provider cannot be opened, or onnxruntime refuses the model.
     """
 
     precision = "float32"
 
-    def __init__(self, file: ModelFile, settings: Settings | None = None) -> None:
+    def __init__(self, model: bytes, settings: Settings | None = None) -> None:
         settings = settings or Settings()
         if settings.threads is not None and settings.threads < 1:
             raise InputError(
                 f"{settings.threads} threads", expected="1 or more", next_step="leave --threads out"
             )
-        self.input_name, self.input_dtype, self.output_name = _interface(file)
         ort = import_onnxruntime()
         name = providers.full_name(ort, settings.provider)
         self.provider = providers.short_name(name)
         self.threads = settings.threads or machine.usable_cores()
         self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
-        self._session = _open(ort, file.data, name, self.settings)
+        self._session = _open(ort, model, name, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
         if self.placement and name not in self.placement:
             raise providers.unavailable(
                 self.provider, "it takes none of the model's nodes; all would run on the CPU"
             )
+        (taken,), (given,) = self._session.get_inputs(), self._session.get_outputs()
+        self.input_name, self.output_name = taken.name, given.name
+        self.input_dtype, self.output_dtype = (DTYPES.get(v.type, v.type) for v in (taken, given))
 
     def run(self, batch: Array) -> Array:
-        """Return the logits (N, C) float32 of `batch` (N, 1, H, W) of type `input_dtype`.
-
-        Raises:
-            InputError: onnxruntime refuses the batch or fails while running it.
-        """
+        """Return the logits (N, C) float32 of `batch` (N, 1, H, W) of type `input_dtype`."""
         try:
             logits: Array = self._session.run([self.output_name], {self.input_name: batch})[0]
         except onnxruntime_errors() as error:
@@ -95,72 +93,45 @@ class Session:
 
     def bind(self, batch: Array, n_classes: int) -> Bound:
         """Return runs of batches shaped like `batch` through buffers kept on the device."""
-        names, shape = (self.input_name, self.output_name), (len(batch), n_classes)
-        return Bound(self._session, names, batch, shape, device=_device(self.provider))
+        return Bound(self, self._session, batch, n_classes)
 
     def provider_error(self) -> str | None:
         """Return what is wrong if the session is no longer on the provider asked for."""
         obtained = providers.short_name(self._session.get_providers()[0])
-        return (
-            None if obtained == self.provider else f"asked for {self.provider}, ran on {obtained}"
-        )
+        if obtained == self.provider:
+            return None
+        return f"asked for {self.provider}, ran on {obtained}"
 
     def end_profile(self) -> str:
         """Close the profile that `settings.profile_prefix` asked for; return its path."""
         return str(self._session.end_profiling())
 
 
-@dataclass(frozen=True)
-class Split:
-    """Where one run's nanoseconds went: host to device, compute, device to host."""
-
-    host_to_device_ns: int
-    compute_ns: int
-    device_to_host_ns: int
-
-
 class Bound:
     """Runs at one batch size through buffers that stay on the device; not for several threads.
 
-    So copies can be left out, or timed apart.
-
-    session: onnxruntime's. names: of input and output. batch: an example, (N, 1, H, W).
-    shape: of the logits, (N, C). device: "cpu" or "cuda".
+    So copies can be left out, or timed apart. batch: an example. n_classes: the output is
+    (N, n_classes).
     """
 
-    def __init__(
-        self,
-        session: Any,
-        names: tuple[str, str],
-        batch: Array,
-        shape: tuple[int, int],
-        *,
-        device: str,
-    ) -> None:
-        value = import_onnxruntime().OrtValue
-        self._session = session
+    def __init__(self, opened: Session, session: Any, batch: Array, n_classes: int) -> None:
+        make = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        device = "cuda" if opened.provider == "cuda" else "cpu"
+        self._session, self._shape = session, batch.shape
         # not ortvalue_from_numpy: on a CPU that shares the caller's memory and overwrites it
-        self._input = value.ortvalue_from_shape_and_type(batch.shape, batch.dtype, device, 0)
-        self._output = value.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+        self._input = make(batch.shape, batch.dtype, device, 0)
+        output_dtype = np.dtype(opened.output_dtype)
+        self._output = make((len(batch), n_classes), output_dtype, device, 0)
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(names[0], self._input)
-        self._binding.bind_ortvalue_output(names[1], self._output)
-        self._shape = batch.shape
+        self._binding.bind_ortvalue_input(opened.input_name, self._input)
+        self._binding.bind_ortvalue_output(opened.output_name, self._output)
 
     def run(self, batch: Array) -> Array:
-        """Return the logits (N, C) float32 of `batch`, copied in, run and copied out.
-
-        Raises:
-            InputError: onnxruntime refuses the batch or fails while running it.
-        """
+        """Return the logits (N, C) of `batch`, copied in, run and copied out."""
         return self.run_split(batch)[0]
 
-    def run_split(self, batch: Array) -> tuple[Array, Split]:
-        """Do as `run`, and return the time of each part.
-
-        Raises:
-            InputError: onnxruntime refuses the batch or fails while running it.
-        """
+    def run_split(self, batch: Array) -> tuple[Array, tuple[int, int, int]]:
+        """Do as `run`; return also the nanoseconds of copying in, computing and copying out."""
         clock = time.perf_counter_ns
         started = clock()
         try:
@@ -173,70 +144,37 @@ class Bound:
             logits: Array = self._output.numpy()
         except onnxruntime_errors() as error:
             raise _run_failed(self._shape, error) from error
-        return logits.copy(), Split(copied - started, computed - copied, clock() - computed)
+        return logits.copy(), (copied - started, computed - copied, clock() - computed)
 
 
-class MatrixProduct:
-    """A matrix product on another session's provider and threads, input on the device.
-
-    model: an ONNX file that maps "x" to "y", of one shape; all of it must lie on the provider.
-
-    Raises:
-        InputError: that provider cannot run it.
-    """
-
-    def __init__(self, model: bytes, like: Session) -> None:
-        self._ort = import_onnxruntime()
-        name = providers.full_name(self._ort, like.provider)
-        settings = Settings(like.provider, like.threads, spin=like.settings.spin)
-        self._session = _open(self._ort, model, name, settings)
-        self._device = _device(like.provider)
-        self._binding = self._session.io_binding()
-
-    def load(self, x: Array) -> None:
-        """Copy `x` to the device, and run once."""
-        self._x = self._ort.OrtValue.ortvalue_from_numpy(x, self._device, 0)
-        self._binding.bind_ortvalue_input("x", self._x)
-        self._binding.bind_output("y", self._device)
-        self.run()
-
-    def run(self) -> None:
-        """Multiply, and wait for the result, which stays on the device."""
-        self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
+def import_onnxruntime() -> Any:
+    """Return the module onnxruntime."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"onnxruntime cannot be imported: {error}",
+            expected="onnxruntime, or onnxruntime-gpu for CUDA",
+            next_step='pip install "convnet-edge[cpu]"',
+        ) from error
+    return onnxruntime
 
 
-def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
-    return InputError(
-        f"onnxruntime could not run a batch of shape {shape}: {_first_line(error)}",
-        expected="the model to take any batch size on this provider",
-        next_step="check the file with `convnet-edge verify`",
-    )
+def onnxruntime_errors() -> tuple[type[BaseException], ...]:
+    """Return what onnxruntime raises while opening or running a model."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-
-def _device(provider: str) -> str:
-    """Return where buffers of the provider lie, as onnxruntime names it."""
-    return "cuda" if provider == "cuda" else "cpu"
-
-
-def _interface(file: ModelFile) -> tuple[str, str, str]:
-    """Return the names of input and output, the input's type between them."""
-    inputs = file.inputs
-    dtypes = [INPUT_DTYPES.get(value.element_type) for value in inputs]
-    if len(dtypes) != 1 or len(file.outputs) != 1 or dtypes[0] is None:
-        raise InputError(
-            f"the model has {len(inputs)} inputs and {len(file.outputs)} outputs"
-            f"{', its input is neither float32 nor uint8' if len(inputs) == 1 else ''}",
-            expected="one input of images, float32 or uint8, and one output of logits",
-            next_step=NEXT_STEP,
-        )
-    return inputs[0].name, dtypes[0], file.outputs[0].name
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    return (*(k for k in kinds if issubclass(k, Exception)), RuntimeError, ValueError)
 
 
 def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
     """Open `model` with onnxruntime on the provider `name`: the one place where that is done."""
-    providers.require_built_in(ort, name)
-    options = _options(ort, name, settings)
+    short = providers.short_name(name)
+    if name not in ort.get_available_providers():
+        raise providers.unavailable(
+            short, f"this onnxruntime {ort.__version__} is built without it"
+        )
     wanted: list[Any] = [(name, _provider_settings(name, settings))]
     if settings.allow_cpu_nodes and name != CPU:
         wanted.append(CPU)
@@ -245,7 +183,7 @@ def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
     if name in providers.ON_CUDA and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
-    short = providers.short_name(name)
+    options = _options(ort, name, settings)
     try:
         session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except onnxruntime_errors() as error:
@@ -307,34 +245,6 @@ def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputErro
     )
 
 
-def import_onnxruntime() -> Any:
-    """Return the module onnxruntime.
-
-    Raises:
-        MissingPackageError: it is not installed, or does not load.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            f"onnxruntime cannot be imported: {error}",
-            expected="onnxruntime, or onnxruntime-gpu for CUDA",
-            next_step='pip install "convnet-edge[cpu]"',
-        ) from error
-    return onnxruntime
-
-
-def onnxruntime_errors() -> tuple[type[BaseException], ...]:
-    """Return what onnxruntime raises while opening or running a model."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = (
-        "EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
-        "NoSuchFile", "NotImplemented", "RuntimeException",
-    )  # fmt: skip
-    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
-
-
 def _placement(session: Any) -> dict[str, list[str]] | None:
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
@@ -342,6 +252,14 @@ def _placement(session: Any) -> dict[str, list[str]] | None:
     for part in session.get_provider_graph_assignment_info():
         found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
     return found
+
+
+def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
+    return InputError(
+        f"onnxruntime could not run a batch of shape {shape}: {_first_line(error)}",
+        expected="the model to take any batch size on this provider",
+        next_step="check the file with `convnet-edge verify`",
+    )
 
 
 def _first_line(error: BaseException) -> str:

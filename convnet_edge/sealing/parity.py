@@ -181,7 +181,8 @@ def check_parity(comparison: Comparison, reference: Reference) -> tuple[Check, C
 
 def check_graph(file: ModelFile) -> Iterable[Check]:
     """Check what can be read off the file: opset, IR version, one file, a free batch axis."""
-    opset, axes = file.opsets.get("", 0), [v.shape[:1] for v in (*file.inputs, *file.outputs)]
+    shapes = (*file.inputs.values(), *file.outputs.values())
+    opset, axes = file.opsets.get("", 0), [shape[:1] for shape in shapes]
     free = all(axis and isinstance(axis[0], str) for axis in axes)
     yield Check("self-contained file", True, f"{len(file.data):,} bytes, no external data")
     for name, found, wanted in (

@@ -205,9 +205,6 @@ def _describe_start(run: Run, used: ImageSet, threads: int | None) -> Start:
 
 
 def _train_epochs(run: Run, tell: Tell) -> None:
-    if run.processes.leads:
-        for path in _written(run.options.out):
-            files.remove_leftovers(path)
     step = make_step(run)
     try:
         while len(run.epochs) < run.recipe.epochs:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from convnet_edge.runtime import errors
 from convnet_edge.runtime.measure.result import Result, Setting
-from convnet_edge.runtime.options import Declared, declared, range_text
+from convnet_edge.runtime.options import Declared, declared
 
 FOLDER = Path(__file__).resolve().parent
 PACKAGE = FOLDER.parents[1] / "convnet_edge"
@@ -90,13 +90,13 @@ def options() -> str:
 
 def _option(one: Declared) -> tuple[str, str, str, str]:
     value = type_text(one.item) + ", several" * one.is_list
-    limits = range_text(one.about)
+    limits = one.range_text
     default = one.default if one.is_list else (one.default,)
     texts = [f"{v:g}" if isinstance(v, float) else "yes" if v is True else "no" if v is False
              else str(v) for v in default if v is not None]  # fmt: skip
-    shown = one.about.default_text or (f"`{','.join(texts)}`" if texts else "")
+    shown = one.default_text or (f"`{','.join(texts)}`" if texts else "")
     shown = shown or ("none" if one.optional or one.is_list else "needed")
-    return f"`{one.flag}`", value + f" {limits}" * bool(limits), shown, one.about.help
+    return f"`{one.flag}`", value + f" {limits}" * bool(limits), shown, one.help
 
 
 def exits() -> str:

@@ -19,7 +19,7 @@ from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.reporting.options import CompareOptions, ReportOptions
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure.options import BenchOptions
-from convnet_edge.runtime.options import SHARE, TIME, check, option
+from convnet_edge.runtime.options import SHARE, TIME, Options, option
 from convnet_edge.training.options import TrainOptions
 
 STAGES = (
@@ -29,7 +29,7 @@ STAGES = (
 
 
 @dataclass(frozen=True)
-class Every:
+class Every(Options):
     """One option of each kind."""
 
     base: Path = option(None, "A file.", positional=True)
@@ -45,9 +45,6 @@ class Every:
     spin: bool = option(True, "Busy.")
     invert: bool | None = option(None, "Negative.", default_text="the border decides")
     out: Path | None = option(None, "Where to.", suffixes=(".onnx",))
-
-    def __post_init__(self):
-        check(self)
 
 
 def call(options, *arguments):

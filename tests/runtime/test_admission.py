@@ -109,12 +109,20 @@ def extra_rank(proto):
     proto.graph.input[0].type.tensor_type.shape.dim.add(dim_value=1)
 
 
-def weights_outside(location):
-    def change(proto):
-        faults.move_weights_outside(proto)
-        proto.graph.initializer[0].external_data[0].value = location
+def second_input(proto):
+    proto.graph.input.add().CopyFrom(proto.graph.input[0])
+    proto.graph.input[-1].name = "more"
 
-    return change
+
+def input_twice(proto):
+    proto.graph.input.add().CopyFrom(proto.graph.input[0])
+
+
+def reshaped_to_one_row(proto):
+    shape = numpy_helper.from_array(np.array([1, -1], np.int64), "row")
+    proto.graph.initializer.append(shape)
+    flatten = next(node for node in proto.graph.node if node.op_type == "Flatten")
+    flatten.CopyFrom(helper.make_node("Reshape", [flatten.input[0], "row"], flatten.output))
 
 
 @pytest.mark.parametrize(
@@ -136,9 +144,10 @@ def weights_outside(location):
         (sparse_weight, "sparse weights"),
         (larger_input, "the graph takes (batch, 1, 1099511627776, 8)"),
         (extra_rank, "the graph takes (batch, 1, 8, 8, 1)"),
-        (weights_outside("/etc/passwd"), "outside the file"),
-        (weights_outside("../../etc/passwd"), "outside the file"),
-        (weights_outside("link"), "outside the file"),
+        (second_input, "2 inputs and 1 outputs"),
+        (input_twice, "'images' described twice"),
+        (reshaped_to_one_row, "may mix images"),
+        (faults.move_weights_outside, "outside the file"),
     ],
 )
 def test_hostile_graph_is_refused_before_onnxruntime_sees_it(monkeypatch, change, named):
@@ -176,28 +185,9 @@ def test_altered_file_is_not_opened():
 
 
 @pytest.mark.parametrize(
-    ("alter", "named"),
-    [
-        (lambda d: d.update(class_labels=[1] * 3), "class_labels"),
-        (lambda d: d.update(class_labels="x" * 3), "class_labels"),
-        (lambda d: d["input"].update(shape=[1, 1 << 40, 8]), "input shape"),
-        (lambda d: d["input"].update(shape="28"), "damaged"),
-        (lambda d: d["goldens"].update(indices=[1 << 70] * 6), "damaged"),
-        (lambda d: d.update(quantization=[]), "damaged"),
-        (lambda d: d["input"].update(dtype="float64"), "float64"),
-        (lambda d: d["input"].update(dtype="uint8"), "the contract says uint8"),
-        (lambda d: d["input"].update(name="pixels"), "the contract says"),
-        (lambda d: d["goldens"]["logits"].__setitem__(0, ["NaN"] * 3), "not finite"),
-        (lambda d: d["goldens"].update(tolerance="infinity"), "tolerance"),
-        (lambda d: d["goldens"].update(images="AAAA"), "damaged"),
-        (lambda d: d["goldens"].update(images=7), "damaged"),
-        (lambda d: d.update(goldens=None), "damaged"),
-        (lambda d: d.update(preprocessing=[]), "damaged"),
-        (lambda d: d.update(padding="x" * (5 << 20)), "at most 4,194,304"),
-    ],
+    ("stated", "named"),
+    [({"dtype": "uint8"}, "the contract says uint8"), ({"name": "pixels"}, "the contract says")],
 )
-def test_hostile_contract_is_refused(alter, named):
-    with pytest.raises(InputError) as caught:
-        Classifier(faults.change_document(MODEL, alter))
-    assert named in str(caught.value)
-    assert len(str(caught.value)) < 1000
+def test_contract_that_describes_another_graph_is_refused(stated, named):
+    with pytest.raises(InputError, match=named):
+        Classifier(faults.change_document(MODEL, lambda d: d["input"].update(stated)))

@@ -1,6 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
 
-import faults
 import numpy as np
 import pytest
 import tiny
@@ -17,9 +16,15 @@ def classifier():
     return Classifier(tiny.grey())
 
 
-def test_predictions_agree_with_slow_arithmetic(classifier):
+@pytest.mark.parametrize("make", [tiny.grey, tiny.grey_uint8])
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_logits_agree_with_slow_arithmetic_at_any_batch_size(make, batch_size):
+    found = Classifier(make()).logits(IMAGES, batch_size=batch_size)
+    assert np.abs(found - tiny.logits(IMAGES)).max() <= tiny.TOLERANCE
+
+
+def test_predictions_follow_from_the_logits(classifier):
     predictions, exact = classifier(IMAGES), tiny.logits(IMAGES)
-    np.testing.assert_allclose(predictions.logits, exact, atol=classifier.tolerance, rtol=0)
     np.testing.assert_array_equal(predictions.labels, exact.argmax(axis=1))
     shares = np.exp(exact) / np.exp(exact).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictions.probabilities, shares, atol=1e-5)
@@ -94,15 +99,3 @@ def test_many_threads_get_the_same_answers(classifier):
         threaded = list(pool.map(classifier, parts))
     for part, answer in zip(parts, threaded, strict=True):
         np.testing.assert_array_equal(answer.logits, classifier(part).logits)
-
-
-@pytest.mark.parametrize(("key", "value"), [("name", "pixels"), ("dtype", "uint8")])
-def test_contract_that_describes_another_input_is_refused(key, value):
-    changed = faults.change_document(tiny.grey(), lambda d: d["input"].update({key: value}))
-    with pytest.raises(InputError, match="the contract says"):
-        Classifier(changed)
-
-
-def test_missing_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        Classifier(tmp_path / "absent.onnx")

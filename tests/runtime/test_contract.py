@@ -1,9 +1,10 @@
 import copy
+import functools
 import json
+import math
 
 import faults
 import numpy as np
-import onnx
 import pytest
 import tiny
 
@@ -23,17 +24,13 @@ def sealed_as(text):
     return GRAPH + length_field(contract.METADATA_FIELD, entry)
 
 
-def test_seal_then_open_gives_the_document_back():
-    file = open_model(contract.seal(GRAPH, DOCUMENT))
+def test_seal_gives_the_same_bytes_and_open_the_document_back():
+    assert contract.seal(GRAPH, DOCUMENT) == MODEL
+    file = open_model(MODEL)
     assert file.contract.document == {**DOCUMENT, "digest": file.contract.document["digest"]}
     assert file.graph_sha256 == file.contract.graph_sha256
     assert file.contract_sha256 == file.contract.contract_sha256
     assert faults.unsealed(file.data) == GRAPH
-
-
-def test_seal_twice_gives_the_same_bytes():
-    assert contract.seal(GRAPH, DOCUMENT) == contract.seal(GRAPH, DOCUMENT) == MODEL
-    onnx.checker.check_model(MODEL, full_check=True)
 
 
 def test_each_digest_sees_its_own_bytes_alone():
@@ -62,69 +59,55 @@ def test_no_contract_and_two_are_refused():
         open_model(MODEL + sealed_as(b"{}")[len(GRAPH) :])
 
 
-def broken(path, value):
-    document = copy.deepcopy(DOCUMENT)
-    *parents, last = path
-    owner = document
-    for key in parents:
-        owner = owner[key]
-    if value is KeyError:
-        del owner[last]
-    else:
-        owner[last] = value
-    return document
-
-
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("path", "value", "named"),
     [
-        (("class_labels",), ["one"]),
-        (("class_labels",), [1, 2, 3]),
-        (("class_labels",), KeyError),
-        (("input", "shape"), [3, 8, 8]),
-        (("input", "shape"), [1, 8]),
-        (("input", "shape"), [1, 0, 8]),
-        (("input", "shape"), [1, 10**9, 10**9]),
-        (("input", "shape"), [1, 4096, 4096]),
-        (("goldens", "logits"), []),
-        (("goldens", "logits"), [["x"] * 3]),
-        (("goldens", "images"), "AAAA"),
-        (("goldens", "images"), "ä"),
-        (("goldens", "images"), 7),
-        (("goldens", "tolerance"), 0),
-        (("goldens", "tolerance"), None),
-        (("preprocessing", "samples"), None),
-        (("goldens",), []),
+        ("schema", 99, "schema 99"),
+        ("class_labels", ["one"], "class_labels"),
+        ("class_labels", [1, 2, 3], "class_labels"),
+        ("class_labels", "xyz", "class_labels"),
+        ("class_labels", None, "class_labels"),
+        ("input.shape", [3, 8, 8], "not one grey image"),
+        ("input.shape", [1, 8], "damaged"),
+        ("input.shape", "28", "damaged"),
+        ("input.shape", [1, 0, 8], "input shape"),
+        ("input.shape", [1, 1 << 40, 8], "input shape"),
+        ("input.shape", [1, 4096, 4096], "pixels, more than"),
+        ("input.shape", [1, math.inf, 8], "damaged"),
+        ("input.dtype", "float64", "float64"),
+        ("goldens", [], "damaged"),
+        ("goldens.logits", [], "golden logits"),
+        ("goldens.logits", [["x"] * 3], "damaged"),
+        ("goldens.logits", [[math.nan] * 3] * 6, "not finite"),
+        ("goldens.indices", [1 << 70] * 6, "damaged"),
+        ("goldens.images", "AAAA", "damaged"),
+        ("goldens.images", "ä", "damaged"),
+        ("goldens.images", 7, "damaged"),
+        ("goldens.tolerance", 0, "tolerance"),
+        ("goldens.tolerance", "infinity", "tolerance"),
+        ("preprocessing.samples", None, "damaged"),
+        ("preprocessing", [], "damaged"),
+        ("quantization", [], "damaged"),
     ],
 )
-def test_nonsense_inside_is_an_input_error(path, value):
-    with pytest.raises(InputError, match="damaged"):
-        open_model(contract.seal(GRAPH, broken(path, value)))
+def test_nonsense_inside_is_an_input_error_that_names_it(path, value, named):
+    changed = copy.deepcopy(DOCUMENT)
+    *owners, last = path.split(".")
+    functools.reduce(dict.__getitem__, owners, changed)[last] = value
+    with pytest.raises(InputError, match=named) as caught:
+        open_model(sealed_as(json.dumps(changed).encode()))
+    assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("text", [b"", b"nonsense", b"[]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("text", [b"", b"nonsense", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000])
 def test_no_document_is_an_input_error(text):
     with pytest.raises(InputError, match="damaged"):
         open_model(sealed_as(text))
 
 
-def test_absurd_size_and_another_schema_are_named():
+def test_absurd_size_is_named():
     with pytest.raises(InputError, match="at most 4,194,304 bytes"):
         open_model(sealed_as(b'"' + b"x" * contract.MAX_CONTRACT_BYTES + b'"'))
-    with pytest.raises(InputError, match="schema 99"):
-        open_model(sealed_as(json.dumps({"schema": 99}).encode()))
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("goldens", "logits"), [[float("nan")] * 3] * 6),
-        (("input", "shape"), [1, float("inf"), 8]),
-    ],
-)
-def test_numbers_that_are_none_are_refused(path, value):
-    with pytest.raises(InputError, match="damaged"):
-        open_model(sealed_as(json.dumps(broken(path, value)).encode()))
 
 
 def test_an_integer_models_facts_are_those_of_the_float_one():

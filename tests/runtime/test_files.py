@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -7,27 +9,24 @@ from convnet_edge.runtime import files
 from convnet_edge.runtime.errors import InputError
 
 
-def test_read_bytes_larger_than_limit_is_refused(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes(b"12345")
-    assert files.read_bytes(path, limit=5, next_step="-") == b"12345"
-    with pytest.raises(InputError, match="larger"):
-        files.read_bytes(path, limit=4, next_step="-")
-
-
-@pytest.mark.parametrize("name", ["absent", "folder", "empty", "nul\0byte"])
-def test_read_bytes_without_content_says_which(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent", "does not exist"),
+        ("folder", "not a regular file"),
+        ("empty", "0 bytes"),
+        ("large", "larger"),
+        ("nul\0byte", "(cannot be read|does not exist|null)"),
+    ],
+)
+def test_read_bytes_without_content_says_which(tmp_path, name, reason):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
-    reason = {
-        "absent": "does not exist",
-        "folder": "not a regular file",
-        "empty": "0 bytes",
-        "nul\0byte": "(cannot be read|does not exist)",
-    }
-    with pytest.raises(InputError, match=reason[name]) as caught:
+    (tmp_path / "large").write_bytes(b"123456")
+    with pytest.raises(InputError, match=reason) as caught:
         files.read_bytes(tmp_path / name, limit=5, next_step="do this")
     assert caught.value.next_step == "do this"
+    assert files.read_bytes(tmp_path / "large", limit=6, next_step="-") == b"123456"
 
 
 def test_write_atomically_keeps_old_content_when_the_disk_is_full(tmp_path, monkeypatch):
@@ -43,6 +42,39 @@ def test_write_atomically_keeps_old_content_when_the_disk_is_full(tmp_path, monk
     assert "space" in caught.value.next_step
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    path, other = tmp_path / "a[1]", tmp_path / "a[1].json"
+    for each in (path, other):
+        code = (
+            "import os, pathlib, sys; from convnet_edge.runtime import files\n"
+            "files.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+            "files.write_atomically(pathlib.Path(sys.argv[1]), b'half')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, each], env={"PYTHONPATH": ":".join(sys.path)}
+        )
+        assert done.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    files.write_atomically(path, b"whole")
+    assert len(list(tmp_path.iterdir())) == 2, "another name's file is left alone"
+    files.write_atomically(other, b"whole")
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, other.name}
+
+
+def test_two_writers_of_one_name_never_tear_it(tmp_path, monkeypatch):
+    path, real = tmp_path / "f", files.os.fsync
+
+    def another_writes(descriptor):
+        monkeypatch.setattr(files.os, "fsync", real)
+        files.write_atomically(path, b"theirs")
+        assert path.read_bytes() == b"theirs"
+
+    monkeypatch.setattr(files.os, "fsync", another_writes)
+    with pytest.raises(InputError, match="cannot be written"):
+        files.write_atomically(path, b"ours")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"theirs")]
 
 
 def test_write_atomically_under_a_file_is_an_input_error(tmp_path):

@@ -6,6 +6,8 @@ import random
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,47 +41,50 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def onnx_worker(path: Path) -> None:
-    """Open mutation after mutation; print one JSON line for each."""
+def models(path: Path) -> Iterator[Callable[[], str]]:
+    """Yield the opening of mutation after mutation of a model file."""
     import faults
     import numpy as np
 
     from convnet_edge.runtime import Classifier, contract
-    from convnet_edge.runtime.errors import EdgeError
     from convnet_edge.runtime.model_file import open_model
 
-    model, graph = path.read_bytes(), faults.unsealed(path.read_bytes())
-    stated = open_model(model).contract
-    document, images = stated.document, stated.goldens.images
+    model = path.read_bytes()
+    graph, stated = faults.unsealed(model), open_model(model).contract
+
+    def open_and_run(mutated):
+        logits = Classifier(mutated, threads=1).logits(stated.goldens.images)
+        return "ran" if np.isfinite(logits).all() else "not finite"
+
     for number in range(N_MUTATIONS):
         rng = random.Random(number)
         # every second one as by somebody who wants it to be run
-        sealed = number % 2
-        mutated = contract.seal(mutate(graph, rng), document) if sealed else mutate(model, rng)
-        print(json.dumps({"started": number}), flush=True)
-        try:
-            logits = Classifier(mutated, threads=1).logits(images)
-            outcome = "ran" if np.isfinite(logits).all() else "not finite"
-        except EdgeError as error:
-            outcome = f"refused: {error}"[:300]
-        print(json.dumps({"done": number, "outcome": outcome}), flush=True)
+        mutated = mutate(graph if number % 2 else model, rng)
+        yield partial(
+            open_and_run, contract.seal(mutated, stated.document) if number % 2 else mutated
+        )
 
 
-def checkpoint_worker(path: Path) -> None:
-    """Load mutation after mutation of a checkpoint; print one JSON line for each."""
+def checkpoints(path: Path) -> Iterator[Callable[[], str]]:
+    """Yield the loading of mutation after mutation of a checkpoint."""
     from convnet_edge.networks import checkpoint
-    from convnet_edge.runtime.errors import EdgeError
 
     data, other = path.read_bytes(), path.with_name("mutated.safetensors")
     for number in range(N_MUTATIONS):
         other.write_bytes(mutate(data, random.Random(number)))
-        print(json.dumps({"started": number}), flush=True)
+        yield lambda: str(checkpoint.load_model(other) and "ran")
+
+
+def work(attempts: Iterable[Callable[[], str]]) -> None:
+    """Print what comes of each attempt, one JSON line each: what was printed outlives a crash."""
+    from convnet_edge.runtime.errors import EdgeError
+
+    for attempt in attempts:
         try:
-            checkpoint.load_model(other)
-            outcome = "ran"
+            outcome = attempt()
         except EdgeError as error:
             outcome = f"refused: {error}"[:300]
-        print(json.dumps({"done": number, "outcome": outcome}), flush=True)
+        print(json.dumps(outcome), flush=True)
 
 
 def limit_memory() -> None:
@@ -92,9 +97,8 @@ def outcomes(kind: str, path: Path) -> list[str]:
         capture_output=True, text=True, timeout=SECONDS_EACH * N_MUTATIONS,
         preexec_fn=limit_memory, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, f"{lines[-1:]}\n{done.stderr[-3000:]}"
-    found = [line["outcome"] for line in lines if "done" in line]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"mutation {len(found)}\n{done.stderr[-3000:]}"
     assert len(found) == N_MUTATIONS
     assert sum(outcome.startswith("refused") for outcome in found) > N_MUTATIONS // 4
     return found
@@ -120,4 +124,4 @@ def test_mutated_checkpoints_are_refused_or_load_and_never_crash(trained):
 
 
 if __name__ == "__main__":
-    {"onnx": onnx_worker, "checkpoint": checkpoint_worker}[sys.argv[1]](Path(sys.argv[2]))
+    work({"onnx": models, "checkpoint": checkpoints}[sys.argv[1]](Path(sys.argv[2])))

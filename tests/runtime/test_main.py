@@ -107,11 +107,8 @@ def test_predict_gives_the_classifiers_labels(bundle, tmp_path, capsys):
     assert "absent.png" in answered.err
     assert "the fastest that passes here" in answered.err
     assert answered.out.startswith(f"{paths[0]}: ")
-
-
-def test_predict_without_pictures_labels_the_samples(bundle, capsys):
     assert main(str(bundle), ["predict"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())
+    assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())  # the samples
 
 
 def test_model_that_fails_here_is_left_out_and_said_so(tmp_path, capsys):
@@ -170,6 +167,6 @@ def test_help_names_every_declared_option_with_the_bundles_defaults(bundle, caps
         main(str(bundle), ["bench", "--help"])
     assert exit_.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    flags = {one.flag for one in declared(BenchOptions) if not one.about.positional}
+    flags = {one.flag for one in declared(BenchOptions) if not one.positional}
     assert not {flag for flag in flags - {"--spin"} | {"--no-spin"} if flag not in text}
     assert "Default: 1,8." in text

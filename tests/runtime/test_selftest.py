@@ -29,28 +29,30 @@ def test_a_graph_that_cannot_run_the_goldens_fails_rather_than_stops(fault):
     assert "golden vectors, batch 1" in failures(faults.change_sealed(MODEL, fault))
 
 
-def test_altered_golden_with_fitting_digest_fails_on_the_value():
-    def alter(document):
-        document["goldens"]["logits"][0][0] += 1e-3
-
-    altered = faults.change_document(MODEL, alter)
-    assert {name.split(",")[0] for name in failures(altered)} == {"golden vectors"}
+def move_a_golden(document):
+    document["goldens"]["logits"][0][0] += 1e-3
 
 
-def test_altered_sample_pixels_fail_preprocessing():
-    def alter(document):
-        samples = document["preprocessing"]["samples"]
-        samples[0]["pixels"], samples[1]["pixels"] = samples[1]["pixels"], samples[0]["pixels"]
-
-    assert failures(faults.change_document(MODEL, alter)) == {"preprocessing samples"}
+def swap_pixels(document):
+    one, two = document["preprocessing"]["samples"]
+    one["pixels"], two["pixels"] = two["pixels"], one["pixels"]
 
 
-def test_damaged_sample_picture_fails_and_is_not_skipped():
-    def alter(document):
-        document["preprocessing"]["samples"][0]["encoded"] = "AAAA"
+def damage_a_picture(document):
+    document["preprocessing"]["samples"][0]["encoded"] = "AAAA"
 
+
+@pytest.mark.parametrize(
+    ("alter", "failed"),
+    [
+        (move_a_golden, {"golden vectors, batch 1", "golden vectors, batch 6"}),
+        (swap_pixels, {"preprocessing samples"}),
+        (damage_a_picture, {"preprocessing samples"}),
+    ],
+)
+def test_altered_contract_with_fitting_digests_fails_and_is_not_skipped(alter, failed):
     checks = selftest.run_selftest(Classifier(faults.change_document(MODEL, alter)))
-    assert [check.skipped for check in checks if not check.passed] == [False]
+    assert {check.name for check in checks if not check.passed and not check.skipped} == failed
 
 
 def test_without_pillow_the_pictures_are_skipped_and_said_so(monkeypatch):

@@ -1,7 +1,6 @@
 import errno
 import itertools
 import json
-import os
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -244,16 +243,6 @@ def test_full_disk_at_the_end_of_an_epoch_leaves_no_half_file(few, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         loop.train(few)
     assert not list(few.out.parent.glob("*"))
-
-
-def test_leftovers_of_a_killed_process_are_removed(few):
-    few.out.parent.mkdir(parents=True)
-    dead, alive = (few.out.with_name(f".few.safetensors.{n}.tmp") for n in (1 << 30, os.getppid()))
-    dead.write_bytes(b"half")
-    alive.write_bytes(b"half")
-    loop.train(replace(few, epochs=1))
-    assert not dead.exists()
-    assert alive.exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

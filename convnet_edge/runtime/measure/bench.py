@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -366,7 +366,7 @@ def _bind(run: _Run, example: Array) -> Bound:
 
 
 def _split(bound: Bound, example: Array) -> Split:
-    parts = [astuple(bound.run_split(example)[1]) for _ in range(N_SPLIT_RUNS)]
+    parts = [bound.run_split(example)[1] for _ in range(N_SPLIT_RUNS)]
     return Split(*(np.median(parts, axis=0) / 1e6).tolist())
 
 

@@ -21,9 +21,8 @@ from ..errors import InputError
 from ..files import MIB, read_bytes
 from ..protobuf import length_field, number_field
 from ..providers import SUFFIX
-from ..session import MatrixProduct, Session
+from ..session import Session, Settings
 from .result import Cost, NodeTime
-from .timing import Recorder, loop
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,12 +62,14 @@ def measure_peak(classifier: Classifier, *, integers: bool) -> float:
     Raises:
         InputError: the provider cannot run it.
     """
-    product = MatrixProduct(product_model(integers=integers), classifier.session)
-    rows = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE))
-    product.load(rows.astype(np.uint8) if integers else (rows / 255).astype(np.float32))
-    recorder = Recorder()
-    loop(lambda _: product.run(), (None,), recorder, lambda _, n: n < N_ROUNDS)
-    return SIDE**3 * 1e9 / min(recorder.samples_ns)
+    like = classifier.session
+    settings = Settings(like.provider, like.threads, spin=like.settings.spin)
+    session = Session(product_model(integers=integers), settings)
+    x = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE))
+    x = x.astype(np.uint8) if integers else (x / 255).astype(np.float32)
+    bound = session.bind(x, SIDE)
+    fastest_ns = min(bound.run_split(x)[1][1] for _ in range(1 + N_ROUNDS))  # the first warms up
+    return SIDE**3 * 1e9 / fastest_ns
 
 
 def product_model(*, integers: bool) -> bytes:
@@ -96,7 +97,7 @@ def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
     batch, settings = classifier.to_input(images), classifier.session.settings
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
-        session = Session(classifier.file, replace(settings, profile_prefix=prefix))
+        session = Session(classifier.file.data, replace(settings, profile_prefix=prefix))
         for _ in range(N_WARMUP + N_PROFILED):
             session.run(batch)
         path = Path(session.end_profile())

@@ -6,7 +6,7 @@ import tiny
 
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.measure import cost
-from convnet_edge.runtime.session import MatrixProduct
+from convnet_edge.runtime.session import Session
 
 
 @pytest.fixture
@@ -55,15 +55,15 @@ def test_without_a_peak_there_is_no_bound(classifier, monkeypatch):
 
 
 def test_product_runs_with_the_classifiers_threads(classifier, monkeypatch):
-    seen, real = [], MatrixProduct.__init__
+    seen = []
 
-    def spy(self, model, like):
-        seen.append(like.threads)
-        real(self, model, like)
+    def spy(model, settings):
+        seen.append((settings.provider, settings.threads))
+        return Session(model, settings)
 
-    monkeypatch.setattr(MatrixProduct, "__init__", spy)
+    monkeypatch.setattr(cost, "Session", spy)
     cost.measure_peak(classifier, integers=True)
-    assert seen == [1]
+    assert seen == [("cpu", 1)]
 
 
 def test_profile_of_the_model_covers_its_nodes(classifier):
