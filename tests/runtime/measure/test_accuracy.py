@@ -64,7 +64,5 @@ def test_probabilities_that_mean_what_they_say_are_calibrated():
 def test_compare_counts_lost_gained_and_differing():
     labels = np.array([0, 1, 2, 0, 1])
     found = accuracy.compare(np.array([0, 1, 2, 1, 2]), np.array([0, 2, 2, 0, 0]), labels)
-    assert (found.n_lost, found.n_gained, found.differing) == (1, 1, (1, 3, 4))
-    assert found.p_value == 1.0
-    with pytest.raises(ValueError, match="predictions"):
-        accuracy.compare(labels, labels[:2], labels)
+    assert (found.n, found.n_lost, found.n_gained, found.mcnemar_p) == (5, 1, 1, 1.0)
+    assert (found.n_differing, found.differing) == (3, [1, 3, 4])
