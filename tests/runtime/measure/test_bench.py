@@ -28,13 +28,6 @@ def short():
         yield
 
 
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
-    path.write_bytes(tiny.grey())
-    return path
-
-
 def measure(path, *, test=TEST, checks=None, settings=None, first=None, heard=None, **options):
     """Bench the model; `heard` gets each stage, and a result whenever one is handed out."""
     classifier = Classifier(path, settings=settings or Settings(threads=1))
@@ -53,10 +46,12 @@ def measure(path, *, test=TEST, checks=None, settings=None, first=None, heard=No
 
 
 @pytest.fixture(scope="module")
-def measured(model_path):
+def measured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    path.write_bytes(tiny.grey())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "N_PROCESSES", 2)
-        return measure(model_path)
+        return measure(path)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +104,9 @@ def test_cold_start_and_throughput_are_of_each_batch_size(found):
     assert all(row.images_per_s > 0 for row in found.throughput)
 
 
-def test_quick_run_without_test_images_keeps_a_histogram_of_many_samples(model_path, monkeypatch):
+def test_quick_run_without_test_images_keeps_a_histogram_of_many_samples(tiny_model, monkeypatch):
     monkeypatch.setattr(bench, "MAX_RAW_SAMPLES", 2 * timing.MIN_RUNS - 2)
-    found = measure(model_path, test=None, quick=True)
+    found = measure(tiny_model, test=None, quick=True)
     assert (found.logits, found.result.accuracy, found.result.throughput) == (None, None, ())
     for row in found.result.latency:
         assert row.samples_ns is None
@@ -128,15 +123,15 @@ def test_histogram_stays_small_and_true_however_many_runs_there_are():
     assert counts[middle, 0] == pytest.approx(np.median(samples), rel=0.02)
 
 
-def test_failed_selftest_is_handed_out_and_nothing_is_timed(model_path):
+def test_failed_selftest_is_handed_out_and_nothing_is_timed(tiny_model):
     heard, wrong = [], result.Check("golden vectors", False, "off by 1")
     with pytest.raises(CheckFailedError, match="golden vectors"):
-        measure(model_path, checks=(wrong,), heard=heard.append)
+        measure(tiny_model, checks=(wrong,), heard=heard.append)
     assert "golden vectors" in heard[-1].failed
     assert (heard[-1].latency, heard[-1].checks) == ((), (wrong,))
 
 
-def test_interrupted_run_hands_out_what_was_measured(model_path):
+def test_interrupted_run_hands_out_what_was_measured(tiny_model):
     heard = []
 
     def interrupt(what):
@@ -145,32 +140,32 @@ def test_interrupted_run_hands_out_what_was_measured(model_path):
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError):
-        measure(model_path, heard=interrupt)
+        measure(tiny_model, heard=interrupt)
     assert heard[-1].interrupted
     assert heard[-1].accuracy is not None
     assert heard[-1].verdict is None
 
 
-def test_wrong_output_in_the_timed_loop_makes_the_result_invalid(model_path, monkeypatch):
+def test_wrong_output_in_the_timed_loop_makes_the_result_invalid(tiny_model, monkeypatch):
     real = timing.time_runs
 
     def spoilt(run, feed, **options):
         return real(lambda batch: run(batch) + 1, feed, **options)
 
     monkeypatch.setattr(timing, "time_runs", spoilt)
-    found = measure(model_path, quick=True).result
+    found = measure(tiny_model, quick=True).result
     assert found.verdict.reasons[0].name == "wrong outputs"
     with pytest.raises(CheckFailedError, match="INVALID"):
         bench.require_believable([found], strict=False)
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_nodes_that_strayed_are_invalid_unless_allowed(model_path, monkeypatch, allowed):
+def test_nodes_that_strayed_are_invalid_unless_allowed(tiny_model, monkeypatch, allowed):
     ran = (("Conv", "CUDA"), ("MemcpyToHost", "CPU"), ("MemcpyFromHost", "CPU"))
     nodes = tuple(result.NodeTime("n", op_type, provider, 1, 0.3) for op_type, provider in ran)
     monkeypatch.setattr(cost, "profile", lambda *_: nodes)
     settings = Settings(threads=1, allow_cpu_nodes=allowed)
-    found = measure(model_path, quick=True, settings=settings).result
+    found = measure(tiny_model, quick=True, settings=settings).result
     assert (found.provider.n_nodes_run, found.provider.n_copies) == ({"CPU": 2, "CUDA": 1}, 2)
     names = {reason.name for reason in found.verdict.reasons if reason.status == "INVALID"}
     assert names == (set() if allowed else {"wrong provider"})
@@ -195,20 +190,20 @@ def test_second_model_is_compared_on_the_same_images(measured, tmp_path):
         measure(path, first=measured, test=None, quick=True)
 
 
-def test_bound_runs_are_timed_with_their_copies_apart(model_path, monkeypatch):
+def test_bound_runs_are_timed_with_their_copies_apart(tiny_model, monkeypatch):
     monkeypatch.setattr(bench, "N_SPLIT_RUNS", 5)
-    found = measure(model_path, quick=True, io_binding=True).result
+    found = measure(tiny_model, quick=True, io_binding=True).result
     assert found.provider.io_binding
     for row in found.latency:
         assert min(row.split.compute_ms, row.split.device_to_host_ms) > 0
         assert row.largest_output_error < 1e-5
 
 
-def test_paced_run_tells_each_minute_apart(model_path, monkeypatch):
+def test_paced_run_tells_each_minute_apart(tiny_model, monkeypatch):
     monkeypatch.setattr(bench, "MINUTE_S", 0.2)
     monkeypatch.setattr(machine, "clock_mhz", lambda: 1500.0)
     monkeypatch.setattr(machine, "temperature_c", lambda: None)
-    paced = measure(model_path, quick=True, sustain_s=0.5).result.paced
+    paced = measure(tiny_model, quick=True, sustain_s=0.5).result.paced
     assert [minute.minute for minute in paced.minutes] == [0, 1, 2]
     assert all(minute.n_runs > 10 and minute.p50_ms > 0 for minute in paced.minutes)
     assert (paced.minutes[0].clock_mhz, paced.minutes[0].temperature_c) == (1500.0, None)
@@ -216,7 +211,7 @@ def test_paced_run_tells_each_minute_apart(model_path, monkeypatch):
     assert (paced.n_late, paced.n_dropped) == (0, 0)
 
 
-def test_wrong_output_during_a_long_run_is_caught(model_path, monkeypatch):
+def test_wrong_output_during_a_long_run_is_caught(tiny_model, monkeypatch):
     real, wrong_from = Session.run, [float("inf")]
 
     def begin(what):
@@ -228,4 +223,4 @@ def test_wrong_output_during_a_long_run_is_caught(model_path, monkeypatch):
     )
     monkeypatch.setattr(bench, "MINUTE_S", 0.1)
     with pytest.raises(CheckFailedError, match="minute"):
-        measure(model_path, quick=True, sustain_s=0.5, heard=begin)
+        measure(tiny_model, quick=True, sustain_s=0.5, heard=begin)
