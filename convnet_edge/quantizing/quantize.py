@@ -363,7 +363,7 @@ def _pair(said: list[Array], labels: Array, score: Accuracy) -> Scores:
         n_gained=gained,
         drop=(lost - gained) / n,
         drop_upper_bound_95=stats.paired_drop_bound(lost, gained, n),
-        mcnemar_p=pair.p_value,
+        mcnemar_p=pair.mcnemar_p,
     )
 
 

@@ -171,15 +171,6 @@ def _judged(result: Result) -> Result:
 
 def _judge(row: Latency, tolerance: float) -> Latency:
     samples = np.array(row.samples_ns, np.int64)
-    unknown = np.inf if row.n_outputs_checked else 0.0  # as null JSON writes an error that is NaN
-    trace = verdict.Trace(
-        samples_ns=samples,
-        starts_ns=np.cumsum(samples) - samples,
-        n_switched=row.n_switched,
-        timer_step_ns=row.timer_step_ns or 0.0,
-        waited_share=row.waited_share,
-        error=unknown if row.largest_output_error is None else row.largest_output_error,
-        tolerance=tolerance,
-    )
+    judged = verdict.judge(row, samples, np.cumsum(samples) - samples, tolerance=tolerance)
     times = row.percentiles_ms or percentiles_ms(samples)
-    return replace(row, percentiles_ms=times, verdict=verdict.judge(trace))
+    return replace(row, percentiles_ms=times, verdict=judged)

@@ -3,19 +3,32 @@
 Takes predictions and labels; running the model is the classifier's business.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from .result import Accuracy, Bin, Calibration, ClassScore
-from .stats import mcnemar, wilson_interval
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from .result import Accuracy, Bin, Calibration, ClassScore, Pair
+from .stats import Array, mcnemar, wilson_interval
 
 N_BINS = 15
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    images: (N, H, W) uint8; labels: (N,) uint8, an index into the class labels.
+    images_sha256, labels_sha256: of the decompressed files. source: where they came from.
+    """
+
+    images: Array
+    labels: Array
+    images_sha256: str
+    labels_sha256: str
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Accuracy:
@@ -27,33 +40,29 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
     if len(predicted) != len(labels) or len(labels) == 0:
         raise ValueError(f"{len(predicted)} predictions for {len(labels)} labels")
     n_classes = len(class_labels)
-    flat = labels.astype(np.int64) * n_classes + predicted.astype(np.int64)
-    confusion = np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
-    n_correct = int(np.trace(confusion))
+    confusion = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    n_hits, n_true, n_said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    n_correct = int(n_hits.sum())
+    counts = zip(class_labels, n_hits.tolist(), n_true.tolist(), n_said.tolist(), strict=True)
     return Accuracy(
         n=len(labels),
         n_correct=n_correct,
         accuracy=n_correct / len(labels),
         interval=wilson_interval(n_correct, len(labels)),
-        classes=tuple(_score_class(confusion, i, label) for i, label in enumerate(class_labels)),
-        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+        classes=tuple(_class_score(*each) for each in counts),
+        confusion=tuple(map(tuple, confusion.tolist())),
     )
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Two models on the same images.
-
-    n_lost: images that only the first gets right; n_gained: only the second. differing: indices of
-    the images that they label differently. p_value: exact McNemar, that both are right equally
-    often.
-    """
-
-    n: int
-    n_lost: int
-    n_gained: int
-    differing: tuple[int, ...]
-    p_value: float
+def _class_score(label: str, n_hits: int, n_true: int, n_said: int) -> ClassScore:
+    return ClassScore(
+        label=label,
+        n=n_true,
+        precision=n_hits / n_said if n_said else None,
+        recall=n_hits / n_true if n_true else None,
+        f1=2 * n_hits / (n_true + n_said) if n_true + n_said else None,
+    )
 
 
 def calibrate(probabilities: Array, labels: Array) -> Calibration:
@@ -75,45 +84,22 @@ def calibrate(probabilities: Array, labels: Array) -> Calibration:
     return Calibration(error, tuple(bins))
 
 
-def compare(first: Array, second: Array, labels: Array) -> Pairing:
+def compare(first: Array, second: Array, labels: Array) -> Pair:
     """Compare two models' predictions (N,), class indices, on the same images.
 
-    Raises:
-        ValueError: differing numbers of them.
+    Which models they are, and what is shown of it, is left empty.
     """
-    if not len(first) == len(second) == len(labels):
-        raise ValueError(f"{len(first)} and {len(second)} predictions for {len(labels)} labels")
     lost = int(((first == labels) & (second != labels)).sum())
     gained = int(((first != labels) & (second == labels)).sum())
-    differing = tuple(int(index) for index in np.flatnonzero(first != second))
-    return Pairing(len(labels), lost, gained, differing, mcnemar(lost, gained))
-
-
-def _score_class(confusion: Array, index: int, label: str) -> ClassScore:
-    hits = int(confusion[index, index])
-    n_true, n_said = int(confusion[index].sum()), int(confusion[:, index].sum())
-    return ClassScore(
-        label=label,
-        n=n_true,
-        precision=hits / n_said if n_said else None,
-        recall=hits / n_true if n_true else None,
-        f1=2 * hits / (n_true + n_said) if n_true + n_said else None,
+    differing = np.flatnonzero(first != second).tolist()
+    return Pair(
+        name="",
+        model_sha256="",
+        n=len(labels),
+        n_lost=lost,
+        n_gained=gained,
+        n_differing=len(differing),
+        differing=differing,
+        mcnemar_p=mcnemar(lost, gained),
+        shown=[],
     )
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images with their labels.
-
-    images: (N, H, W) uint8; labels: (N,) uint8, an index into the class labels.
-    images_sha256, labels_sha256: of the decompressed files. source: where they came from.
-    """
-
-    images: Array
-    labels: Array
-    images_sha256: str
-    labels_sha256: str
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.labels)

@@ -5,12 +5,10 @@ was measured is handed out before each stage, so that it is there even when a ch
 run is interrupted or killed. Files, pictures and printing are the caller's business.
 """
 
-from __future__ import annotations
-
 import datetime
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,28 +19,10 @@ from ..providers import TESTED
 from ..selftest import require
 from ..session import Bound
 from . import accuracy, cold_start, cost, machine, timing, verdict
+from . import result as results
 from .options import BenchOptions
-from .result import (
-    SCHEMA,
-    Check,
-    ColdStart,
-    FreshProcess,
-    Latency,
-    Machine,
-    Minute,
-    Model,
-    Paced,
-    Pair,
-    Percentile,
-    Provider,
-    Reason,
-    Result,
-    Split,
-    Throughput,
-)
-from .stats import percentiles_ms
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from .result import Latency, Minute, Pair, Reason, Result
+from .stats import Array, percentiles_ms
 
 N_PROCESSES = 5
 QUICK_BATCH_SIZES = (1, 64)
@@ -55,6 +35,7 @@ N_SPLIT_RUNS = 100
 GALLERY_SIZE = 12
 MAX_RAW_SAMPLES = 8_000  # with one number a line, the result stays below 200 kB
 HISTOGRAM_STEP = 1.01
+NO_SETTINGS = {"models", "out", "provider"}  # these options do not decide the measurement
 
 
 @dataclass(frozen=True)
@@ -65,28 +46,18 @@ class Listener:
     """
 
     stage: Callable[[str], None] = lambda _: None
-    share: Callable[[float], None] = timing.no_tick
+    share: timing.Tick = lambda _: None
     keep: Callable[[Result], None] = lambda _: None
     opened: Callable[[Result], None] = lambda _: None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measured:
-    """What was measured of one model.
+    """One model, and what was measured of it so far.
 
     logits: (N, C) of the test images on the provider timed, None without them. samples_ms: every
     timed run by batch size, also those that the result keeps as a histogram.
     """
-
-    result: Result
-    classifier: Classifier
-    logits: Array | None
-    samples_ms: dict[int, Array]
-
-
-@dataclass
-class _Run:
-    """One model being measured."""
 
     classifier: Classifier
     options: BenchOptions
@@ -95,7 +66,6 @@ class _Run:
     result: Result
     logits: Array | None = None
     samples_ms: dict[int, Array] = field(default_factory=dict)
-    others: tuple[Reason, ...] = ()
 
     @property
     def images(self) -> Array:
@@ -120,7 +90,7 @@ def bench_model(
     name: str,
     version: str,
     test: accuracy.ImageSet | None,
-    checks: Sequence[Check],
+    checks: Sequence[results.Check],
     start: cold_start.Task,
     listener: Listener | None = None,
     first: Measured | None = None,
@@ -135,11 +105,10 @@ def bench_model(
         CheckFailedError: a check failed, or an output of a timed run is wrong.
         InterruptedRunError: Ctrl-C. What was measured until then was handed out in both cases.
     """
-    began = _describe(classifier, options, name=name, version=version)
-    run = _Run(
-        classifier, options, test, listener or Listener(), replace(began, checks=tuple(checks))
-    )
-    with _handed_out(run):
+    began = _describe(classifier, options, name, version)
+    began = replace(began, checks=tuple(checks))
+    run = Measured(classifier, options, test, listener or Listener(), began)
+    try:
         require(
             checks,
             what=f"{name} was not timed",
@@ -148,105 +117,6 @@ def bench_model(
         _measure(run, start)
         if first is not None:
             run.note(pairs=(_compare(first, run),))
-    return Measured(run.result, classifier, run.logits, run.samples_ms)
-
-
-def require_believable(results: Sequence[Result], *, strict: bool) -> None:
-    """Raise if a verdict is INVALID, or NOISY where `strict`.
-
-    Raises:
-        CheckFailedError: naming the first such model and its reasons.
-    """
-    for result in results:
-        found = result.verdict
-        if found and (found.status == "INVALID" or (strict and found.status == "NOISY")):
-            raise CheckFailedError(
-                f"{result.model.name} is {found.status}: {found.reasons[0].text}",
-                expected="VALID" if strict else "VALID or NOISY",
-                next_step="read its result file",
-            )
-
-
-def latency_row(
-    timed: timing.Timing,
-    batch_size: int,
-    *,
-    n_rows: int = 1,
-    bound_ms: float | None = None,
-    split: Split | None = None,
-) -> Latency:
-    """Return one batch size's timing, one of `n_rows`, with its verdict.
-
-    bound_ms: the least time of one image. Up to a limit every sample is kept; beyond it a
-    histogram with bins 1 % wide.
-    """
-    trace, samples = timed.trace, timed.trace.samples_ns
-    found = percentiles_ms(samples)
-    p50, is_short = found[0].value, len(samples) <= MAX_RAW_SAMPLES // n_rows
-    return Latency(
-        batch_size=batch_size,
-        n_runs=len(samples),
-        n_warmup=timed.n_warmup,
-        elapsed_s=timed.elapsed_s,
-        images_per_s=float(batch_size * len(samples) / (samples.sum() / 1e9)),
-        mean_ms=float(samples.mean() / 1e6),
-        min_ms=float(samples.min() / 1e6),
-        max_ms=float(samples.max() / 1e6),
-        percentiles_ms=found,
-        cpu_ms_per_run=1e3 * timed.cpu_s / len(samples),
-        n_switched=trace.n_switched,
-        waited_share=trace.waited_share,
-        timer_step_ns=trace.timer_step_ns,
-        n_outputs_checked=timed.n_checked,
-        largest_output_error=trace.error,
-        share_of_bound=bound_ms * batch_size / p50 if bound_ms and p50 else None,
-        split=split,
-        verdict=verdict.judge(trace),
-        samples_ns=samples.tolist() if is_short else None,
-        histogram_ns=None if is_short else _histogram(samples),
-    )
-
-
-def _describe(classifier: Classifier, options: BenchOptions, *, name: str, version: str) -> Result:
-    """Return what is known before anything is timed: model, provider, machine, settings."""
-    session, file = classifier.session, classifier.file
-    return Result(
-        schema=SCHEMA,
-        measured_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        convnet_edge=version,
-        model=Model(
-            name=name,
-            model_bytes=len(file.data),
-            model_sha256=file.sha256,
-            graph_sha256=classifier.contract.graph_sha256,
-            n_parameters=file.n_parameters,
-            n_multiplications=file.n_multiplications,
-            input_dtype=session.input_dtype,
-            integers=classifier.contract.quantization is not None,
-        ),
-        provider=Provider(
-            asked=options.provider,
-            obtained=session.provider,
-            tested=session.provider in TESTED,
-            threads=session.threads,
-            spin=session.settings.spin,
-            io_binding=options.io_binding or options.cuda_graph,
-            cuda_graph=options.cuda_graph,
-            precision=session.precision,
-            placement=session.placement,
-            gpu_libraries=machine.mapped_gpu_libraries(),
-        ),
-        machine=Machine(**machine.passport()),
-        settings=options.as_json(),
-        interrupted=True,
-    )
-
-
-@contextmanager
-def _handed_out(run: _Run) -> Iterator[None]:
-    """Hand out the result whatever happens inside; it says so until all went well."""
-    try:
-        yield
         run.note(interrupted=False)
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
@@ -260,13 +130,65 @@ def _handed_out(run: _Run) -> Iterator[None]:
     finally:
         run.note(peak_memory_bytes=machine.peak_memory_bytes())
         run.listener.keep(run.result)
+    return run
 
 
-def _measure(run: _Run, start: cold_start.Task) -> None:
+def require_believable(found: Sequence[Result], *, strict: bool) -> None:
+    """Raise if a verdict is INVALID, or NOISY where `strict`.
+
+    Raises:
+        CheckFailedError: naming the first such model and its reasons.
+    """
+    refused = ("INVALID", "NOISY") if strict else ("INVALID",)
+    for each in found:
+        if each.verdict and each.verdict.status in refused:
+            raise CheckFailedError(
+                f"{each.model.name} is {each.verdict.status}: {each.verdict.reasons[0].text}",
+                expected="VALID" if strict else "VALID or NOISY",
+                next_step="read its result file",
+            )
+
+
+def _describe(classifier: Classifier, options: BenchOptions, name: str, version: str) -> Result:
+    """Return what is known before anything is timed: model, provider, machine, settings."""
+    session, file = classifier.session, classifier.file
+    return Result(
+        schema=results.SCHEMA,
+        measured_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        convnet_edge=version,
+        model=results.Model(
+            name=name,
+            model_bytes=len(file.data),
+            model_sha256=file.sha256,
+            graph_sha256=classifier.contract.graph_sha256,
+            n_parameters=file.n_parameters,
+            n_multiplications=file.n_multiplications,
+            input_dtype=session.input_dtype,
+            integers=classifier.contract.quantization is not None,
+        ),
+        provider=results.Provider(
+            asked=options.provider,
+            obtained=session.provider,
+            tested=session.provider in TESTED,
+            threads=session.threads,
+            spin=session.settings.spin,
+            io_binding=options.io_binding or options.cuda_graph,
+            cuda_graph=options.cuda_graph,
+            precision=session.precision,
+            placement=session.placement,
+            gpu_libraries=machine.mapped_gpu_libraries(),
+        ),
+        machine=results.Machine(**machine.passport()),
+        settings={key: value for key, value in asdict(options).items() if key not in NO_SETTINGS},
+        interrupted=True,
+    )
+
+
+def _measure(run: Measured, start: cold_start.Task) -> None:
     options = run.options
     run.begin("the machine's peak")
     run.note(cost=cost.estimate(run.classifier))
-    _profile(run)
+    others = _profile(run)
     run.listener.opened(run.result)
     if run.test is not None:
         _score(run, run.test)
@@ -274,36 +196,38 @@ def _measure(run: _Run, start: cold_start.Task) -> None:
     _start_cold(run, start, sizes)
     for batch_size in sizes:
         run.begin(f"latency, batch {batch_size}")
-        run.note(latency=(*run.result.latency, _time_batch(run, batch_size, len(sizes))))
-    run.note(verdict=verdict.combine(run.result.latency, run.others))
+        row = _time_batch(run, batch_size, MAX_RAW_SAMPLES // len(sizes))
+        run.note(latency=(*run.result.latency, row))
+    run.note(verdict=verdict.combine(run.result.latency, others))
     if not options.quick:
         _measure_throughput(run)
     if options.pace_hz or options.sustain_s:
         _sustain(run)
 
 
-def _profile(run: _Run) -> None:
-    """Note where each node really ran, and as a reason if one strayed to the CPU unasked."""
+def _profile(run: Measured) -> list[Reason]:
+    """Note where each node really ran; return a reason if one strayed to the CPU unasked."""
     run.begin("placement")
     nodes = cost.profile(run.classifier, run.images[:1])
     names = [node.provider for node in nodes]
     provider = replace(
         run.result.provider,
-        n_copies=cost.count_copies(nodes),
+        n_copies=sum(node.op_type.startswith(cost.COPY) for node in nodes),
         n_nodes_run={name: names.count(name) for name in sorted(set(names))},
     )
     run.note(profile=nodes, provider=provider)
     session = run.classifier.session
     strays = [node.op_type for node in nodes if node.provider.lower() != session.provider]
-    if strays and not session.settings.allow_cpu_nodes:
-        text = (
-            f"nodes that did not run on {session.provider}: {len(strays)} "
-            f"({', '.join(sorted(set(strays)))}); pass --allow-cpu-nodes to accept that"
-        )
-        run.others = (Reason("wrong provider", "INVALID", len(strays), 0, text),)
+    if not strays or session.settings.allow_cpu_nodes:
+        return []
+    text = (
+        f"nodes that did not run on {session.provider}: {len(strays)} "
+        f"({', '.join(sorted(set(strays)))}); pass --allow-cpu-nodes to accept that"
+    )
+    return [Reason("wrong provider", "INVALID", len(strays), 0, text)]
 
 
-def _score(run: _Run, test: accuracy.ImageSet) -> None:
+def _score(run: Measured, test: accuracy.ImageSet) -> None:
     run.begin(f"accuracy on {len(test):,} test images")
     predicted = run.classifier(test.images)
     run.logits = predicted.logits
@@ -312,7 +236,7 @@ def _score(run: _Run, test: accuracy.ImageSet) -> None:
     run.note(accuracy=replace(score, calibration=calibration, images_sha256=test.images_sha256))
 
 
-def _start_cold(run: _Run, start: cold_start.Task, sizes: tuple[int, ...]) -> None:
+def _start_cold(run: Measured, start: cold_start.Task, sizes: tuple[int, ...]) -> None:
     quick = run.options.quick
     task = replace(
         start,
@@ -321,17 +245,18 @@ def _start_cold(run: _Run, start: cold_start.Task, sizes: tuple[int, ...]) -> No
         steady_s=QUICK_STEADY_S if quick else STEADY_S,
     )
     run.begin(f"cold start, {N_PROCESSES} fresh processes")
-    found: list[FreshProcess] = []
-    for number in range(N_PROCESSES):
+    found: tuple[results.FreshProcess, ...] = ()
+    while len(found) < N_PROCESSES:
         process, _ = cold_start.start_process(task)
         timing.require_right(process.error or 0.0, run.classifier.tolerance, what="a fresh process")
-        found.append(process)
-        run.note(cold_start=ColdStart(len(found), tuple(found)))
-        run.listener.share((number + 1) / N_PROCESSES)
+        found += (process,)
+        run.note(cold_start=results.ColdStart(len(found), found))
+        run.listener.share(len(found) / N_PROCESSES)
 
 
-def _time_batch(run: _Run, batch_size: int, n_rows: int) -> Latency:
-    options, classifier = run.options, run.classifier
+def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
+    """Time one batch size. Up to `max_raw` samples are kept; beyond it, a histogram of them."""
+    options, classifier, known = run.options, run.classifier, run.result.cost
     feed = timing.prepare(classifier, run.images, batch_size)
     bound = _bind(run, feed.batches[0]) if options.io_binding or options.cuda_graph else None
     timed = timing.time_runs(
@@ -341,22 +266,27 @@ def _time_batch(run: _Run, batch_size: int, n_rows: int) -> Latency:
         min_runs=verdict.MIN_RUNS if options.quick else options.min_runs,
         tick=run.listener.share,
     )
-    trace = replace(
-        timed.trace,
-        tolerance=classifier.tolerance,
-        provider_error=classifier.session.provider_error(),
-    )
-    run.samples_ms[batch_size] = trace.samples_ns / 1e6
-    return latency_row(
-        replace(timed, trace=trace),
-        batch_size,
-        n_rows=n_rows,
-        bound_ms=run.result.cost.bound_ms if run.result.cost else None,
+    row, samples_ns = timed.row, timed.samples_ns
+    run.samples_ms[batch_size] = samples_ns / 1e6
+    p50_ms, is_short = row.percentiles_ms[0].value, len(samples_ns) <= max_raw
+    bound_ms = known.bound_ms if known else None
+    return replace(
+        row,
+        share_of_bound=bound_ms * batch_size / p50_ms if bound_ms and p50_ms else None,
         split=_split(bound, feed.batches[0]) if bound else None,
+        verdict=verdict.judge(
+            row,
+            samples_ns,
+            timed.starts_ns,
+            tolerance=classifier.tolerance,
+            provider_error=classifier.session.provider_error(),
+        ),
+        samples_ns=samples_ns.tolist() if is_short else None,
+        histogram_ns=None if is_short else histogram(samples_ns),
     )
 
 
-def _bind(run: _Run, example: Array) -> Bound:
+def _bind(run: Measured, example: Array) -> Bound:
     classifier = run.classifier
     session = classifier.session
     if run.options.cuda_graph:  # a captured graph holds one batch size
@@ -365,12 +295,20 @@ def _bind(run: _Run, example: Array) -> Bound:
     return session.bind(example, len(classifier.contract.class_labels))
 
 
-def _split(bound: Bound, example: Array) -> Split:
+def _split(bound: Bound, example: Array) -> results.Split:
     parts = [bound.run_split(example)[1] for _ in range(N_SPLIT_RUNS)]
-    return Split(*(np.median(parts, axis=0) / 1e6).tolist())
+    return results.Split(*(np.median(parts, axis=0) / 1e6).tolist())
 
 
-def _measure_throughput(run: _Run) -> None:
+def histogram(samples_ns: Array) -> list[tuple[int, int]]:
+    """Return (lower edge, count) of bins 1 % wide."""
+    bins = np.floor(np.log(np.maximum(samples_ns, 1)) / np.log(HISTOGRAM_STEP)).astype(int)
+    numbers, counts = np.unique(bins, return_counts=True)
+    edges = (HISTOGRAM_STEP**numbers).astype(int)
+    return list(zip(edges.tolist(), counts.tolist(), strict=True))
+
+
+def _measure_throughput(run: Measured) -> None:
     """Measure each batch size alone, and the largest from several callers."""
     run.begin("throughput")
     classifier, cores = run.classifier, machine.usable_cores()
@@ -383,122 +321,102 @@ def _measure_throughput(run: _Run) -> None:
     rounds = timing.take_turns(
         loads, run.images, n_rounds=N_ROUNDS, slot_s=slot_s, tick=run.listener.share
     )
-    run.note(
-        throughput=tuple(
-            Throughput(
-                load.batch_size,
-                load.classifier.session.threads,
-                load.n_callers,
-                float(np.median(found)),
-                found,
-            )
-            for load, found in zip(loads, rounds, strict=True)
+    rows = [
+        results.Throughput(
+            load.batch_size,
+            load.classifier.session.threads,
+            load.n_callers,
+            statistics.median(found),
+            found,
         )
-    )
+        for load, found in zip(loads, rounds, strict=True)
+    ]
+    run.note(throughput=tuple(rows))
 
 
-def _sustain(run: _Run) -> None:
+def _sustain(run: Measured) -> None:
     """Run one image at a time for long, and tell each minute apart.
 
     What a benchmark of seconds cannot show: heat, falling clocks, and what pauses between runs
     cost (onnxruntime issues 17711, 16135).
     """
-    options = run.options
-    duration_s = options.sustain_s or PACED_S
+    pace_hz, duration_s = run.options.pace_hz, run.options.sustain_s or PACED_S
+    minutes: list[Minute] = []
+    timings: list[timing.Timing] = []
     run.begin(f"one image a run for {duration_s:g} s")
     feed = timing.prepare(run.classifier, run.images, 1)
-    minutes: list[Minute] = []
-    samples: list[Array] = []
-    paced = Paced(options.pace_hz, duration_s, 0, 0, (), (), None)
-    alone = next((row.percentile(0.5) for row in run.result.latency if row.batch_size == 1), None)
-    while (left_s := duration_s - len(minutes) * MINUTE_S) > 0:
-        sensors = _Sensors(run.listener.share, len(minutes) * MINUTE_S, duration_s)
-        timed = timing.time_runs(
-            run.classifier.session.run,
-            feed,
-            duration_s=min(MINUTE_S, left_s),
-            min_runs=1,
-            warmup_share=0.0,
-            pace_hz=options.pace_hz,
-            tick=sensors.tick,
-        )
-        number = len(minutes)
-        timing.require_right(
-            timed.trace.error, run.classifier.tolerance, what=f"a run in minute {number + 1}"
-        )
-        samples.append(timed.trace.samples_ns)
-        p50, p90 = percentiles_ms(samples[-1])[:2]
-        minutes.append(Minute(number, len(samples[-1]), p50.value, p90.value, *sensors.medians()))
-        found = percentiles_ms(np.concatenate(samples))
-        paced = replace(
-            paced,
-            n_late=paced.n_late + timed.n_late,
-            n_dropped=paced.n_dropped + timed.n_dropped,
+    alone = [row.percentiles_ms[0].value for row in run.result.latency if row.batch_size == 1]
+    while len(minutes) * MINUTE_S < duration_s:
+        minute, timed = _time_minute(run, feed, len(minutes), duration_s)
+        minutes.append(minute)
+        timings.append(timed)
+        found = percentiles_ms(np.concatenate([one.samples_ns for one in timings]))
+        p50_ms, alone_ms = found[0].value, alone[0] if alone else None
+        paced = results.Paced(
+            pace_hz,
+            duration_s,
+            n_late=sum(one.n_late for one in timings),
+            n_dropped=sum(one.n_dropped for one in timings),
             percentiles_ms=found,
             minutes=tuple(minutes),
-            penalty=_ratio(found[0], alone),
+            penalty=p50_ms / alone_ms if p50_ms and alone_ms else None,
         )
         run.note(paced=paced)
         run.listener.keep(run.result)
 
 
-class _Sensors:
-    """Reads clock and temperature every few seconds, from between the runs."""
+def _time_minute(
+    run: Measured, feed: timing.Feed, number: int, duration_s: float
+) -> tuple[Minute, timing.Timing]:
+    """Time one minute of a run of `duration_s`; read clock and temperature in between."""
+    passed_s = number * MINUTE_S
+    minute_s = min(MINUTE_S, duration_s - passed_s)
+    clocks_mhz: list[float | None] = []
+    temperatures_c: list[float | None] = []
 
-    def __init__(self, share: timing.Tick, passed_s: float, duration_s: float) -> None:
-        self._share, self._passed_s, self._duration_s = share, passed_s, duration_s
-        self._readings: list[tuple[float | None, float | None]] = []
-        self._due_s = 0.0
+    def tick(share: float) -> None:
+        run.listener.share(min(1.0, (passed_s + share * minute_s) / duration_s))
+        if share * minute_s >= SENSE_EVERY_S * len(clocks_mhz):
+            clocks_mhz.append(machine.clock_mhz())
+            temperatures_c.append(machine.temperature_c())
 
-    def tick(self, share: float) -> None:
-        """Take the share of a minute that is done."""
-        now_s = share * min(MINUTE_S, self._duration_s - self._passed_s)
-        self._share(min(1.0, (self._passed_s + now_s) / self._duration_s))
-        if now_s >= self._due_s:
-            self._due_s = now_s + SENSE_EVERY_S
-            self._readings.append((machine.clock_mhz(), machine.temperature_c()))
-
-    def medians(self) -> tuple[float | None, float | None]:
-        """Return the median clock in MHz and temperature in °C, None where unreadable."""
-        known = [[value for value in column if value is not None] for column in
-                 zip(*self._readings, strict=True)] or [[], []]  # fmt: skip
-        clock, temperature = (float(np.median(values)) if values else None for values in known)
-        return clock, temperature
-
-
-def _ratio(paced: Percentile, alone: Percentile | None) -> float | None:
-    if alone is None or not alone.value or paced.value is None:
-        return None
-    return paced.value / alone.value
+    timed = timing.time_runs(
+        run.classifier.session.run,
+        feed,
+        duration_s=minute_s,
+        min_runs=1,
+        warmup_share=0.0,
+        pace_hz=run.options.pace_hz,
+        tick=tick,
+    )
+    error = timed.row.largest_output_error or 0.0
+    timing.require_right(error, run.classifier.tolerance, what=f"a run in minute {number + 1}")
+    p50, p90 = timed.row.percentiles_ms[:2]
+    sensed = _known_median(clocks_mhz), _known_median(temperatures_c)
+    return Minute(number, timed.row.n_runs, p50.value, p90.value, *sensed), timed
 
 
-def _compare(first: Measured, run: _Run) -> Pair:
+def _known_median(readings: Sequence[float | None]) -> float | None:
+    known = [reading for reading in readings if reading is not None]
+    return statistics.median(known) if known else None
+
+
+def _compare(first: Measured, run: Measured) -> Pair:
     """Compare with the first model, on the labels and on which images they differ."""
-    name = first.result.model.name
-    if run.test is None or first.logits is None or run.logits is None:
+    model, test, one, other = first.result.model, run.test, first.logits, run.logits
+    if test is None or one is None or other is None or one.shape != other.shape:
         raise InputError(
-            f"{name} and {run.result.model.name} were not run on test images",
-            expected="test images to compare them on",
+            f"{model.name} and {run.result.model.name} cannot be compared: "
+            + ("no test images" if test is None else "they have different classes"),
+            expected="models of the same task, and test images to run both on",
             next_step="bench them one at a time",
         )
-    if first.logits.shape != run.logits.shape:
-        raise InputError(
-            f"{name} and {run.result.model.name} have different classes",
-            expected="models of the same task",
-            next_step="bench them one at a time",
-        )
-    predicted = (first.logits.argmax(axis=1), run.logits.argmax(axis=1))
-    pairing = accuracy.compare(*predicted, run.test.labels)
-    return Pair(
-        name=name,
-        model_sha256=first.result.model.model_sha256 or "",
-        n=pairing.n,
-        n_lost=pairing.n_lost,
-        n_gained=pairing.n_gained,
-        n_differing=len(pairing.differing),
-        differing=list(pairing.differing),
-        mcnemar_p=pairing.p_value,
-        shown=_most_differing(first.logits, run.logits).tolist(),
+    pair = accuracy.compare(one.argmax(axis=1), other.argmax(axis=1), test.labels)
+    return replace(
+        pair,
+        name=model.name,
+        model_sha256=model.model_sha256 or "",
+        shown=_most_differing(one, other).tolist(),
     )
 
 
@@ -511,10 +429,3 @@ def _most_differing(first: Array, second: Array) -> Array:
     nearness = np.minimum(*margins)
     nearness[first.argmax(axis=1) != second.argmax(axis=1)] -= 1e6
     return np.argsort(nearness, kind="stable")[:GALLERY_SIZE]
-
-
-def _histogram(samples: Array) -> list[tuple[int, int]]:
-    bins = np.floor(np.log(np.maximum(samples, 1)) / np.log(HISTOGRAM_STEP)).astype(int)
-    numbers, counts = np.unique(bins, return_counts=True)
-    edges = (HISTOGRAM_STEP**numbers).astype(int)
-    return list(zip(edges.tolist(), counts.tolist(), strict=True))

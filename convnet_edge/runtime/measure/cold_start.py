@@ -5,15 +5,15 @@ travel in it. What a fresh process shows, no warm one can: imports, session, fir
 much processes differ among themselves.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from ..session import Settings
@@ -71,78 +71,57 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
 
 def answer(task: dict[str, Any], began_ns: int) -> None:
     """Do `task` in the fresh process, and print the result for the process that started it."""
-    clock, marks = time.perf_counter_ns, {"spawned": task["spawned_ns"], "interpreter": began_ns}
-    import numpy as np
-
+    clock = time.perf_counter_ns
     from .. import archive, model_file
     from ..classifier import Classifier
     from ..session import import_onnxruntime
     from . import machine
 
     import_onnxruntime()
-    marks["import"] = clock()
+    imported = clock()
     path = Path(task["model_path"])
     if task["member"] is None:
         model = model_file.read_model_bytes(path)
     else:
         model = archive.read_archive(path).models()[task["member"]]
-    marks["read"] = clock()
+    read = clock()
     classifier = Classifier(model, settings=Settings(**task["settings"]))
-    marks["session"] = clock()
+    opened = clock()
     inputs = classifier.to_input(classifier.contract.goldens.images)
     first_began = clock()
     classifier.session.run(inputs[:1])
     ended = clock()
-    parts = dict(zip(list(marks)[1:], np.diff(list(marks.values())) / 1e6, strict=True))
-    steady = _run_steadily(classifier, inputs, task["batch_sizes"], task["steady_s"])
     create_ms = classifier.session.create_ms
     found = FreshProcess(
-        interpreter_ms=parts["interpreter"],
-        import_ms=parts["import"],
-        read_ms=parts["read"],
-        check_ms=parts["session"] - create_ms,
+        interpreter_ms=(began_ns - task["spawned_ns"]) / 1e6,
+        import_ms=(imported - began_ns) / 1e6,
+        read_ms=(read - imported) / 1e6,
+        check_ms=(opened - read) / 1e6 - create_ms,
         session_ms=create_ms,
         first_run_ms=(ended - first_began) / 1e6,
         total_ms=(ended - task["spawned_ns"]) / 1e6,
-        batch_first_run_ms=steady.firsts_ms,
-        p50_ms=steady.medians_ms,
-        error=steady.error,
-        peak_memory_bytes=machine.peak_memory_bytes(),
     )
-    print(json.dumps([asdict(found), steady.samples_ns]))  # noqa: T201 - to the process that asked
+    found, samples_ns = _run_on(found, classifier, inputs, task)
+    found = replace(found, peak_memory_bytes=machine.peak_memory_bytes())
+    print(json.dumps([asdict(found), samples_ns]))  # noqa: T201 - to the process that asked
 
 
-@dataclass
-class _Steady:
-    """First and median milliseconds by batch size; samples_ns: of the first batch size."""
+def _run_on(
+    found: FreshProcess, classifier: Any, inputs: Any, task: dict[str, Any]
+) -> tuple[FreshProcess, list[int]]:
+    """Add the first and the median run at each batch size, and the worst error of all."""
+    from .timing import cut, time_runs
 
-    firsts_ms: dict[str, float] = field(default_factory=dict)
-    medians_ms: dict[str, float] = field(default_factory=dict)
-    samples_ns: list[int] = field(default_factory=list)
-    error: float = 0.0
-
-
-def _run_steadily(
-    classifier: Any, inputs: Any, batch_sizes: list[int], duration_s: float
-) -> _Steady:
-    import numpy as np
-
-    from .timing import Feed, time_runs
-
-    found, run, n = _Steady(), classifier.session.run, len(inputs)
-    for size in batch_sizes:
-        places = [np.roll(np.arange(max(size, n)) % n, -i)[:size] for i in range(n)]
-        logits = classifier.contract.goldens.logits
-        feed = Feed(
-            tuple(np.ascontiguousarray(inputs[chosen]) for chosen in places),
-            tuple(logits[chosen] for chosen in places),
-        )
-        started = time.perf_counter_ns()
+    run, duration_s, error = classifier.session.run, task["steady_s"], 0.0
+    samples_ns: list[int] = []
+    for size in task["batch_sizes"]:
+        feed = cut(inputs, classifier.contract.goldens.logits, size)
+        began = time.perf_counter_ns()
         first = run(feed.batches[0])
         if size != 1:
-            found.firsts_ms[str(size)] = (time.perf_counter_ns() - started) / 1e6
+            found.batch_first_run_ms[str(size)] = (time.perf_counter_ns() - began) / 1e6
         timed = time_runs(run, feed, duration_s=duration_s, warmup_share=STEADY_WARMUP_SHARE)
-        found.medians_ms[str(size)] = float(np.median(timed.trace.samples_ns) / 1e6)
-        found.samples_ns = found.samples_ns or timed.trace.samples_ns.tolist()
-        found.error = max(found.error, feed.largest_error({0: first}), timed.trace.error)
-    return found
+        found.p50_ms[str(size)] = float(np.median(timed.samples_ns) / 1e6)
+        samples_ns = samples_ns or timed.samples_ns.tolist()
+        error = max(error, feed.largest_error({0: first}), timed.row.largest_output_error or 0.0)
+    return replace(found, error=error), samples_ns

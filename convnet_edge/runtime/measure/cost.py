@@ -5,11 +5,8 @@ two large matrices that this module writes as an ONNX file of its own. The profi
 of its own, never in those that are timed: it slows them.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,7 @@ from ..protobuf import length_field, number_field
 from ..providers import SUFFIX
 from ..session import Session, Settings
 from .result import Cost, NodeTime
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from .stats import Array
 
 SIDE = 768
 N_ROUNDS = 5
@@ -103,11 +99,6 @@ def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
         path = Path(session.end_profile())
         text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step="profile a smaller model")
     return summarize(json.loads(text))
-
-
-def count_copies(nodes: Iterable[NodeTime]) -> int:
-    """Return how many nodes only move data between a device and the host."""
-    return sum(node.op_type.startswith(COPY) for node in nodes)
 
 
 def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:

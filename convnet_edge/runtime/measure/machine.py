@@ -3,14 +3,13 @@
 Reads /proc, /sys and package metadata only: no subprocess, no network, nothing written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,16 +95,12 @@ def passport() -> dict[str, Any]:
 
 def clock_mhz(root: Path = CPU_DIR) -> float | None:
     """Return the highest clock of any core at this moment, None where it cannot be read."""
-    speeds = [_number(file) for file in root.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    known = [speed / 1e3 for speed in speeds if speed is not None]
-    return max(known, default=None)
+    return _highest(root.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
 
 
 def temperature_c(root: Path = Path("/sys/class/thermal")) -> float | None:
     """Return the temperature of the hottest thermal zone, None where there is none to read."""
-    zones = [_number(file) for file in root.glob("thermal_zone*/temp")]
-    known = [zone / 1e3 for zone in zones if zone is not None]
-    return max(known, default=None)
+    return _highest(root.glob("thermal_zone*/temp"))
 
 
 def container(root: Path = Path("/")) -> str | None:
@@ -115,8 +110,7 @@ def container(root: Path = Path("/")) -> str | None:
     if (root / "run/.containerenv").exists():
         return "podman"
     groups = _read(root / "proc/1/cgroup") or ""
-    named = (kind for kind in ("kubepods", "docker", "lxc") if kind in groups)
-    return next(named, None)
+    return next((kind for kind in ("kubepods", "docker", "lxc") if kind in groups), None)
 
 
 def involuntary_switches() -> int | None:
@@ -177,10 +171,13 @@ def _read(path: Path) -> str | None:
     return None
 
 
-def _number(path: Path) -> float | None:
-    with contextlib.suppress(ValueError):
-        return float(_read(path) or "")
-    return None
+def _highest(paths: Iterable[Path]) -> float | None:
+    """Return the largest of the numbers in the files, thousandths as the kernel writes them."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(ValueError):
+            found.append(float(_read(path) or "") / 1e3)
+    return max(found, default=None)
 
 
 def _kib(text: str | None) -> int | None:
@@ -189,8 +186,5 @@ def _kib(text: str | None) -> int | None:
 
 def _key_values(text: str) -> dict[str, str]:
     """Parse `key : value` lines; the first of each key counts."""
-    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    found: dict[str, str] = {}
-    for key, value in pairs:
-        found.setdefault(key.strip(), value.strip())
-    return found
+    pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line]
+    return {key.strip(): value.strip() for key, value in reversed(pairs)}

@@ -1,14 +1,13 @@
 """The options of `bench`, on the host and in a bundle."""
 
-from __future__ import annotations
-
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..options import MODEL_TEXT, RATE, TIME, Options, option, provider, require, threads
 
 RESULTS_DIR = Path("benchmarks/results")
+SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,7 @@ class BenchOptions(Options):
         (1, 8, 64, 256), "Images a run, comma-separated.", low=1, high=4096
     )
     duration_s: float = option(
-        4.0,
-        "Timed seconds for each batch size, at least.",
-        above=0,
-        high=3600,
-        flag="--duration",
-        metavar="TIME",
-        units=TIME,
+        4.0, "Timed seconds for each batch size, at least.", high=3600, flag="--duration", **SECONDS
     )
     min_runs: int = option(130, "Timed runs for each batch size, at least.", low=11)
     quick: bool = option(
@@ -57,11 +50,9 @@ class BenchOptions(Options):
     sustain_s: float | None = option(
         None,
         "For how long, as in 10m; alone: back to back.",
-        above=0,
         high=7 * 86400,
         flag="--sustain",
-        metavar="TIME",
-        units=TIME,
+        **SECONDS,
     )
     profile: bool = option(False, "Show the time of each node.")
     out: Path | None = option(
@@ -84,11 +75,6 @@ class BenchOptions(Options):
             "--provider cuda: it is a mode of NVIDIA's GPUs",
             "--cuda-graph",
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what decides the measurement, as plain JSON values."""
-        found = asdict(self)
-        return {key: found[key] for key in found if key not in ("models", "out", "provider")}
 
     def result_path(self, model_path: Path) -> Path:
         """Return where the result of one model goes."""

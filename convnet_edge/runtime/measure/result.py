@@ -5,10 +5,8 @@ files against it, tables and the reference page are made from it. What was not m
 empty. Nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 SCHEMA = "convnet-edge/bench/3"
@@ -370,14 +368,10 @@ class Result:
 
 def as_json(found: Any) -> Any:
     """Return a dataclass, or a sequence of them, as plain JSON values; no NaN, no infinity."""
+    if is_dataclass(found):
+        return {one.name: as_json(getattr(found, one.name)) for one in fields(found)}
+    if isinstance(found, dict):
+        return {key: as_json(inner) for key, inner in found.items()}
     if isinstance(found, (tuple, list)):
-        return [as_json(one) for one in found]
-    return _finite(asdict(found))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [as_json(inner) for inner in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found

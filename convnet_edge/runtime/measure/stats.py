@@ -3,8 +3,8 @@
 Plain functions of numbers; where the samples come from is latency's and accuracy's business.
 """
 
-from __future__ import annotations
-
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -79,6 +79,7 @@ def median_interval(values: Array) -> Interval:
     return Interval(float(ordered[low - 1]), float(ordered[high - 1]))
 
 
+@functools.cache
 def percentile_floor(p: float) -> int:
     """Return the fewest samples from which percentile `p` may be stated.
 
@@ -87,17 +88,8 @@ def percentile_floor(p: float) -> int:
     Assumes independent samples; 11, 64, 130, 662, 6,636 for p50, p90, p95, p99, p99.9.
     """
     tail = 1 - p
-
-    def unseen(n: int) -> float:
-        return float(p**n + n * tail * p ** (n - 1))
-
-    low, high = 1, 2
-    while unseen(high) > MAX_UNSEEN_TAIL:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if unseen(middle) > MAX_UNSEEN_TAIL else (low, middle)
-    return high
+    unseen = ((n, p**n + n * tail * p ** (n - 1)) for n in itertools.count(1))
+    return next(n for n, chance in unseen if chance <= MAX_UNSEEN_TAIL)
 
 
 def percentile(samples: Array, p: float) -> Percentile:
@@ -124,19 +116,10 @@ def percentiles_ms(samples_ns: Array) -> tuple[Percentile, ...]:
 
 def _interval_ranks(n: int, p: float) -> tuple[int, int]:
     """Return 1-based ranks with P(Bin < low) <= 2.5 % and P(Bin >= high) <= 2.5 %."""
-    mean, deviation = n * p, math.sqrt(n * p * (1 - p))
-    first = max(0, math.floor(mean - 9 * deviation - 9))
-    last = min(n, math.ceil(mean + 9 * deviation + 9))
-    cumulative, low, high = 0.0, 1, n
-    for k in range(first, last + 1):
-        log_pmf = (
-            math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-            + k * math.log(p) + (n - k) * math.log1p(-p)
-        )  # fmt: skip
-        if cumulative <= 0.025:
-            low = max(1, k)
-        cumulative += math.exp(log_pmf)
-        if cumulative >= 0.975:
-            high = min(n, k + 1)
-            break
-    return low, high
+    reach = 9 * math.sqrt(n * p * (1 - p)) + 9  # beyond it there is next to nothing
+    k = np.arange(max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach)) + 1)
+    log_ratios = np.log((n - k[:-1]) / (k[:-1] + 1) * p / (1 - p))  # of neighbouring probabilities
+    logs = np.concatenate([[0.0], np.cumsum(log_ratios)])
+    cumulative = np.cumsum(np.exp(logs - logs.max()))
+    low, high = np.searchsorted(cumulative / cumulative[-1], (0.025, 0.975))
+    return max(1, int(k[low])), min(n, int(k[high]) + 1)

@@ -4,8 +4,6 @@ THE description of every table of a result; its words are made from the names an
 How a table looks is up to who shows it; which results may be compared is the report's business.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 import textwrap
@@ -50,13 +48,17 @@ def tables_of(result: Result) -> tuple[Table, ...]:
     """Return the tables of one result in reading order; what was not measured has none."""
     settings = [("measured_at", result.measured_at), *result.settings.items()]
     versions = {"convnet-edge": result.convnet_edge, **result.machine.versions}
+    checks = [
+        (one.name, "skipped" if one.skipped else "passed" if one.passed else "FAILED", one.detail)
+        for one in result.checks
+    ]
     found = [
         _facts("model", "Model", _fields(result.model)),
         _facts("provider", "Provider", _fields(result.provider)),
         _facts("settings", "Settings", settings),
         _facts("machine", "Machine", _fields(result.machine, but=("versions",))),
         Table("versions", "Versions", FACTS, tuple(versions.items())),
-        _checks(result),
+        Table("checks", "Checks before timing", ("check", "outcome", "detail"), tuple(checks)),
         _facts("cost", "Cost of an image, and the least time for it", _fields(result.cost)),
         _cold_start(result.cold_start),
         _latency(result.latency),
@@ -89,14 +91,6 @@ def _listed(name: str, caption: str, found: Sequence[Any], *, but: Sequence[str]
     columns = tuple(heading(key) for key, _ in listed[0]) if listed else ()
     rows = tuple(tuple(shown(key, value) for key, value in row) for row in listed)
     return Table(name, caption, columns, rows)
-
-
-def _checks(result: Result) -> Table:
-    rows = [
-        (one.name, "skipped" if one.skipped else "passed" if one.passed else "FAILED", one.detail)
-        for one in result.checks
-    ]
-    return Table("checks", "Checks before timing", ("check", "outcome", "detail"), tuple(rows))
 
 
 def _cold_start(cold_start: ColdStart | None) -> Table:
@@ -164,10 +158,10 @@ def _paced(paced: Paced | None) -> list[Table]:
     if paced is None:
         return []
     caption = f"One image a run, {f'{paced.pace_hz:g} a second' if paced.pace_hz else 'on and on'}"
-    facts = _facts("paced", caption, _fields(paced, but=("percentiles_ms", "minutes")))
-    times = [(f"p{100 * one.p:g} ms", percentile_text(one)) for one in paced.percentiles_ms]
+    facts = _fields(paced, but=("percentiles_ms", "minutes"))
+    facts += [(f"p{100 * one.p:g} ms", percentile_text(one)) for one in paced.percentiles_ms]
     minutes = _listed("minutes", f"{caption}, by minute", paced.minutes)
-    return [Table("paced", caption, FACTS, (*facts.rows, *times)), minutes]
+    return [_facts("paced", caption, facts), minutes]
 
 
 def _split(latencies: Sequence[Latency]) -> Table:

@@ -1,18 +1,17 @@
 """Time runs on varying real images: THE loop, for one caller, several at once, or a camera's pace.
 
 Measures one run: from a batch in host memory to logits in host memory. Some outputs of the timed
-runs are kept and compared afterwards. What a trace may claim is judged in `verdict`; the order of
+runs are kept and compared afterwards. What the times may claim is judged in `verdict`; the order of
 measuring is `bench`'s.
 """
 
-from __future__ import annotations
-
 import statistics
-import threading
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ import numpy as np
 from ..classifier import Classifier
 from ..errors import CheckFailedError
 from . import machine
-from .verdict import MIN_RUNS, Trace
+from .result import Latency
+from .stats import Array, percentiles_ms
+from .verdict import MIN_RUNS
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[Any], Any]
 Tick = Callable[[float], None]
 
@@ -34,16 +34,12 @@ TICK_EVERY_NS = 100_000_000
 LATE_SHARE = 0.1  # of a period: a run that starts later than that is counted as late
 
 
-def no_tick(_share: float) -> None:
-    """Listen to nothing."""
-
-
 @dataclass(frozen=True)
 class Feed:
     """What the timed runs are given, and what they must answer.
 
     batches: contiguous, of differing images, in the type that the model takes. reference: their
-    logits, run at another batch size: an error that only this batch size has cannot hide in it.
+    logits, of runs at another batch size: an error that only this one has cannot hide in them.
     """
 
     batches: tuple[Array, ...]
@@ -61,17 +57,13 @@ class Feed:
 class Timing:
     """The timed runs at one batch size, one caller.
 
-    trace: times in order and what disturbed them. elapsed_s: of the whole timed loop; cpu_s: that
-    this process spent in it, over all threads. n_checked: outputs compared; trace.error: the worst.
-    n_late: runs that began over a tenth of a period late; n_dropped: periods that passed while a
-    run was still going; 0 without a pace.
+    row: what a result says of them, but for the verdict. samples_ns, starts_ns: (R,) int64, each
+    run's wall time and when it began, in order. n_late, n_dropped: as in `result.Paced`.
     """
 
-    trace: Trace
-    n_warmup: int
-    elapsed_s: float
-    cpu_s: float
-    n_checked: int
+    row: Latency
+    samples_ns: Array
+    starts_ns: Array
     n_late: int
     n_dropped: int
 
@@ -141,14 +133,21 @@ def loop(
 
 def prepare(classifier: Classifier, images: Array, batch_size: int) -> Feed:
     """Convert `images` (N, H, W) uint8 into batches to time, and run them once for reference."""
-    n_batches = max(2, min(N_IMAGES, len(images)) // batch_size)
-    chosen = np.arange(n_batches * batch_size) % len(images)
-    other_size = 32 if batch_size != 32 else 16
-    inputs = classifier.to_input(images[chosen])
-    logits = classifier.logits(images[chosen], batch_size=other_size)
-    cuts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(n_batches)]
-    batches = tuple(np.ascontiguousarray(inputs[cut]) for cut in cuts)
-    return Feed(batches, tuple(logits[cut] for cut in cuts))
+    used = images[: max(N_IMAGES, 2 * batch_size)]
+    logits = classifier.logits(used, batch_size=32 if batch_size != 32 else 16)
+    return cut(classifier.to_input(used), logits, batch_size)
+
+
+def cut(inputs: Array, logits: Array, batch_size: int) -> Feed:
+    """Cut a model's inputs (N, 1, H, W) and their logits (N, C) into batches, two at least.
+
+    The images are used anew where there are too few; even then no batch is the one before it.
+    """
+    n = len(inputs)
+    stride = batch_size if batch_size % n else 1
+    firsts = np.arange(max(2, min(N_IMAGES, n) // batch_size)) * stride
+    places = (firsts[:, None] + np.arange(batch_size)) % n  # (B, batch_size)
+    return Feed(tuple(inputs[places]), tuple(logits[places]))
 
 
 def time_runs(
@@ -159,45 +158,77 @@ def time_runs(
     min_runs: int = MIN_RUNS,
     warmup_share: float = WARMUP_SHARE,
     pace_hz: float | None = None,
-    tick: Tick = no_tick,
+    tick: Tick = lambda _: None,
 ) -> Timing:
     """Time runs for `duration_s` and at least `min_runs`, after a share of that to warm up.
 
     pace_hz: so many runs a second, None for back to back. `tick` gets the share done, in [0, 1],
     between runs and outside the timing.
     """
-    clock, warm = time.perf_counter_ns, Recorder()
+    clock, warm, recorder = time.perf_counter_ns, Recorder(), Recorder()
     warm_until = clock() + int(warmup_share * duration_s * 1e9)
     loop(run, feed.batches, warm, lambda now, n: n < MIN_WARMUP_RUNS or now < warm_until)
-    recorder, waited_before = Recorder(), machine.waited_ns()
-    cpu_started, started = time.process_time_ns(), clock()
-    watch = _Watch(int(duration_s * 1e9), min_runs, tick)
-    loop(run, feed.batches, recorder, watch.go_on, period_ns=int(1e9 / pace_hz) if pace_hz else 0)
-    elapsed_ns, cpu_s = clock() - started, (time.process_time_ns() - cpu_started) / 1e9
+    duration_ns, n_switched, switches = duration_s * 1e9, 0, machine.involuntary_switches()
+    waited_before, cpu_before = machine.waited_ns(), time.process_time_ns()
+    started = last_tick = clock()
+
+    def go_on(now_ns: int, n_runs: int) -> bool:
+        nonlocal n_switched, switches, last_tick
+        before, switches = switches, machine.involuntary_switches()
+        n_switched += before != switches
+        passed_ns = now_ns - started
+        if now_ns - last_tick > TICK_EVERY_NS:
+            last_tick = now_ns
+            tick(min(1.0, passed_ns / duration_ns, n_runs / min_runs))
+        return passed_ns < duration_ns or n_runs < min_runs
+
+    loop(run, feed.batches, recorder, go_on, period_ns=int(1e9 / pace_hz) if pace_hz else 0)
+    elapsed_ns, cpu_ns = clock() - started, time.process_time_ns() - cpu_before
     waited_after = machine.waited_ns()
-    trace = Trace(
-        samples_ns=np.array(recorder.samples_ns, np.int64),
-        starts_ns=np.array(recorder.starts_ns, np.int64),
-        n_switched=watch.n_switched,
-        timer_step_ns=timer_step_ns(),
-        waited_share=None
-        if waited_before is None or waited_after is None
-        else max(0, waited_after - waited_before) / elapsed_ns,  # threads that ended take theirs
-        error=feed.largest_error(recorder.kept),
-    )
-    return Timing(
-        trace,
+    row = replace(
+        _row(recorder, feed),
         n_warmup=len(warm.samples_ns),
         elapsed_s=elapsed_ns / 1e9,
-        cpu_s=cpu_s,
-        n_checked=len(recorder.kept),
-        n_late=recorder.n_late,
-        n_dropped=recorder.n_dropped,
+        cpu_ms_per_run=cpu_ns / 1e6 / len(recorder.samples_ns),
+        n_switched=None if switches is None else n_switched,
+        timer_step_ns=_timer_step_ns(),
     )
+    if waited_before is not None and waited_after is not None:
+        waited_ns = max(0, waited_after - waited_before)  # threads that ended take theirs with them
+        row = replace(row, waited_share=waited_ns / elapsed_ns)
+    samples_ns, starts_ns = np.array(recorder.samples_ns), np.array(recorder.starts_ns)
+    return Timing(row, samples_ns, starts_ns, recorder.n_late, recorder.n_dropped)
+
+
+def _row(recorder: Recorder, feed: Feed) -> Latency:
+    """Return what the times and the outputs that were kept say."""
+    samples_ns, batch_size = np.array(recorder.samples_ns), len(feed.batches[0])
+    return Latency(
+        batch_size,
+        n_runs=len(samples_ns),
+        images_per_s=float(1e9 * batch_size / samples_ns.mean()),
+        mean_ms=float(samples_ns.mean() / 1e6),
+        min_ms=float(samples_ns.min() / 1e6),
+        max_ms=float(samples_ns.max() / 1e6),
+        percentiles_ms=percentiles_ms(samples_ns),
+        n_outputs_checked=len(recorder.kept),
+        largest_output_error=feed.largest_error(recorder.kept),
+    )
+
+
+def _timer_step_ns() -> float:
+    """Return the smallest step that the clock is seen to make, in nanoseconds."""
+    steps = np.diff(np.array([time.perf_counter_ns() for _ in range(2000)], np.int64))
+    return float(steps[steps > 0].min(initial=np.iinfo(np.int64).max))
 
 
 def take_turns(
-    loads: Sequence[Load], images: Array, *, n_rounds: int, slot_s: float, tick: Tick = no_tick
+    loads: Sequence[Load],
+    images: Array,
+    *,
+    n_rounds: int,
+    slot_s: float,
+    tick: Tick = lambda _: None,
 ) -> tuple[tuple[float, ...], ...]:
     """Return the images a second of each round, by load, measured in turn, round after round.
 
@@ -221,97 +252,40 @@ def median_ms(images_per_s: Sequence[float], batch_size: int = 1) -> float:
     return 1e3 * batch_size / statistics.median(images_per_s)
 
 
-def require_right(error: float, tolerance: float, *, what: str, next_step: str = "") -> None:
-    """Raise unless the outputs of timed runs are those of the reference run.
-
-    Raises:
-        CheckFailedError: `error` exceeds `tolerance`, or is NaN.
-    """
-    if not error <= tolerance:
+def require_right(error: float, tolerance: float, *, what: str) -> None:
+    """Raise CheckFailedError unless outputs of timed runs are those of the reference run."""
+    if not error <= tolerance:  # NaN too
         raise CheckFailedError(
             f"{what} gave logits off by {error:.2g}",
             expected=f"at most {tolerance:.2g}, as in the first run",
-            next_step=next_step or "check this machine with `convnet-edge verify`",
+            next_step="check this machine with `convnet-edge verify`",
         )
 
 
-def timer_step_ns(n_looks: int = 2000) -> float:
-    """Return the smallest step that the clock is seen to make, in nanoseconds."""
-    looks = np.array([time.perf_counter_ns() for _ in range(n_looks)], np.int64)
-    steps = np.diff(looks)
-    return float(steps[steps > 0].min(initial=np.iinfo(np.int64).max))
-
-
-class _Watch:
-    """Says how long to go on, and counts the runs in which the kernel took a core away."""
-
-    def __init__(self, duration_ns: int, min_runs: int, tick: Tick) -> None:
-        self._duration_ns, self._min_runs, self._tick = max(1, duration_ns), min_runs, tick
-        self._started = self._last_tick = time.perf_counter_ns()
-        self._switches = machine.involuntary_switches()
-        self.n_switched = None if self._switches is None else 0
-
-    def go_on(self, now_ns: int, n_runs: int) -> bool:
-        """Look around between two runs; return whether another one is due."""
-        switches = machine.involuntary_switches()
-        if self.n_switched is not None:
-            self.n_switched += switches != self._switches
-        self._switches = switches
-        passed = now_ns - self._started
-        if now_ns - self._last_tick > TICK_EVERY_NS:
-            self._last_tick = now_ns
-            self._tick(min(1.0, passed / self._duration_ns, n_runs / max(1, self._min_runs)))
-        return passed < self._duration_ns or n_runs < self._min_runs
-
-
-class _Caller(threading.Thread):
-    """One thread's runs, until told to stop; at least one begins after the counting did."""
-
-    def __init__(self, load: Load, feed: Feed, counting: threading.Event, stop: threading.Event):
-        super().__init__(daemon=True)
-        self.recorder = Recorder()
-        self._load, self._feed, self._counting, self._halt = load, feed, counting, stop
-        self.error: BaseException | None = None
-        self._n_before = 0
-
-    def run(self) -> None:
-        run = self._load.classifier.session.run
-        try:
-            loop(run, self._feed.batches, self.recorder, self._go_on)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that measures
-            self.error = error
-
-    def rate(self) -> float:
-        """Return the runs a second since the counting began."""
-        starts, samples = self.recorder.starts_ns, self.recorder.samples_ns
-        first = self._n_before
-        ended = starts[-1] + samples[-1]
-        return 1e9 * (len(starts) - first) / (ended - starts[first])
-
-    def _go_on(self, _now_ns: int, n_runs: int) -> bool:
-        if not self._counting.is_set():
-            self._n_before = n_runs + 1
-            return not self._halt.is_set()
-        return not self._halt.is_set() or n_runs <= self._n_before
-
-
 def _rate(load: Load, feed: Feed, slot_s: float) -> float:
-    counting, stop = threading.Event(), threading.Event()
-    callers = [_Caller(load, feed, counting, stop) for _ in range(load.n_callers)]
-    for caller in callers:
-        caller.start()
-    try:
-        time.sleep(slot_s * WARMUP_SHARE)
-        counting.set()
-        time.sleep(slot_s * (1 - WARMUP_SHARE))
-    finally:
-        stop.set()
-        for caller in callers:
-            caller.join()
-    what = f"a timed run at batch size {load.batch_size} with {load.n_callers} callers"
-    for caller in callers:
-        if caller.error is not None:
-            raise caller.error
-        error = feed.largest_error(caller.recorder.kept)
+    """Return the images a second of all callers, each from its first run after the warm-up on."""
+    began_ns, slot_ns = time.perf_counter_ns(), slot_s * 1e9
+    warm_ns, until_ns = began_ns + WARMUP_SHARE * slot_ns, began_ns + slot_ns
+
+    def call(_: int) -> Recorder:
+        recorder = Recorder()
+        starts_ns = recorder.starts_ns
+        loop(
+            load.classifier.session.run,
+            feed.batches,
+            recorder,
+            lambda now_ns, n_runs: now_ns < until_ns or not n_runs or starts_ns[-1] < warm_ns,
+        )
+        return recorder
+
+    with ThreadPoolExecutor(load.n_callers) as pool:
+        recorders = list(pool.map(call, range(load.n_callers)))
+    runs_per_s = 0.0
+    for recorder in recorders:
+        error, starts_ns = feed.largest_error(recorder.kept), recorder.starts_ns
+        what = f"a timed run at batch size {load.batch_size} with {load.n_callers} callers"
         require_right(error, load.classifier.tolerance, what=what)
-    return load.batch_size * sum(caller.rate() for caller in callers)
+        first = bisect_left(starts_ns, warm_ns)
+        ended_ns = starts_ns[-1] + recorder.samples_ns[-1]
+        runs_per_s += 1e9 * (len(starts_ns) - first) / (ended_ns - starts_ns[first])
+    return load.batch_size * runs_per_s

@@ -1,21 +1,16 @@
-"""Judge a timed run: may its numbers be believed, and if not, why and what helps.
+"""Judge timed runs: may their numbers be believed, and if not, why and what helps.
 
-Plain functions of a trace; taking it is timing's business. All thresholds stand here.
+Plain functions of what was seen; timing the runs is timing's business. All thresholds stand here.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from .result import Latency, Reason, Status, Verdict
-from .stats import percentile, percentile_floor
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from .stats import Array, median_interval, percentile_floor
 
 MIN_RUNS = percentile_floor(0.5)
 MAX_TIMER_STEP_SHARE = 0.05  # of p50
@@ -33,42 +28,34 @@ MIN_ASHMAN_D = 5.0
 MIN_MODE_BLOCKS = 3
 MIN_MODE_SHARE = 0.1
 
-LONGER = "time for longer with --duration"
-STEADY = "let the machine warm up or cool down, and fix its clock if you can"
-SWITCHES = "look for what switches: clock, cores of two kinds, another program"
-QUIET = "close other programs, or leave a core free with --threads"
 
+def judge(
+    row: Latency,
+    samples_ns: Array,
+    starts_ns: Array,
+    *,
+    tolerance: float,
+    provider_error: str | None = None,
+) -> Verdict:
+    """Return the verdict on the timed runs of which `row` holds what disturbed them.
 
-@dataclass(frozen=True)
-class Trace:
-    """What was seen while timing.
-
-    samples_ns: (R,) int64, one wall time a run, in order. starts_ns: (R,) int64, when each began.
-    n_switched: runs in which the kernel took a core from one of our threads, None if it does not
-    say. timer_step_ns: smallest step of the clock. waited_share: of the time, in which our threads
-    waited for a core (above 1 if several did), None if unknown. error, tolerance: of the outputs
-    checked. provider_error: what is wrong with the provider, None if it is the one asked for.
+    samples_ns, starts_ns: (R,) int64, each run's wall time and when it began, in order. tolerance:
+    of the outputs checked. provider_error: what is wrong with the provider, None if it is the one
+    asked for.
     """
-
-    samples_ns: Array
-    starts_ns: Array
-    n_switched: int | None
-    timer_step_ns: float
-    waited_share: float | None = None
-    error: float = 0.0
-    tolerance: float = 0.0
-    provider_error: str | None = None
-
-
-def judge(trace: Trace) -> Verdict:
-    """Return the verdict on one trace."""
-    invalid = tuple(_forbidding(trace))
-    if len(trace.samples_ns) < MIN_RUNS:
-        return Verdict("INVALID", invalid)
-    return _verdict((*invalid, *_doubts(trace)))
+    reasons = list(_forbidding(row, samples_ns, tolerance))
+    if provider_error is not None:
+        reasons.append(Reason("wrong provider", "INVALID", None, None, provider_error))
+    if len(samples_ns) >= MIN_RUNS:
+        reasons += [
+            Reason(name, "NOISY", value, most, f"{found} (at most {most:.0%}); {advice}")
+            for name, value, most, found, advice in _doubts(row, samples_ns, starts_ns)
+            if value > most
+        ]
+    return _verdict(reasons)
 
 
-def combine(rows: Iterable[Latency], others: tuple[Reason, ...] = ()) -> Verdict:
+def combine(rows: Iterable[Latency], others: Sequence[Reason] = ()) -> Verdict:
     """Return the verdict on all batch sizes together, each reason with its own, and `others`."""
     found = [
         replace(reason, batch_size=row.batch_size)
@@ -78,10 +65,10 @@ def combine(rows: Iterable[Latency], others: tuple[Reason, ...] = ()) -> Verdict
     return _verdict((*others, *found))
 
 
-def _verdict(reasons: tuple[Reason, ...]) -> Verdict:
+def _verdict(reasons: Sequence[Reason]) -> Verdict:
     found = {reason.status for reason in reasons}
     status: Status = "INVALID" if "INVALID" in found else "NOISY" if found else "VALID"
-    return Verdict(status, reasons)
+    return Verdict(status, tuple(reasons))
 
 
 def block_medians(samples_ns: Array, starts_ns: Array) -> Array:
@@ -112,61 +99,57 @@ def mode_distance(medians: Array) -> float | None:
     return distance if distance > MIN_ASHMAN_D * spread else None
 
 
-def _forbidding(trace: Trace) -> Iterator[Reason]:
-    n = len(trace.samples_ns)
-    if not trace.error <= trace.tolerance:  # NaN too
-        error = trace.error if math.isfinite(trace.error) else None
+def _forbidding(row: Latency, samples_ns: Array, tolerance: float) -> Iterator[Reason]:
+    n, step_ns, error = len(samples_ns), row.timer_step_ns or 0.0, row.largest_output_error
+    if error is None:  # as JSON has no NaN
+        error = math.inf if row.n_outputs_checked else 0.0
+    if not error <= tolerance:  # NaN too
         yield Reason(
-            "wrong outputs", "INVALID", error, trace.tolerance,
-            f"a timed run gave logits off by {trace.error:.2g}, at most {trace.tolerance:.2g} is "
-            "allowed; check this machine with `convnet-edge verify`",
+            "wrong outputs", "INVALID", error if math.isfinite(error) else None, tolerance,
+            f"a timed run gave logits off by {error:.2g}, at most {tolerance:.2g} is allowed; "
+            "check this machine with `convnet-edge verify`",
         )  # fmt: skip
-    if trace.provider_error is not None:
-        yield Reason("wrong provider", "INVALID", None, None, trace.provider_error)
     if n < MIN_RUNS:
         yield Reason(
             "too few runs", "INVALID", n, MIN_RUNS,
             f"{n} runs, p50 needs {MIN_RUNS}; time for longer with --duration",
         )  # fmt: skip
-    elif trace.timer_step_ns > MAX_TIMER_STEP_SHARE * (
-        middle := float(np.median(trace.samples_ns))
-    ):
-        share = trace.timer_step_ns / max(middle, 1e-9)
+    elif step_ns > MAX_TIMER_STEP_SHARE * (middle := float(np.median(samples_ns))):
+        share = step_ns / max(middle, 1e-9)
         yield Reason(
             "coarse timer", "INVALID", share, MAX_TIMER_STEP_SHARE,
-            f"the clock steps by {trace.timer_step_ns / 1e3:.3g} µs, {share:.0%} of p50 (at most "
+            f"the clock steps by {step_ns / 1e3:.3g} µs, {share:.0%} of p50 (at most "
             f"{MAX_TIMER_STEP_SHARE:.0%}); measure larger batches",
         )  # fmt: skip
 
 
-def _doubts(trace: Trace) -> Iterator[Reason]:
-    for name, value, threshold, found, advice in _looks(trace):
-        if value is not None and value > threshold:
-            text = f"{found.format(value)} (at most {threshold:.0%}); {advice}"
-            yield Reason(name, "NOISY", value, threshold, text)
-
-
-def _looks(trace: Trace) -> Iterator[tuple[str, float | None, float, str, str]]:
+def _doubts(
+    row: Latency, samples_ns: Array, starts_ns: Array
+) -> Iterator[tuple[str, float, float, str, str]]:
     """Yield what may be doubted: name, value, threshold, what was found, what to do."""
-    samples = trace.samples_ns
-    p50 = percentile(samples, 0.5)
-    if p50.value is None or p50.low is None or p50.high is None or p50.value <= 0:
+    middle, interval = float(np.median(samples_ns)), median_interval(samples_ns)
+    if middle <= 0:
         return
-    half_width = (p50.high - p50.low) / 2 / p50.value
-    found = "p50's 95 % interval is ±{:.1%} of it"
-    yield "wide interval", half_width, MAX_HALF_WIDTH_SHARE, found, LONGER
-    third = len(samples) // 3
-    first, last = float(np.median(samples[:third])), float(np.median(samples[-third:]))
-    word = "slower" if last > first else "faster"
-    found = f"the last third of the runs is {{:.1%}} {word} than the first"
-    yield "drift", abs(last / max(first, 1.0) - 1), MAX_DRIFT_SHARE, found, STEADY
-    distance = mode_distance(block_medians(samples, trace.starts_ns))
-    apart = None if distance is None else distance / p50.value
-    found = "the medians of 100 ms blocks fall into two groups {:.1%} apart"
-    yield "two modes", apart, MAX_MODE_DISTANCE_SHARE, found, SWITCHES
-    switched = None if trace.n_switched is None else trace.n_switched / len(samples)
-    found = "the kernel took a core away in {:.1%} of the runs"
-    if trace.waited_share is not None:
-        switched = switched if trace.waited_share > MAX_WAITED_SHARE else None
-        found += f", and our threads waited for one {trace.waited_share:.1%} of the time"
-    yield "interrupted runs", switched, MAX_SWITCHED_SHARE, found, QUIET
+    share = (interval.high - interval.low) / 2 / middle
+    found = f"p50's 95 % interval is ±{share:.1%} of it"
+    yield "wide interval", share, MAX_HALF_WIDTH_SHARE, found, "time for longer with --duration"
+    third = len(samples_ns) // 3
+    first, last = float(np.median(samples_ns[:third])), float(np.median(samples_ns[-third:]))
+    share, word = abs(last / max(first, 1.0) - 1), "slower" if last > first else "faster"
+    found = f"the last third of the runs is {share:.1%} {word} than the first"
+    advice = "let the machine warm up or cool down, and fix its clock if you can"
+    yield "drift", share, MAX_DRIFT_SHARE, found, advice
+    distance = mode_distance(block_medians(samples_ns, starts_ns))
+    if distance is not None:
+        share = distance / middle
+        found = f"the medians of 100 ms blocks fall into two groups {share:.1%} apart"
+        advice = "look for what switches: clock, cores of two kinds, another program"
+        yield "two modes", share, MAX_MODE_DISTANCE_SHARE, found, advice
+    waited = row.waited_share
+    if row.n_switched is not None and (waited is None or waited > MAX_WAITED_SHARE):
+        share = row.n_switched / len(samples_ns)
+        found = f"the kernel took a core away in {share:.1%} of the runs"
+        if waited is not None:
+            found += f", and our threads waited for one {waited:.1%} of the time"
+        advice = "close other programs, or leave a core free with --threads"
+        yield "interrupted runs", share, MAX_SWITCHED_SHARE, found, advice

@@ -71,7 +71,6 @@ def test_profile_of_the_model_covers_its_nodes(classifier):
     assert {"Conv", "MaxPool", "Gemm"} <= {node.op_type.removeprefix("Fused") for node in nodes}
     assert {node.provider for node in nodes} == {"CPU"}
     assert abs(sum(node.share for node in nodes) - 1) < 1e-9
-    assert cost.count_copies(nodes) == 0
 
 
 def test_runs_that_warm_up_do_not_count():
@@ -81,9 +80,3 @@ def test_runs_that_warm_up_do_not_count():
     assert (first.name, first.op_type, first.provider) == ("a", "Conv", "CUDA")
     assert (first.median_us, second.median_us) == (10, 30)
     assert first.share == 0.25
-
-
-def test_copies_between_device_and_host_are_counted():
-    events = [event("c", "MemcpyFromHost", "CUDA", 3), event("d", "MemcpyToHost", "CUDA", 3)]
-    nodes = cost.summarize([*events, event("e", "Conv", "CUDA", 9)])
-    assert cost.count_copies(nodes) == 2

@@ -8,6 +8,19 @@ import pytest
 from convnet_edge.runtime.measure import machine
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Write texts by path into a folder that stands for the kernel's; return the folder."""
+
+    def write_files(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return write_files
+
+
 def test_passport_is_plain_json_and_names_the_software():
     passport = json.loads(json.dumps(machine.passport(), allow_nan=False))
     assert passport["usable_cores"] >= 1
@@ -25,18 +38,13 @@ def test_passport_id_follows_the_machine_not_its_state(monkeypatch):
     assert machine.passport()["id"] != before
 
 
-def test_clock_and_temperature_are_the_highest_that_can_be_read(tmp_path):
-    for core, khz in ((0, "1500000"), (1, "600000"), (2, "nonsense")):
-        file = tmp_path / f"cpu{core}" / "cpufreq" / "scaling_cur_freq"
-        file.parent.mkdir(parents=True)
-        file.write_text(khz)
-        zone = tmp_path / f"thermal_zone{core}" / "temp"
-        zone.parent.mkdir()
-        zone.write_text(str(45_000 + 1000 * core))
-    assert machine.clock_mhz(tmp_path) == 1500
-    assert machine.temperature_c(tmp_path) == 47
-    assert machine.clock_mhz(tmp_path / "absent") is None
-    assert machine.temperature_c(tmp_path / "absent") is None
+def test_clock_and_temperature_are_the_highest_that_can_be_read(write):
+    speeds, degrees = ("1500000", "600000", "nonsense"), ("45000", "", "47000")
+    root = write({f"cpu{i}/cpufreq/scaling_cur_freq": text for i, text in enumerate(speeds)})
+    write({f"thermal_zone{i}/temp": text for i, text in enumerate(degrees)})
+    assert (machine.clock_mhz(root), machine.temperature_c(root)) == (1500, 47)
+    absent = root / "absent"
+    assert (machine.clock_mhz(absent), machine.temperature_c(absent)) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -49,29 +57,21 @@ def test_clock_and_temperature_are_the_highest_that_can_be_read(tmp_path):
         ({}, None),
     ],
 )
-def test_container_is_known_by_its_traces(tmp_path, files, kind):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert machine.container(tmp_path) == kind
+def test_container_is_known_by_its_traces(write, files, kind):
+    assert machine.container(write(files)) == kind
 
 
-def test_waiting_for_a_core_is_summed_over_threads(tmp_path):
-    for thread, waited in ((1, 70), (2, 5)):
-        (tmp_path / str(thread)).mkdir()
-        (tmp_path / str(thread) / "schedstat").write_text(f"100 {waited} 3\n")
-    assert machine.waited_ns(tmp_path) == 75
-    assert machine.waited_ns(tmp_path / "absent") is None
+def test_waiting_for_a_core_is_summed_over_threads(write):
+    root = write({"1/schedstat": "100 70 3\n", "2/schedstat": "100 5 3\n"})
+    assert machine.waited_ns(root) == 75
+    assert machine.waited_ns(root / "absent") is None
 
 
-def test_usable_cores_follow_affinity_and_quota(monkeypatch):
+@pytest.mark.parametrize(("quota", "cores"), [(None, 8), (2.5, 2), (0.3, 1), (20.0, 8)])
+def test_usable_cores_follow_affinity_and_quota(monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(machine, "cgroup_cores", lambda: None)
-    assert machine.usable_cores() == 8
-    monkeypatch.setattr(machine, "cgroup_cores", lambda: 2.5)
-    assert machine.usable_cores() == 2
-    monkeypatch.setattr(machine, "cgroup_cores", lambda: 0.3)
-    assert machine.usable_cores() == 1
+    monkeypatch.setattr(machine, "cgroup_cores", lambda: quota)
+    assert machine.usable_cores() == cores
 
 
 @pytest.mark.parametrize(
@@ -85,19 +85,14 @@ def test_usable_cores_follow_affinity_and_quota(monkeypatch):
         ({}, None),
     ],
 )
-def test_cgroup_cores_reads_both_versions(tmp_path, files, cores):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert machine.cgroup_cores(tmp_path) == cores
+def test_cgroup_cores_reads_both_versions(write, files, cores):
+    assert machine.cgroup_cores(write(files)) == cores
 
 
-def test_gpu_names_come_from_the_kernels_driver(tmp_path):
-    folder = tmp_path / "0000:01:00.0"
-    folder.mkdir()
-    (folder / "information").write_text("Model: \t\t NVIDIA Test GPU\nIRQ:  1\n")
-    assert machine.gpu_names(tmp_path) == ["NVIDIA Test GPU"]
-    assert machine.gpu_names(tmp_path / "absent") == []
+def test_gpu_names_come_from_the_kernels_driver(write):
+    root = write({"0000:01:00.0/information": "Model: \t\t NVIDIA Test GPU\nModel: 1\n"})
+    assert machine.gpu_names(root) == ["NVIDIA Test GPU"]
+    assert machine.gpu_names(root / "absent") == []
 
 
 def test_peak_memory_grows_with_use():

@@ -32,9 +32,10 @@ def test_percentile_interval_covers_the_truth_as_often_as_it_says():
     assert np.mean([row.low <= row.value <= row.high for row in rows]) == 1
 
 
-def test_interval_ranks_match_the_exact_binomial():
-    n, p = 40, 0.5
-    low, high = stats._interval_ranks(n, p)
+@pytest.mark.parametrize(("n", "p"), [(11, 0.5), (40, 0.5), (64, 0.9), (900, 0.9), (900, 0.99)])
+def test_percentile_interval_has_the_ranks_of_the_exact_binomial(n, p):
+    found = stats.percentile(np.arange(1.0, n + 1), p)
+    low, high = int(found.low), int(found.high)
 
     def cdf(k):
         return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
@@ -50,16 +51,20 @@ def test_wilson_interval_matches_the_quadratic_it_solves():
         assert distance == pytest.approx(stats.Z_95, rel=1e-9)
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10)])
-def test_wilson_interval_at_the_edges_stays_in_range(hits, n):
-    interval = stats.wilson_interval(hits, n)
+@pytest.mark.parametrize("n_hits", [0, 10])
+def test_wilson_interval_at_the_edges_stays_in_range(n_hits):
+    interval = stats.wilson_interval(n_hits, 10)
     assert 0 <= interval.low < interval.high <= 1
 
 
-@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_of_impossible_counts_is_an_error(hits, n):
-    with pytest.raises(ValueError, match="trials"):
-        stats.wilson_interval(hits, n)
+@pytest.mark.parametrize(
+    ("interval", "counts"),
+    [(stats.wilson_interval, counts) for counts in ((1, 0), (-1, 5), (6, 5))]
+    + [(stats.paired_drop_bound, counts) for counts in ((6, 5, 10), (0, 0, 0), (-1, 1, 9))],
+)
+def test_impossible_counts_are_an_error(interval, counts):
+    with pytest.raises(ValueError, match=r"trials|lost"):
+        interval(*counts)
 
 
 def test_drop_bound_covers_the_true_drop_19_times_in_20():
@@ -73,8 +78,6 @@ def test_drop_bound_covers_the_true_drop_19_times_in_20():
 def test_drop_bound_of_equal_models_is_small_and_grows_with_disagreement():
     assert 0 < stats.paired_drop_bound(0, 0, 5000) < 0.001
     assert stats.paired_drop_bound(50, 50, 5000) > stats.paired_drop_bound(5, 5, 5000)
-    with pytest.raises(ValueError, match="6 lost"):
-        stats.paired_drop_bound(6, 5, 10)
 
 
 def test_median_interval_needs_six_values():

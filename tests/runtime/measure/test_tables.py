@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import results as made
 
-from convnet_edge.runtime.measure import result, tables
+from convnet_edge.runtime.measure import tables
 from convnet_edge.runtime.measure.result import Percentile
 from convnet_edge.runtime.measure.tables import Table
 
@@ -56,13 +56,18 @@ def test_percentile_below_its_floor_says_what_it_needs(full):
     assert row[2] == "needs 662"
 
 
-def test_fields_of_a_result_have_headings_with_their_units():
-    for name, heading in (
-        ("bound_ms", "bound ms"), ("n_lost", "lost"), ("images_per_s", "images/s"),
-        ("temperature_c", "temperature °C"), ("share_of_bound", "of the bound"),
-    ):  # fmt: skip
-        assert tables.heading(name) == heading
-    assert result.SCHEMA
+@pytest.mark.parametrize(
+    ("name", "value", "heading", "text"),
+    [
+        ("bound_ms", 2.5, "bound ms", "2.500"),
+        ("n_lost", 1234, "lost", "1,234"),
+        ("images_per_s", 1234.5, "images/s", "1,234"),
+        ("temperature_c", -5.5, "temperature °C", "-5.5"),
+        ("share_of_bound", 0.4, "of the bound", "40.0 %"),
+    ],
+)
+def test_fields_of_a_result_are_shown_with_their_units(name, value, heading, text):
+    assert (tables.heading(name), tables.shown(name, value)) == (heading, text)
 
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():

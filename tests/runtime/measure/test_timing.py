@@ -52,95 +52,94 @@ def spoil(monkeypatch, wrong, *, batch_size, after=0):
 def test_a_sample_is_kept_for_every_run(classifier, batch_size):
     shares = []
     found = timed(classifier, batch_size, duration_s=0.3, tick=shares.append)
-    samples = found.trace.samples_ns
-    assert len(samples) >= timing.MIN_RUNS
+    samples, row = found.samples_ns, found.row
+    assert row.batch_size == batch_size
+    assert row.n_runs == len(samples) >= timing.MIN_RUNS
     assert samples.min() > 0
-    assert samples.sum() / 1e9 <= found.elapsed_s
-    assert found.elapsed_s >= 0.3
-    assert found.n_warmup >= timing.MIN_WARMUP_RUNS
-    assert 1 <= found.n_checked < timing.N_CHECKED_OUTPUTS
+    assert 0.3 <= row.elapsed_s >= samples.sum() / 1e9
+    assert row.images_per_s == pytest.approx(batch_size * row.n_runs / (samples.sum() / 1e9))
+    assert row.n_warmup >= timing.MIN_WARMUP_RUNS
+    assert 1 <= row.n_outputs_checked < timing.N_CHECKED_OUTPUTS
+    assert row.largest_output_error <= classifier.tolerance
+    assert (np.diff(found.starts_ns) >= samples[:-1]).all()
+    assert row.n_switched is None or 0 <= row.n_switched <= row.n_runs
+    assert row.waited_share is None or row.waited_share >= 0
+    assert 0 < row.timer_step_ns < 1e6
+    assert 0 < row.cpu_ms_per_run < 1e4
     assert shares == sorted(shares)
     assert all(0 <= share <= 1 for share in shares)
 
 
 @pytest.mark.parametrize("least", [timing.MIN_RUNS, 70])
 def test_runs_go_on_until_their_least_number(classifier, least):
-    assert len(timed(classifier, min_runs=least).trace.samples_ns) == least
+    assert timed(classifier, min_runs=least).row.n_runs == least
 
 
-def test_trace_holds_what_the_verdict_needs(classifier):
-    found = timed(classifier, 8, duration_s=0.2)
-    trace = found.trace
-    assert (np.diff(trace.starts_ns) >= trace.samples_ns[:-1]).all()
-    assert trace.n_switched is None or 0 <= trace.n_switched <= len(trace.samples_ns)
-    assert trace.waited_share is None or trace.waited_share >= 0
-    assert 0 < trace.timer_step_ns < 1e6
-    assert trace.error <= classifier.tolerance
-    assert 0 < found.cpu_s < 10
-
-
-def test_timed_images_vary(classifier, monkeypatch):
-    seen, real = set(), Session.run
-    monkeypatch.setattr(
-        Session, "run", lambda s, batch: seen.add(batch.tobytes()) or real(s, batch)
-    )
-    timed(classifier)
-    assert len(seen) >= timing.MIN_RUNS
+@pytest.mark.parametrize(
+    ("n_images", "batch_size"), [(600, 1), (600, 32), (16, 1), (16, 64), (600, 600), (1, 2)]
+)
+def test_batches_vary_and_are_those_of_their_reference(classifier, n_images, batch_size):
+    feed = timing.prepare(classifier, IMAGES[:n_images], batch_size)
+    assert len(feed.batches) >= 2
+    assert n_images == 1 or (feed.batches[0] != feed.batches[1]).any()
+    assert {batch.shape for batch in feed.batches} == {(batch_size, *feed.batches[0].shape[1:])}
+    assert all(batch.flags.c_contiguous for batch in feed.batches)
+    outputs = {i: classifier.session.run(batch) for i, batch in enumerate(feed.batches)}
+    assert feed.largest_error(outputs) <= classifier.tolerance
+    unlike = {0: outputs[1], 1: outputs[0]}
+    assert n_images == 1 or feed.largest_error(unlike) > classifier.tolerance
 
 
 @pytest.mark.parametrize("wrong", [1e-2, np.nan])
 def test_wrong_output_within_the_timed_loop_is_caught(classifier, monkeypatch, wrong):
     # after the reference, at another batch size (19 runs), and warm-up (10)
     spoil(monkeypatch, wrong, batch_size=1, after=35)
-    assert not timed(classifier).trace.error <= classifier.tolerance
+    assert not timed(classifier).row.largest_output_error <= classifier.tolerance
 
 
-def test_checked_outputs_cover_the_whole_loop(classifier):
+def test_checked_outputs_cover_the_whole_loop():
     recorder = timing.Recorder()
-    for index in range(1000):
-        recorder.add(index, index + 1, index)
+    timing.loop(lambda batch: batch, range(10), recorder, lambda _, n: n < 1000)
     assert min(recorder.kept) == 0
     assert max(recorder.kept) >= 900
     assert len(recorder.kept) < timing.N_CHECKED_OUTPUTS
-    assert all(index == output for index, output in recorder.kept.items())
+    assert all(index % 10 == output for index, output in recorder.kept.items())
 
 
 def test_paced_runs_come_at_their_pace(classifier):
     started = time.perf_counter()
     found = timed(classifier, duration_s=0.5, min_runs=1, pace_hz=40)
     assert 0.4 < time.perf_counter() - started < 2
-    assert len(found.trace.samples_ns) + found.n_dropped == pytest.approx(20, abs=1)
-    assert np.median(found.trace.samples_ns) < 20e6  # the pause between runs is not timed
+    assert found.row.n_runs + found.n_dropped == pytest.approx(20, abs=1)
+    assert np.median(found.samples_ns) < 20e6  # the pause between runs is not timed
 
 
 def test_frames_that_come_during_a_run_are_dropped(classifier, monkeypatch):
     slow_down(monkeypatch, 0.025)
     found = timed(classifier, duration_s=0.6, min_runs=1, pace_hz=100)
-    assert 12 <= len(found.trace.samples_ns) <= 22
+    assert 12 <= found.row.n_runs <= 22
     assert found.n_dropped >= 30
 
 
 def test_each_load_is_measured_in_each_round_in_turn(classifier, monkeypatch):
-    order = []
-    monkeypatch.setattr(timing, "_rate", lambda load, _f, _s: order.append(load) or len(order))
-    loads = (Load(classifier, 1), Load(classifier, 4, 2))
-    assert timing.take_turns(loads, IMAGES, n_rounds=3, slot_s=1) == ((1, 3, 5), (2, 4, 6))
-    assert order == [*loads, *loads, *loads]
+    sizes, real = [], Session.run
+    monkeypatch.setattr(Session, "run", lambda s, batch: sizes.append(len(batch)) or real(s, batch))
+    loads = (Load(classifier, 3), Load(classifier, 5, 2))
+    found = timing.take_turns(loads, IMAGES, n_rounds=3, slot_s=0.02)
+    timed = [size for size in sizes if size in (3, 5)]  # without the runs for reference
+    turns = [size for size, before in zip(timed, [0, *timed], strict=False) if size != before]
+    assert turns == [3, 5, 3, 5, 3, 5]
+    assert [len(rates) for rates in found] == [3, 3]
 
 
-@pytest.mark.parametrize("n_callers", [1, 3])
-def test_rate_counts_the_images_that_were_run(classifier, monkeypatch, n_callers):
+@pytest.mark.parametrize(("n_callers", "slot_s"), [(1, 0.4), (3, 0.4), (1, 0.001)])
+def test_rate_counts_the_images_that_were_run_one_at_least(
+    classifier, monkeypatch, n_callers, slot_s
+):
     slow_down(monkeypatch, 0.02)
-    ((found,),) = timing.take_turns(
-        [Load(classifier, 1, n_callers)], IMAGES, n_rounds=1, slot_s=0.4
-    )
+    loads = [Load(classifier, 1, n_callers)]
+    ((found,),) = timing.take_turns(loads, IMAGES, n_rounds=1, slot_s=slot_s)
     assert found == pytest.approx(n_callers / 0.02, rel=0.3)
-
-
-def test_slot_shorter_than_a_run_still_counts_one(classifier, monkeypatch):
-    slow_down(monkeypatch, 0.05)
-    ((found,),) = timing.take_turns([Load(classifier, 1)], IMAGES, n_rounds=1, slot_s=0.001)
-    assert found == pytest.approx(1 / 0.05, rel=0.3)
 
 
 def test_wrong_output_of_any_caller_is_caught(classifier, monkeypatch):
