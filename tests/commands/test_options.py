@@ -3,34 +3,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from convnet_edge import (
-    BenchOptions,
-    BundleOptions,
-    CompareOptions,
-    ExportOptions,
-    InspectOptions,
-    PredictOptions,
-    QuantizeOptions,
-    ReportOptions,
-    TrainOptions,
-    VerifyOptions,
-)
-from convnet_edge.bundling.options import ServeOptions
-from convnet_edge.commands.app import bridge
+from convnet_edge import CompareOptions
+from convnet_edge.commands.app import COMMANDS, bridge
 from convnet_edge.commands.terminal import Done
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.options import SHARE, TIME, Options, option
 
-STAGES = (
-    TrainOptions, ExportOptions, QuantizeOptions, VerifyOptions, InspectOptions, BenchOptions,
-    ReportOptions, BundleOptions, ServeOptions, PredictOptions,
-)  # fmt: skip
+STAGES = {name: get_type_hints(command).get("options") for name, command in COMMANDS.items()}
 
 
 @dataclass(frozen=True)
@@ -66,9 +51,9 @@ def call(options, *arguments):
     return (*got, result)
 
 
-@pytest.mark.parametrize("options", STAGES, ids=lambda options: options.__name__)
-def test_a_command_without_arguments_means_the_defaults(options):
-    assert call(options)[0] == (options(), False)
+@pytest.mark.parametrize("name", sorted({*STAGES} - {"compare", "doctor", "quickstart"}))
+def test_a_command_without_arguments_means_the_defaults(name):
+    assert call(STAGES[name])[0] == (STAGES[name](), False)
 
 
 def test_compare_without_arguments_lacks_its_models():
