@@ -7,6 +7,7 @@ it is there even when a check fails, or the run is interrupted or killed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLES = ("classes", "cold start", "latency", "split", "throughput", "paced", "minutes")
 MACHINE_FACTS = ("usable_cores", "gpus", "governor", "temperature_c", "container", "load_1min")
-COST_FACTS = ("n_multiplications", "weight_bytes", "peak_multiplications_per_s", "peak_of")
+COST_FACTS = ("n_multiplications", "weight_bytes", "peak_multiplications_per_s")
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,13 @@ def _draw(
         return result_path.with_suffix(f".{what}.png")
 
     result, classifier = measured.result, measured.classifier
-    labels, ran = classifier.contract.class_labels, result.provider
+    labels, ran, score = classifier.contract.class_labels, result.provider, result.accuracy
     title = f"{result.model.name} on {ran.obtained}, {ran.threads} threads: time of one run"
     drawn = [pictures.latency(place("latency"), measured.samples_ms, title)]
-    if result.accuracy is not None:
-        drawn.append(pictures.confusion(place("confusion"), result.accuracy.confusion, labels))
-        if result.accuracy.calibration is not None:
-            calibration = result.accuracy.calibration
-            drawn.append(pictures.reliability(place("reliability"), calibration))
+    if score is not None:
+        drawn.append(pictures.confusion(place("confusion"), score.confusion, labels))
+    if score is not None and score.calibration is not None:
+        drawn.append(pictures.reliability(place("reliability"), score.calibration))
     drawn.append(draw_grid(place("predictions"), classifier, test).picture)
     if profile:
         drawn.append(pictures.nodes(place("profile"), result.profile))
@@ -189,7 +189,7 @@ def _card(result: Result) -> list[str]:
     lines.append(f"machine {machine.id}: {machine.cpu}, {_facts(machine, MACHINE_FACTS)}")
     if cost is not None:
         bound = f"; an image takes {cost.bound_ms:.3g} ms or more" if cost.bound_ms else ""
-        lines.append(f"cost: {_facts(cost, COST_FACTS)}{bound}")
+        lines.append(f"cost: {_facts(cost, COST_FACTS)} ({cost.peak_of}){bound}")
     return lines
 
 
@@ -203,19 +203,18 @@ def _facts(found: Any, names: tuple[str, ...]) -> str:
 
 def _show(one: Benched, terminal: Terminal, options: BenchOptions) -> None:
     """Print checks, accuracy, the tables, the verdict and what was written."""
-    from ..runtime.measure.tables import tables_of
+    from ..runtime.measure.tables import tables_of, to_text
 
     result, score = one.result, one.result.accuracy
     terminal.say(*(check.line() for check in result.checks))
-    if score is not None:
-        calibration = score.calibration
-        error = f"; calibration error {100 * calibration.error:.2f} %" if calibration else ""
-        terminal.say(f"test accuracy {score.summary()}{error}")
+    if score is not None and score.calibration is not None:
+        error = f"calibration error {100 * score.calibration.error:.2f} %"
+        terminal.say(f"test accuracy {score.summary()}; {error}")
     terminal.say(*map(_pair_line, result.pairs))
     names = (*TABLES, "profile") if options.profile else TABLES
-    for table in tables_of(result):
-        if table.name in names:
-            terminal.show(table)
+    width = shutil.get_terminal_size().columns
+    shown = (table for table in tables_of(result) if table.name in names)
+    terminal.say(*(f"\n{to_text(table, width)}" for table in shown), "")
     if result.verdict is not None:
         reasons = (f"  {reason.line()}" for reason in result.verdict.reasons)
         terminal.say(f"verdict: {result.verdict.status}", *reasons)

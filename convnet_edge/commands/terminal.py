@@ -1,4 +1,4 @@
-"""Show what a command does: text, tables, a moving bar, files written, the JSON document, "next:".
+"""Show what a command does: text, a moving bar, files written, the JSON document, "next:".
 
 Takes what the library returned; decides nothing, measures nothing. What a person asked for goes to
 stdout, or to stderr where stdout carries the JSON document; notes and pictures always to stderr.
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..drawing.pictures import Picture
-    from ..runtime.measure.tables import Table
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,6 @@ class Terminal:
         with self._above_the_bar():
             for line in lines:
                 typer.echo(line, err=True)
-
-    def show(self, table: Table) -> None:
-        """Print a table, its cells as they stand."""
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table as RichTable
-
-        drawn = RichTable(*table.columns, title=table.caption, box=SIMPLE)
-        for row in table.rows:
-            drawn.add_row(*row)
-        with self._above_the_bar():
-            Console(stderr=self.json, markup=False, emoji=False, highlight=False).print(drawn)
 
     @contextmanager
     def progress(self) -> Iterator[None]:

@@ -13,7 +13,6 @@ import pytest
 from convnet_edge.commands import terminal
 from convnet_edge.data import fashion_mnist
 from convnet_edge.drawing.pictures import Picture
-from convnet_edge.runtime.measure.tables import Table
 from convnet_edge.sealing import default_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -106,16 +105,6 @@ def test_of_torchruns_processes_one_on_each_machine_complains(run, monkeypatch):
     assert run("inspect", "absent.onnx").stderr == ""
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert "convnet-edge (process 3): absent.onnx" in run("inspect", "absent.onnx").stderr
-
-
-def test_tables_show_their_cells_as_they_stand(capsys):
-    table = Table("checks", "Of [bold] words", ("check", "n"), (("[✓] :smile: graph", "[red]"),))
-    terminal.Terminal().show(table)
-    out, err = capsys.readouterr()
-    assert "[✓] :smile: graph" in out
-    assert "[red]" in out
-    assert "Of [bold] words" in out
-    assert not err
 
 
 def test_pictures_go_to_stderr_and_missing_ones_are_named(capsys):
