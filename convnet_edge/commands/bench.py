@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +80,10 @@ def bench(
     from ..data.fashion_mnist import load_test_set
     from ..runtime import selftest
     from ..runtime.classifier import Classifier
+    from ..runtime.files import write_json
     from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
+    from ..runtime.measure.result import as_json
     from ..runtime.session import Settings
 
     listener, test, first = listener or Listener(), load_test_set(), None
@@ -97,6 +98,10 @@ def bench(
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
         classifier = Classifier(path, settings=settings)
+
+        def keep(result: Result, path: Path = result_path) -> None:
+            write_json(path, as_json(result))
+
         measured = bench_model(
             classifier,
             options,
@@ -105,7 +110,7 @@ def bench(
             test=test,
             checks=selftest.run_selftest(classifier),
             start=Task(path),
-            listener=replace(listener, keep=partial(_write, result_path)),
+            listener=replace(listener, keep=keep),
             first=first,
         )
         listener.stage("drawing")
@@ -114,13 +119,6 @@ def bench(
         done(found[-1])
         first = first or measured
     return tuple(found)
-
-
-def _write(path: Path, result: Result) -> None:
-    from ..runtime.files import write_json
-    from ..runtime.measure.result import as_json
-
-    write_json(path, as_json(result))
 
 
 def _draw(

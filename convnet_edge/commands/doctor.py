@@ -18,7 +18,6 @@ from ..runtime.errors import CheckFailedError
 from .terminal import Done, Terminal
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-OLDEST = (1, 16)  # onnxruntime that opens our files
 PROBE_S = 120
 IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
@@ -115,7 +114,8 @@ def _import() -> Iterator[Finding]:
         yield Finding(name, "unknown", f"no answer within {PROBE_S} s")
     elif done.returncode == 0:
         version = done.stdout.strip()
-        fits, why = _numbers(version) >= OLDEST, f"files need {ONNXRUNTIME_EXPORT_TARGET}"
+        fits = _numbers(version) >= _numbers(ONNXRUNTIME_EXPORT_TARGET)
+        why = f"files need {ONNXRUNTIME_EXPORT_TARGET}"
         mend = "pip install --upgrade onnxruntime"
         yield _judge(name, fits, found=f"version {version}", why=why, mend=mend)
     else:
@@ -200,4 +200,5 @@ def _quota() -> Iterator[Finding]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
+    """Return the first two numbers in a text, which compare as versions do."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

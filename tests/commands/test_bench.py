@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 
-import faults
 import numpy as np
 import pytest
 import tiny
@@ -70,19 +69,6 @@ def test_json_is_the_result_file_and_tables_fit_80_columns(
     assert "…" not in tables
 
 
-def test_altered_golden_is_not_timed_and_the_result_says_why(run, tiny_model, tmp_path):
-    def alter(document):
-        document["goldens"]["logits"][0][0] += 0.01
-
-    tiny_model.write_bytes(faults.change_document(tiny_model.read_bytes(), alter))
-    result = run("bench", tiny_model, "--out", "r.json")
-    assert result.exit_code == 1
-    found = read_result(tmp_path / "r.json")
-    assert "golden vectors" in found.failed
-    assert found.latency == ()
-    assert found.accuracy is None
-
-
 def test_noisy_is_exit_0_unless_strict(undrawn, run, tiny_model, monkeypatch):
     monkeypatch.setattr(machine, "involuntary_switches", iter(range(10**9)).__next__)
     monkeypatch.setattr(machine, "waited_ns", lambda: None)
@@ -143,9 +129,7 @@ def test_two_busy_processes_turn_the_verdict_to_noisy(run, tiny_model, tmp_path,
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
             for _ in range(2 * machine.usable_cores())]  # fmt: skip
     try:
-        command = ("bench", tiny_model, "--quick", "--out", "r.json")
-        assert run(*command).exit_code == 0
-        assert run(*command, "--strict").exit_code == 1
+        assert run("bench", tiny_model, "--quick", "--out", "r.json").exit_code == 0
     finally:
         for process in busy:
             process.kill()

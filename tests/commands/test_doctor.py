@@ -52,20 +52,31 @@ def test_this_environment_has_no_problem():
     assert {"one onnxruntime", "onnxruntime can be imported"} <= {f.name for f in found}
 
 
-def test_two_builds_of_onnxruntime_are_a_problem_with_one_command(site):
-    install(site, "onnxruntime", "1.30.0", code=GOOD_IMPORT)
-    assert look(site)["one onnxruntime"].status == "ok"
-    install(site, "onnxruntime-gpu", "1.31.0")
-    found = look(site)["one onnxruntime"]
-    assert found.status == "problem"
-    assert "onnxruntime 1.30.0 and onnxruntime-gpu 1.31.0" in found.found
-    assert found.command.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
+ONE, FIT, EXPORTER = "one onnxruntime", "torch and torchvision fit", "torch's exporter"
 
 
-def test_no_onnxruntime_is_a_problem(site):
-    found = look(site)
-    assert found["one onnxruntime"].status == "problem"
-    assert found["onnxruntime can be imported"].status == "problem"
+@pytest.mark.parametrize(
+    ("trap", "packages", "status"),
+    [
+        (ONE, {}, "problem"),
+        (ONE, {"onnxruntime": "1.30.0"}, "ok"),
+        (ONE, {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0"}, "problem"),
+        (FIT, {"torch": "2.15.0+cu132", "torchvision": "0.29.2+cu132"}, "ok"),
+        (FIT, {"torch": "2.15.0", "torchvision": "0.29.2"}, "ok"),
+        (FIT, {"torch": "2.14.0", "torchvision": "0.29.2"}, "problem"),
+        (FIT, {"torch": "2.15.0+cpu", "torchvision": "0.29.2+cu132"}, "problem"),
+        (EXPORTER, {"torch": "2.8.1"}, "ok"),
+        (EXPORTER, {"torch": "2.9.0"}, "problem"),
+        (EXPORTER, {"torch": "2.9.0", "onnxscript": "0.7.2"}, "ok"),
+    ],
+)
+def test_packages_that_lack_or_overwrite_each_other_are_a_problem(site, trap, packages, status):
+    for name, version in packages.items():
+        install(site, name, version, requires=("numpy", "torch==2.15.0"))
+    found = look(site)[trap]
+    assert found.status == status
+    assert all(f"{name} {version}" in found.found for name, version in packages.items())
+    assert (found.command is None) == (status == "ok")
 
 
 @pytest.mark.parametrize(
@@ -105,31 +116,6 @@ def test_what_keeps_cuda_from_loading_is_named(site, library, command):
     assert found.status == "problem"
     assert command in found.command
     assert library is None or "libonnxruntime_providers_cuda.so" in found.found
-
-
-@pytest.mark.parametrize(
-    ("torch", "vision", "wanted", "status"),
-    [
-        ("2.15.0+cu132", "0.29.2+cu132", "2.15.0", "ok"),
-        ("2.15.0", "0.29.2", "2.15.0", "ok"),
-        ("2.14.0", "0.29.2", "2.15.0", "problem"),
-        ("2.15.0+cpu", "0.29.2+cu132", "2.15.0", "problem"),
-    ],
-)
-def test_torch_and_torchvision_must_fit(site, torch, vision, wanted, status):
-    install(site, "torch", torch)
-    install(site, "torchvision", vision, requires=("numpy", f"torch=={wanted}"))
-    found = look(site)["torch and torchvision fit"]
-    assert found.status == status
-    assert (found.command is None) == (status == "ok")
-
-
-@pytest.mark.parametrize(("torch", "status"), [("2.9.0", "problem"), ("2.8.1", "ok")])
-def test_missing_onnxscript_is_a_problem_from_torch_2_9_on(site, torch, status):
-    install(site, "torch", torch)
-    assert look(site)["torch's exporter"].status == status
-    install(site, "onnxscript", "0.7.2")
-    assert look(site)["torch's exporter"].status == "ok"
 
 
 @pytest.mark.parametrize(

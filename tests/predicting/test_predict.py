@@ -116,10 +116,7 @@ def test_predict_without_pictures_draws_a_seeded_grid_of_what_the_model_says(
 
 def test_predict_with_pictures_and_plot_does_both(run, tmp_path, test_set):
     Image.fromarray(test_set.images[0]).save(tmp_path / "x.png")
-    command = ("predict", "x.png", "--plot", "--plot-out", "g.png")
-    text = run(*command)
-    assert len(text.stdout.splitlines()) == 1  # the grid's lines are on stderr
-    document = json.loads(run(*command, "--json").stdout)
-    assert len(document["predictions"]) == 1
-    assert len(document["grid"]["indices"]) == 15
+    result = run("predict", "x.png", "--plot", "--plot-out", "g.png")
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr.count("test image ") == 15
     assert (tmp_path / "g.png").exists()
