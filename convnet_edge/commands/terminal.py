@@ -52,17 +52,19 @@ class Terminal:
         self.pictures: list[Picture] = []
         self._bar: Progress | None = None
 
-    def say(self, *lines: str) -> None:
-        """Print what a person asked for."""
-        with self._above_the_bar():
-            for line in lines:
-                typer.echo(line, err=self.json)
+    def say(self, *lines: str, aside: bool = False) -> None:
+        """Print what a person asked for; aside: what matters beside it."""
+        bar = self._bar
+        if bar is not None:  # off the terminal while something else is printed
+            bar.stop()
+        for line in lines:
+            typer.echo(line, err=self.json or aside)
+        if bar is not None:
+            bar.start()
 
     def note(self, *lines: str) -> None:
         """Print what matters beside it."""
-        with self._above_the_bar():
-            for line in lines:
-                typer.echo(line, err=True)
+        self.say(*lines, aside=True)
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -90,16 +92,6 @@ class Terminal:
         """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=share, total=1, description=text)
-
-    @contextmanager
-    def _above_the_bar(self) -> Iterator[None]:
-        """Take the bar off the terminal while something else is printed."""
-        bar = self._bar
-        if bar is not None:
-            bar.stop()
-        yield
-        if bar is not None:
-            bar.start()
 
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
