@@ -46,29 +46,27 @@ class _Group(TyperGroup):
     """The error boundary: a known error becomes one line on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        known: EdgeError
         try:
             return super().invoke(ctx)
         except EdgeError as error:
-            known = error
+            lines, exit_code = [*error.details, str(error)], error.exit_code
         except KeyboardInterrupt:
-            known = InterruptedRunError(
-                "interrupted", expected="the whole run", next_step="start it again"
-            )
+            lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
         except ModuleNotFoundError as error:
             if error.name not in HOST_PACKAGES:
                 raise
-            known = InputError(
+            missing = InputError(
                 f"{error.name} is not installed",
                 expected="the host side of convnet-edge for this command",
                 next_step='pip install "convnet-edge[train,cpu]"',
             )
+            lines, exit_code = [str(missing)], missing.exit_code
         # of the processes that torchrun started, one on each machine complains
         if rank() == 0 or os.environ.get("LOCAL_RANK") == "0":
             who = f"convnet-edge (process {rank()})" if rank() else "convnet-edge"
-            for line in (*known.details, f"{who}: {known}"):
+            for line in (*lines[:-1], f"{who}: {lines[-1]}"):
                 typer.echo(line, err=True)
-        raise typer.Exit(known.exit_code)
+        raise typer.Exit(exit_code)
 
 
 app = typer.Typer(
