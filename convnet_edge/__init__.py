@@ -7,37 +7,14 @@ The functions and options of the commands, each imported when it is first asked 
 package imports neither torch nor numpy. On a device, `convnet_edge.runtime` is all there is.
 """
 
+import ast
+import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# where each name lives
-_HOMES = {
-    "train": "training.loop",
-    "TrainOptions": "training.options",
-    "export": "exporting.export",
-    "ExportOptions": "exporting.options",
-    "verify": "exporting.verify",
-    "VerifyOptions": "exporting.options",
-    "quantize": "quantizing.quantize",
-    "QuantizeOptions": "quantizing.options",
-    "inspect": "commands.inspect",
-    "InspectOptions": "commands.inspect",
-    "bench": "commands.bench",
-    "BenchOptions": "runtime.measure.options",
-    "compare": "reporting.compare",
-    "CompareOptions": "reporting.options",
-    "report": "reporting.report",
-    "ReportOptions": "reporting.options",
-    "bundle": "commands.bundle",
-    "BundleOptions": "bundling.options",
-    "predict": "predicting.predict",
-    "PredictOptions": "predicting.options",
-    "Classifier": "runtime.classifier",
-}
-
-if TYPE_CHECKING:  # the same for static checkers
+if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stands once
     from .bundling.options import BundleOptions as BundleOptions
     from .commands.bench import bench as bench
     from .commands.bundle import bundle as bundle
@@ -60,11 +37,11 @@ if TYPE_CHECKING:  # the same for static checkers
     from .training.loop import train as train
     from .training.options import TrainOptions as TrainOptions
 
-__all__ = ["__version__", *_HOMES]
-
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    """Import what is asked for, from where the lines above have it."""
+    source = pkgutil.get_data(__name__, "__init__.py") or b""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level and node.names[0].name == name:
+            return getattr(import_module(f".{node.module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

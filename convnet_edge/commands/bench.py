@@ -7,11 +7,11 @@ it is there even when a check fails, or the run is interrupted or killed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..runtime.measure.options import BenchOptions
@@ -24,43 +24,43 @@ if TYPE_CHECKING:
     from ..runtime.measure.accuracy import ImageSet
     from ..runtime.measure.result import Pair, Result
 
-EXAMPLES = (
-    "Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx b.onnx "
-    "· convnet-edge bench --pace 10hz --sustain 10m"
-)
 TABLES = ("classes", "cold start", "latency", "split", "throughput", "paced", "minutes")
+MACHINE_FACTS = ("usable_cores", "gpus", "governor", "temperature_c", "container", "load_1min")
+COST_FACTS = ("n_multiplications", "weight_bytes", "peak_multiplications_per_s")
 
 
 @dataclass(frozen=True)
 class Benched:
     """What was measured of one model, and where it is kept."""
 
-    model_path: Path
     result_path: Path
     result: Result
     pictures: tuple[Picture, ...]
 
 
-def command(options: BenchOptions, terminal: Terminal) -> Done[tuple[Benched, ...]]:
+def command(options: BenchOptions, terminal: Terminal) -> Done:
     """Measure accuracy, cold start, latency, throughput and memory here, with a verdict.
 
     VALID: believe the numbers. NOISY: something disturbed them, and it says what. INVALID (exit 1):
     wrong outputs, another provider, too few runs, or too coarse a clock.
+
+    Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx b.onnx ·
+    convnet-edge bench --pace 10hz --sustain 10m
     """
     from ..runtime.measure.bench import Listener, require_believable
     from ..runtime.measure.result import as_json
 
-    with terminal.progress() as bar:
-        listener = Listener(
-            stage=bar.step, share=bar.share, opened=lambda result: terminal.say(*_card(result))
-        )
+    listener = Listener(
+        stage=terminal.step,
+        share=terminal.share,
+        opened=lambda result: terminal.say(*_card(result)),
+    )
+    with terminal.progress():
         found = bench(options, listener, lambda one: _show(one, terminal, options))
     results = [one.result for one in found]
-    paths = " ".join(str(one.result_path) for one in found)
     return Done(
-        found,
         results[0] if len(results) == 1 else {"results": as_json(results)},
-        f"convnet-edge report {paths}",
+        f"convnet-edge report {' '.join(str(one.result_path) for one in found)}",
         lambda: require_believable(results, strict=options.strict),
     )
 
@@ -80,8 +80,10 @@ def bench(
     from ..data.fashion_mnist import load_test_set
     from ..runtime import selftest
     from ..runtime.classifier import Classifier
+    from ..runtime.files import write_json
     from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
+    from ..runtime.measure.result import as_json
     from ..runtime.session import Settings
 
     listener, test, first = listener or Listener(), load_test_set(), None
@@ -96,6 +98,10 @@ def bench(
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
         classifier = Classifier(path, settings=settings)
+
+        def keep(result: Result, path: Path = result_path) -> None:
+            write_json(path, as_json(result))
+
         measured = bench_model(
             classifier,
             options,
@@ -104,22 +110,15 @@ def bench(
             test=test,
             checks=selftest.run_selftest(classifier),
             start=Task(path),
-            listener=replace(listener, keep=partial(_write, result_path)),
+            listener=replace(listener, keep=keep),
             first=first,
         )
         listener.stage("drawing")
         pictures = _draw(result_path, measured, first, test, profile=options.profile)
-        found.append(Benched(path, result_path, measured.result, pictures))
+        found.append(Benched(result_path, measured.result, pictures))
         done(found[-1])
         first = first or measured
     return tuple(found)
-
-
-def _write(path: Path, result: Result) -> None:
-    from ..runtime.files import write_json
-    from ..runtime.measure.result import as_json
-
-    write_json(path, as_json(result))
 
 
 def _draw(
@@ -138,14 +137,13 @@ def _draw(
         return result_path.with_suffix(f".{what}.png")
 
     result, classifier = measured.result, measured.classifier
-    labels, ran = classifier.contract.class_labels, result.provider
+    labels, ran, score = classifier.contract.class_labels, result.provider, result.accuracy
     title = f"{result.model.name} on {ran.obtained}, {ran.threads} threads: time of one run"
     drawn = [pictures.latency(place("latency"), measured.samples_ms, title)]
-    if result.accuracy is not None:
-        drawn.append(pictures.confusion(place("confusion"), result.accuracy.confusion, labels))
-        if result.accuracy.calibration is not None:
-            calibration = result.accuracy.calibration
-            drawn.append(pictures.reliability(place("reliability"), calibration))
+    if score is not None:
+        drawn.append(pictures.confusion(place("confusion"), score.confusion, labels))
+    if score is not None and score.calibration is not None:
+        drawn.append(pictures.reliability(place("reliability"), score.calibration))
     drawn.append(draw_grid(place("predictions"), classifier, test).picture)
     if profile:
         drawn.append(pictures.nodes(place("profile"), result.profile))
@@ -162,24 +160,20 @@ def _draw_differences(
     from ..drawing import pictures
 
     (pair,), labels = second.result.pairs, second.classifier.contract.class_labels
-    name, other = pair.name, second.result.model.name
     images = test.images[pair.shown]
     answers = [measured.classifier(images).probabilities for measured in (first, second)]
     cells = [
         pictures.Difference(index, image, labels[test.labels[index]], tuple(both))
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
-    title = (
-        f"{pair.n_differing} of {pair.n:,} images labelled differently\n"
-        f"{name} alone is right on {pair.n_lost}, {other} alone on {pair.n_gained} "
-        f"(exact McNemar p = {pair.mcnemar_p:.2g})"
-    )
-    return pictures.differences(path, cells, labels, names=(name, other), title=title)
+    names = (pair.name, second.result.model.name)
+    title = f"{names[1]} {_pair_line(pair)}".replace(", ", "\n", 1)
+    return pictures.differences(path, cells, labels, names=names, title=title)
 
 
 def _card(result: Result) -> list[str]:
     """Return what is measured, where and what it must cost, before any time is known."""
-    model, ran, machine, cost = result.model, result.provider, result.machine, result.cost
+    model, ran, cost = result.model, result.provider, result.cost
     nodes = ", ".join(f"{n} on {name}" for name, n in (ran.n_nodes_run or {}).items())
     copies = f", {ran.n_copies} copies between them" if ran.n_copies else ""
     lines = [
@@ -189,43 +183,36 @@ def _card(result: Result) -> list[str]:
     ]
     if ran.gpu_libraries:
         lines.append(f"mapped: {', '.join(ran.gpu_libraries)}")
-    known = {
-        "governor": machine.governor,
-        "temperature": machine.temperature_c and f"{machine.temperature_c:.0f} °C",
-        "container": machine.container,
-        "load": machine.load_1min is not None and f"{machine.load_1min:.2f}",
-    }
-    read = (f"{name} {value}" for name, value in known.items() if value)
-    facts = (f"{machine.usable_cores} usable cores", *(machine.gpus or ()), *read)
-    lines.append(f"machine {machine.id}: {machine.cpu}, {', '.join(facts)}")
+    machine = result.machine
+    lines.append(f"machine {machine.id}: {machine.cpu}, {_facts(machine, MACHINE_FACTS)}")
     if cost is not None:
-        n = cost.n_multiplications
-        text = f"cost: {'an unknown number of' if n is None else f'{n:,}'} multiplications an image"
-        text += f", {cost.weight_bytes:,} bytes of weights"
-        if cost.peak_multiplications_per_s:
-            peak = f"{cost.peak_multiplications_per_s / 1e9:.1f} G/s ({cost.peak_of})"
-            text += f"; this provider's peak here {peak}"
-        if cost.bound_ms:
-            text += f", so an image takes {cost.bound_ms:.3g} ms or more"
-        lines.append(text)
+        bound = f"; an image takes {cost.bound_ms:.3g} ms or more" if cost.bound_ms else ""
+        lines.append(f"cost: {_facts(cost, COST_FACTS)} ({cost.peak_of}){bound}")
     return lines
+
+
+def _facts(found: Any, names: tuple[str, ...]) -> str:
+    """Return those of the fields of these names that are known, in words."""
+    from ..runtime.measure.tables import NONE, heading, shown
+
+    values = {heading(name): shown(name, getattr(found, name)) for name in names}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
 
 
 def _show(one: Benched, terminal: Terminal, options: BenchOptions) -> None:
     """Print checks, accuracy, the tables, the verdict and what was written."""
-    from ..runtime.measure.tables import tables_of
+    from ..runtime.measure.tables import tables_of, to_text
 
     result, score = one.result, one.result.accuracy
     terminal.say(*(check.line() for check in result.checks))
-    if score is not None:
-        calibration = score.calibration
-        error = f"; calibration error {100 * calibration.error:.2f} %" if calibration else ""
-        terminal.say(f"test accuracy {score.summary()}{error}")
+    if score is not None and score.calibration is not None:
+        error = f"calibration error {100 * score.calibration.error:.2f} %"
+        terminal.say(f"test accuracy {score.summary()}; {error}")
     terminal.say(*map(_pair_line, result.pairs))
     names = (*TABLES, "profile") if options.profile else TABLES
-    for table in tables_of(result):
-        if table.name in names:
-            terminal.show(table)
+    width = shutil.get_terminal_size().columns
+    shown = (table for table in tables_of(result) if table.name in names)
+    terminal.say(*(f"\n{to_text(table, width)}" for table in shown), "")
     if result.verdict is not None:
         reasons = (f"  {reason.line()}" for reason in result.verdict.reasons)
         terminal.say(f"verdict: {result.verdict.status}", *reasons)

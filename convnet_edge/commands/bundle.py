@@ -12,28 +12,25 @@ if TYPE_CHECKING:
     from ..bundling.pyz import Bundle
     from ..bundling.site import Site
 
-EXAMPLES = (
-    "Example: convnet-edge bundle exported/fashion-mnist.onnx "
-    "exported/fashion-mnist.int8-ort.onnx --with-test-set; then on the device: "
-    "python3 fashion-mnist.pyz selftest"
-)
-SERVE_EXAMPLES = "Example: convnet-edge serve fashion-mnist-web --port 8080"
 
-
-def command(options: BundleOptions, terminal: Terminal) -> Done[Path]:
+def command(options: BundleOptions, terminal: Terminal) -> Done:
     """Make one file for a device: models, runtime and proof; Python, numpy, onnxruntime run it.
 
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
     that passes its self-test on the device is taken.
+
+    Example: convnet-edge bundle exported/fashion-mnist.onnx exported/fashion-mnist.int8-ort.onnx
+    --with-test-set; then on the device: python3 fashion-mnist.pyz selftest
     """
     from ..bundling.pyz import Bundle
 
     made = bundle(options)
     if isinstance(made, tuple):
         terminal.wrote(made)
-        return Done(made[0], {"files": [str(path) for path in made]})
-    for name, checks in made.checks.items():
-        terminal.say(f"{name}: {len(checks)} checks hold here")
+        return Done({"files": [str(path) for path in made]})
+    terminal.say(
+        *(f"{name}: {len(checks)} checks hold here" for name, checks in made.checks.items())
+    )
     document: dict[str, Any] = {"path": str(made.path)}
     if isinstance(made, Bundle):
         terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
@@ -45,7 +42,7 @@ def command(options: BundleOptions, terminal: Terminal) -> Done[Path]:
         document |= {"n_files": made.n_files, "site_bytes": made.n_bytes, "id": made.id}
         next_command = f"convnet-edge serve {made.path}"
     terminal.wrote((made.path,))
-    return Done(made.path, document, next_command)
+    return Done(document, next_command)
 
 
 def bundle(options: BundleOptions) -> Bundle | Site | tuple[Path, ...]:
@@ -62,13 +59,15 @@ def bundle(options: BundleOptions) -> Bundle | Site | tuple[Path, ...]:
     return site.lay_out(options) if options.target == "web" else pyz.bundle(options)
 
 
-def serve(options: ServeOptions, terminal: Terminal) -> Done[None]:
+def serve(options: ServeOptions, terminal: Terminal) -> Done:
     """Show the page on this computer, with the headers that give it threads; Ctrl-C ends it.
 
     Only this computer can open it. An Android phone on its cable can after `adb reverse tcp:8000
     tcp:8000`; for others put the folder on any HTTPS host.
-    """
-    from ..bundling import serve as stage
 
-    stage.serve(options, lambda url: terminal.say(f"{url}   (Ctrl-C ends it)"))
-    return Done(None)
+    Example: convnet-edge serve fashion-mnist-web --port 8080
+    """
+    from ..bundling.serve import serve
+
+    serve(options, lambda url: terminal.say(f"{url}   (Ctrl-C ends it)"))
+    return Done()

@@ -4,27 +4,20 @@ Packages are judged by their metadata; what may crash when imported is imported 
 own.
 """
 
-from __future__ import annotations
-
+import contextlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from .. import __version__
 from ..runtime.errors import CheckFailedError
 from .terminal import Done, Terminal
 
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
-BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-OLDEST = (1, 16)  # onnxruntime that opens our files
 PROBE_S = 120
 IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
@@ -53,42 +46,11 @@ class Finding:
         return "; ".join(filter(None, (f"[{mark}] {self.name}: {self.found}", self.why, mend)))
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What is looked at. path: where packages are searched; cgroup: its root folder."""
-
-    path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    cgroup: Path = Path("/sys/fs/cgroup")
-
-    def version(self, package: str) -> str | None:
-        """Return the version of an installed package, None without it."""
-        found = self.distribution(package)
-        return found.version if found else None
-
-    def distribution(self, package: str) -> Distribution | None:
-        """Return the metadata of an installed package, None without it."""
-        from importlib import metadata
-
-        return next(iter(metadata.distributions(name=package, path=list(self.path))), None)
-
-    def probe(self, code: str) -> subprocess.CompletedProcess[str] | None:
-        """Run `code` in a fresh Python with these packages; None if it does not answer."""
-        whole = f"import sys; sys.path[:] = {list(self.path)!r}\n{code}"
-        command = [sys.executable, "-c", whole]
-        try:
-            return subprocess.run(  # noqa: S603 - this interpreter, code of this file
-                command, capture_output=True, text=True, timeout=PROBE_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return None
-
-
-def command(terminal: Terminal) -> Done[tuple[Finding, ...]]:
+def command(terminal: Terminal) -> Done:
     """Find the known traps of this environment; print what mends each, run nothing."""
     from ..runtime.measure import machine
 
-    findings = diagnose(Surroundings())
+    findings = diagnose()
     healthy = all(finding.status != "problem" for finding in findings)
     terminal.say(*(finding.line() for finding in findings))
     document: dict[str, Any] = {
@@ -98,40 +60,62 @@ def command(terminal: Terminal) -> Done[tuple[Finding, ...]]:
         "findings": [asdict(finding) for finding in findings],
         "machine": machine.passport(),
     }
-    return Done(findings, document, exit_code=0 if healthy else CheckFailedError.exit_code)
+    return Done(document, exit_code=0 if healthy else CheckFailedError.exit_code)
 
 
-def diagnose(here: Surroundings) -> tuple[Finding, ...]:
+def diagnose() -> tuple[Finding, ...]:
     """Look for every known trap; takes a few seconds."""
     looks = (_builds, _import, _cuda, _torchvision, _onnxscript, _threads, _quota)
-    return tuple(finding for look in looks for finding in look(here))
+    return tuple(finding for look in looks for finding in look())
 
 
 def _judge(name: str, fits: bool, *, found: str, why: str, mend: str) -> Finding:
     return Finding(name, "ok", found) if fits else Finding(name, "problem", found, why, mend)
 
 
-def _builds(here: Surroundings) -> Iterator[Finding]:
-    names = [name for name in BUILDS if here.version(name)]
-    found = " and ".join(f"{name} {here.version(name)}" for name in names) or "none is installed"
-    mend = f'pip install "convnet-edge[{"cuda" if "onnxruntime-gpu" in names else "cpu"}]"'
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def _probe(code: str) -> subprocess.CompletedProcess[str] | None:
+    """Run `code` in a fresh Python with this one's packages; None if it does not answer."""
+    whole = f"import sys; sys.path[:] = {sys.path!r}\n{code}"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.run(  # noqa: S603 - this interpreter, code of this file
+            [sys.executable, "-c", whole], capture_output=True, text=True, timeout=PROBE_S
+        )
+    return None
+
+
+def _builds() -> Iterator[Finding]:
+    from ..runtime.providers import BUILDS
+
+    installed = {name: version for name in BUILDS if (version := _version(name))}
+    found = " and ".join(f"{name} {version}" for name, version in installed.items())
+    mend = f'pip install "convnet-edge[{"cuda" if "onnxruntime-gpu" in installed else "cpu"}]"'
     why = "nothing can be run"
-    if names:
-        mend = f"pip uninstall -y {' '.join(names)} && {mend}"
+    if installed:
+        mend = f"pip uninstall -y {' '.join(installed)} && {mend}"
         why = "they overwrite each other's files, and the CPU may run in CUDA's place"
         why += " (onnxruntime issue 26996)"
-    yield _judge("one onnxruntime", len(names) == 1, found=found, why=why, mend=mend)
+    fits, found = len(installed) == 1, found or "none is installed"
+    yield _judge("one onnxruntime", fits, found=found, why=why, mend=mend)
 
 
-def _import(here: Surroundings) -> Iterator[Finding]:
+def _import() -> Iterator[Finding]:
     from ..runtime.session import ONNXRUNTIME_EXPORT_TARGET
 
-    name, done = "onnxruntime can be imported", here.probe(IMPORT)
+    name, done = "onnxruntime can be imported", _probe(IMPORT)
     if done is None:
         yield Finding(name, "unknown", f"no answer within {PROBE_S} s")
     elif done.returncode == 0:
         version = done.stdout.strip()
-        fits, why = _numbers(version) >= OLDEST, f"files need {ONNXRUNTIME_EXPORT_TARGET}"
+        fits = _numbers(version) >= _numbers(ONNXRUNTIME_EXPORT_TARGET)
+        why = f"files need {ONNXRUNTIME_EXPORT_TARGET}"
         mend = "pip install --upgrade onnxruntime"
         yield _judge(name, fits, found=f"version {version}", why=why, mend=mend)
     else:
@@ -146,10 +130,10 @@ def _import(here: Surroundings) -> Iterator[Finding]:
         yield Finding(name, "problem", f"{ended}: {words}", why, mend)
 
 
-def _cuda(here: Surroundings) -> Iterator[Finding]:
-    if not here.version("onnxruntime-gpu"):
+def _cuda() -> Iterator[Finding]:
+    if not _version("onnxruntime-gpu"):
         return
-    name, done = "CUDA's libraries", here.probe(CUDA)
+    name, done = "CUDA's libraries", _probe(CUDA)
     if done is None or done.returncode != 0:
         yield Finding(name, "unknown", "could not be looked for, see above")
         return
@@ -160,38 +144,38 @@ def _cuda(here: Surroundings) -> Iterator[Finding]:
     yield _judge(name, not missing, found=missing or "all load", why=why, mend=mend)
 
 
-def _torchvision(here: Surroundings) -> Iterator[Finding]:
-    torch, vision = here.version("torch"), here.distribution("torchvision")
+def _torchvision() -> Iterator[Finding]:
+    from importlib import metadata
+
+    torch, vision = _version("torch"), _version("torchvision")
     if not torch or not vision:
         return
-    (release, _, build), other = torch.partition("+"), vision.version.partition("+")[2]
-    pin = re.search(r"\btorch\s*\(?==\s*([\w.]+)", " ".join(vision.requires or ()))
+    (release, _, build), other = torch.partition("+"), vision.partition("+")[2]
+    pin = re.search(r"\btorch\s*\(?==\s*([\w.]+)", " ".join(metadata.requires("torchvision") or ()))
     fits = pin is None or pin[1] in (release, torch)
     fits = fits and (not build or not other or build == other)
-    found = f"torch {torch}, torchvision {vision.version}"
+    found = f"torch {torch}, torchvision {vision}"
     why = "`import torchvision` ends in `operator torchvision::nms does not exist`"
     mend = "pip install --upgrade torch torchvision"
     yield _judge("torch and torchvision fit", fits, found=found, why=why, mend=mend)
 
 
-def _onnxscript(here: Surroundings) -> Iterator[Finding]:
-    torch, script = here.version("torch"), here.version("onnxscript")
+def _onnxscript() -> Iterator[Finding]:
+    torch, script = _version("torch"), _version("onnxscript")
     if torch:
-        fits, found = (
-            bool(script) or _numbers(torch) < (2, 9),
-            f"torch {torch}, onnxscript {script}",
-        )
+        fits = bool(script) or _numbers(torch) < (2, 9)
+        found = f"torch {torch}, onnxscript {script}"
         why = "torch's default exporter needs it from 2.9 on (anomalib issue 3050)"
         mend = "pip install onnxscript"
         yield _judge("torch's exporter", fits, found=found, why=why, mend=mend)
 
 
-def _threads(here: Surroundings) -> Iterator[Finding]:
+def _threads() -> Iterator[Finding]:
     from ..runtime.measure.machine import usable_cores
 
     cores = usable_cores()
-    for name in filter(here.environment.__contains__, THREAD_VARIABLES):
-        text = here.environment[name]
+    for name in filter(os.environ.__contains__, THREAD_VARIABLES):
+        text = os.environ[name]
         counts = text.split(",")  # OMP_NUM_THREADS may hold one count a nesting level
         found = f"{text!r}; this process may use {cores} cores"
         if all(count.strip().isdigit() and int(count) > 0 for count in counts):
@@ -203,10 +187,10 @@ def _threads(here: Surroundings) -> Iterator[Finding]:
         yield _judge(name, fits, found=found, why=why, mend=mend)
 
 
-def _quota(here: Surroundings) -> Iterator[Finding]:
+def _quota() -> Iterator[Finding]:
     from ..runtime.measure import machine
 
-    quota = machine.cgroup_cores(here.cgroup)
+    quota = machine.cgroup_cores()
     found = f"{machine.usable_cores()} of {os.cpu_count()}"
     found += f"; a quota of {quota:g} cores" if quota is not None else ""
     why = "every run is stopped for part of each period: times are those of the quota"
@@ -216,4 +200,5 @@ def _quota(here: Surroundings) -> Iterator[Finding]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
+    """Return the first two numbers in a text, which compare as versions do."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

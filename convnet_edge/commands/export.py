@@ -1,25 +1,19 @@
 """`export`: checkpoint → proved ONNX."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ..exporting.options import ExportOptions
 from .terminal import Done, Terminal
 
-if TYPE_CHECKING:
-    from ..exporting import export as stage
 
-EXAMPLES = "Example: convnet-edge export checkpoints/convnet.safetensors"
+def command(options: ExportOptions, terminal: Terminal) -> Done:
+    """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds.
 
-
-def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResult]:
-    """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds."""
-    from ..exporting import export as stage
+    Example: convnet-edge export checkpoints/convnet.safetensors
+    """
+    from ..exporting.export import export
 
     terminal.say(f"Exporting {options.checkpoint}")
-    with terminal.progress() as bar:
-        result = stage.export(options, bar.step)
+    with terminal.progress():
+        result = export(options, terminal.step)
     report = result.report
     terminal.say(
         *(check.line() for check in report.checks),
@@ -28,4 +22,4 @@ def command(options: ExportOptions, terminal: Terminal) -> Done[stage.ExportResu
         f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
     )
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    return Done(result, report, f"convnet-edge bench {result.model_path}")
+    return Done(report, f"convnet-edge bench {result.model_path}")

@@ -39,21 +39,8 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; golden images and samples by their number."""
-        file = self.file
-        stated = file.contract
-        goldens = stated.goldens
-        contract = {
-            **stated.document,
-            "goldens": {
-                "n": len(goldens.images),
-                "floor": goldens.floor,
-                "tolerance": goldens.tolerance,
-            },
-            "preprocessing": {
-                **stated.document["preprocessing"],
-                "samples": [sample.name for sample in stated.samples],
-            },
-        }
+        file, stated, goldens = self.file, self.file.contract, self.file.contract.goldens
+        samples = [sample.name for sample in stated.samples]
         return {
             "schema": "convnet-edge/inspect/1",
             "path": str(self.path),
@@ -67,18 +54,26 @@ class Inspection:
             "inputs": {name: list(shape) for name, shape in file.inputs.items()},
             "outputs": {name: list(shape) for name, shape in file.outputs.items()},
             "digests_hold": all(check.passed for check in self.digests),
-            "contract": contract,
+            "contract": {
+                **stated.document,
+                "goldens": {
+                    "n": len(goldens.images),
+                    "floor": goldens.floor,
+                    "tolerance": goldens.tolerance,
+                },
+                "preprocessing": {**stated.document["preprocessing"], "samples": samples},
+            },
         }
 
 
-def command(options: InspectOptions, terminal: Terminal) -> Done[Inspection]:
+def command(options: InspectOptions, terminal: Terminal) -> Done:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
     found = inspect(options)
     document = found.as_json()
     for name, text in _facts(document).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in found.digests))
-    return Done(found, document, f"convnet-edge verify {found.path}")
+    return Done(document, f"convnet-edge verify {found.path}")
 
 
 def inspect(options: InspectOptions) -> Inspection:
@@ -97,15 +92,16 @@ def inspect(options: InspectOptions) -> Inspection:
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:
     """Return what people read of an inspection, by what it is."""
-    contract = document["contract"]
+    contract, n_multiplications = document["contract"], document["n_multiplications"]
     measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
-    versions, quantization = contract["versions"], contract.get("quantization")
-    n_multiplications = document["n_multiplications"]
     integers = ""
-    if quantization:
-        layout = quantization["layout"]
-        integers = f", int8 of {quantization['weight_bits']} bits, layout {layout}"
-        integers += f": {LAYOUTS[layout]}"
+    if made := contract.get("quantization"):
+        layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
+        integers = f", int8 of {made['weight_bits']} bits, {layout}"
+    versions = {
+        f"{stage} with": ", ".join(f"{name} {version}" for name, version in packages.items())
+        for stage, packages in contract["versions"].items()
+    }
     return {
         "file": f"{document['path']}  ({document['model_bytes']:,} bytes, sha256 "
         f"{document['model_sha256'][:16]}…)",
@@ -122,10 +118,5 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
         "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
-        "trained with": _joined(versions["training"]),
-        "exported with": _joined(versions["export"]),
+        **versions,
     }
-
-
-def _joined(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())

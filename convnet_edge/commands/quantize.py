@@ -1,24 +1,18 @@
 """`quantize`: float ONNX → int8 behind a gate."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ..quantizing.options import QuantizeOptions
 from .terminal import Done, Terminal
 
-if TYPE_CHECKING:
-    from ..quantizing import quantize as stage
 
-EXAMPLES = "Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu"
+def command(options: QuantizeOptions, terminal: Terminal) -> Done:
+    """Make an int8 model, gated on accuracy; written only if the gate holds.
 
+    Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
+    """
+    from ..quantizing.quantize import quantize
 
-def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.QuantizeResult]:
-    """Make an int8 model, gated on accuracy; written only if the gate holds."""
-    from ..quantizing import quantize as stage
-
-    with terminal.progress() as bar:
-        result = stage.quantize(options, bar.step)
+    with terminal.progress():
+        result = quantize(options, terminal.step)
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
     terminal.say(
@@ -33,4 +27,4 @@ def command(options: QuantizeOptions, terminal: Terminal) -> Done[stage.Quantize
         f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
     )
     terminal.wrote((result.model_path, result.report_path))
-    return Done(result, report, f"convnet-edge bench {result.model_path}")
+    return Done(report, f"convnet-edge bench {result.model_path}")

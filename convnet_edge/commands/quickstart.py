@@ -1,7 +1,5 @@
 """`quickstart`: the whole chain on the embedded data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..bundling.options import BundleOptions
@@ -17,41 +15,25 @@ OUT_DIR = Path("runs/quickstart")
 EPOCHS = 3
 
 
-def command(terminal: Terminal) -> Done[None]:
+def command(terminal: Terminal) -> Done:
     """Run the whole chain on the embedded data, from training to the file for a device."""
-    from ..drawing.pictures import INSTALL
-
     checkpoint, model = OUT_DIR / "convnet.safetensors", OUT_DIR / "convnet.onnx"
+    page, archive = OUT_DIR / "report.html", OUT_DIR / "convnet.pyz"
     models = (model, OUT_DIR / "convnet.int8.onnx")
-    train_options = TrainOptions(data="sample", epochs=EPOCHS, out=checkpoint)
-    trained = train.command(train_options, terminal).result
-    exported = export.command(ExportOptions(checkpoint=checkpoint, out=model), terminal).result
+    train.command(TrainOptions(data="sample", epochs=EPOCHS, out=checkpoint), terminal)
+    export.command(ExportOptions(checkpoint=checkpoint, out=model), terminal)
     proof = OUT_DIR / "convnet.verify.json"
     verify.command(VerifyOptions(model=model, against=checkpoint, out=proof), terminal).judge()
     quantize.command(QuantizeOptions(model=model, data="sample", out=models[1]), terminal)
-    bench_options = BenchOptions(models=models, quick=True, out=OUT_DIR / "bench")
-    measured = bench.command(bench_options, terminal).result
-    results = tuple(found.result_path for found in measured)
-    report_options = ReportOptions(results=results, out=OUT_DIR / "report.html")
-    reported = report.command(report_options, terminal).result
-    bundle_options = BundleOptions(models=models, out=OUT_DIR / "convnet.pyz")
-    bundled = bundle.command(bundle_options, terminal).result
-    pictures = (
-        *([trained.picture] if trained else []),
-        exported.picture,
-        *(picture for found in measured for picture in found.pictures),
-        *reported.pictures,
-    )
+    measured = BenchOptions(models=models, quick=True, out=OUT_DIR / "bench")
+    bench.command(measured, terminal)
+    results = tuple(map(measured.result_path, models))
+    report.command(ReportOptions(results=results, out=page), terminal)
+    bundle.command(BundleOptions(models=models, out=archive), terminal)
     terminal.say(
         "\nPictures to look at:",
-        *(f"  {'' if picture.drawn else 'left out: '}{picture.path}" for picture in pictures),
+        *(f"  {'' if one.drawn else 'left out: '}{one.path}" for one in terminal.pictures),
+        f"A page to open in a browser: {page}",
+        f"A file to copy to a device: {archive}   (python3 {archive} selftest)",
     )
-    if not all(picture.drawn for picture in pictures):
-        terminal.say(f"  ({INSTALL} draws them)")
-    terminal.say(
-        f"A page to open in a browser: {reported.html_path}",
-        f"A file to copy to a device: {bundled}   (python3 {bundled} selftest)",
-    )
-    return Done(
-        None, next_command="convnet-edge train   (the full data, then: convnet-edge export)"
-    )
+    return Done(next_command="convnet-edge train   (the full data, then: convnet-edge export)")

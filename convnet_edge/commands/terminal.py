@@ -1,4 +1,4 @@
-"""Show what a command does: text, tables, a moving bar, files written, the JSON document, "next:".
+"""Show what a command does: text, a moving bar, files written, the JSON document, "next:".
 
 Takes what the library returned; decides nothing, measures nothing. What a person asked for goes to
 stdout, or to stderr where stdout carries the JSON document; notes and pictures always to stderr.
@@ -9,31 +9,27 @@ from __future__ import annotations
 import json as json_module
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from ..drawing.pictures import Picture
-    from ..runtime.measure.tables import Table
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Done(Generic[T]):
+class Done:
     """What a command leaves to be done once it has shown its result.
 
     document: for --json, a dataclass or a dict. next_command: to copy. judge: raises where the
     result is a failure. exit_code: of a failure of which everything has been said.
     """
 
-    result: T
     document: Any = None
     next_command: str | None = None
     judge: Callable[[], None] = lambda: None
@@ -45,106 +41,71 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-class Bar:
-    """What a long run is doing, and how much of it is done; unseen where stderr is no terminal."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID = progress.add_task("starting", total=None)
-
-    def step(self, text: str) -> None:
-        """Say what begins now; how much of it is done is not known."""
-        self._progress.reset(self._task, description=text, total=None)
-
-    def share(self, share: float, text: str | None = None) -> None:
-        """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
-        self._progress.update(self._task, completed=share, total=1, description=text)
-
-    @contextmanager
-    def hidden(self) -> Iterator[None]:
-        """Take the bar off the terminal while something else is printed."""
-        self._progress.stop()
-        yield
-        self._progress.start()
-
-
 class Terminal:
-    """Where the words of one command go. json: whether stdout carries the JSON document."""
+    """Where the words of one command go.
+
+    json: whether stdout carries the JSON document. pictures: all that were named until now.
+    """
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
-        self._bar: Bar | None = None
+        self.pictures: list[Picture] = []
+        self._bar: Progress | None = None
 
-    def say(self, *lines: str) -> None:
-        """Print what a person asked for."""
-        with self._bar.hidden() if self._bar else nullcontext():
-            for line in lines:
-                typer.echo(line, err=self.json)
+    def say(self, *lines: str, aside: bool = False) -> None:
+        """Print what a person asked for; aside: what matters beside it."""
+        bar = self._bar
+        if bar is not None:  # off the terminal while something else is printed
+            bar.stop()
+        for line in lines:
+            typer.echo(line, err=self.json or aside)
+        if bar is not None:
+            bar.start()
 
-    def note(self, text: str) -> None:
+    def note(self, *lines: str) -> None:
         """Print what matters beside it."""
-        with self._bar.hidden() if self._bar else nullcontext():
-            typer.echo(text, err=True)
-
-    def show(self, table: Table) -> None:
-        """Print a table, its cells as they stand."""
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table as RichTable
-
-        drawn = RichTable(*table.columns, title=table.caption, box=SIMPLE)
-        for row in table.rows:
-            drawn.add_row(*row)
-        with self._bar.hidden() if self._bar else nullcontext():
-            Console(stderr=self.json, markup=False, emoji=False, highlight=False).print(drawn)
+        self.say(*lines, aside=True)
 
     @contextmanager
-    def progress(self) -> Iterator[Bar]:
+    def progress(self) -> Iterator[None]:
         """Show a bar on stderr while it is a terminal; what is printed meanwhile goes above it."""
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress
 
         console = Console(stderr=True)
-        with Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as progress:
-            self._bar = Bar(progress)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            bar.add_task("starting", total=None)
+            self._bar = bar
             try:
-                yield self._bar
+                yield
             finally:
                 self._bar = None
 
+    def step(self, text: str) -> None:
+        """Say in the bar what begins now; how much of it is done is not known."""
+        if self._bar is not None:
+            from rich.markup import escape
+
+            self._bar.reset(self._bar.task_ids[0], description=escape(text), total=None)
+
+    def share(self, share: float, text: str | None = None) -> None:
+        """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=share, total=1, description=text)
+
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
+        self.pictures += pictures
         self.say(*(f"wrote {path}" for path in files))
-        for picture in pictures:
-            if picture.drawn:
-                self.note(f"wrote {picture.path}")
+        self.note(*(f"wrote {picture.path}" for picture in pictures if picture.drawn))
         left_out = [str(picture.path) for picture in pictures if not picture.drawn]
         if left_out:
             from ..drawing.pictures import INSTALL
 
             self.note(f"left out, matplotlib is not installed: {', '.join(left_out)}; {INSTALL}")
 
-    def finish(self, done: Done[Any]) -> None:
-        """Print the JSON document where it was asked for, and the next command to copy.
-
-        Raises:
-            EdgeError: as `done.judge` does.
-            typer.Exit: with `done.exit_code`.
-        """
+    def finish(self, done: Done) -> None:
+        """Print the JSON document where it was asked for, and the next command; then judge."""
         if self.json and done.document is not None:
             from ..runtime.measure.result import as_json
 

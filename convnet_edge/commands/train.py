@@ -11,48 +11,47 @@ if TYPE_CHECKING:
     from ..training import loop as stage
     from ..training.record import EpochMetrics
 
-EXAMPLES = (
-    "Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best "
-    "--validate 5000 · torchrun --nproc-per-node 2 cli.py train"
-)
 
+def command(options: TrainOptions, terminal: Terminal) -> Done:
+    """Train the convnet on Fashion-MNIST; the defaults are the tutorial's recipe.
 
-def command(options: TrainOptions, terminal: Terminal) -> Done[stage.TrainResult | None]:
-    """Train the convnet on Fashion-MNIST; the defaults are the tutorial's recipe."""
-    from ..runtime.measure.result import as_json
+    Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best
+    --validate 5000 · torchrun --nproc-per-node 2 cli.py train
+    """
     from ..training import loop as stage
     from ..training.record import EpochMetrics
     from ..training.resume import resume_path
 
     if rank() != 0:
-        return Done(stage.train(options))
+        stage.train(options)
+        return Done()
     if resume_path(options.out).exists() and not options.resume:
         terminal.note(
             f"{resume_path(options.out)} holds an unfinished run, which this run replaces; "
             "stop with Ctrl-C and pass --resume to go on with it"
         )
-    documents: list[dict[str, Any]] = []
-    with terminal.progress() as bar:
+    documents: list[Any] = []
 
-        def tell(event: stage.Event) -> None:
-            match event:
-                case stage.Start():
-                    _show_start(options, event, terminal)
-                case stage.Progress(so_far, n_images, n_images_total):
-                    share = (so_far.epoch - 1 + n_images / n_images_total) / options.plan.epochs
-                    bar.share(share, _progress_line(options, event))
-                case EpochMetrics():
-                    terminal.say(_epoch_line(options, event))
-                case stage.AlreadyComplete(header):
-                    terminal.say(f"{options.out} is complete: nothing to do")
-                    documents.append(header)
+    def tell(event: stage.Event) -> None:
+        match event:
+            case stage.Start():
+                _show_start(options, event, terminal)
+            case stage.Progress(so_far, n_images, n_images_total):
+                share = (so_far.epoch - 1 + n_images / n_images_total) / options.plan.epochs
+                terminal.share(share, _progress_line(options, event))
+            case EpochMetrics():
+                terminal.say(_epoch_line(options, event))
+            case stage.AlreadyComplete(header):
+                terminal.say(f"{options.out} is complete: nothing to do")
+                documents.append(header)
 
+    with terminal.progress():
         result = stage.train(options, tell)
     if result is not None:
         terminal.say(f"Test accuracy: {result.test.summary()}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
-        documents.append(as_json(result.record))
-    return Done(result, documents[0], f"convnet-edge export {options.out}")
+        documents.append(result.record)
+    return Done(documents[0], f"convnet-edge export {options.out}")
 
 
 def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -> None:
@@ -78,8 +77,7 @@ def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -
         resumed = f"Resuming after {start.n_done} complete epochs"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if start.n_done else fresh)
-    for warning in start.warnings:
-        terminal.note(f"warning: {warning}")
+    terminal.note(*(f"warning: {warning}" for warning in start.warnings))
 
 
 def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
@@ -95,10 +93,10 @@ def _epoch_line(options: TrainOptions, epoch: EpochMetrics) -> str:
     if epoch.validation_accuracy is not None:
         validation = (
             f" Validation loss: {epoch.validation_loss:.5f}, "
-            f"accuracy: {epoch.validation_accuracy * 100:.2f}%."
+            f"accuracy: {epoch.validation_accuracy:.2%}."
         )
     return (
         f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] finished. "
-        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy * 100:.2f}% "
+        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy:.2%} "
         f"(before each update).{validation} {epoch.duration_s:.1f} s"
     )

@@ -1,28 +1,21 @@
 """`verify`: prove a model file on this machine."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..exporting.options import VerifyOptions
 from .terminal import Done, Terminal
 
-if TYPE_CHECKING:
-    from ..exporting import verify as stage
 
-EXAMPLES = (
-    "Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors"
-)
+def command(options: VerifyOptions, terminal: Terminal) -> Done:
+    """Prove a model file on this machine: digests, golden vectors, preprocessing.
 
-
-def command(options: VerifyOptions, terminal: Terminal) -> Done[stage.VerifyResult]:
-    """Prove a model file on this machine: digests, golden vectors, preprocessing."""
-    from ..exporting import verify as stage
+    Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors
+    """
+    from ..exporting.verify import verify
     from ..runtime.selftest import require
 
-    with terminal.progress() as bar:
-        result = stage.verify(options, bar.step)
+    with terminal.progress():
+        result = verify(options, terminal.step)
     report, found = result.report, result.report.comparison
     terminal.say(
         f"Verified {result.model_path} on {report.provider}, {report.precision}:",
@@ -39,5 +32,4 @@ def command(options: VerifyOptions, terminal: Terminal) -> Done[stage.VerifyResu
         what=f"{result.model_path} is not proved on {options.provider}",
         next_step=f"read {result.report_path}; fetch the file again, or export it anew",
     )
-    next_command = f"convnet-edge bench {result.model_path}" if report.passed else None
-    return Done(result, report, next_command, judge)
+    return Done(report, f"convnet-edge bench {result.model_path}" if report.passed else None, judge)

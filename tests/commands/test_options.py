@@ -3,29 +3,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from convnet_edge.bundling.options import BundleOptions, ServeOptions
-from convnet_edge.commands.app import bridge
-from convnet_edge.commands.inspect import InspectOptions
+from convnet_edge import CompareOptions
+from convnet_edge.commands.app import COMMANDS, bridge
 from convnet_edge.commands.terminal import Done
-from convnet_edge.exporting.options import ExportOptions, VerifyOptions
-from convnet_edge.predicting.options import PredictOptions
-from convnet_edge.quantizing.options import QuantizeOptions
-from convnet_edge.reporting.options import CompareOptions, ReportOptions
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.options import SHARE, TIME, Options, option
-from convnet_edge.training.options import TrainOptions
 
-STAGES = (
-    TrainOptions, ExportOptions, QuantizeOptions, VerifyOptions, InspectOptions, BenchOptions,
-    ReportOptions, BundleOptions, ServeOptions, PredictOptions,
-)  # fmt: skip
+STAGES = {name: get_type_hints(command).get("options") for name, command in COMMANDS.items()}
 
 
 @dataclass(frozen=True)
@@ -51,21 +41,19 @@ def call(options, *arguments):
     """Return the options that a command gets, and what the program printed."""
     got, app = [], typer.Typer()
 
-    def command(options, terminal):
+    def command(options: options, terminal):
         """Do it."""
         got.append((options, terminal.json))
-        return Done(None)
+        return Done()
 
-    app.command()(bridge(command, options))
+    app.command()(bridge(command))
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})
     return (*got, result)
 
 
-@pytest.mark.parametrize("options", STAGES, ids=lambda options: options.__name__)
-def test_a_command_without_arguments_means_the_defaults(options):
-    (got, as_json), _ = call(options)
-    assert got == options()
-    assert not as_json
+@pytest.mark.parametrize("name", sorted({*STAGES} - {"compare", "doctor", "quickstart"}))
+def test_a_command_without_arguments_means_the_defaults(name):
+    assert call(STAGES[name])[0] == (STAGES[name](), False)
 
 
 def test_compare_without_arguments_lacks_its_models():
@@ -88,29 +76,19 @@ def test_each_kind_of_option_arrives_as_its_type():
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "typed",
     [
-        ["--pairs", "5"],
-        ["--pairs", "many"],
-        ["--threads", "0"],
-        ["--rate", "0"],
-        ["--rate", "nan"],
-        ["--sizes", "0"],
-        ["--sizes", ""],
-        ["--sizes", "1,b"],
-        ["--slowdown", "slow"],
-        ["--sustain", "10 parsecs"],
-        ["--layout", "round"],
-        ["--out", "x.pt"],
+        "--pairs 5", "--pairs many", "--threads 0", "--rate 0", "--rate nan", "--sizes 0",
+        "--sizes ", "--sizes 1,b", "--slowdown slow", "--sustain parsecs", "--layout round",
+        "--out x.pt",
     ],
-    ids=" ".join,
-)
-def test_a_value_outside_its_declaration_is_refused(arguments):
-    *got, result = call(Every, "a", *arguments)
+)  # fmt: skip
+def test_a_value_outside_its_declaration_is_refused(typed):
+    flag, value = typed.split(" ")
+    *got, result = call(Every, "a", flag, value)
     assert not got
     assert result.exit_code == 2 or isinstance(result.exception, InputError)
-    words = result.output + str(result.exception)
-    assert arguments[0] in words
+    assert flag in result.output + str(result.exception)
 
 
 def test_help_shows_what_is_declared():
