@@ -1,7 +1,5 @@
 """Find the model that a command works on when none is named, and say where such files lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..runtime.options import MODEL_TEXT as MODEL_TEXT
