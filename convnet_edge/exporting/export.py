@@ -21,11 +21,9 @@ from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
-from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.result import Accuracy, Check
 from ..runtime.model_file import open_model
 from ..sealing import document, goldens, parity
-from ..sealing.parity import Comparison, Proof, Reference
 from . import graph
 from .options import ExportOptions
 
@@ -42,7 +40,7 @@ class ParityReport:
     model_bytes: int
     floor: float
     tolerance: float
-    comparison: Comparison
+    comparison: parity.Comparison
     checks: tuple[Check, ...]
     schema: str = "convnet-edge/parity/1"
     tolerance_factor: int = parity.TOLERANCE_FACTOR
@@ -99,7 +97,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     return ExportResult(path, report_path, picture, report, n_parameters, score)
 
 
-def prove(model: bytes, reference: Reference) -> Proof:
+def prove(model: bytes, reference: parity.Reference) -> parity.Proof:
     """Run every check on the final bytes; none that can run is skipped because another failed."""
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -118,15 +116,15 @@ def prove(model: bytes, reference: Reference) -> Proof:
     checks += selftest.run_selftest(classifier)
     checks += parity.check_batch_sizes(classifier, reference)
     whole = parity.compare_all(classifier, reference)
-    return Proof((*checks, *whole.checks), whole.logits, whole.comparison)
+    return parity.Proof((*checks, *whole.checks), whole.logits, whole.comparison)
 
 
 def _describe(
     options: ExportOptions,
     model: convnet.Convnet,
     header: dict[str, Any],
-    test: ImageSet,
-    reference: Reference,
+    test: accuracy.ImageSet,
+    reference: parity.Reference,
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
     architecture, labels = model.architecture, header["class_labels"]

@@ -21,7 +21,7 @@ from ..runtime.measure.result import Check, as_json
 from ..runtime.model_file import ModelFile, open_model
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model
-from ..sealing.parity import Comparison, Proof, Reference
+from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Proof, Reference
 from .options import VerifyOptions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -115,17 +115,11 @@ def compare_network(mine: Classifier, path: Path, images: Array) -> tuple[Proof,
 
 
 def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
-    """Compare a model with that at `path` on `images` (N, H, W) uint8; the first one's tolerance.
-
-    Raises:
-        InputError: the other cannot be opened, a run fails, or they do not take the same images.
-    """
+    """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
     _require_same_images(path, other.contract.image_shape, mine)
     logits, known = (side.logits(images) for side in (mine, other))
-    reference = Reference(
-        images, known.astype(np.float64), mine.tolerance / parity.TOLERANCE_FACTOR
-    )
+    reference = Reference(images, known.astype(np.float64), mine.tolerance / TOLERANCE_FACTOR)
     found = parity.compare(logits, reference)
     verdict = "different"
     if logits.tobytes() == known.tobytes():

@@ -60,12 +60,12 @@ def to_ort_cpu(graph: bytes) -> bytes:
     out = _Writer()
     x = out.node("Slice", ["images", *out.weights_of(*np.array([[0], [rows], [2]]))])
     x = out.reshape(x, rows, width // GROUP, GROUP)
-    x = out.convolution(x, _grouped(conv1), conv2.input_scale)
+    x = out.layer(x, _grouped(conv1), conv2.input_scale)
     x = out.pool(out.reshape(x, rows - 2, width - GROUP, len(conv1.weight)))
-    x = out.pool(out.convolution(x, conv2, linear1.input_scale))
+    x = out.pool(out.layer(x, conv2, linear1.input_scale))
     x = out.node("Flatten", [x], axis=1)
-    x = out.product(x, _channels_last(linear1, len(conv2.weight)), linear2.input_scale)
-    out.product(x, linear2, None, name="logits")
+    x = out.layer(x, _channels_last(linear1, len(conv2.weight)), linear2.input_scale)
+    out.layer(x, linear2, None)
     made = helper.make_model(
         helper.make_graph(
             out.nodes, proto.graph.name, proto.graph.input, proto.graph.output, out.weights
@@ -119,24 +119,21 @@ class _Writer:
     def pool(self, x: str) -> str:
         return self.node("NhwcMaxPool", [x], domain=MICROSOFT, kernel_shape=[2, 2], strides=[2, 2])
 
-    def convolution(self, x: str, layer: Layer, scale: Array) -> str:
-        *parts, bias = self._parts(layer, layer.weight)
-        settings = {"channels_last": 1, "kernel_shape": layer.weight.shape[2:]}
-        inputs = [x, *parts, *self.weights_of(scale, ZERO), bias]
-        return self.node("QLinearConv", inputs, domain=MICROSOFT, **settings)
-
-    def product(self, x: str, layer: Layer, scale: Array | None, name: str = "") -> str:
-        """Write a linear layer; without a `scale`, it gives floats."""
-        parts = self._parts(layer, layer.weight.T)
-        inputs = [x, *parts, *([] if scale is None else self.weights_of(scale, ZERO))]
-        return self.node("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0)
-
-    def _parts(self, layer: Layer, weight: Array) -> list[str]:
-        """Write the input's scale and zero point, the weights with theirs, and the bias."""
+    def layer(self, x: str, layer: Layer, scale: Array | None) -> str:
+        """Write a layer whose outputs have that scale; without one, it gives the float logits."""
+        is_linear = layer.op_type == "Gemm"
+        weight = layer.weight.T if is_linear else layer.weight
         zeros = np.zeros(len(layer.weight), np.int8)
-        return self.weights_of(
+        *parts, bias = self.weights_of(
             layer.input_scale, ZERO, weight, layer.weight_scale, zeros, layer.bias
         )
+        scales = [] if scale is None else self.weights_of(scale, ZERO)
+        if is_linear:
+            name = "logits" if scale is None else ""
+            inputs = [x, *parts, bias, *scales]
+            return self.node("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0)
+        settings = {"channels_last": 1, "kernel_shape": layer.weight.shape[2:]}
+        return self.node("QLinearConv", [x, *parts, *scales, bias], domain=MICROSOFT, **settings)
 
 
 def _grouped(conv1: Layer) -> Layer:

@@ -18,12 +18,10 @@ from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
-from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.result import Accuracy, Check, Interval
 from ..runtime.session import Settings
 from ..sealing import document, parity
 from ..sealing.default_model import choose_model
-from ..sealing.parity import Reference
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
@@ -142,10 +140,9 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An integer graph in the portable layout, opened, and what the gate says of it."""
+    """An integer graph in the portable layout, and what the gate says of it."""
 
     graph: bytes
-    classifier: Classifier
     float_layers: tuple[str, ...]
     gate: Gate
 
@@ -159,7 +156,7 @@ class _Source:
 
     classifier: Classifier
     calibration: Array
-    gate: ImageSet
+    gate: accuracy.ImageSet
     said: Array
     max_drop: float
 
@@ -180,13 +177,12 @@ class _Source:
     def candidate(self, float_layers: tuple[str, ...] = ()) -> _Candidate:
         """Return that graph, judged by the images that its ranges never saw."""
         graph = self.quantised(float_layers)
-        classifier = self.draft(graph)
-        said = classifier.logits(self.gate.images).argmax(axis=1)
+        said = self.draft(graph).logits(self.gate.images).argmax(axis=1)
         pair = accuracy.compare(self.said, said, self.gate.labels)
         n, lost, gained = pair.n, pair.n_lost, pair.n_gained
         bound = stats.paired_drop_bound(lost, gained, n)
         gate = Gate(n, lost, gained, (lost - gained) / n, bound, self.max_drop)
-        return _Candidate(graph, classifier, float_layers, gate)
+        return _Candidate(graph, float_layers, gate)
 
 
 def quantize(
@@ -205,10 +201,10 @@ def quantize(
     found = _search(source, options.layout, step)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
-    expected = found.classifier.logits(test.images)
+    expected = source.draft(found.graph).logits(test.images)
     apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
     floor = max(apart, float(np.spacing(np.abs(expected).max())))
-    reference = Reference(test.images, expected.astype(np.float64), floor)
+    reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
     described = _describe(options, source, found, reference, test)
     classifier = Classifier(contract.seal(graph, described))
@@ -281,8 +277,8 @@ def _describe(
     options: QuantizeOptions,
     source: _Source,
     found: _Candidate,
-    reference: Reference,
-    test: ImageSet,
+    reference: parity.Reference,
+    test: accuracy.ImageSet,
 ) -> dict[str, Any]:
     """Return the contract's document: the float model's, but for what the integers change."""
     stated = source.classifier.contract
@@ -308,7 +304,7 @@ def _describe(
 
 
 def _prove(
-    classifier: Classifier, gate: Gate, exact: Reference, logits: Array
+    classifier: Classifier, gate: Gate, exact: parity.Reference, logits: Array
 ) -> tuple[Check, ...]:
     """Check the final file; its test `logits` and every batch must be `exact` bit for bit."""
     same = np.array_equal(logits, exact.logits)
@@ -325,7 +321,9 @@ def _prove(
     )
 
 
-def _compare(float_model: Classifier, logits: Array, test: ImageSet, score: Accuracy) -> Scores:
+def _compare(
+    float_model: Classifier, logits: Array, test: accuracy.ImageSet, score: Accuracy
+) -> Scores:
     float_said = float_model.logits(test.images).argmax(axis=1)
     pair = accuracy.compare(float_said, logits.argmax(axis=1), test.labels)
     lost, gained, n = pair.n_lost, pair.n_gained, pair.n

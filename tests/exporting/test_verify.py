@@ -9,15 +9,6 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
 
 
-def test_verify_proves_the_file_and_writes_its_report(run, tiny_model, tmp_path):
-    result = run("verify", tiny_model)
-    assert result.exit_code == 0, result.output
-    assert "PASS" in result.stdout
-    report = json.loads((tmp_path / "exported" / "tiny.verify.json").read_text())
-    assert report["passed"] is True
-    assert report["machine"]["versions"]["numpy"]
-
-
 def test_verify_against_the_checkpoint_compares_all_test_images(run, exported, trained):
     result = run("verify", exported.model_path, "--against", trained.checkpoint_path, "--json")
     assert result.exit_code == 0, result.output

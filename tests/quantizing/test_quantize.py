@@ -164,11 +164,6 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     assert "standard QDQ, for any runtime" in run("inspect", result.model_path).stdout
 
 
-def test_integer_model_is_no_source(quantised):
-    with pytest.raises(InputError, match="takes uint8"):
-        quantize(QuantizeOptions(model=quantised["portable"].model_path, data="sample"))
-
-
 def untrained(images, **network):
     """Return an untrained convnet, quantised from `images` (N, H, W) uint8."""
     with torch.random.fork_rng():
