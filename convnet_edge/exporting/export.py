@@ -4,8 +4,6 @@ The file is made in memory, sealed with its contract, and then every check runs 
 bytes. What was proved is in the report; a file that fails a check is never written.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,33 +16,18 @@ import torch
 
 from ..data import fashion_mnist as data
 from ..drawing import pictures
-from ..networks import checkpoint
-from ..networks.checkpoint import Checkpoint
-from ..networks.convnet import (
-    Convnet,
-    count_parameters,
-    hidden_activity,
-    reference_logits,
-)
+from ..networks import checkpoint, convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
-from ..runtime.errors import CheckFailedError, EdgeError
-from ..runtime.files import write_atomically, write_json
+from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
-from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import Accuracy, Check, as_json
+from ..runtime.measure.result import Accuracy, Check
 from ..runtime.model_file import open_model
 from ..sealing import document, goldens, parity
-from ..sealing.document import InputDtype
-from ..sealing.parity import Comparison, Proof, Reference
 from . import graph
 from .options import ExportOptions
 
-NEXT_STEP = "try another torch or onnxscript version"
-
-
-def _versions() -> dict[str, str]:
-    return document.versions(torch, onnx, onnxscript)
+VERSIONS = document.versions(torch, onnx, onnxscript)
 
 
 @dataclass(frozen=True)
@@ -57,11 +40,11 @@ class ParityReport:
     model_bytes: int
     floor: float
     tolerance: float
-    comparison: Comparison
+    comparison: parity.Comparison
     checks: tuple[Check, ...]
     schema: str = "convnet-edge/parity/1"
     tolerance_factor: int = parity.TOLERANCE_FACTOR
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=lambda: VERSIONS)
 
 
 @dataclass(frozen=True)
@@ -87,77 +70,41 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     model, trained = checkpoint.load_model(options.checkpoint)
     test = data.load_test_set()
     step("computing float64 reference logits")
-    reference = parity.from_pytorch(test.images, reference_logits(model, test.images))
+    reference = parity.from_pytorch(test.images, convnet.reference_logits(model, test.images))
     step("exporting the graph")
-    exported = to_onnx(model, model.architecture.image_shape, takes=options.input)
+    plain = graph.to_onnx(model, takes=options.input)
     step("proving the final bytes")
-    final = contract.seal(exported, _describe(options, model, trained, test, reference))
+    final = contract.seal(plain, _describe(options, model, trained.header, test, reference))
     proof = prove(final, reference)
-    path = options.out_path
+    path, floor, tolerance = options.out_path, reference.floor, reference.tolerance
     report = ParityReport(
         passed=all(check.passed for check in proof.checks),
         model=path.name,
         model_sha256=hashlib.sha256(final).hexdigest(),
         model_bytes=len(final),
-        floor=reference.floor,
-        tolerance=reference.tolerance,
+        floor=floor,
+        tolerance=tolerance,
         comparison=proof.comparison,
         checks=proof.checks,
     )
-    report_path = path.with_suffix(".parity.json")
-    write_json(report_path, as_json(report))
-    picture = pictures.parity_errors(
-        path.with_suffix(".parity.png"),
-        parity.image_errors(proof.logits, reference),
-        floor=reference.floor,
-        tolerance=reference.tolerance,
-    )
-    older = " (the older file of that name is untouched)" if path.exists() else ""
-    selftest.require(
-        proof.checks,
-        what=f"{path} was not written{older}",
-        next_step=f"read {report_path}; {NEXT_STEP}",
-        listed=True,
-    )
-    write_atomically(path, final)
+    errors = parity.errors_of(proof.logits, reference).max(axis=1)
+    picture_path = path.with_suffix(".parity.png")
+    picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
+    report_path = document.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
     labels = tuple(trained.header["class_labels"])
     score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)
-    return ExportResult(path, report_path, picture, report, count_parameters(model), score)
+    n_parameters = convnet.count_parameters(model)
+    return ExportResult(path, report_path, picture, report, n_parameters, score)
 
 
-def to_onnx(
-    model: Convnet, image_shape: tuple[int, int, int], *, takes: InputDtype = "float32"
-) -> bytes:
-    """Return `model` as a serialised ModelProto: opset 18, IR 8, free batch axis, no metadata.
-
-    The graph cuts off the pixels that never reach the output and, if it `takes` uint8, scales grey
-    values itself. Postcondition, checked by `prove` on the sealed file: the graph takes `images`,
-    gives `logits`, and holds every weight; no stack trace, path or time is left in it.
-
-    Raises:
-        CheckFailedError: torch's exporter gives up, or leaves a graph that cannot be rewritten.
-    """
-    try:
-        proto = graph.trace(model, image_shape)
-        graph.flatten(proto)
-        graph.trim_input(proto, model.architecture.needed_sides)
-        if takes == "uint8":
-            graph.take_uint8(proto)
-        proto = graph.finish(proto)
-    except graph.ERRORS as error:
-        raise CheckFailedError(
-            f"torch {torch.__version__} with onnxscript {onnxscript.__version__} could not export "
-            f"the model: {str(error).splitlines()[0]}",
-            expected="a graph in which one convolution reads the images",
-            next_step=NEXT_STEP,
-        ) from error
-    serialised: bytes = proto.SerializeToString(deterministic=True)
-    return serialised
-
-
-def prove(model: bytes, reference: Reference) -> Proof:
+def prove(model: bytes, reference: parity.Reference) -> parity.Proof:
     """Run every check on the final bytes; none that can run is skipped because another failed."""
-    checks, opening = [_check_onnx(model)], "self-contained file"
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        checks = [Check("onnx.checker", True, f"full check of onnx {onnx.__version__}")]
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        checks = [Check("onnx.checker", False, str(error).strip().splitlines()[0])]
+    opening = "self-contained file"
     try:
         file = open_model(model)
         checks += parity.check_graph(file)
@@ -169,27 +116,19 @@ def prove(model: bytes, reference: Reference) -> Proof:
     checks += selftest.run_selftest(classifier)
     checks += parity.check_batch_sizes(classifier, reference)
     whole = parity.compare_all(classifier, reference)
-    return Proof((*checks, *whole.checks), whole.logits, whole.comparison)
-
-
-def _check_onnx(model: bytes) -> Check:
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return Check("onnx.checker", False, str(error).strip().splitlines()[0])
-    return Check("onnx.checker", True, f"full check of onnx {onnx.__version__}")
+    return parity.Proof((*checks, *whole.checks), whole.logits, whole.comparison)
 
 
 def _describe(
     options: ExportOptions,
-    model: Convnet,
-    trained: Checkpoint,
-    test: ImageSet,
-    reference: Reference,
+    model: convnet.Convnet,
+    header: dict[str, Any],
+    test: accuracy.ImageSet,
+    reference: parity.Reference,
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
-    header, activity = trained.header, hidden_activity(model, test.images)
-    labels = header["class_labels"]
+    architecture, labels = model.architecture, header["class_labels"]
+    activity = convnet.hidden_activity(model, test.images)
     chosen = goldens.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
     proof = document.describe_proof("float64 PyTorch", reference, test, chosen, labels)
     coverage = {
@@ -202,13 +141,14 @@ def _describe(
         "class_labels": labels,
         "training": header["training"],
         "parameters": {
-            "n": count_parameters(model),
-            "n_by_formula": model.architecture.n_parameters,
+            "n": convnet.count_parameters(model),
+            "n_by_formula": architecture.n_parameters,
         },
-        "versions": {"training": header["versions"], "export": _versions()},
+        "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
         "measured": proof["measured"],
         "goldens": proof["goldens"] | coverage,
-        **document.describe_input(options.input, model.architecture.image_shape),
-        **document.describe_use(test.images),
+        "input": document.describe_input(options.input, architecture.image_shape),
+        "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
+        "preprocessing": document.describe_preprocessing(test.images),
     }

@@ -3,9 +3,7 @@
 Needs only numpy and onnxruntime unless a checkpoint is named.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +21,7 @@ from ..runtime.measure.result import Check, as_json
 from ..runtime.model_file import ModelFile, open_model
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model
-from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Reference, list_first
+from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Proof, Reference
 from .options import VerifyOptions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -56,7 +54,7 @@ class VerifyReport:
     model_sha256: str
     provider: str
     against: Against | None
-    comparison: parity.Comparison | None
+    comparison: Comparison | None
     checks: tuple[Check, ...]
     precision: str = "float32"
     schema: str = "convnet-edge/verify/2"
@@ -80,8 +78,8 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
     """
     path = choose_model(options.model)
     file = open_model(path)
-    checks: tuple[Check, ...] = selftest.check_digests(file)
-    compared = Compared()
+    checks = selftest.check_digests(file)
+    against = comparison = None
     if all(check.passed for check in checks):  # an altered file is not opened
         step(f"opening the model on {options.provider}")
         classifier = Classifier(file, provider=options.provider)
@@ -89,15 +87,16 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         checks = selftest.run_selftest(classifier)
         if options.against is not None:
             step(f"comparing with {options.against}")
-            compared = _compare(classifier, options.against)
-    checks += compared.checks
+            compare = compare_network if options.against.suffix == ".safetensors" else compare_model
+            proof, against = compare(classifier, options.against, data.load_test_set().images)
+            checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
         passed=all(check.passed or check.skipped for check in checks),
         model=path.name,
         model_sha256=file.sha256,
         provider=options.provider,
-        against=compared.against,
-        comparison=compared.comparison,
+        against=against,
+        comparison=comparison,
         checks=checks,
     )
     report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
@@ -105,44 +104,18 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
     return VerifyResult(path, report_path, report)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What comparing with something else showed, if anything was named."""
-
-    checks: tuple[Check, ...] = ()
-    comparison: Comparison | None = None
-    against: Against | None = None
-
-
-def _compare(classifier: Classifier, path: Path) -> Compared:
-    images = data.load_test_set().images
-    if path.suffix != ".safetensors":
-        return compare_models(classifier, path, images)
-    from ..networks import checkpoint  # torch: only this path needs it
-    from ..networks.convnet import reference_logits
+def compare_network(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
+    """Compare a model with the checkpoint at `path`, in float64, on `images` (N, H, W) uint8."""
+    from ..networks import checkpoint, convnet  # torch: only this path needs it
 
     model, _ = checkpoint.load_model(path)
-    _require_same_images(path, model.architecture.image_shape[1:], classifier)
-    reference = parity.from_pytorch(images, reference_logits(model, images))
-    proof = parity.compare_all(classifier, reference)
-    return Compared(proof.checks, proof.comparison, Against(str(path)))
+    _require_same_images(path, model.architecture.image_shape[1:], mine)
+    reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
+    return parity.compare_all(mine, reference), Against(str(path))
 
 
-def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
-    if found != (expected := classifier.contract.image_shape):
-        raise InputError(
-            f"{path} is for images of {found}",
-            expected=f"the model's {expected}",
-            next_step="name a model or checkpoint for the same images with --against",
-        )
-
-
-def compare_models(mine: Classifier, path: Path, images: Array) -> Compared:
-    """Compare a model with that at `path` on `images` (N, H, W) uint8; the first one's tolerance.
-
-    Raises:
-        InputError: the other cannot be opened, a run fails, or they do not take the same images.
-    """
+def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
+    """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
     _require_same_images(path, other.contract.image_shape, mine)
     logits, known = (side.logits(images) for side in (mine, other))
@@ -158,33 +131,38 @@ def compare_models(mine: Classifier, path: Path, images: Array) -> Compared:
         f"{mine.tolerance:.2g}, {len(found.flips)} labels differ"
     )
     if verdict == "different":
-        worst = np.argsort(-parity.image_errors(logits, reference), kind="stable")[:3]
-        detail += f"; most in images {worst.tolist()}"
-    check = Check("logits against the other model", verdict != "different", detail,
-                  found.max_error, mine.tolerance)  # fmt: skip
-    where = _differing_parts(mine.file, other.file)
-    return Compared((check,), found, Against(str(path), other.file.sha256, verdict, where))
+        errors = parity.errors_of(logits, reference).max(axis=1)
+        detail += f"; most in images {np.argsort(-errors, kind='stable')[:3].tolist()}"
+    name, same = "logits against the other model", verdict != "different"
+    check = Check(name, same, detail, found.max_error, mine.tolerance)
+    where = tuple(_differing_parts(mine.file, other.file))
+    return Proof((check,), logits, found), Against(str(path), other.file.sha256, verdict, where)
 
 
-def _differing_parts(mine: ModelFile, other: ModelFile) -> tuple[str, ...]:
-    found = []
+def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
+    if found != (expected := classifier.contract.image_shape):
+        raise InputError(
+            f"{path} is for images of {found}",
+            expected=f"the model's {expected}",
+            next_step="name a model or checkpoint for the same images with --against",
+        )
+
+
+def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:
     operations = [[node.op_type for node in file.nodes] for file in (mine, other)]
     if operations[0] != operations[1]:
         pairs = enumerate(zip_longest(*operations, fillvalue="none"), 1)
         number, (one, two) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
-        found.append(f"{len(operations[0])} operations, not {len(operations[1])}; the first that "
-                     f"differs is number {number}: {one}, not {two}")  # fmt: skip
-    if mine.opsets != other.opsets or mine.ir_version != other.ir_version:
-        found.append(f"opsets {mine.opsets}, IR {mine.ir_version}, not {other.opsets}, IR "
-                     f"{other.ir_version}")  # fmt: skip
+        yield (
+            f"{len(operations[0])} operations, not {len(operations[1])}; the first that differs is "
+            f"number {number}: {one}, not {two}"
+        )
+    if (mine.opsets, mine.ir_version) != (other.opsets, other.ir_version):
+        formats = [f"{file.opsets}, IR {file.ir_version}" for file in (mine, other)]
+        yield f"opsets {formats[0]}, not {formats[1]}"
     here, there = ({w.name: w.content for w in file.weights} for file in (mine, other))
-    for what, names in (
-        (
-            "weights that differ",
-            [name for name in here.keys() & there if here[name] != there[name]],
-        ),
-        ("weights in one of them alone", here.keys() ^ there),
-    ):
+    changed = {name for name in here.keys() & there if here[name] != there[name]}
+    alone = here.keys() ^ there
+    for what, names in (("that differ", changed), ("in one of them alone", alone)):
         if names:
-            found.append(f"{what}: {len(names)} ({list_first(sorted(names))})")
-    return tuple(found)
+            yield f"weights {what}: {len(names)} ({parity.list_first(sorted(names))})"

@@ -4,8 +4,6 @@ The same weights, scales and zero points, so the same logits bit for bit; only f
 these kernels fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +13,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import InputError
-from .portable import constants, readers
+from .portable import constants
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 GROUP = 4  # columns of the image that conv1 takes as channels
+FITTING = [("Conv", 3, 3), ("Conv", 3, 3), ("Gemm",), ("Gemm",)]  # with the sides of kernels
 MICROSOFT = "com.microsoft"
 ZERO = np.uint8(0)  # the zero point of every activation
 
@@ -28,8 +27,8 @@ ZERO = np.uint8(0)  # the zero point of every activation
 class Layer:
     """One integer Conv or Gemm, as the portable graph holds it.
 
-    weight: (K, C, k, k) or (K, F) int8. weight_scale: (K,). bias: (K,) int32. input_scale and
-    output_scale: (), uint8 activations with zero point 0; output_scale None for float outputs.
+    weight: (K, C, k, k) or (K, F) int8. weight_scale: (K,). bias: (K,) int32. input_scale: (), of
+    uint8 activations with zero point 0; that of the next layer is the scale of what this one gives.
     """
 
     op_type: str
@@ -37,7 +36,6 @@ class Layer:
     weight_scale: Array
     bias: Array
     input_scale: Array
-    output_scale: Array | None
 
 
 def to_ort_cpu(graph: bytes) -> bytes:
@@ -53,20 +51,21 @@ def to_ort_cpu(graph: bytes) -> bytes:
         InputError: one of these does not hold, and which.
     """
     proto = onnx.load_from_string(graph)
-    layers = read_layers(proto)
-    height, width, rows, columns = _sides(proto)
+    layers, known = _read_layers(proto), constants(proto)
+    width = proto.graph.input[0].type.tensor_type.shape.dim[3].dim_value
+    cuts = [known[node.input[2]] for node in proto.graph.node if node.op_type == "Slice"]
+    rows, columns = cuts[0].tolist() if cuts else (0, width)
     _require_fit(layers, width, columns)
     conv1, conv2, linear1, linear2 = layers
-    out, x = _Writer(), "images"
-    if rows < height:
-        x = out.node("Slice", [x, *out.weights_of(*np.array([[0], [rows], [2]]))])
+    out = _Writer()
+    x = out.node("Slice", ["images", *out.weights_of(*np.array([[0], [rows], [2]]))])
     x = out.reshape(x, rows, width // GROUP, GROUP)
-    x = out.convolution(x, _grouped(conv1), [3, 2])
+    x = out.layer(x, _grouped(conv1), conv2.input_scale)
     x = out.pool(out.reshape(x, rows - 2, width - GROUP, len(conv1.weight)))
-    x = out.pool(out.convolution(x, conv2, [3, 3]))
+    x = out.pool(out.layer(x, conv2, linear1.input_scale))
     x = out.node("Flatten", [x], axis=1)
-    x = out.product(x, _channels_last(linear1, len(conv2.weight)))
-    out.product(x, linear2, name="logits")
+    x = out.layer(x, _channels_last(linear1, len(conv2.weight)), linear2.input_scale)
+    out.layer(x, linear2, None)
     made = helper.make_model(
         helper.make_graph(
             out.nodes, proto.graph.name, proto.graph.input, proto.graph.output, out.weights
@@ -74,37 +73,24 @@ def to_ort_cpu(graph: bytes) -> bytes:
         opset_imports=[*proto.opset_import[:1], helper.make_opsetid(MICROSOFT, 1)],
         ir_version=proto.ir_version,
     )
-    serialised: bytes = made.SerializeToString(deterministic=True)
-    return serialised
+    return bytes(made.SerializeToString(deterministic=True))
 
 
-def read_layers(proto: onnx.ModelProto) -> list[Layer]:
-    """Return the layers of a portable graph, in order.
-
-    Raises:
-        InputError: a layer is float, or its parts are not what `quantize_graph` writes.
-    """
-    known = constants(proto)
-    producers = {name: node for node in proto.graph.node for name in node.output}
+def _read_layers(proto: onnx.ModelProto) -> list[Layer]:
+    """Return the layers of a portable graph, in order."""
     layers: list[Layer] = []
+    known = constants(proto)
+    floats = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    sources = {node.output[0]: node.input for node in floats}
     for node in proto.graph.node:
         if node.op_type not in ("Conv", "Gemm"):
             continue
-        parts = [producers[name] for name in node.input if name in producers]
-        integer = [part.op_type for part in parts] == ["DequantizeLinear"] * 3
-        _require(integer, f"layer {len(layers) + 1}, {node.op_type}, is not integer")
-        x, weight, bias = parts
-        after = [_scale(reader, known) for reader in readers(proto, node.output[0])]
-        layers.append(
-            Layer(
-                node.op_type,
-                known[weight.input[0]],
-                known[weight.input[1]],
-                known[bias.input[0]],
-                _scale(x, known),
-                after[0] if after else None,
-            )
-        )
+        parts = [sources[name] for name in node.input if name in sources]
+        _require(len(parts) == 3, f"layer {len(layers) + 1}, {node.op_type}, is not integer")
+        (_, scale, zero_point), weight, bias = parts
+        _require(not known[zero_point].any(), f"zero point {known[zero_point]}")
+        arrays = (known[name] for name in (*weight[:2], bias[0], scale))
+        layers.append(Layer(node.op_type, *arrays))
     return layers
 
 
@@ -133,26 +119,21 @@ class _Writer:
     def pool(self, x: str) -> str:
         return self.node("NhwcMaxPool", [x], domain=MICROSOFT, kernel_shape=[2, 2], strides=[2, 2])
 
-    def convolution(self, x: str, layer: Layer, kernel: list[int]) -> str:
-        *parts, bias = self._parts(layer, layer.weight)
-        inputs = [x, *parts, *self._result(layer), bias]
-        return self.node(
-            "QLinearConv", inputs, domain=MICROSOFT, channels_last=1, kernel_shape=kernel
-        )
-
-    def product(self, x: str, layer: Layer, name: str = "") -> str:
-        inputs = [x, *self._parts(layer, layer.weight.T), *self._result(layer)]
-        return self.node("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0)
-
-    def _parts(self, layer: Layer, weight: Array) -> list[str]:
-        """Write the input's scale and zero point, the weights with theirs, and the bias."""
+    def layer(self, x: str, layer: Layer, scale: Array | None) -> str:
+        """Write a layer whose outputs have that scale; without one, it gives the float logits."""
+        is_linear = layer.op_type == "Gemm"
+        weight = layer.weight.T if is_linear else layer.weight
         zeros = np.zeros(len(layer.weight), np.int8)
-        return self.weights_of(
+        *parts, bias = self.weights_of(
             layer.input_scale, ZERO, weight, layer.weight_scale, zeros, layer.bias
         )
-
-    def _result(self, layer: Layer) -> list[str]:
-        return [] if layer.output_scale is None else self.weights_of(layer.output_scale, ZERO)
+        scales = [] if scale is None else self.weights_of(scale, ZERO)
+        if is_linear:
+            name = "logits" if scale is None else ""
+            inputs = [x, *parts, bias, *scales]
+            return self.node("QGemm", inputs, name, domain=MICROSOFT, alpha=1.0)
+        settings = {"channels_last": 1, "kernel_shape": layer.weight.shape[2:]}
+        return self.node("QLinearConv", [x, *parts, *scales, bias], domain=MICROSOFT, **settings)
 
 
 def _grouped(conv1: Layer) -> Layer:
@@ -183,11 +164,9 @@ def _channels_last(linear: Layer, channels: int) -> Layer:
 
 
 def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
-    kinds = [layer.op_type for layer in layers]
-    _require(kinds == ["Conv", "Conv", "Gemm", "Gemm"], f"its layers are {', '.join(kinds)}")
+    kinds = [(layer.op_type, *layer.weight.shape[2:]) for layer in layers]
+    _require(kinds == FITTING, f"its layers are {kinds}")
     conv1, conv2 = (layer.weight for layer in layers[:2])
-    kernels = {conv1.shape[2:], conv2.shape[2:]}
-    _require(kernels == {(3, 3)}, f"its kernels are {sorted(kernels)}")
     _require(
         width % GROUP == 0 and columns - 2 == width - GROUP,
         f"its images are {width} pixels wide, of which {columns} are needed",
@@ -206,22 +185,3 @@ def _require(holds: bool, found: str) -> None:
             "pixels a row, one channel and then multiples of 4 and 16",
             next_step="pass --layout portable",
         )
-
-
-def _sides(proto: onnx.ModelProto) -> tuple[int, int, int, int]:
-    """Return height and width of the images, and of what the graph cuts them to."""
-    image = proto.graph.input[0]
-    height, width = (d.dim_value for d in image.type.tensor_type.shape.dim[2:])
-    rows, columns = height, width
-    for node in readers(proto, image.name):
-        if node.op_type == "Slice":
-            rows, columns = constants(proto)[node.input[2]].tolist()
-    return height, width, rows, columns
-
-
-def _scale(node: onnx.NodeProto, known: dict[str, Array]) -> Array:
-    """Return the scale of a quantiser or dequantiser of activations."""
-    _require(node.op_type.endswith("Linear"), f"a layer gives floats to {node.op_type}")
-    zero_point = known[node.input[2]]
-    _require(zero_point.dtype == np.uint8 and not zero_point.any(), f"zero point {zero_point}")
-    return known[node.input[1]]

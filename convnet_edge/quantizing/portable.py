@@ -4,11 +4,11 @@ onnxruntime's own quantiser does it; here its graph is trimmed to grey values in
 Whether the result is good enough is the quantize stage's business.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,16 @@ def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str]
     proto = onnx.load_from_string(model)
     del proto.metadata_props[:]
     add_pre_process_metadata(proto)  # else it advises that on the terminal: export did it
+    batches = [
+        {proto.graph.input[0].name: images[start : start + CALIBRATION_BATCH_SIZE]}
+        for start in range(0, len(images), CALIBRATION_BATCH_SIZE)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         quantize_static(
             proto,
             path,
-            _Batches(proto.graph.input[0].name, images),
+            SimpleNamespace(get_next=partial(next, iter(batches), None)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -56,19 +60,7 @@ def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str]
     _give_float_logits(quantised)
     _omit_zero_points_of_biases(quantised)
     _shorten(quantised)
-    serialised: bytes = quantised.SerializeToString(deterministic=True)
-    return serialised
-
-
-def layer_names(model: bytes) -> list[str]:
-    """Return the names of the Conv and Gemm nodes, in order."""
-    nodes = onnx.load_from_string(model).graph.node
-    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
-
-
-def readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
-    """Return the nodes that take the value `name`."""
-    return [node for node in proto.graph.node if name in node.input]
+    return bytes(quantised.SerializeToString(deterministic=True))
 
 
 def constants(proto: onnx.ModelProto) -> dict[str, Array]:
@@ -76,32 +68,23 @@ def constants(proto: onnx.ModelProto) -> dict[str, Array]:
     return {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
 
 
-class _Batches:
-    """The calibration images as onnxruntime's quantiser reads them."""
-
-    def __init__(self, name: str, images: Array) -> None:
-        starts = range(0, len(images), CALIBRATION_BATCH_SIZE)
-        self._batches = iter([{name: images[i : i + CALIBRATION_BATCH_SIZE]} for i in starts])
-
-    def get_next(self) -> dict[str, Array] | None:
-        return next(self._batches, None)
+def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
+    return [node for node in proto.graph.node if name in node.input]
 
 
 def _take_grey_values(proto: onnx.ModelProto) -> None:
     """Let the graph take uint8: drop the quantiser of its input, whose scale must be 1 / 255."""
     graph = proto.graph
     source = graph.input[0].name
-    (reader,) = readers(proto, source)
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    (reader,) = _readers(proto, source)
     if reader.op_type == "Slice":
         source = reader.output[0]
-        (reader,) = readers(proto, source)
-    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+        (reader,) = _readers(proto, source)
     if reader.op_type != "QuantizeLinear":  # the layer that reads the images stays float
-        parts: dict[str, Array] = {
-            "grey_scale": np.array(1 / 255, np.float32),
-            "grey_zero": np.array(0, np.uint8),
-        }
-        graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in parts.items())
+        parts = {"grey_scale": np.float32(1 / 255), "grey_zero": np.uint8(0)}
+        for name, value in parts.items():
+            graph.initializer.append(numpy_helper.from_array(np.array(value), name))
         node = helper.make_node("DequantizeLinear", [source, *parts], ["grey"])
         reader.input[0] = "grey"
         graph.node.insert(list(graph.node).index(reader), node)
@@ -112,7 +95,7 @@ def _take_grey_values(proto: onnx.ModelProto) -> None:
             f"grey values have the scale {scale} and zero point {zero_point}, not 1/255 and 0: the "
             "calibration images do not span black to white"
         )
-    for dequantize in readers(proto, reader.output[0]):
+    for dequantize in _readers(proto, reader.output[0]):
         dequantize.input[0] = source
     graph.node.remove(reader)
 

@@ -4,9 +4,7 @@ Ranges and gate come from training images that do not overlap. The test images a
 give the golden vectors and the scores, and decide nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,30 +17,23 @@ from ..data import fashion_mnist as data
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
-from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy, cost, machine, stats, timing
-from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import Accuracy, Check, Interval, as_json
+from ..runtime.measure.result import Accuracy, Check, Interval
 from ..runtime.session import Settings
 from ..sealing import document, parity
 from ..sealing.default_model import choose_model
-from ..sealing.parity import Reference
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-REPORT_SCHEMA = "convnet-edge/quantize/1"
+VERSIONS = document.versions(onnx, onnxruntime)
 N_CALIBRATION, N_GATE = 1_000, 5_000
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
 LARGE_BATCH = 64
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
-
-
-def _versions() -> dict[str, str]:
-    return document.versions(onnx, onnxruntime)
 
 
 @dataclass(frozen=True)
@@ -132,9 +123,9 @@ class QuantizeReport:
     speed: tuple[Speed, ...]
     recommendation: str
     checks: tuple[Check, ...]
-    schema: str = REPORT_SCHEMA
+    schema: str = "convnet-edge/quantize/1"
     machine: dict[str, Any] = field(default_factory=machine.passport)
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=lambda: VERSIONS)
 
 
 @dataclass(frozen=True)
@@ -148,6 +139,15 @@ class QuantizeResult:
 
 
 @dataclass(frozen=True)
+class _Candidate:
+    """An integer graph in the portable layout, and what the gate says of it."""
+
+    graph: bytes
+    float_layers: tuple[str, ...]
+    gate: Gate
+
+
+@dataclass(frozen=True)
 class _Source:
     """The float model, and the training images that judge its integers.
 
@@ -156,32 +156,33 @@ class _Source:
 
     classifier: Classifier
     calibration: Array
-    gate: ImageSet
+    gate: accuracy.ImageSet
     said: Array
-
-    def quantised(self, float_layers: tuple[str, ...]) -> bytes:
-        """Return its graph with integers in all but these layers."""
-        inputs = self.classifier.to_input(self.calibration)
-        return portable.quantize_graph(self.classifier.file.data, inputs, float_layers=float_layers)
+    max_drop: float
 
     def document(self) -> dict[str, Any]:
         """Return its contract's document, but for grey values."""
         stated = self.classifier.contract.document
-        return stated | document.describe_input("uint8", stated["input"]["shape"])
+        return stated | {"input": document.describe_input("uint8", stated["input"]["shape"])}
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
         return Classifier(contract.seal(graph, self.document()), settings=Settings(fuse=fuse))
 
+    def quantised(self, float_layers: Collection[str]) -> bytes:
+        """Return its graph with integers in all but these layers."""
+        inputs = self.classifier.to_input(self.calibration)
+        return portable.quantize_graph(self.classifier.file.data, inputs, float_layers=float_layers)
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An integer graph in the portable layout, opened, and what the gate says of it."""
-
-    graph: bytes
-    classifier: Classifier
-    float_layers: tuple[str, ...]
-    gate: Gate
+    def candidate(self, float_layers: tuple[str, ...] = ()) -> _Candidate:
+        """Return that graph, judged by the images that its ranges never saw."""
+        graph = self.quantised(float_layers)
+        said = self.draft(graph).logits(self.gate.images).argmax(axis=1)
+        pair = accuracy.compare(self.said, said, self.gate.labels)
+        n, lost, gained = pair.n, pair.n_lost, pair.n_gained
+        bound = stats.paired_drop_bound(lost, gained, n)
+        gate = Gate(n, lost, gained, (lost - gained) / n, bound, self.max_drop)
+        return _Candidate(graph, float_layers, gate)
 
 
 def quantize(
@@ -197,48 +198,40 @@ def quantize(
     step(f"reading {source_path} and training images")
     source, test = _open(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")
-    found = _search(options, source, step)
+    found = _search(source, options.layout, step)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
-    expected = found.classifier.logits(test.images)
+    expected = source.draft(found.graph).logits(test.images)
     apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
     floor = max(apart, float(np.spacing(np.abs(expected).max())))
-    reference = Reference(test.images, expected.astype(np.float64), floor)
+    reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
-    sealed = contract.seal(graph, _describe(options, source, found, reference, test))
-    classifier = Classifier(sealed)
+    described = _describe(options, source, found, reference, test)
+    classifier = Classifier(contract.seal(graph, described))
     logits = classifier.logits(test.images)
     checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
-    said = [each.argmax(axis=1) for each in (source.classifier.logits(test.images), logits)]
-    score = accuracy.score(said[1], test.labels, classifier.contract.class_labels)
+    score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
     speed = measure_speeds(source.classifier, classifier, test.images)
-    path = options.out_path(source_path)
+    path, file = options.out_path(source_path), classifier.file
     report = QuantizeReport(
         source=str(source_path),
         model=path.name,
         layout=options.layout,
-        model_sha256=classifier.file.sha256,
-        model_bytes=len(sealed),
+        model_sha256=file.sha256,
+        model_bytes=len(file.data),
         layers=_count_layers(classifier, test.images, found.float_layers),
         gate=found.gate,
-        test=_pair(said, test.labels, score),
+        test=_compare(source.classifier, logits, test, score),
         unfused_difference=apart,
         speed=speed,
         recommendation=recommend(speed),
         checks=checks,
         passed=all(check.passed for check in checks),
     )
-    result = QuantizeResult(path, path.with_suffix(".quantize.json"), report, score)
-    write_json(result.report_path, as_json(report))
-    selftest.require(
-        checks,
-        what=f"{path} was not written",
-        next_step=f"read {result.report_path}; raise --max-drop if the loss is worth it",
-        listed=True,
-    )
-    write_atomically(path, sealed)
-    return result
+    advice = "raise --max-drop if the loss is worth it"
+    report_path = document.hand_over(path, file.data, report, "quantize", next_step=advice)
+    return QuantizeResult(path, report_path, report, score)
 
 
 def _open(options: QuantizeOptions, path: Path) -> _Source:
@@ -255,59 +248,37 @@ def _open(options: QuantizeOptions, path: Path) -> _Source:
     chosen, held = order[:N_CALIBRATION], order[N_CALIBRATION:]
     gate = replace(images, images=images.images[held], labels=images.labels[held])
     said = classifier.logits(gate.images).argmax(axis=1)
-    return _Source(classifier, images.images[chosen], gate, said)
+    return _Source(classifier, images.images[chosen], gate, said, options.max_drop / 100)
 
 
-def _search(options: QuantizeOptions, source: _Source, step: Callable[[str], None]) -> _Candidate:
+def _search(source: _Source, layout: Layout, step: Callable[[str], None]) -> _Candidate:
     """Return the graph with as few float layers as the gate demands; all integer if none will do.
 
-    Layers go back to float in the order of the noise that each alone brings to the logits.
+    Layers go back to float in the order of the noise that each alone, as integers, brings to the
+    logits: the sum of the squared differences.
     """
-    first = _try(options, source, ())
-    if first.gate.check().passed or options.layout == "ort-cpu":  # that has integer layers only
+    first = source.candidate()
+    if first.gate.check().passed or layout == "ort-cpu":  # that has integer layers only
         return first
     step("measuring each layer's noise")
-    order = noisiest_first(source)
-    for n_float in range(1, len(order)):
-        candidate = _try(options, source, order[:n_float])
-        if candidate.gate.check().passed:
-            return candidate
-    return first
-
-
-def _try(options: QuantizeOptions, source: _Source, float_layers: tuple[str, ...]) -> _Candidate:
-    graph = source.quantised(float_layers)
-    classifier = source.draft(graph)
-    said = classifier.logits(source.gate.images).argmax(axis=1)
-    pair = accuracy.compare(source.said, said, source.gate.labels)
-    n, lost, gained = pair.n, pair.n_lost, pair.n_gained
-    bound = stats.paired_drop_bound(lost, gained, n)
-    gate = Gate(n, lost, gained, (lost - gained) / n, bound, options.max_drop / 100)
-    return _Candidate(graph, classifier, float_layers, gate)
-
-
-def noisiest_first(source: _Source) -> tuple[str, ...]:
-    """Return the layers by what each alone, as integers, does to the logits: worst ratio first.
-
-    Signal-to-quantisation-noise: sum of the float logits' squares over that of the differences.
-    """
-    exact = source.classifier.logits(source.calibration)
-    layers = portable.layer_names(source.classifier.file.data)
-    ratios = {}
+    exact, noise = source.classifier.logits(source.calibration), {}
+    nodes = onnx.load_from_string(source.classifier.file.data).graph.node
+    layers = [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
     for layer in layers:
-        others = tuple(other for other in layers if other != layer)
+        others = [other for other in layers if other != layer]
         logits = source.draft(source.quantised(others)).logits(source.calibration)
-        noise = float(((logits - exact) ** 2).sum())
-        ratios[layer] = float((exact**2).sum()) / max(noise, 1e-30)
-    return tuple(sorted(layers, key=lambda layer: ratios[layer]))
+        noise[layer] = float(((logits - exact) ** 2).sum())
+    noisiest = tuple(sorted(layers, key=lambda layer: -noise[layer]))
+    tries = (source.candidate(noisiest[:n_float]) for n_float in range(1, len(layers)))
+    return next((one for one in tries if one.gate.check().passed), first)
 
 
 def _describe(
     options: QuantizeOptions,
     source: _Source,
     found: _Candidate,
-    reference: Reference,
-    test: ImageSet,
+    reference: parity.Reference,
+    test: accuracy.ImageSet,
 ) -> dict[str, Any]:
     """Return the contract's document: the float model's, but for what the integers change."""
     stated = source.classifier.contract
@@ -328,12 +299,12 @@ def _describe(
             "source_graph_sha256": stated.graph_sha256,
             "gate": asdict(found.gate),
         },
-        "versions": stated.document["versions"] | {"quantize": _versions()},
+        "versions": stated.document["versions"] | {"quantize": VERSIONS},
     }
 
 
 def _prove(
-    classifier: Classifier, gate: Gate, exact: Reference, logits: Array
+    classifier: Classifier, gate: Gate, exact: parity.Reference, logits: Array
 ) -> tuple[Check, ...]:
     """Check the final file; its test `logits` and every batch must be `exact` bit for bit."""
     same = np.array_equal(logits, exact.logits)
@@ -350,13 +321,15 @@ def _prove(
     )
 
 
-def _pair(said: list[Array], labels: Array, score: Accuracy) -> Scores:
-    """Compare what both models say of the test images, the float one first."""
-    pair = accuracy.compare(said[0], said[1], labels)
+def _compare(
+    float_model: Classifier, logits: Array, test: accuracy.ImageSet, score: Accuracy
+) -> Scores:
+    float_said = float_model.logits(test.images).argmax(axis=1)
+    pair = accuracy.compare(float_said, logits.argmax(axis=1), test.labels)
     lost, gained, n = pair.n_lost, pair.n_gained, pair.n
     return Scores(
         n=n,
-        float_accuracy=float((said[0] == labels).mean()),
+        float_accuracy=float((float_said == test.labels).mean()),
         accuracy=score.accuracy,
         interval_95=score.interval,
         n_lost=lost,

@@ -1,7 +1,5 @@
 """Find the model that a command works on when none is named, and say where such files lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..runtime.options import MODEL_TEXT as MODEL_TEXT
@@ -10,14 +8,12 @@ CHECKPOINT = Path("checkpoints/convnet.safetensors")
 EXPORTED_DIR = Path("exported")
 MODEL_HELP = "The .onnx file."
 
-_SHIPPED = Path("exported/fashion-mnist.onnx")
-_PACKAGE_DIR = Path(__file__).resolve().parents[1]
-
 
 def shipped_model() -> Path:
     """Return the model that comes with the program: inside the wheel, or in the checkout."""
-    inside = _PACKAGE_DIR / _SHIPPED
-    return inside if inside.exists() else _PACKAGE_DIR.parent / _SHIPPED
+    package_dir, place = Path(__file__).resolve().parents[1], "exported/fashion-mnist.onnx"
+    inside = package_dir / place
+    return inside if inside.exists() else package_dir.parent / place
 
 
 def choose_model(named: Path | None) -> Path:

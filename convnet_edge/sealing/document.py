@@ -1,13 +1,12 @@
-"""Write the document of the contract: what an exported file says of itself.
+"""Write what is said of a file: the contract's document inside it, and the report beside it.
 
-Each function gives some of its keys. Where the numbers come from is the stages' business; putting
-the document into the file and reading it is the runtime's (`runtime.contract`).
+Where the numbers come from is the stages' business; putting the document into the file and reading
+it is the runtime's (`runtime.contract`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -15,8 +14,10 @@ import numpy as np
 
 from .. import __version__
 from ..runtime import contract, preprocess, selftest
+from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
+from ..runtime.measure.result import as_json
 from . import goldens
 from .parity import Reference
 
@@ -32,33 +33,31 @@ RANGES: dict[InputDtype, dict[str, Any]] = {
 def describe_input(dtype: InputDtype, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return what the graph takes: `images` of `image_shape` (C, H, W)."""
     return {
-        "input": {
-            "name": "images",
-            "dtype": dtype,
-            "shape": list(image_shape),
-            "layout": "NCHW, batch axis free",
-            **RANGES[dtype],
-        }
+        "name": "images",
+        "dtype": dtype,
+        "shape": list(image_shape),
+        "layout": "NCHW, batch axis free",
+        **RANGES[dtype],
     }
 
 
-def describe_use(images: Array) -> dict[str, Any]:
-    """Return what comes before the graph and after it, with pictures made of some `images`."""
+def describe_preprocessing(images: Array) -> dict[str, Any]:
+    """Return what makes pixels of pictures, with samples made of three `images` (N, H, W)."""
+    height, width = images.shape[1:]
     samples = [
         {
-            "name": sample.name,
-            "encoded": contract.encode_bytes(sample.encoded),
-            "pixels": contract.encode_pixels(sample.pixels),
+            "name": name,
+            "encoded": contract.encode_bytes(encoded),
+            "pixels": contract.encode_pixels(
+                preprocess.decode_picture(encoded, (height, width), name=name)
+            ),
         }
-        for sample in goldens.make_pictures(images)
+        for name, encoded in goldens.make_pictures(images).items()
     ]
     return {
-        "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
-        "preprocessing": {
-            "steps": list(preprocess.STEPS),
-            "pixel_tolerance": selftest.PIXEL_TOLERANCE,
-            "samples": samples,
-        },
+        "steps": list(preprocess.STEPS),
+        "pixel_tolerance": selftest.PIXEL_TOLERANCE,
+        "samples": samples,
     }
 
 
@@ -93,3 +92,24 @@ def describe_proof(
 def versions(*modules: ModuleType) -> dict[str, str]:
     """Return the versions of this program and of what it used."""
     return {"convnet-edge": __version__} | {m.__name__: m.__version__ for m in modules}
+
+
+def hand_over(path: Path, model: bytes, report: Any, kind: str, *, next_step: str) -> Path:
+    """Write `report` beside `path`, then `model` to it if each of the report's checks held.
+
+    Returns where the report is. `kind` stands in its name: NAME.parity.json.
+
+    Raises:
+        CheckFailedError: a check failed; what `path` held before is untouched.
+    """
+    report_path = path.with_suffix(f".{kind}.json")
+    write_json(report_path, as_json(report))
+    older = " (the older file of that name is untouched)" if path.exists() else ""
+    selftest.require(
+        report.checks,
+        what=f"{path} was not written{older}",
+        next_step=f"read {report_path}; {next_step}",
+        listed=True,
+    )
+    write_atomically(path, model)
+    return report_path

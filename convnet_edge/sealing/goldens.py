@@ -1,10 +1,8 @@
 """Choose what travels inside the file as proof: golden vectors and sample pictures.
 
-The images come from the test set, which is embedded everywhere; the reference logits are computed
-by the model part. Replaying them is the runtime's self-test.
+Both are made of the test images, which are embedded everywhere. Replaying them is the runtime's
+self-test.
 """
-
-from __future__ import annotations
 
 import io
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..runtime import preprocess
-from ..runtime.contract import SamplePicture, encode_pixels
+from ..runtime.contract import encode_pixels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,47 +38,29 @@ def choose_goldens(labels: Array, activity: Array, images: Array, *, n_classes: 
     return np.array(chosen)
 
 
-def make_pictures(images: Array) -> tuple[SamplePicture, ...]:
-    """Encode three of `images` (N, H, W) uint8 as people's pictures are, with expected pixels.
+def make_pictures(images: Array) -> dict[str, bytes]:
+    """Encode three of `images` (N, H, W) uint8, light on dark, as people's pictures are, by name.
 
     A colour PNG in landscape, dark on light; a JPEG that EXIF turns by 90°; a transparent PNG in
     portrait. Each exercises steps of `preprocess.STEPS` that the others do not.
     """
-    encoded = {
-        "landscape.png": _landscape(images[0]),
-        "turned.jpg": _turned(images[1]),
-        "transparent.png": _transparent(images[2]),
-    }
-    shape = (images.shape[1], images.shape[2])
-    return tuple(
-        SamplePicture(name, data, preprocess.decode_picture(data, shape, name=name))
-        for name, data in encoded.items()
-    )
-
-
-def _landscape(image: Array) -> bytes:
-    height, width = image.shape
-    canvas = np.full((height + 6, width * 3 // 2, 3), 255, np.uint8)
-    canvas[3 : 3 + height, 9 : 9 + width] = 255 - image[..., None]
-    canvas[..., 2] = np.maximum(canvas[..., 2], 64)  # a blue tint: grey weights matter
-    return _encode(Image.fromarray(canvas), "PNG", optimize=True)
-
-
-def _turned(image: Array) -> bytes:
-    turned = Image.fromarray(np.rot90(255 - image).copy())
+    height, width = images.shape[1:]
+    landscape = np.full((height + 6, width * 3 // 2, 3), 255, np.uint8)
+    landscape[3 : 3 + height, 9 : 9 + width] = 255 - images[0, ..., None]
+    landscape[..., 2] = np.maximum(landscape[..., 2], 64)  # a blue tint: grey weights matter
+    turned = np.rot90(255 - images[1]).copy()
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: turn 90° clockwise to show
-    return _encode(turned, "JPEG", quality=80, optimize=True, exif=exif)
+    transparent = np.zeros((height + 14, width + 3, 4), np.uint8)
+    transparent[7 : 7 + height, 1 : 1 + width, 3] = images[2]
+    return {
+        "landscape.png": _encode(landscape, "PNG"),
+        "turned.jpg": _encode(turned, "JPEG", quality=80, exif=exif),
+        "transparent.png": _encode(transparent, "PNG"),
+    }
 
 
-def _transparent(image: Array) -> bytes:
-    height, width = image.shape
-    canvas = np.zeros((height + 14, width + 3, 4), np.uint8)
-    canvas[7 : 7 + height, 1 : 1 + width, 3] = image
-    return _encode(Image.fromarray(canvas), "PNG", optimize=True)
-
-
-def _encode(picture: Image.Image, file_format: str, **options: Any) -> bytes:
+def _encode(pixels: Array, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    Image.fromarray(pixels).save(buffer, file_format, optimize=True, **options)
     return buffer.getvalue()

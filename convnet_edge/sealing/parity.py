@@ -5,8 +5,6 @@ is the noise floor, and the file may be off by at most 8 times that. Takes refer
 arrays; computing them is the network's business.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,15 +120,15 @@ class Proof:
     comparison: Comparison
 
 
-def image_errors(logits: Array, reference: Reference) -> Array:
-    """Return (N,) each image's largest absolute error; infinite where a logit is not finite."""
-    errors: Array = _errors(logits, reference).max(axis=1)
-    return errors
+def errors_of(logits: Array, reference: Reference) -> Array:
+    """Return (N, C) the absolute errors of `logits`; infinite where one is not finite."""
+    errors = np.abs(logits.astype(np.float64) - reference.logits)
+    return np.where(np.isfinite(errors), errors, np.inf)
 
 
 def compare(logits: Array, reference: Reference) -> Comparison:
     """Compare `logits` (N, C) with the reference on the same N images."""
-    errors = _errors(logits, reference)
+    errors = errors_of(logits, reference)
     worst = float(errors.max())
     top_two = np.sort(reference.logits, axis=1)[:, -2:]
     margins = top_two[:, 1] - top_two[:, 0]
@@ -239,11 +237,6 @@ def prove_nothing(checks: Iterable[Check], reference: Reference) -> Proof:
 def list_first(names: Sequence[object], n: int = 10) -> str:
     """Return the first `n` names, and … for more."""
     return ", ".join([*map(str, names[:n]), *("…",) * (len(names) > n)])
-
-
-def _errors(logits: Array, reference: Reference) -> Array:
-    errors = np.abs(logits.astype(np.float64) - reference.logits)
-    return np.where(np.isfinite(errors), errors, np.inf)
 
 
 def _histogram(errors: Array) -> Histogram:

@@ -1,55 +1,45 @@
 import numpy as np
+import pytest
 
 from convnet_edge.runtime import preprocess
-from convnet_edge.sealing import goldens as golden
+from convnet_edge.sealing import goldens
 
 
-def test_choose_goldens_takes_the_image_that_adds_most():
-    labels = np.array([0, 0, 1, 1, 1])
-    activity = np.zeros((5, 6), bool)
-    activity[1, :3] = True  # best of class 0
-    activity[2, :3] = True  # adds nothing after image 1
-    activity[3, 3:5] = True  # best of class 1
-    activity[4, 5] = True  # the last unit
-    images = np.zeros((5, 4, 4), np.uint8)
-    assert golden.choose_goldens(labels, activity, images, n_classes=2).tolist() == [1, 3, 4]
+def units(n_images, *active):
+    """Return (N, 6) bool: the units that each image activates; an image not given, none."""
+    made = np.zeros((n_images, 6), bool)
+    for image, chosen in active:
+        made[image, chosen] = True
+    return made
 
 
-def test_choose_goldens_of_equals_takes_the_image_that_compresses_best():
-    images = np.zeros((3, 8, 8), np.uint8)
-    images[0] = np.arange(64).reshape(8, 8)
-    activity = np.ones((3, 2), bool)
-    assert golden.choose_goldens(np.zeros(3, int), activity, images, n_classes=1).tolist() == [1]
+RANDOM_FIRST = np.zeros((3, 8, 8), np.uint8)
+RANDOM_FIRST[0] = np.arange(64).reshape(8, 8)
+ADDING = units(5, (1, [0, 1, 2]), (2, [0, 1, 2]), (3, [3, 4]), (4, [5]))  # 2 adds nothing after 1
 
 
-def test_choose_goldens_stops_at_its_limit():
-    labels = np.zeros(40, int)
-    chosen = golden.choose_goldens(
-        labels, np.eye(40, dtype=bool), np.zeros((40, 4, 4), np.uint8), n_classes=1
-    )
-    assert len(chosen) == golden.MAX_GOLDENS == len(set(chosen.tolist()))
+@pytest.mark.parametrize(
+    ("labels", "activity", "images", "chosen"),
+    [
+        ([0, 0, 1, 1, 1], ADDING, np.zeros((5, 4, 4), np.uint8), [1, 3, 4]),
+        ([0, 0, 0], units(3, (0, 0), (1, 0), (2, 0)), RANDOM_FIRST, [1]),
+        ([0, 2], np.eye(2, dtype=bool), np.zeros((2, 4, 4), np.uint8), [0, 1]),
+        ([0] * 40, np.eye(40, dtype=bool), np.zeros((40, 4, 4), np.uint8), [*range(16)]),
+    ],
+    ids=["of most use", "of equals the one that compresses best", "a class has no image", "limit"],
+)
+def test_choose_goldens_covers_classes_and_units(labels, activity, images, chosen):
+    labels = np.array(labels)
+    found = goldens.choose_goldens(labels, activity, images, n_classes=labels.max() + 1)
+    assert found.tolist() == chosen
 
 
-def test_choose_goldens_without_a_class_goes_on():
-    labels = np.array([0, 2])
-    chosen = golden.choose_goldens(
-        labels, np.eye(2, dtype=bool), np.zeros((2, 4, 4), np.uint8), n_classes=3
-    )
-    assert chosen.tolist() == [0, 1]
-
-
-def test_sample_pictures_show_their_images_and_repeat(test_set):
-    samples = golden.make_pictures(test_set.images)
-    assert [sample.encoded for sample in samples] == [
-        sample.encoded for sample in golden.make_pictures(test_set.images)
-    ]
+def test_sample_pictures_show_their_images(test_set):
+    images = test_set.images
     shown = (
-        np.pad(test_set.images[0], ((3, 3), (9, 5))),
-        test_set.images[1],
-        np.pad(test_set.images[2], ((7, 7), (1, 2))),
-    )
-    for sample, grey in zip(samples, shown, strict=True):
-        pixels = preprocess.decode_picture(sample.encoded, (28, 28))
-        np.testing.assert_array_equal(pixels, sample.pixels)
+        np.pad(images[0], ((3, 3), (9, 5))), images[1], np.pad(images[2], ((7, 7), (1, 2)))
+    )  # fmt: skip
+    for (name, encoded), grey in zip(goldens.make_pictures(images).items(), shown, strict=True):
+        pixels = preprocess.decode_picture(encoded, (28, 28))
         expected = preprocess.fit(grey.astype(float), (28, 28), invert=False)
-        assert np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.98, sample.name
+        assert np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.98, name
