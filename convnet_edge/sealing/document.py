@@ -7,7 +7,6 @@ the document into the file and reading it is the runtime's (`runtime.contract`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from types import ModuleType
 from typing import Any, Literal
 
@@ -73,12 +72,7 @@ def describe_proof(
     return {
         "measured": {
             "what": f"{what} on the test images",
-            "n": score.n,
-            "n_correct": score.n_correct,
-            "accuracy": score.accuracy,
-            "interval_95": asdict(score.interval),
-            "images_sha256": test.images_sha256,
-            "labels_sha256": test.labels_sha256,
+            **accuracy.describe(score, test),
         },
         "goldens": {
             "indices": chosen.tolist(),

@@ -13,7 +13,7 @@ import torch
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting import export as export_module
 from convnet_edge.exporting.options import ExportOptions
-from convnet_edge.networks.convnet import Architecture, build_convnet, reference_logits
+from convnet_edge.networks.convnet import Architecture, Convnet, reference_logits
 from convnet_edge.runtime import Classifier, admission, contract
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.runtime.model_file import open_model
@@ -160,7 +160,7 @@ def test_prove_without_faults_passes(model_bytes, reference):
 def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, test_set):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_convnet(Architecture(kernel_size=kernel_size))
+        model = Convnet(Architecture(kernel_size=kernel_size))
     graph = export_module.to_onnx(model, (1, 28, 28))
     images = test_set.images[:300]
     reference = parity.from_pytorch(images, reference_logits(model, images))
@@ -175,7 +175,7 @@ def test_exporter_that_gives_up_is_named_with_its_versions(monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", give_up)
     with pytest.raises(CheckFailedError, match=f"torch {torch.__version__.split('+')[0]}"):
-        export_module.to_onnx(build_convnet(Architecture()), (1, 28, 28))
+        export_module.to_onnx(Convnet(Architecture()), (1, 28, 28))
 
 
 def test_missing_checkpoint_says_how_to_make_one(tmp_path):

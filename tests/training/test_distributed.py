@@ -38,20 +38,18 @@ GRADIENTS = """
 import json
 from pathlib import Path
 import torch
-from convnet_edge.data.fashion_mnist import load_training_set
 from convnet_edge.training.batches import draw_choices
 from convnet_edge.training.distributed import Processes, joined
-from convnet_edge.training.loop import split
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.run import Run
 
-options = TrainOptions(recipe="best")
-images, device = split(load_training_set("sample", Path(".")), 10), torch.device("cpu")
+options, device = TrainOptions(data="sample", recipe="best"), torch.device("cpu")
 
 def gradients(processes, n):
-    run = Run(options, {}, images, device=device, processes=processes)
-    drawn = draw_choices(len(run.images), 128, run.recipe, run.choices)
-    result = run.gradients(drawn.part(*processes.share(64, 64 + n)), n)
+    run = Run(options, device=device, processes=processes)
+    drawn = draw_choices(len(run.used), 128, run.recipe, run.choices)
+    start, stop = processes.share(64, 64 + n)
+    result = run.gradients({name: t[start:stop] for name, t in drawn.items()}, n)
     processes.add_up((*result.gradients, result.loss, result.n_correct))
     return result
 

@@ -5,7 +5,7 @@ Takes predictions and labels; running the model is the classifier's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -117,3 +117,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def describe(found: Accuracy, images: ImageSet) -> dict[str, Any]:
+    """Return what checkpoint and contract say of the score `found` on `images`."""
+    return {
+        "n": found.n,
+        "n_correct": found.n_correct,
+        "accuracy": found.accuracy,
+        "interval_95": asdict(found.interval),
+        "images_sha256": images.images_sha256,
+        "labels_sha256": images.labels_sha256,
+    }
