@@ -66,11 +66,7 @@ def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes of the torchrun launch; alone without one. nccl on CUDA, else gloo.
-
-    Raises:
-        InputError: the processes cannot reach each other.
-    """
+    """Join the other processes of the torchrun launch, if any: by nccl on CUDA, else gloo."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return

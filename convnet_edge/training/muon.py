@@ -125,10 +125,6 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
-    """View a weight (out, …) as (out, rest) on the same memory.
-
-    Raises:
-        RuntimeError: a convolution's weight is not stored channels-last, so no view exists.
-    """
+    """View a weight (out, …), a convolution's stored channels-last, as (out, rest)."""
     rows = weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
     return rows.view(len(weight), -1)

@@ -24,11 +24,7 @@ def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:
 
 
 def find(run: Run) -> Checkpoint | None:
-    """Return what is there of this run: its state if it is unfinished, else the model it gave.
-
-    Raises:
-        InputError: it is damaged or belongs to another run.
-    """
+    """Return what is there of this run: its state if it is unfinished, else the model it gave."""
     for path, kind in ((run.options.resume_path, "resume"), (run.options.out, "model")):
         if not path.exists():
             continue
@@ -69,11 +65,7 @@ def restore(run: Run, kept: Checkpoint) -> int:
 
 
 def require_same_start(run: Run) -> None:
-    """Check that all processes go on from the same epoch: that their folders are one and the same.
-
-    Raises:
-        InputError: they do not.
-    """
+    """Check that all processes go on from the same epoch: their folders must be the same one."""
     total = torch.tensor(float(len(run.epochs)), device=run.device)
     run.processes.add_up((total,))
     if total.item() != len(run.epochs) * run.processes.size:

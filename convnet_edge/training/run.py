@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import fashion_mnist as data
 from ..networks.convnet import Architecture, Convnet, fold_normalization
-from ..networks.convnet_gradients import StepResult, loss_and_gradients
+from ..networks.convnet_gradients import loss_and_gradients
 from ..runtime.errors import InputError
 from ..runtime.measure.accuracy import ImageSet
 from .batches import Choices, TrainingImages, pixel_moments
@@ -104,20 +104,10 @@ class Run:
         fold_normalization(model, self.images.mean, self.images.deviation)
         return model.to(self.device).eval()
 
-    def gradients(self, choices: Choices, n_total: int) -> StepResult:
-        """Return this process's share of loss, hits and gradients of a step of `n_total` images."""
-        if len(choices["order"]):
-            batch = self.images.batch(choices)
-            return loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
-        # more processes than images in the last batch
-        loss, n_correct, *zeros = (
-            torch.zeros_like(t) for t in (self.loss_sum, self.n_correct, *self.parameters)
-        )
-        return StepResult(loss, n_correct, tuple(zeros))
-
     def step(self, choices: Choices, n_total: int) -> None:
         """Update the weights once; add loss and hits to the sums."""
-        result = self.gradients(choices, n_total)
+        batch = self.images.batch(choices)  # empty if there are more processes than images left
+        result = loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
         self.processes.add_up((*result.gradients, result.loss, result.n_correct))
         self.updater.step(result.gradients)
         self.loss_sum += result.loss

