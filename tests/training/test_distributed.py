@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from convnet_edge.training.distributed import Processes
 from convnet_edge.training.loop import train
 from convnet_edge.training.options import TrainOptions
 
@@ -30,13 +29,6 @@ def finished(process):
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
-
-
-def test_alone_nothing_is_exchanged():
-    Processes().add_up(())
-    Processes().wait()
-    assert Processes().leads
-    assert Processes().share(10, 74) == (10, 74)
 
 
 @pytest.mark.slow

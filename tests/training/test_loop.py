@@ -19,7 +19,6 @@ from convnet_edge.training.distributed import Processes
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.recipes import RECIPES
-from convnet_edge.training.run import split
 
 
 @pytest.fixture
@@ -281,17 +280,8 @@ def test_validation_scores_images_that_training_never_sees(few):
     assert epoch.validation_loss == pytest.approx(loss.item(), rel=1e-5)
     assert record["training"]["n_images"] == 500
     assert record["training"]["n_validation_images"] == 140
-
-
-def test_no_validation_image_is_a_training_or_a_test_image(tmp_path, test_set):
-    images = data.load_training_set("sample", tmp_path)
-    used, held_out = split(images, 1000)
-    assert (len(used), len(held_out)) == (9000, 1000)
-    assert np.array_equal(np.concatenate([used.images, held_out.images]), images.images)
-    tested = {image.tobytes() for image in test_set.images}
-    assert not any(image.tobytes() in tested for image in held_out.images)
-    with pytest.raises(InputError, match="--validate 10000 of 10000"):
-        split(images, 10_000)
+    with pytest.raises(InputError, match="--validate 640 of 640"):
+        loop.train(replace(few, validate=640))
 
 
 def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(few):
