@@ -36,7 +36,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import quantize_static
 
 from convnet_edge.data import fashion_mnist as data
-from convnet_edge.networks.convnet import Architecture, build_convnet
+from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
 
@@ -134,7 +134,7 @@ def prepare_plain_files(folder: Path) -> None:
     """Write the shipped weights as a plain float export, its standard int8, and for converters."""
     proto = onnx.load(EXPORTED / "fashion-mnist.onnx")
     stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    model = build_convnet(Architecture())
+    model = Convnet(Architecture())
     weights = [torch.from_numpy(stored[name].copy()) for name, _ in model.named_parameters()]
     with torch.no_grad():
         for parameter, values in zip(model.parameters(), weights, strict=True):

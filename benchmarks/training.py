@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from convnet_edge.data import fashion_mnist as data
-from convnet_edge.networks.convnet import Architecture, Convnet, build_convnet
+from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
-from convnet_edge.training.batches import Choices
-from convnet_edge.training.cost import measure_peak, training_operations
 from convnet_edge.training.distributed import Processes
-from convnet_edge.training.loop import device_name, split, without_tf32
+from convnet_edge.training.loop import make_step, measure_peak, without_tf32
 from convnet_edge.training.options import TrainOptions
-from convnet_edge.training.run import Run, make_step, take_step
+from convnet_edge.training.record import device_name
+from convnet_edge.training.run import Run
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 BATCH_SIZE = 64
@@ -62,12 +60,13 @@ class Setting:
     """What all variants train on."""
 
     images: Any
+    data_dir: Path
     device: torch.device
 
     def network(self) -> Convnet:
         """Return the convnet with the same random weights each time."""
         torch.manual_seed(0)
-        return build_convnet(Architecture()).to(self.device)
+        return Convnet(Architecture()).to(self.device)
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (N, 1, 28, 28) uint8 and labels (N,), on the CPU."""
@@ -149,15 +148,14 @@ def _pool_first(model: Convnet) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
-    images, given = split(setting.images, 0), TrainOptions(**options)
-    run = Run(given, {}, images, device=setting.device, processes=Processes())
-    step = make_step(run) if graph else partial(take_step, run)
+    given = TrainOptions(data_dir=setting.data_dir, **options)
+    run = Run(given, device=setting.device, processes=Processes())
+    step = make_step(run) if graph else run.step
 
     def block(n_steps: int) -> None:
-        order = torch.randperm(len(run.images)).to(setting.device)
-        choices = Choices(order)
+        order = torch.randperm(len(run.used)).to(setting.device)
         for start in range(0, n_steps * BATCH_SIZE, BATCH_SIZE):
-            step(choices.part(start, start + BATCH_SIZE), BATCH_SIZE)
+            step({"order": order[start : start + BATCH_SIZE]}, BATCH_SIZE)
         setting.wait()
 
     return block
@@ -244,10 +242,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/reference/training-DEVICE.json")
     options = parser.parse_args()
     device = torch.device(options.device)
-    setting = Setting(data.load_training_set("fashion-mnist", options.data_dir), device)
+    images = data.load_training_set("fashion-mnist", options.data_dir)
+    setting = Setting(images, options.data_dir, device)
     out = options.out or REFERENCE_DIR / f"training-{device.type}.json"
 
-    operations = BATCH_SIZE * training_operations(Architecture().n_multiplications)
+    operations = BATCH_SIZE * Architecture().n_training_operations
     peaks = [measure_peak(device)]
     with without_tf32():
         times = measure(variants(setting), n_rounds=options.rounds, n_steps=options.steps)

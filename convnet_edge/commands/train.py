@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..training.options import TrainOptions
 from .terminal import Done, Terminal, rank
 
 if TYPE_CHECKING:
     from ..training import loop as stage
-    from ..training.record import EpochMetrics
+    from ..training.run import EpochMetrics
 
 
 def command(options: TrainOptions, terminal: Terminal) -> Done:
@@ -18,19 +18,18 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
     Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best
     --validate 5000 · torchrun --nproc-per-node 2 cli.py train
     """
+    from ..networks import checkpoint
     from ..training import loop as stage
-    from ..training.record import EpochMetrics
-    from ..training.resume import resume_path
+    from ..training.run import EpochMetrics
 
     if rank() != 0:
         stage.train(options)
         return Done()
-    if resume_path(options.out).exists() and not options.resume:
+    if options.resume_path.exists() and not options.resume:
         terminal.note(
-            f"{resume_path(options.out)} holds an unfinished run, which this run replaces; "
+            f"{options.resume_path} holds an unfinished run, which this run replaces; "
             "stop with Ctrl-C and pass --resume to go on with it"
         )
-    documents: list[Any] = []
 
     def tell(event: stage.Event) -> None:
         match event:
@@ -41,42 +40,46 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
                 terminal.share(share, _progress_line(options, event))
             case EpochMetrics():
                 terminal.say(_epoch_line(options, event))
-            case stage.AlreadyComplete(header):
-                terminal.say(f"{options.out} is complete: nothing to do")
-                documents.append(header)
 
     with terminal.progress():
         result = stage.train(options, tell)
-    if result is not None:
+    if result is None:
+        terminal.say(f"{options.out} is complete: nothing to do")
+        document = checkpoint.load(options.out, kind="model").header
+    else:
         terminal.say(f"Test accuracy: {result.test.summary()}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
-        documents.append(result.record)
-    return Done(documents[0], f"convnet-edge export {options.out}")
+        document = result.record
+    return Done(document, f"convnet-edge export {options.out}")
 
 
 def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -> None:
     """Print data, network, cost and recipe, before the first epoch."""
-    cost, recipe, network = start.cost, options.plan, start.model.architecture
-    together = f", {start.n_processes} processes" if start.n_processes > 1 else ""
+    from ..training.record import device_name
+
+    run, recipe, network = start.run, start.run.recipe, start.run.architecture
+    images, n_processes, n_done = run.used, run.processes.size, len(run.epochs)
+    data_bytes = images.images.nbytes + 8 * len(images)
+    together = f", {n_processes} processes" if n_processes > 1 else ""
     held_out = f", {options.validate:,} more held out for validation" if options.validate else ""
     conv1, conv2, *linear = network.n_multiplications
     terminal.say(
-        f"Data: {options.data}, {len(start.images):,} training images{held_out} "
-        f"({start.images.source}); device {start.device}{together}",
-        str(start.model),
+        f"Data: {options.data}, {len(images):,} training images{held_out} "
+        f"({images.source}); device {device_name(run.device)}{together}",
+        str(run.model),
         f"Model has {network.n_parameters} trainable parameters",
         f"Cost: {network.n_parameters:,} parameters ({4 * network.n_parameters / 1e6:.2f} MB); "
         f"{sum(network.n_multiplications):,} multiplications an image (conv1 {conv1:,}, conv2 "
-        f"{conv2:,}, linear {sum(linear):,}); data {cost.data_bytes / 1e6:.0f} MB; peak measured "
-        f"here {cost.peak_flops / 1e9:,.0f} GFLOP/s, so an epoch takes {cost.bound_s:.2g} s or "
+        f"{conv2:,}, linear {sum(linear):,}); data {data_bytes / 1e6:.0f} MB; peak measured "
+        f"here {start.peak_flops / 1e9:,.0f} GFLOP/s, so an epoch takes {start.bound_s:.2g} s or "
         "more",
         f"Recipe {options.recipe}: {recipe.epochs} epochs of batches of {recipe.batch_size}, "
         f"seed {options.seed}",
     )
     if options.resume:
-        resumed = f"Resuming after {start.n_done} complete epochs"
+        resumed = f"Resuming after {n_done} complete epochs"
         fresh = "No unfinished run to resume: starting from the beginning"
-        terminal.say(resumed if start.n_done else fresh)
+        terminal.say(resumed if n_done else fresh)
     terminal.note(*(f"warning: {warning}" for warning in start.warnings))
 
 

@@ -1,10 +1,8 @@
 """Store a trained convnet, or an unfinished run, as safetensors: never pickle.
 
-The header is one JSON string (safetensors orders several keys at random); tensors are saved
-contiguous. When to save is the train stage's business.
+The header is one JSON string (safetensors orders several keys at random). When to save is the
+train stage's business.
 """
-
-from __future__ import annotations
 
 import json
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ import torch
 from ..runtime.contract import MAX_SIDE
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
-from .convnet import Architecture, Convnet, build_convnet
+from .convnet import Architecture, Convnet
 
 SCHEMA = 1
 HEADER_KEY = "convnet_edge"
@@ -68,28 +66,23 @@ def load(path: Path, *, kind: str) -> Checkpoint:
         InputError: missing, truncated, foreign, of another kind or schema.
     """
     data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step=NEXT_STEP)
-    expected = f"a convnet-edge {kind} checkpoint (safetensors)"
+    cause: Exception | None = None
     try:
         tensors = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")
-        text = json.loads(data[8 : 8 + size]).get("__metadata__", {}).get(HEADER_KEY)
-        header = json.loads(text) if text is not None else {}
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][HEADER_KEY])
+        if (header["schema"], header["kind"]) == (SCHEMA, kind):
+            return Checkpoint(kind, tensors, header)
+        found = f"a {header['kind']} file of schema {header['schema']}"
+    except (KeyError, TypeError) as error:
+        found, cause = "a foreign file", error
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is damaged or no safetensors file: {error}",
-            expected=expected,
-            next_step=NEXT_STEP,
-        ) from error
-    if not isinstance(header, dict):
-        header = {"kind": f"{type(header).__name__} of a"}
-    if header.get("schema") != SCHEMA or header.get("kind") != kind:
-        found = header.get("kind", "foreign")
-        raise InputError(
-            f"{path} is a {found} file of schema {header.get('schema')}",
-            expected=f"{expected} of schema {SCHEMA}",
-            next_step=NEXT_STEP,
-        )
-    return Checkpoint(kind, tensors, header)
+        found, cause = f"damaged or no safetensors file: {error}", error
+    raise InputError(
+        f"{path} is {found}",
+        expected=f"a convnet-edge {kind} checkpoint (safetensors) of schema {SCHEMA}",
+        next_step=NEXT_STEP,
+    ) from cause
 
 
 def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
@@ -100,22 +93,18 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
     """
     checkpoint = load(path, kind="model")
     try:
-        model = build_convnet(_read_architecture(checkpoint))
+        model = Convnet(_read_architecture(checkpoint))
         model.load_state_dict(checkpoint.tensors)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.tensors.values()):
             raise ValueError("not all are finite")
-    except _UNFIT as error:
-        reason = str(error).splitlines()[0][:300]
+    # InputError: a kernel larger than its images; the others: a header that makes no sense
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(
-            f"{path} has weights that do not fit its header: {reason}",
+            f"{path} has weights that do not fit its header: {str(error).splitlines()[0][:300]}",
             expected="the trained convnet that the header describes",
             next_step=NEXT_STEP,
         ) from error
     return model.eval(), checkpoint
-
-
-# what a header that makes no sense comes to; InputError: a kernel larger than its images
-_UNFIT = (InputError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
 
 def _read_architecture(checkpoint: Checkpoint) -> Architecture:

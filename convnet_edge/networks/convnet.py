@@ -4,8 +4,7 @@ Source: the PyTorch tutorial "Convolutional Neural Network with PyTorch" that th
 implements. How it is trained, stored or exported is the stages' business.
 """
 
-from __future__ import annotations
-
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -103,12 +102,20 @@ class Architecture:
         """Each layer's multiplications for one image."""
         return tuple(math.prod(layer) for layer in self.layers)
 
+    @property
+    def n_training_operations(self) -> int:
+        """The floating-point operations of one image's training step.
+
+        Forward, gradient of the weights and gradient of the input cost a layer's multiplications
+        each, an addition with every one; the first layer's input needs no gradient.
+        """
+        return 2 * (3 * sum(self.n_multiplications) - self.n_multiplications[0])
+
 
 class Convnet(nn.Module):
     """Two convolutions with pooling, then two linear layers; raw logits out.
 
-    Input (N, C, H, W) float in [0, 1], output (N, n_classes). The first linear layer is lazy: it
-    takes its width from the first batch, so call `materialize` before anything counts parameters.
+    Input (N, C, H, W) float in [0, 1], output (N, n_classes). Its weights are random.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -128,6 +135,8 @@ class Convnet(nn.Module):
             nn.ReLU(),
             nn.Linear(in_features=hidden, out_features=architecture.n_classes),
         )
+        with torch.no_grad():  # the lazy layer takes its width from a first batch
+            self(torch.zeros(1, *architecture.image_shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (N, C, H, W) to logits (N, n_classes)."""
@@ -135,21 +144,8 @@ class Convnet(nn.Module):
         return logits
 
 
-def build_convnet(architecture: Architecture) -> Convnet:
-    """Build the convnet with LazyLinear materialised, weights random."""
-    model = Convnet(architecture)
-    materialize(model, architecture.image_shape)
-    return model
-
-
-def materialize(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Give lazy layers their shapes by running one dummy batch of zeros through `model`."""
-    with torch.no_grad():
-        model(torch.zeros(1, *image_shape))
-
-
 def count_parameters(model: nn.Module) -> int:
-    """Return how many trainable parameters `model` has; lazy layers must be materialised."""
+    """Return how many trainable parameters `model` has."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -171,21 +167,15 @@ def fold_normalization(model: Convnet, mean: float, deviation: float) -> None:
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
     """Return what `model` gives for uint8 `images` (N, H, W), computed by PyTorch in `dtype`.
 
-    Runs on the model's device and leaves the model in its dtype and in eval mode.
+    Runs on the model's device, on a copy of it in eval mode.
     """
-    model.eval()
-    first = next(model.parameters())
-    original, device = first.dtype, first.device
-    model.to(dtype)
+    model, device = copy.deepcopy(model).to(dtype).eval(), next(model.parameters()).device
     parts = []
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(images), REFERENCE_BATCH_SIZE):
-                batch = torch.from_numpy(images[start : start + REFERENCE_BATCH_SIZE].copy())
-                x = batch[:, None].to(device).to(torch.float32) / 255
-                parts.append(model(x.to(dtype)).cpu())
-    finally:
-        model.to(original)
+    with torch.inference_mode():
+        for start in range(0, len(images), REFERENCE_BATCH_SIZE):
+            batch = torch.from_numpy(images[start : start + REFERENCE_BATCH_SIZE].copy())
+            x = batch[:, None].to(device).to(torch.float32) / 255
+            parts.append(model(x.to(dtype)).cpu())
     logits: Array = torch.cat(parts).numpy()
     return logits
 

@@ -6,15 +6,14 @@ before ReLU (they commute, and the ReLU has a quarter to do); nothing is kept or
 does not need. Which images make a batch, and what is done with the gradients, is decided elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
 
-Tensor = torch.Tensor
 aten = torch.ops.aten
 CHANNELS_LAST = torch.channels_last
 
@@ -63,29 +62,27 @@ def loss_and_gradients(
     weights = [p if dtype is None else p.to(dtype) for p in parameters]
     conv1, bias1, conv2, bias2, linear1, bias3, linear2, bias4 = weights
     x = batch.x.to(conv1.dtype)
-    first = _pool(x, _convolve(x, conv1, bias1))
-    if _products_are_faster(x.device):
-        second = _pool(first.pooled, *_convolve_by_product(first.pooled, conv2, bias2))
-    else:
-        second = _pool(first.pooled, _convolve(first.pooled, conv2, bias2))
+    first = _convolve(x, conv1, bias1)
+    second = _convolve(first.pooled, conv2, bias2, by_product=_products_are_faster(x.device))
     features = second.pooled.flatten(1)
     hidden = torch.addmm(bias3, features, linear1.t()).relu_()
-    kept = hidden if batch.keep is None else hidden * batch.keep.to(hidden.dtype)
+    keep = None if batch.keep is None else batch.keep.to(hidden.dtype)
+    kept = hidden if keep is None else hidden * keep
     logits = torch.addmm(bias4, kept, linear2.t()).to(parameters[0].dtype)
 
-    loss, n_correct, grad = _cross_entropy(logits, batch, n_total)
-    grad = grad.to(hidden.dtype)
+    log_p = logits.log_softmax(1)
+    loss = log_p.flatten().dot(batch.targets.flatten()) / -n_total
+    n_correct = (logits.argmax(1) == batch.labels).sum()
+    grad = log_p.exp_().sub_(batch.targets).div_(n_total).to(hidden.dtype)
     grad_linear2, grad_bias4 = grad.t() @ kept, grad.sum(0)
     grad = grad @ linear2
-    if batch.keep is not None:
-        grad *= batch.keep.to(grad.dtype)
+    if keep is not None:
+        grad *= keep
     grad = aten.threshold_backward(grad, hidden, 0)
     grad_linear1, grad_bias3 = grad.t() @ features, grad.sum(0)
     grad = (grad @ linear1).view(second.pooled.shape).contiguous(memory_format=CHANNELS_LAST)
-    grad, grad_bias2 = _pool_backward(grad, second)
-    grad, grad_conv2 = _conv_backward(grad, second, conv2, input_too=True)
-    grad, grad_bias1 = _pool_backward(grad, first)
-    _, grad_conv1 = _conv_backward(grad, first, conv1, input_too=False)
+    grad, grad_conv2, grad_bias2 = _convolve_backward(grad, second, conv2)
+    _, grad_conv1, grad_bias1 = _convolve_backward(grad, first, conv1, input_too=False)
     gradients = (grad_conv1, grad_bias1, grad_conv2, grad_bias2,
                  grad_linear1, grad_bias3, grad_linear2, grad_bias4)  # fmt: skip
     alike = tuple(_stored_like(g, p) for g, p in zip(gradients, parameters, strict=True))
@@ -99,35 +96,6 @@ def _stored_like(gradient: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def _cross_entropy(logits: Tensor, batch: Batch, n_total: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss over n_total, the hits, and the gradient (N, n_classes) of the loss."""
-    log_p = logits.log_softmax(1)
-    loss = log_p.flatten().dot(batch.targets.flatten()) / -n_total
-    n_correct = (logits.argmax(1) == batch.labels).sum()
-    return loss, n_correct, log_p.exp_().sub_(batch.targets).div_(n_total)
-
-
-class _Layer(NamedTuple):
-    """What the way back needs of a convolution with pooling; places: where each maximum was."""
-
-    x: Tensor
-    outputs: Tensor
-    pooled: Tensor
-    places: Tensor
-    columns: Tensor | None
-
-
-def _pool(x: Tensor, outputs: Tensor, columns: Tensor | None = None) -> _Layer:
-    """Return the layer whose convolution gave `outputs`; pooled: relu(max_pool2d(outputs, 2))."""
-    pooled, places = aten.max_pool2d_with_indices(outputs, (2, 2), (2, 2))
-    return _Layer(x, outputs, pooled.relu_(), places, columns)
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    outputs: Tensor = aten.convolution(x, weight, bias, (1, 1), (0, 0), (1, 1), False, (0, 0), 1)
-    return outputs
-
-
 def _products_are_faster(device: torch.device) -> bool:
     """Tell whether conv2 is a matter for the matrix product: with AVX2, a step is 4 % faster.
 
@@ -136,44 +104,59 @@ def _products_are_faster(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def _convolve_by_product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return conv2d's outputs, and the k x k windows (N, H', W', k * k * C) they are made from."""
-    n, channels, height, width = x.shape
-    out_channels, _, k, _ = weight.shape
-    # channels-last, k neighbours lie side by side: a window is k runs of k * C numbers
-    row = width * channels
-    size = (n, height - k + 1, width - k + 1, k, k * channels)
-    pixels = x.contiguous(memory_format=CHANNELS_LAST)
-    columns = pixels.as_strided(size, (height * row, row, channels, row, 1)).flatten(3)
-    matrix = weight.permute(0, 2, 3, 1).flatten(1)
-    outputs = torch.addmm(bias, columns.flatten(0, 2), matrix.t())
-    return outputs.view(*columns.shape[:3], out_channels).permute(0, 3, 1, 2), columns
+class _Layer(NamedTuple):
+    """What the way back needs of a convolution with pooling.
+
+    pooled: relu(max_pool2d(outputs, 2)). places: where each maximum was. columns: of a matrix
+    product, the k x k windows (N, H', W', k * k * C) that the outputs are made from.
+    """
+
+    x: Tensor
+    outputs: Tensor
+    pooled: Tensor
+    places: Tensor
+    columns: Tensor | None
 
 
-def _pool_backward(grad: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
-    """Return the gradients of conv2d's outputs and of its bias.
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, by_product: bool = False) -> _Layer:
+    columns = None
+    if by_product:
+        n, channels, height, width = x.shape
+        k = weight.shape[2]
+        # channels-last, k neighbours lie side by side: a window is k runs of k * C numbers
+        row = width * channels
+        size = (n, height - k + 1, width - k + 1, k, k * channels)
+        pixels = x.contiguous(memory_format=CHANNELS_LAST)
+        columns = pixels.as_strided(size, (height * row, row, channels, row, 1)).flatten(3)
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        outputs = torch.addmm(bias, columns.flatten(0, 2), matrix.t())
+        outputs = outputs.view(*columns.shape[:3], len(weight)).permute(0, 3, 1, 2)
+    else:
+        outputs = F.conv2d(x, weight, bias)
+    pooled, places = aten.max_pool2d_with_indices(outputs, (2, 2), (2, 2))
+    return _Layer(x, outputs, pooled.relu_(), places, columns)
+
+
+def _convolve_backward(
+    grad: Tensor, layer: _Layer, weight: Tensor, *, input_too: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the layer's input, empty unless wanted, of its weight and bias.
 
     A bias takes the sum of its channel's gradients, the same before as after they are spread over
     the pooling windows: a quarter of the numbers to add.
     """
     grad = aten.threshold_backward(grad, layer.pooled, 0)
-    spread = aten.max_pool2d_with_indices_backward(
+    grad_bias = grad.sum((0, 2, 3))
+    grad = aten.max_pool2d_with_indices_backward(
         grad, layer.outputs, (2, 2), (2, 2), (0, 0), (1, 1), False, layer.places
     )
-    return spread, grad.sum((0, 2, 3))
-
-
-def _conv_backward(
-    grad: Tensor, layer: _Layer, weight: Tensor, *, input_too: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of conv2d's input, empty unless wanted, and of its weight."""
     wanted = (input_too, layer.columns is None, False)
     grad_x, grad_weight, _ = aten.convolution_backward(
         grad, layer.x, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, wanted
     )
     if layer.columns is not None:
         rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
-        matrix = rows.t() @ layer.columns.flatten(0, 2)
         out_channels, channels, k, _ = weight.shape
-        grad_weight = matrix.view(out_channels, k, k, channels).permute(0, 3, 1, 2)
-    return grad_x, grad_weight
+        matrix = (rows.t() @ layer.columns.flatten(0, 2)).view(out_channels, k, k, channels)
+        grad_weight = matrix.permute(0, 3, 1, 2)
+    return grad_x, grad_weight, grad_bias

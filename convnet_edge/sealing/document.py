@@ -5,7 +5,6 @@ it is the runtime's (`runtime.contract`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -72,12 +71,7 @@ def describe_proof(
     return {
         "measured": {
             "what": f"{what} on the test images",
-            "n": score.n,
-            "n_correct": score.n_correct,
-            "accuracy": score.accuracy,
-            "interval_95": asdict(score.interval),
-            "images_sha256": test.images_sha256,
-            "labels_sha256": test.labels_sha256,
+            **accuracy.describe(score, test),
         },
         "goldens": {
             "indices": chosen.tolist(),

@@ -4,19 +4,17 @@ Every process holds all images and the same permutation, computes its share of e
 the same update, so nothing but gradients is exchanged. Starting processes is torchrun's business.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..runtime.errors import InputError, InterruptedRunError
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Processes:
         if self.size == 1:
             return
         flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
-        with _needing_all():
-            dist.all_reduce(flat)
+        _together(dist.all_reduce, flat)
         parts = torch.split(flat, [t.numel() for t in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
@@ -53,14 +50,12 @@ class Processes:
     def wait(self) -> None:
         """Return once every process is here."""
         if self.size > 1:
-            with _needing_all():
-                dist.barrier()
+            _together(dist.barrier)
 
 
-@contextmanager
-def _needing_all() -> Iterator[None]:
+def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
     try:
-        yield
+        exchange(*tensors)
     except RuntimeError as error:
         raise InterruptedRunError(
             f"another process of this run is gone: {str(error).splitlines()[0]}",
@@ -71,11 +66,7 @@ def _needing_all() -> Iterator[None]:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes of the torchrun launch; alone without one. nccl on CUDA, else gloo.
-
-    Raises:
-        InputError: the processes cannot reach each other.
-    """
+    """Join the other processes of the torchrun launch, if any: by nccl on CUDA, else gloo."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return

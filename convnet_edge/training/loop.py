@@ -6,56 +6,44 @@ from the pass that gives the gradients, where the tutorial runs a second one aft
 printing are done elsewhere.
 """
 
-from __future__ import annotations
-
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from .. import __version__
-from ..data import fashion_mnist as data
-from ..drawing import pictures
-from ..networks import checkpoint
-from ..networks.checkpoint import Checkpoint
-from ..networks.convnet import Convnet, compute_logits
-from ..runtime import files
+from ..data.fashion_mnist import CLASS_LABELS
+from ..networks.convnet import compute_logits
 from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from ..runtime.measure import accuracy, machine
-from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import Accuracy, as_json
-from . import resume
+from ..runtime.measure import machine
+from . import record, resume
 from .batches import draw_choices
-from .cost import Cost, estimate
 from .distributed import joined
 from .options import TrainOptions
-from .record import SCHEMA, Device, EpochMetrics, Record, Tested, describe_training
-from .resume import resume_path
-from .run import Run, Step, make_step
+from .run import EpochMetrics, GraphedStep, Run, Step
 
 REPORT_EVERY_S = 0.2
-EXPLODED_LOSS = 10 * math.log(len(data.CLASS_LABELS))  # ten times that of guessing
+EXPLODED_LOSS = 10 * math.log(len(CLASS_LABELS))  # ten times that of guessing
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+PEAK_SIDE, PEAK_ROUNDS = 1024, 6
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is known before the first step. n_done: complete epochs of the run gone on with."""
+    """What is known before the first step.
 
-    device: str
-    n_processes: int
-    model: Convnet
-    images: ImageSet
-    n_done: int
-    cost: Cost
+    run: with the epochs of the one gone on with. peak_flops: floating-point operations a second,
+    measured here on a large matrix product. bound_s: seconds of one epoch if all its operations ran
+    at that peak.
+    """
+
+    run: Run
+    peak_flops: float
+    bound_s: float
     warnings: tuple[str, ...]
 
 
@@ -68,30 +56,12 @@ class Progress:
     n_images_total: int
 
 
-@dataclass(frozen=True)
-class AlreadyComplete:
-    """There is nothing to do. header: the finished checkpoint's."""
-
-    header: dict[str, Any]
-
-
 # what the caller hears while training runs; metrics: of an epoch that is complete and kept
-Event = Start | Progress | EpochMetrics | AlreadyComplete
+Event = Start | Progress | EpochMetrics
 Tell = Callable[[Event], None]
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What training left: files, and the one score on the test images."""
-
-    checkpoint_path: Path
-    record_path: Path
-    picture: pictures.Picture
-    record: Record
-    test: Accuracy
-
-
-def train(options: TrainOptions, tell: Tell = lambda _: None) -> TrainResult | None:
+def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainResult | None:
     """Train as `options` say; write checkpoint, record and curve.
 
     Returns None where there is nothing to hand over: the run to resume is complete already, or
@@ -103,32 +73,23 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> TrainResult | N
         InterruptedRunError: Ctrl-C, or another process is gone; the last complete epoch is kept.
     """
     device = resolve_device(options.device)
-    clock = time.perf_counter_ns()
-    whole = data.load_training_set(options.data, options.data_dir)
-    data_s = (time.perf_counter_ns() - clock) / 1e9
-    images = split(whole, options.validate)
-    training = describe_training(options, images[0])
-    if options.resume and (header := resume.completed(options.out, training)):
-        tell(AlreadyComplete(header))
-        return None
     with joined(device) as processes, without_tf32():
-        run = Run(options, training, images, device=device, processes=processes)
-        run.time_s["data"] = data_s
-        threads = resume.restore(run) if options.resume else None
+        run, n_threads = Run(options, device=device, processes=processes), None
+        if options.resume and (kept := resume.find(run)):
+            if kept.kind == "model":
+                return None
+            n_threads = resume.restore(run, kept)
         resume.require_same_start(run)
-        tell(_describe_start(run, images[0], threads))
+        tell(_describe_start(run, n_threads))
         _train_epochs(run, tell)
         processes.wait()  # nobody leaves while another still needs the sums
-        return _finish(run) if processes.leads else None
+        return record.finish(run) if processes.leads else None
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device `name` stands for; "auto" takes cuda, else mps, else cpu.
 
     Where torchrun started a process for each GPU, it is this process's own.
-
-    Raises:
-        InputError: a device was asked for that PyTorch cannot use here.
     """
     usable = {
         "cuda": torch.cuda.is_available(),
@@ -147,23 +108,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(f"cuda:{local_rank}" if name == "cuda" and local_rank else name)
 
 
-def split(images: ImageSet, n_held_out: int) -> tuple[ImageSet, ImageSet]:
-    """Return the training images without the last `n_held_out`, and those.
-
-    Raises:
-        InputError: nothing would be left to train on.
-    """
-    n = len(images) - n_held_out
-    if n < 1:
-        raise InputError(
-            f"--validate {n_held_out} of {len(images)} training images",
-            expected="fewer than there are",
-            next_step="lower --validate",
-        )
-    first = replace(images, images=images.images[:n], labels=images.labels[:n])
-    return first, replace(images, images=images.images[n:], labels=images.labels[n:])
-
-
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Keep CUDA from multiplying in TF32, as PyTorch's default lets convolutions."""
@@ -178,30 +122,29 @@ def without_tf32() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def device_name(device: torch.device) -> str:
-    """Return the GPU's own name, or the kind of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+def measure_peak(device: torch.device) -> float:
+    """Return the operations a second of a float32 matrix product here, the best of a few rounds."""
+    matrix = torch.rand(PEAK_SIDE, PEAK_SIDE, device=device)
+    shortest = float("inf")
+    for _ in range(PEAK_ROUNDS):
+        started = time.perf_counter_ns()
+        (matrix @ matrix)[0, 0].item()  # reading one element waits for the device
+        shortest = min(shortest, (time.perf_counter_ns() - started) / 1e9)
+    return 2 * PEAK_SIDE**3 / shortest
 
 
-def _describe_start(run: Run, used: ImageSet, threads: int | None) -> Start:
+def _describe_start(run: Run, n_threads: int | None) -> Start:
     warnings, now = [], torch.get_num_threads()
-    if threads is not None and threads != now:
+    if n_threads is not None and n_threads != now:
         warnings.append(
-            f"the run so far used {threads} threads, this process {now}: the final weights will "
+            f"the run so far used {n_threads} threads, this process {now}: the final weights will "
             "differ in their last bits from an uninterrupted run's"
         )
     emulated = run.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
     if run.options.precision == "bf16" and emulated:
         warnings.append("this processor has no bfloat16 instructions: --precision bf16 is slower")
-    return Start(
-        device_name(run.device),
-        run.processes.size,
-        run.model,
-        used,
-        len(run.epochs),
-        estimate(run.architecture, used, run.device),
-        tuple(warnings),
-    )
+    peak, n_operations = measure_peak(run.device), run.architecture.n_training_operations
+    return Start(run, peak, len(run.used) * n_operations / peak, tuple(warnings))
 
 
 def _train_epochs(run: Run, tell: Tell) -> None:
@@ -219,13 +162,23 @@ def _train_epochs(run: Run, tell: Tell) -> None:
             run.epochs = epochs
             tell(metrics)
     except KeyboardInterrupt as error:
-        raise _interrupted(run) from error
+        raise InterruptedRunError(
+            f"stopped in epoch {len(run.epochs) + 1}; {_kept(run)}",
+            expected=f"{run.recipe.epochs} epochs",
+            next_step=f"run the same command again{' with --resume' if run.epochs else ''}",
+        ) from error
+
+
+def make_step(run: Run) -> Step:
+    """Return the step as this run's device takes it fastest."""
+    return GraphedStep(run) if run.device.type == "cuda" else run.step
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
     n_done, batch_size = len(run.epochs), run.recipe.batch_size
-    drawn = draw_choices(len(run.images), run.architecture.widths[2], run.recipe, run.choices)
-    choices, n = drawn.each(lambda t: t.to(run.device)), len(drawn.order)
+    drawn = draw_choices(len(run.used), run.architecture.widths[2], run.recipe, run.choices)
+    choices = {name: t.to(run.device) for name, t in drawn.items()}
+    n = len(choices["order"])
     run.loss_sum.zero_()
     run.n_correct.zero_()
     n_batches = math.ceil(n / batch_size)
@@ -235,7 +188,8 @@ def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
         stop = min(start + batch_size, n)
         if run.recipe.decay:
             run.updater.set_share(1 - (n_done * n_batches + index) / n_steps)
-        step(choices.part(*run.processes.share(start, stop)), stop - start)
+        ours = slice(*run.processes.share(start, stop))
+        step({name: t[ours] for name, t in choices.items()}, stop - start)
         now = time.perf_counter_ns()
         # reading a sum makes the host wait for a GPU: there, an epoch is reported when it is over
         if run.device.type == "cpu" and now - last_report > REPORT_EVERY_S * 1e9:
@@ -245,24 +199,25 @@ def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
 
 
 def _measure(run: Run, n_batches: int, n_images: int, started: int) -> EpochMetrics:
-    """Return the metrics of the epoch so far. started: `perf_counter_ns` at its beginning.
-
-    Raises:
-        CheckFailedError: the loss exploded or is no longer finite.
-    """
+    """Return the metrics of the epoch so far. started: `perf_counter_ns` at its beginning."""
     epoch, mean_loss = len(run.epochs) + 1, run.loss_sum.item() / n_batches
     if mean_loss < EXPLODED_LOSS:  # false for NaN
         duration_s = (time.perf_counter_ns() - started) / 1e9
         return EpochMetrics(epoch, mean_loss, run.n_correct.item() / n_images, duration_s)
-    kept = f"the last good epoch, {len(run.epochs)}, is in {resume_path(run.options.out)}"
     rates = f"{run.recipe.learning_rate:g}"
     if run.recipe.muon_learning_rate:
         rates += f" (Muon {run.recipe.muon_learning_rate:g})"
     raise CheckFailedError(
         f"the mean loss is {mean_loss:.4g} in epoch {epoch} at learning rate {rates}",
         expected=f"a finite loss below {EXPLODED_LOSS:.3g}, ten times that of guessing",
-        next_step=f"lower --learning-rate; {kept if run.epochs else 'nothing is kept'}",
+        next_step=f"lower --learning-rate; {_kept(run)}",
     )
+
+
+def _kept(run: Run) -> str:
+    if not run.epochs:
+        return "nothing is kept"
+    return f"{len(run.epochs)} complete of {run.recipe.epochs} kept in {run.options.resume_path}"
 
 
 def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
@@ -274,66 +229,4 @@ def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
         metrics,
         validation_loss=F.cross_entropy(torch.from_numpy(logits), labels).item(),
         validation_accuracy=float((logits.argmax(axis=1) == run.held_out.labels).mean()),
-    )
-
-
-def _finish(run: Run) -> TrainResult:
-    model = run.finished_model()
-    with run.timed("test"):
-        test = data.load_test_set()
-        logits = compute_logits(model, test.images, torch.float32)
-        score = accuracy.score(logits.argmax(axis=1), test.labels, data.CLASS_LABELS)
-    record = _record(run, score, test)
-    out, record_path, picture_path, unfinished = _written(run.options.out)
-    document = as_json(record)
-    picture = pictures.training_curve(picture_path, document["epochs"])
-    files.write_json(record_path, document)
-    checkpoint.save(out, Checkpoint("model", dict(model.state_dict()), record.header))
-    unfinished.unlink(missing_ok=True)
-    return TrainResult(out, record_path, picture, record, score)
-
-
-def _written(out: Path) -> tuple[Path, Path, Path, Path]:
-    """Return where checkpoint, record, picture and the unfinished run go."""
-    return out, out.with_suffix(".train.json"), out.with_suffix(".train.png"), resume_path(out)
-
-
-def _record(run: Run, score: Accuracy, test: ImageSet) -> Record:
-    return Record(
-        schema=SCHEMA,
-        model=checkpoint.describe_network(run.architecture),
-        class_labels=data.CLASS_LABELS,
-        training=run.training,
-        device=Device(
-            name=device_name(run.device),
-            threads=torch.get_num_threads(),
-            n_processes=run.processes.size,
-            cpu_seed_repeats_bit_for_bit=run.device.type == "cpu",
-        ),
-        epochs=run.epochs,
-        time_s=run.time_s,
-        machine=machine.passport(),
-        versions={
-            "convnet-edge": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        test=Tested(
-            n=score.n,
-            n_correct=score.n_correct,
-            accuracy=score.accuracy,
-            interval_95=score.interval,
-            images_sha256=test.images_sha256,
-            labels_sha256=test.labels_sha256,
-        ),
-    )
-
-
-def _interrupted(run: Run) -> InterruptedRunError:
-    n_done, n_epochs, again = len(run.epochs), run.recipe.epochs, "run the same command again"
-    kept = f"{n_done} complete of {n_epochs} kept in {resume_path(run.options.out)}"
-    return InterruptedRunError(
-        f"stopped in epoch {n_done + 1}; {kept if n_done else 'nothing is kept'}",
-        expected=f"{n_epochs} epochs",
-        next_step=f"{again} with --resume" if n_done else again,
     )

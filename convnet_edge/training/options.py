@@ -1,7 +1,5 @@
 """The options of `train`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,6 +44,11 @@ class TrainOptions(Options):
         "The checkpoint to write.",
         suffixes=(".safetensors",),
     )
+
+    @property
+    def resume_path(self) -> Path:
+        """Where the state of the unfinished run is kept."""
+        return self.out.with_name(f"{self.out.stem}.resume.safetensors")
 
     @property
     def plan(self) -> Recipe:

@@ -1,7 +1,5 @@
 """The recipes: what decides the trained weights, beside data, network and seed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,98 +1,80 @@
-"""What a training run says of itself: `NAME.train.json`, and of that the checkpoint's header."""
+"""Write what a finished run leaves: the checkpoint, `NAME.train.json` and the curve."""
 
-from __future__ import annotations
-
-from dataclasses import asdict, dataclass
+import platform
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import Interval, as_json
-from .batches import pixel_moments
-from .options import TrainOptions
+import torch
+
+from .. import __version__
+from ..data import fashion_mnist as data
+from ..drawing import pictures
+from ..networks import checkpoint
+from ..networks.checkpoint import Checkpoint
+from ..networks.convnet import compute_logits
+from ..runtime.files import write_json
+from ..runtime.measure import accuracy, machine
+from ..runtime.measure.result import Accuracy, as_json
+from .run import EpochMetrics, Run
 
 SCHEMA = "convnet-edge/train/2"
+IN_CHECKPOINT = ("model", "class_labels", "training", "test", "versions")
 
 
 @dataclass(frozen=True)
-class EpochMetrics:
-    """One epoch: mean loss over its batches, accuracy counted before each update, seconds.
+class TrainResult:
+    """What training left: files, and the one score on the test images.
 
-    epoch: 1-based. validation_loss, validation_accuracy: of the weights after the epoch on the
-    images held out, None without any.
+    record: what `record_path` holds, everything that is needed to repeat the run, and what came of
+    it. `training` in it is as in `run.describe_training`.
     """
 
-    epoch: int
-    mean_loss: float
-    accuracy: float
-    duration_s: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-
-
-@dataclass(frozen=True)
-class Device:
-    """What trained. threads: PyTorch's, of each process."""
-
-    name: str
-    threads: int
-    n_processes: int
-    cpu_seed_repeats_bit_for_bit: bool
-
-
-@dataclass(frozen=True)
-class Tested:
-    """The one score on the test images."""
-
-    n: int
-    n_correct: int
-    accuracy: float
-    interval_95: Interval
-    images_sha256: str
-    labels_sha256: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """Everything that is needed to repeat a run, and what came of it.
-
-    model: as in `checkpoint.describe_network`. training: as in `describe_training`. time_s: seconds
-    by what took them. machine: as in `machine.passport`. versions: by package.
-    """
-
-    schema: str
-    model: dict[str, Any]
-    class_labels: tuple[str, ...]
-    training: dict[str, Any]
-    device: Device
+    checkpoint_path: Path
+    record_path: Path
+    picture: pictures.Picture
     epochs: tuple[EpochMetrics, ...]
-    time_s: dict[str, float]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    test: Tested
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """What the checkpoint carries of it, as plain JSON values."""
-        kept = ("model", "class_labels", "training", "test", "versions")
-        return {key: value for key, value in as_json(self).items() if key in kept}
+    test: Accuracy
+    record: dict[str, Any]
 
 
-def describe_training(options: TrainOptions, images: ImageSet) -> dict[str, Any]:
-    """Return what decides the weights trained on `images`; a resumed run must have the same."""
-    recipe = options.plan
-    muon = "Muon on conv2 and the first linear layer, AdamW on the rest"
-    return {
-        "recipe": options.recipe,
-        "data": options.data,
-        "n_images": len(images),
-        "n_validation_images": options.validate,
-        "images_sha256": images.images_sha256,
-        "labels_sha256": images.labels_sha256,
-        "optimizer": muon if recipe.muon_learning_rate else "Adam",
-        **asdict(recipe),
-        "pixel_mean_and_deviation": list(pixel_moments(images)) if recipe.normalize else None,
-        "kernel_size": options.kernel_size,
-        "width": options.width,
-        "seed": options.seed,
-        "precision": options.precision,
+def finish(run: Run) -> TrainResult:
+    """Score the trained network once on the test images; write its files."""
+    model, out = run.finished_model(), run.options.out
+    with run.timed("test"):
+        test = data.load_test_set()
+        logits = compute_logits(model, test.images, torch.float32)
+        score = accuracy.score(logits.argmax(axis=1), test.labels, data.CLASS_LABELS)
+    record = {
+        "schema": SCHEMA,
+        "model": checkpoint.describe_network(run.architecture),
+        "class_labels": list(data.CLASS_LABELS),
+        "training": run.training,
+        "device": {
+            "name": device_name(run.device),
+            "threads": torch.get_num_threads(),  # of each process
+            "n_processes": run.processes.size,
+            "cpu_seed_repeats_bit_for_bit": run.device.type == "cpu",
+        },
+        "epochs": as_json(run.epochs),
+        "time_s": run.time_s,
+        "machine": machine.passport(),
+        "versions": {
+            "convnet-edge": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "test": accuracy.describe(score, test),
     }
+    picture = pictures.training_curve(out.with_suffix(".train.png"), record["epochs"])
+    record_path = out.with_suffix(".train.json")
+    write_json(record_path, record)
+    header = {key: record[key] for key in IN_CHECKPOINT}
+    checkpoint.save(out, Checkpoint("model", dict(model.state_dict()), header))
+    run.options.resume_path.unlink(missing_ok=True)
+    return TrainResult(out, record_path, picture, run.epochs, score, record)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's own name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -3,60 +3,74 @@
 Which steps are taken, and what is kept of them, is the loop's business.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..networks.convnet import Architecture, Convnet, build_convnet, fold_normalization
-from ..networks.convnet_gradients import StepResult, loss_and_gradients
+from ..data import fashion_mnist as data
+from ..networks.convnet import Architecture, Convnet, fold_normalization
+from ..networks.convnet_gradients import loss_and_gradients
+from ..runtime.errors import InputError
 from ..runtime.measure.accuracy import ImageSet
-from .batches import Choices, TrainingImages
+from .batches import Choices, TrainingImages, pixel_moments
 from .distributed import Processes
 from .muon import Updater
 from .options import TrainOptions
-from .record import EpochMetrics
 
-Tensor = torch.Tensor
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
 
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch: mean loss over its batches, accuracy counted before each update, seconds.
+
+    epoch: 1-based. validation_loss, validation_accuracy: of the weights after the epoch on the
+    images held out, None without any.
+    """
+
+    epoch: int
+    mean_loss: float
+    accuracy: float
+    duration_s: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+
 class Run:
     """The state that steps and epochs change, and what they need for it.
 
-    training: what decides the weights. images: those to train on, and those held out. epochs: the
-    complete ones whose state is kept. time_s: seconds by what took them.
+    used, held_out: the images to train on, and those to validate on. training: what decides the
+    weights. epochs: the complete ones whose state is kept. time_s: seconds by what took them.
     """
 
     def __init__(
-        self,
-        options: TrainOptions,
-        training: dict[str, Any],
-        images: tuple[ImageSet, ImageSet],
-        *,
-        device: torch.device,
-        processes: Processes,
+        self, options: TrainOptions, *, device: torch.device, processes: Processes
     ) -> None:
-        used, self.held_out = images
-        self.options, self.recipe, self.training = options, options.plan, training
+        self.options, self.recipe = options, options.plan
         self.device, self.processes = device, processes
+        self.epochs: tuple[EpochMetrics, ...] = ()
+        self.time_s: dict[str, float] = {}
+        with self.timed("data"):
+            whole = data.load_training_set(options.data, options.data_dir)
+        self.used, self.held_out = split(whole, options.validate)
+        self.training = describe_training(options, self.used)
         self.architecture = Architecture(
-            (1, *used.images.shape[1:]), options.kernel_size, width=options.width
+            (1, *whole.images.shape[1:]), options.kernel_size, width=options.width
         )
         self.images = TrainingImages(
-            used, self.recipe, sides=self.architecture.needed_sides, device=device
+            self.used, self.recipe, sides=self.architecture.needed_sides, device=device
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.model = build_convnet(self.architecture)
+            self.model = Convnet(self.architecture)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [p.detach() for p in self.model.parameters()]
         self.dtype = torch.bfloat16 if options.precision == "bf16" else None
@@ -65,8 +79,6 @@ class Run:
         self.loss_sum = torch.zeros((), device=device)
         self.n_correct = torch.zeros((), device=device, dtype=torch.int64)
         self.average = [p.clone() for p in self.parameters] if self.recipe.average else None
-        self.epochs: tuple[EpochMetrics, ...] = ()
-        self.time_s: dict[str, float] = {}
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -86,39 +98,22 @@ class Run:
 
     def finished_model(self) -> Convnet:
         """Return the network as it is handed over: averaged weights, normalisation folded in."""
-        model = build_convnet(self.architecture)
-        with torch.no_grad():
-            weights = self.average or self.parameters
-            for parameter, weight in zip(model.parameters(), weights, strict=True):
-                parameter.copy_(weight)
+        model = Convnet(self.architecture)
+        weights = self.average or self.parameters
+        model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
         fold_normalization(model, self.images.mean, self.images.deviation)
         return model.to(self.device).eval()
 
-    def gradients(self, choices: Choices, n_total: int) -> StepResult:
-        """Return this process's share of loss, hits and gradients of a step of `n_total` images."""
-        if not len(choices.order):  # more processes than images in the last batch
-            zeros = tuple(torch.zeros_like(p) for p in self.parameters)
-            return StepResult(
-                torch.zeros_like(self.loss_sum), torch.zeros_like(self.n_correct), zeros
-            )
-        batch = self.images.batch(choices)
-        return loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
-
-
-def make_step(run: Run) -> Step:
-    """Return the step as this run's device takes it fastest."""
-    return GraphedStep(run) if run.device.type == "cuda" else partial(take_step, run)
-
-
-def take_step(run: Run, choices: Choices, n_total: int) -> None:
-    """Update the weights once; add loss and hits to the run's sums."""
-    result = run.gradients(choices, n_total)
-    run.processes.add_up((*result.gradients, result.loss, result.n_correct))
-    run.updater.step(result.gradients)
-    run.loss_sum += result.loss
-    run.n_correct += result.n_correct
-    if run.average is not None:
-        torch._foreach_lerp_(run.average, run.parameters, 1 - run.recipe.average)
+    def step(self, choices: Choices, n_total: int) -> None:
+        """Update the weights once; add loss and hits to the sums."""
+        batch = self.images.batch(choices)  # empty if there are more processes than images left
+        result = loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
+        self.processes.add_up((*result.gradients, result.loss, result.n_correct))
+        self.updater.step(result.gradients)
+        self.loss_sum += result.loss
+        self.n_correct += result.n_correct
+        if self.average is not None:
+            torch._foreach_lerp_(self.average, self.parameters, 1 - self.recipe.average)
 
 
 class GraphedStep:
@@ -130,17 +125,51 @@ class GraphedStep:
 
     def __call__(self, choices: Choices, n_total: int) -> None:
         """Take the step; the first ones eagerly, then by capture and replay."""
-        whole = len(choices.order) == n_total == self._run.recipe.batch_size
+        whole = len(choices["order"]) == n_total == self._run.recipe.batch_size
         if not whole or self._n_eager < EAGER_STEPS:  # several processes: each has a part only
             self._n_eager += 1
-            take_step(self._run, choices, n_total)
+            self._run.step(choices, n_total)
             return
         if self._captured is None:
-            self._captured = torch.cuda.CUDAGraph(), choices.each(torch.clone)
+            copies = {name: t.clone() for name, t in choices.items()}
+            self._captured = torch.cuda.CUDAGraph(), copies
             with torch.cuda.graph(self._captured[0]):
-                take_step(self._run, self._captured[1], n_total)
+                self._run.step(self._captured[1], n_total)
         graph, inputs = self._captured
-        for mine, theirs in zip(inputs, choices, strict=True):
-            if mine is not None and theirs is not None:
-                mine.copy_(theirs)
+        for name, tensor in inputs.items():
+            tensor.copy_(choices[name])
         graph.replay()
+
+
+def split(images: ImageSet, n_held_out: int) -> tuple[ImageSet, ImageSet]:
+    """Return the training images without the last `n_held_out`, and those."""
+    n = len(images) - n_held_out
+    if n < 1:
+        raise InputError(
+            f"--validate {n_held_out} of {len(images)} training images",
+            expected="fewer than there are",
+            next_step="lower --validate",
+        )
+    first = replace(images, images=images.images[:n], labels=images.labels[:n])
+    return first, replace(images, images=images.images[n:], labels=images.labels[n:])
+
+
+def describe_training(options: TrainOptions, images: ImageSet) -> dict[str, Any]:
+    """Return what decides the weights trained on `images`; a resumed run must have the same."""
+    recipe = options.plan
+    muon = "Muon on conv2 and the first linear layer, AdamW on the rest"
+    return {
+        "recipe": options.recipe,
+        "data": options.data,
+        "n_images": len(images),
+        "n_validation_images": options.validate,
+        "images_sha256": images.images_sha256,
+        "labels_sha256": images.labels_sha256,
+        "optimizer": muon if recipe.muon_learning_rate else "Adam",
+        **asdict(recipe),
+        "pixel_mean_and_deviation": list(pixel_moments(images)) if recipe.normalize else None,
+        "kernel_size": options.kernel_size,
+        "width": options.width,
+        "seed": options.seed,
+        "precision": options.precision,
+    }

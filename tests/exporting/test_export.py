@@ -16,7 +16,7 @@ from convnet_edge.exporting import graph
 from convnet_edge.exporting.export import export
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.networks import convnet
-from convnet_edge.networks.convnet import Architecture, build_convnet
+from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime import Classifier, admission, contract
 from convnet_edge.runtime.errors import CheckFailedError
 from convnet_edge.runtime.model_file import open_model
@@ -148,7 +148,7 @@ def test_fault_in_the_contract_turns_export_red(fail, monkeypatch, seal, check):
 def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, test_set):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_convnet(Architecture(kernel_size=kernel_size))
+        model = Convnet(Architecture(kernel_size=kernel_size))
     images = test_set.images[:300]
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
     session = onnxruntime.InferenceSession(graph.to_onnx(model), providers=["CPUExecutionProvider"])
@@ -162,7 +162,7 @@ def test_exporter_that_gives_up_is_named_with_its_versions(monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", give_up)
     with pytest.raises(CheckFailedError, match=f"torch {torch.__version__.split('+')[0]}"):
-        graph.to_onnx(build_convnet(Architecture()))
+        graph.to_onnx(Convnet(Architecture()))
 
 
 def test_uint8_input_gives_the_same_network(few, trained, tmp_path):

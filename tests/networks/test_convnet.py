@@ -6,12 +6,10 @@ from torch import nn
 from convnet_edge.networks.convnet import (
     Architecture,
     Convnet,
-    build_convnet,
     compute_logits,
     count_parameters,
     fold_normalization,
     hidden_activity,
-    materialize,
     reference_logits,
 )
 from convnet_edge.runtime.errors import InputError
@@ -21,19 +19,11 @@ def test_layers_are_the_tutorials_in_order_and_by_name():
     net = Convnet(Architecture())
     assert [type(layer) for layer in net.layer_stack] == [
         nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Conv2d, nn.ReLU, nn.MaxPool2d,
-        nn.Flatten, nn.LazyLinear, nn.ReLU, nn.Linear,
+        nn.Flatten, nn.Linear, nn.ReLU, nn.Linear,
     ]  # fmt: skip
-    assert list(build_convnet(Architecture()).state_dict()) == [
+    assert list(net.state_dict()) == [
         f"layer_stack.{i}.{kind}" for i in (0, 3, 7, 9) for kind in ("weight", "bias")
     ]
-
-
-def test_lazy_linear_has_no_count_before_the_dummy_batch():
-    net = Convnet(Architecture())
-    with pytest.raises(ValueError, match="uninitialized parameter"):
-        count_parameters(net)
-    materialize(net, (1, 28, 28))
-    assert count_parameters(net) == 225_034
 
 
 @pytest.mark.parametrize(
@@ -46,7 +36,7 @@ def test_lazy_linear_has_no_count_before_the_dummy_batch():
     ],
 )
 def test_parameter_formula_equals_the_count(architecture):
-    net = build_convnet(architecture)
+    net = Convnet(architecture)
     assert count_parameters(net) == architecture.n_parameters
     assert net(torch.zeros(2, *architecture.image_shape)).shape == (2, architecture.n_classes)
     assert net.layer_stack[3].out_channels == round(64 * architecture.width)
@@ -55,6 +45,7 @@ def test_parameter_formula_equals_the_count(architecture):
 
 def test_multiplications_by_hand():
     whole, half = Architecture(), Architecture(width=0.5)
+    assert whole.n_parameters == 225_034
     assert whole.needed_sides == (26, 26)
     assert whole.n_multiplications == (
         24 * 24 * 9 * 32, 10 * 10 * 9 * 32 * 64, 5 * 5 * 64 * 128, 128 * 10,
@@ -63,22 +54,17 @@ def test_multiplications_by_hand():
     assert ratio == pytest.approx(3.7, abs=0.1)
 
 
-@pytest.mark.parametrize("kernel_size", [10, 28, 100])
-def test_kernel_that_leaves_nothing_is_an_input_error(kernel_size):
-    with pytest.raises(InputError, match="leaves nothing"):
-        Architecture(kernel_size=kernel_size)
-
-
-def test_largest_kernel_that_fits_is_accepted():
-    largest = Architecture(kernel_size=9)
-    assert largest.feature_sides == (1, 1)
-    build_convnet(largest)
+def test_largest_kernel_that_fits_is_accepted_and_a_larger_one_refused():
+    assert Convnet(Architecture(kernel_size=9)).architecture.feature_sides == (1, 1)
+    for kernel_size in (10, 28, 100):
+        with pytest.raises(InputError, match="leaves nothing"):
+            Architecture(kernel_size=kernel_size)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_folded_normalization_is_exact(test_set, kernel_size):
     torch.manual_seed(0)
-    model = build_convnet(Architecture(kernel_size=kernel_size)).double()
+    model = Convnet(Architecture(kernel_size=kernel_size)).double()
     x = torch.from_numpy(test_set.images[:20].copy())[:, None].double() / 255
     expected = model((x - 0.286) / 0.353)
     fold_normalization(model, 0.286, 0.353)
@@ -86,7 +72,7 @@ def test_folded_normalization_is_exact(test_set, kernel_size):
 
 
 def test_reference_logits_are_float64s_and_float32s_and_leave_weights_bit_equal(test_set):
-    net = build_convnet(Architecture())
+    net = Convnet(Architecture())
     before = {name: t.clone() for name, t in net.state_dict().items()}
     exact, rounded = reference_logits(net, test_set.images[:300])
     assert exact.dtype == "float64"
@@ -97,7 +83,7 @@ def test_reference_logits_are_float64s_and_float32s_and_leave_weights_bit_equal(
 
 
 def test_hidden_activity_is_what_the_layer_gives(test_set):
-    net = build_convnet(Architecture())
+    net = Convnet(Architecture())
     active = hidden_activity(net, test_set.images[:9])
     hidden = torch.from_numpy(test_set.images[:9].copy())[:, None] / 255
     for layer in list(net.layer_stack)[:-1]:

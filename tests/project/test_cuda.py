@@ -72,15 +72,13 @@ def test_training_on_cuda_exports_with_the_same_proof(tmp_path):
 def start_run(tmp_path, **options):
     import torch
 
-    from convnet_edge.data.fashion_mnist import load_training_set
-    from convnet_edge.training import loop
     from convnet_edge.training.distributed import Processes
     from convnet_edge.training.options import TrainOptions
     from convnet_edge.training.run import Run
 
-    given = TrainOptions(out=tmp_path / "x.safetensors", **options)
-    images = loop.split(load_training_set("sample", tmp_path), 16)
-    return Run(given, {}, images, device=torch.device("cuda"), processes=Processes())
+    out = tmp_path / "x.safetensors"
+    given = TrainOptions(data="sample", validate=16, out=out, **options)
+    return Run(given, device=torch.device("cuda"), processes=Processes())
 
 
 def run_epoch(run, step):
@@ -92,15 +90,14 @@ def run_epoch(run, step):
 
 @pytest.mark.parametrize("recipe", ["tutorial", "best"])
 def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
-    from functools import partial
-
     import torch
 
-    from convnet_edge.training.run import GraphedStep, make_step, take_step
+    from convnet_edge.training.loop import make_step
+    from convnet_edge.training.run import GraphedStep
 
     graphed, eager = (start_run(tmp_path, recipe=recipe, batch_size=64) for _ in range(2))
     first = run_epoch(graphed, make_step(graphed))
-    second = run_epoch(eager, partial(take_step, eager))
+    second = run_epoch(eager, eager.step)
     assert isinstance(make_step(graphed), GraphedStep)
     assert first.mean_loss == pytest.approx(second.mean_loss, rel=2e-3)
     for mine, theirs in zip(graphed.model.parameters(), eager.model.parameters(), strict=True):
@@ -111,7 +108,8 @@ def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
 def test_steps_never_make_the_host_wait(tmp_path, monkeypatch):
     import torch
 
-    from convnet_edge.training.run import GraphedStep, make_step
+    from convnet_edge.training.loop import make_step
+    from convnet_edge.training.run import GraphedStep
 
     run = start_run(tmp_path, recipe="best", batch_size=64)
     step = make_step(run)

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting import graph
-from convnet_edge.networks.convnet import Architecture, build_convnet
+from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.quantizing import ort_cpu, portable
 from convnet_edge.quantizing import quantize as quantize_module
 from convnet_edge.quantizing.options import QuantizeOptions
@@ -168,7 +168,7 @@ def untrained(images, **network):
     """Return an untrained convnet, quantised from `images` (N, H, W) uint8."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_convnet(Architecture(**network))
+        model = Convnet(Architecture(**network))
     inputs = images[:, None].astype(np.float32) / np.float32(255)
     return portable.quantize_graph(graph.to_onnx(model), inputs)
 

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from convnet_edge.training.batches import Choices, TrainingImages, draw_choices, pixel_moments
+from convnet_edge.training.batches import TrainingImages, draw_choices, pixel_moments
 from convnet_edge.training.recipes import RECIPES
 
 CROP = {"sides": (26, 26), "device": torch.device("cpu")}
@@ -18,7 +19,7 @@ def few(test_set):
 def test_plain_batch_is_the_images_in_order_over_255(few):
     images = TrainingImages(few, RECIPES["tutorial"], **CROP)
     order = torch.tensor([3, 0, 41])
-    batch = images.batch(Choices(order))
+    batch = images.batch({"order": order})
     expected = few.images[[3, 0, 41]][:, None, :26, :26] / 255
     np.testing.assert_allclose(batch.x.numpy(), expected, rtol=1e-6)
     assert batch.labels.tolist() == few.labels[[3, 0, 41]].tolist()
@@ -31,9 +32,9 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     drawn = draw_choices(50, 128, recipe, torch.Generator().manual_seed(0))
     batch = images.batch(drawn)
     mean, deviation = pixel_moments(few)
-    for i, index in enumerate(drawn.order.tolist()):
-        image = few.images[index][:, ::-1] if drawn.mirrored[i] else few.images[index]
-        row, column = drawn.shifts[i].tolist()
+    for i, index in enumerate(drawn["order"].tolist()):
+        image = few.images[index][:, ::-1] if drawn["mirrored"][i] else few.images[index]
+        row, column = drawn["shifts"][i].tolist()
         padded = np.pad(image, 1)[row : row + 26, column : column + 26]
         np.testing.assert_allclose(
             batch.x[i, 0].numpy(), (padded / 255 - mean) / deviation, rtol=1e-4, atol=1e-5
@@ -41,6 +42,9 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     share = batch.keep.count_nonzero() / batch.keep.numel()
     assert abs(share - (1 - recipe.dropout)) < 0.03
     assert batch.keep.mean() == pytest.approx(1, abs=0.03)
+    log_p = torch.randn(50, 10).log_softmax(1)
+    smoothed = cross_entropy(log_p, batch.labels, label_smoothing=recipe.label_smoothing)
+    torch.testing.assert_close(-(batch.targets * log_p).sum() / 50, smoothed)
 
 
 def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
@@ -48,22 +52,23 @@ def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
     first, again, other = (
         draw_choices(100, 8, recipe, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
-    for a, b in zip(first, again, strict=True):
-        assert torch.equal(a, b)
-    assert sorted(first.order.tolist()) == list(range(100))
-    assert not torch.equal(first.order, other.order)
-    assert set(first.shifts.unique().tolist()) == {0, 1, 2}
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert sorted(first["order"].tolist()) == list(range(100))
+    assert not torch.equal(first["order"], other["order"])
+    assert set(first["shifts"].unique().tolist()) == {0, 1, 2}
 
 
 def test_tutorials_choices_are_the_permutation_alone():
     drawn = draw_choices(64, 128, RECIPES["tutorial"], torch.Generator().manual_seed(4))
-    assert torch.equal(drawn.order, torch.randperm(64, generator=torch.Generator().manual_seed(4)))
-    assert drawn[1:] == (None, None, None)
+    assert torch.equal(
+        drawn["order"], torch.randperm(64, generator=torch.Generator().manual_seed(4))
+    )
+    assert list(drawn) == ["order"]
 
 
 def test_share_draws_that_many_different_images():
     drawn = draw_choices(100, 8, replace(RECIPES["fast"], share=0.3), torch.Generator())
-    assert len(set(drawn.order.tolist())) == len(drawn.order) == 30
+    assert len(set(drawn["order"].tolist())) == len(drawn["order"]) == 30
 
 
 def test_moments_are_numpys(few):

@@ -3,7 +3,8 @@
 Takes predictions and labels; running the model is the classifier's business.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,3 +104,15 @@ def compare(first: Array, second: Array, labels: Array) -> Pair:
         mcnemar_p=mcnemar(lost, gained),
         shown=[],
     )
+
+
+def describe(found: Accuracy, images: ImageSet) -> dict[str, Any]:
+    """Return what checkpoint and contract say of the score `found` on `images`."""
+    return {
+        "n": found.n,
+        "n_correct": found.n_correct,
+        "accuracy": found.accuracy,
+        "interval_95": asdict(found.interval),
+        "images_sha256": images.images_sha256,
+        "labels_sha256": images.labels_sha256,
+    }
