@@ -30,7 +30,7 @@ _HOMES = {
     "CompareOptions": "reporting.options",
     "report": "reporting.report",
     "ReportOptions": "reporting.options",
-    "bundle": "commands.bundle",
+    "bundle": "bundling.bundle",
     "BundleOptions": "bundling.options",
     "predict": "predicting.predict",
     "PredictOptions": "predicting.options",
@@ -38,9 +38,9 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:  # the same for static checkers
+    from .bundling.bundle import bundle as bundle
     from .bundling.options import BundleOptions as BundleOptions
     from .commands.bench import bench as bench
-    from .commands.bundle import bundle as bundle
     from .commands.inspect import InspectOptions as InspectOptions
     from .commands.inspect import inspect as inspect
     from .exporting.export import export as export

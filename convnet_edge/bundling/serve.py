@@ -3,8 +3,6 @@
 Sends the headers that give the page threads; any static HTTPS host can take its place.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from functools import partial
@@ -18,10 +16,10 @@ from .options import ServeOptions
 from .site import HEADERS, REMAKE, SITE, WORKER, read_site
 
 ADDRESS = "127.0.0.1"
+
 CONTENT_TYPES = {  # browsers run nothing of another type, whatever this computer's tables say
     **SimpleHTTPRequestHandler.extensions_map,
-    ".js": "text/javascript",
-    ".mjs": "text/javascript",
+    **dict.fromkeys((".js", ".mjs"), "text/javascript"),
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
@@ -74,29 +72,20 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing of requests: the address is printed once, by the command line."""
 
 
-def choose_page(named: Path | None) -> Path:
-    """Return `named`, else the one folder here that holds a page.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    found = [named] if named else sorted(path.parent for path in Path().glob(f"*/{SITE}"))
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(map(str, found)) or "none"
-    raise InputError(
-        f"no page was named, and the pages here are: {listed}",
-        expected="one folder with a page",
-        next_step="name one of them" if found else REMAKE,
-    )
-
-
 def serve(options: ServeOptions, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted; `ready` gets the address once it answers.
+    """Serve a page, the one in a folder here if none is named; `ready` gets its address.
 
     Raises:
-        InputError: see PageServer and choose_page.
+        InputError: as PageServer does, or the pages here are none or several.
     """
-    with PageServer(choose_page(options.folder), options.port) as server:
+    here = sorted(path.parent for path in Path().glob(f"*/{SITE}"))
+    found = [options.folder] if options.folder else here
+    if len(found) != 1:
+        raise InputError(
+            f"no page was named, and the pages here are: {', '.join(map(str, here)) or 'none'}",
+            expected="one folder with a page",
+            next_step="name one of them" if found else REMAKE,
+        )
+    with PageServer(found[0], options.port) as server:
         ready(server.url)
         server.serve_forever()

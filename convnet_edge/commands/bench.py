@@ -132,7 +132,6 @@ def _draw(
 ) -> tuple[Picture, ...]:
     """Draw what was measured, beside the result file and under its name."""
     from ..drawing import pictures
-    from ..drawing.grid import draw_grid
 
     def place(what: str) -> Path:
         return result_path.with_suffix(f".{what}.png")
@@ -146,7 +145,7 @@ def _draw(
         if result.accuracy.calibration is not None:
             calibration = result.accuracy.calibration
             drawn.append(pictures.reliability(place("reliability"), calibration))
-    drawn.append(draw_grid(place("predictions"), classifier, test).picture)
+    drawn.append(pictures.draw_grid(place("predictions"), classifier, test).picture)
     if profile:
         drawn.append(pictures.nodes(place("profile"), result.profile))
     if result.paced is not None:

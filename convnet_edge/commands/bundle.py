@@ -1,16 +1,9 @@
 """`bundle` and `serve`: what is handed over, and a look at the page."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..bundling.options import BundleOptions, ServeOptions
 from .terminal import Done, Terminal
-
-if TYPE_CHECKING:
-    from ..bundling.pyz import Bundle
-    from ..bundling.site import Site
 
 EXAMPLES = (
     "Example: convnet-edge bundle exported/fashion-mnist.onnx "
@@ -18,6 +11,7 @@ EXAMPLES = (
     "python3 fashion-mnist.pyz selftest"
 )
 SERVE_EXAMPLES = "Example: convnet-edge serve fashion-mnist-web --port 8080"
+NEXT = {"pyz": "python3 {} selftest", "web": "convnet-edge serve {}"}
 
 
 def command(options: BundleOptions, terminal: Terminal) -> Done[Path]:
@@ -26,40 +20,18 @@ def command(options: BundleOptions, terminal: Terminal) -> Done[Path]:
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
     that passes its self-test on the device is taken.
     """
-    from ..bundling.pyz import Bundle
+    from ..bundling.bundle import bundle
+    from ..runtime.measure.tables import heading, shown
 
     made = bundle(options)
-    if isinstance(made, tuple):
-        terminal.wrote(made)
-        return Done(made[0], {"files": [str(path) for path in made]})
     for name, checks in made.checks.items():
         terminal.say(f"{name}: {len(checks)} checks hold here")
-    document: dict[str, Any] = {"path": str(made.path)}
-    if isinstance(made, Bundle):
-        terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
-        sizes = {"bundle_bytes": made.n_bytes, "bundle_sha256": made.sha256}
-        document |= {**sizes, "manifest": made.manifest}
-        next_command = f"python3 {made.path} selftest"
-    else:
-        terminal.say(f"{made.n_files} files, {made.n_bytes / 1e6:.1f} MB, id {made.id}")
-        document |= {"n_files": made.n_files, "site_bytes": made.n_bytes, "id": made.id}
-        next_command = f"convnet-edge serve {made.path}"
-    terminal.wrote((made.path,))
-    return Done(made.path, document, next_command)
-
-
-def bundle(options: BundleOptions) -> Bundle | Site | tuple[Path, ...]:
-    """Write the .pyz, the page's folder or the test data's files that `options.target` asks for.
-
-    Raises:
-        InputError: a model is unreadable, does not fit the others, or nothing can be written.
-        CheckFailedError: a model does not pass its self-test here.
-    """
-    from ..bundling import pyz, site, testdata
-
-    if options.target == "testdata":
-        return testdata.lay_out(options)
-    return site.lay_out(options) if options.target == "web" else pyz.bundle(options)
+    for name, value in made.document.items():
+        if name not in ("path", "manifest", "files"):
+            terminal.say(f"{heading(name)}: {shown(name, value)}")
+    terminal.wrote([Path(path) for path in made.document.get("files", [made.path])])
+    next_command = NEXT.get(options.target)
+    return Done(made.path, made.document, next_command and next_command.format(made.path))
 
 
 def serve(options: ServeOptions, terminal: Terminal) -> Done[None]:

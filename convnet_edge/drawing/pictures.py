@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..runtime.classifier import Classifier
+    from ..runtime.measure.accuracy import ImageSet
+
 Array = np.ndarray[Any, np.dtype[Any]]
 P = ParamSpec("P")
 
@@ -74,6 +77,16 @@ class Difference:
     image: Array
     true_name: str
     probabilities: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tutorial's grid: which test images, what the model said, what they are."""
+
+    picture: Picture
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    true_names: tuple[str, ...]
 
 
 def draw(
@@ -305,3 +318,13 @@ def prediction_grid(
         title = f"{name}?" if right else f"{name}?\n(is {true_name})"
         axes.set_title(title, color=INK if right else RED)
         axes.axis("off")
+
+
+def draw_grid(path: Path, classifier: Classifier, test: ImageSet, *, seed: int = 0) -> Grid:
+    """Predict 15 of the test images, chosen by `seed`, and draw them to `path`."""
+    n_cells = GRID_COLUMNS * GRID_ROWS
+    chosen = np.random.default_rng(seed).choice(len(test), n_cells, replace=False)
+    names = tuple(classifier(test.images[chosen]).names)
+    true_names = tuple(classifier.contract.class_labels[label] for label in test.labels[chosen])
+    picture = prediction_grid(path, test.images[chosen], names, true_names)
+    return Grid(picture, tuple(map(int, chosen)), names, true_names)

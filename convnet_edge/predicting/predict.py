@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.fashion_mnist import load_test_set
-from ..drawing.grid import Grid, draw_grid
+from ..drawing.pictures import Grid, draw_grid
 from ..runtime import preprocess
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
