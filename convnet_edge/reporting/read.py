@@ -82,7 +82,7 @@ def _check(document: Any, path: Path) -> Result:
         raise InputError(
             f"{path} is {f'of schema {schema}' if schema else 'no bench result'}",
             expected=f"schema {SCHEMA}",
-            next_step="pip install -U convnet-edge" if schema > int(NEWEST) else MEASURE,
+            next_step="pip install --upgrade convnet-edge" if schema > int(NEWEST) else MEASURE,
         )
     try:
         clean = json.dumps(_clean(document, f"{path}: ", ""))

@@ -219,6 +219,16 @@ def test_odd_results_are_drawn_without_a_warning(tmp_path, changes):
     assert all(picture.drawn for picture in made_report.pictures)
 
 
+def spoiled(value):
+    """Yield a JSON value as often as it has values inside, with one of them of another kind."""
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        others = [None, "x", -1, 1e18, [], {}, [None], {"x": None}]
+        for other in (*others, *(spoiled(inner) if isinstance(inner, (dict, list)) else ())):
+            changed = value.copy()
+            changed[key] = other
+            yield changed
+
+
 @pytest.mark.slow
 def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, monkeypatch):
     """Each value of a result in turn is replaced by one of another kind."""
@@ -229,37 +239,16 @@ def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, mo
     document["accuracy"]["confusion"] = [[3, 1], [0, 4]]
     document["accuracy"]["calibration"]["bins"] = document["accuracy"]["calibration"]["bins"][:2]
     path, n_reports, n_errors = tmp_path / "a.json", 0, 0
-    for place in places(document):
-        for value in (None, "x", -1, 1e18, [], {}, [None], {"x": None}):
-            path.write_text(json.dumps(replaced(document, place, value)))
-            try:
-                make(tmp_path, path)
-                n_reports += 1
-            except InputError as error:
-                assert str(path) in str(error)
-                n_errors += 1
+    for changed in spoiled(document):
+        path.write_text(json.dumps(changed))
+        try:
+            make(tmp_path, path)
+            n_reports += 1
+        except InputError as error:
+            assert str(path) in str(error)
+            n_errors += 1
     assert n_reports > 300
     assert n_errors > 1000
-
-
-def places(value, place=()):
-    """Return the path of every value inside `value`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, inner in items:
-        found.append((*place, key))
-        if isinstance(inner, (dict, list)):
-            found += places(inner, (*place, key))
-    return found
-
-
-def replaced(document, place, value):
-    copy = json.loads(json.dumps(document))
-    inner = copy
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    return copy
 
 
 def test_out_that_cannot_be_written_is_an_input_error(tmp_path, plain):

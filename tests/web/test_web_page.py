@@ -15,10 +15,10 @@ from contrast import CONTRAST
 from emulated import EXPORTED, REPOSITORY
 from pydantic import TypeAdapter
 
-from convnet_edge.bundling import serve, site
+from convnet_edge.bundling import serve
+from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
 from convnet_edge.reporting.options import ReportOptions
-from convnet_edge.reporting.read import read_result
 from convnet_edge.reporting.report import report
 from convnet_edge.runtime import Classifier, preprocess
 from convnet_edge.runtime.measure import stats
@@ -50,7 +50,7 @@ def ort_web(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(ort_web, tmp_path_factory):
     out = tmp_path_factory.mktemp("web") / "page"
-    site.lay_out(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out))
+    bundle(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out))
     return out
 
 
@@ -172,7 +172,7 @@ def test_result_is_of_the_declared_schema_and_judged_by_report(show, tmp_path):
     strict = TypeAdapter(Result).validate_json(path.read_bytes(), strict=True)
     assert set(keys(document)) - set(keys(as_json(strict))) == set()
     assert [(row.percentiles_ms, row.verdict) for row in strict.latency] == [((), None)] * 2
-    found = read_result(path)
+    found = results.read(path)
     assert found.provider.obtained == "wasm"
     assert found.model.model_sha256 == open_model(MODELS[0]).sha256
     assert found.accuracy.interval == stats.wilson_interval(found.accuracy.n_correct, 10_000)
@@ -189,7 +189,7 @@ def test_result_is_of_the_declared_schema_and_judged_by_report(show, tmp_path):
 
 
 def test_result_without_measurements_is_of_the_schema_too(show, tmp_path):
-    found = read_result(saved_result(proved(show()), tmp_path))
+    found = results.read(saved_result(proved(show()), tmp_path))
     assert found.latency == ()
     assert found.accuracy is None
     assert all(check.passed for check in found.checks)
