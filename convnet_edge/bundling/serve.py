@@ -3,7 +3,6 @@
 Sends the headers that give the page threads; any static HTTPS host can take its place.
 """
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -26,11 +25,7 @@ CONTENT_TYPES = {  # browsers run nothing of another type, whatever this compute
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves the files that a page's site.json lists, and nothing else.
-
-    Raises:
-        InputError: the folder holds no page, or the port is taken.
-    """
+    """Serves the files that a page's site.json lists, and nothing else."""
 
     daemon_threads = True
 
@@ -39,9 +34,8 @@ class PageServer(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, port), partial(_Handler, directory=folder))
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
             raise InputError(
-                f"port {port} {'is taken' if taken else f'cannot be used: {error.strerror}'}",
+                f"port {port} cannot be used: {error.strerror}",
                 expected="a free port",
                 next_step="let one be chosen with --port 0",
             ) from error
@@ -76,7 +70,8 @@ def serve(options: ServeOptions, ready: Callable[[str], None]) -> None:
     """Serve a page, the one in a folder here if none is named; `ready` gets its address.
 
     Raises:
-        InputError: as PageServer does, or the pages here are none or several.
+        InputError: the folder holds no page, none is named and here are none or several, or the
+            port is taken.
     """
     here = sorted(path.parent for path in Path().glob(f"*/{SITE}"))
     found = [options.folder] if options.folder else here

@@ -44,7 +44,9 @@ def write(
     files = _own_files() | _runtime(ort_web)
     files |= {f"models/{name}": model.file.data for name, model in models.items()}
     worker = files.pop(WORKER)
-    integrities = {name: _integrity(files[name]) for name in sorted(files)}
+    digests = {name: hashlib.sha256(files[name]).digest() for name in sorted(files)}
+    # written as browsers take them (W3C, "Subresource Integrity")
+    integrities = {name: f"sha256-{base64.b64encode(digests[name]).decode()}" for name in digests}
     site_id = hashlib.sha256(json.dumps(integrities).encode()).hexdigest()[:16]
     document = {
         "schema": SCHEMA,
@@ -64,11 +66,7 @@ def write(
 
 
 def read_site(folder: Path) -> frozenset[str]:
-    """Return the names of the files that make up the page in `folder`, as its site.json lists them.
-
-    Raises:
-        InputError: the folder holds no page.
-    """
+    """Return the names of the files of the page in `folder`; an error if it holds none."""
     data = read_bytes(folder / SITE, limit=16 * MIB, next_step=REMAKE)
     try:
         document = json.loads(data)
@@ -105,11 +103,6 @@ def _runtime(ort_web: Path) -> dict[str, bytes]:
         f"ort/{name}": read_bytes(ort_web / "dist" / name, limit=MAX_FILE_BYTES, next_step=INSTALL)
         for name in ORT_FILES
     }
-
-
-def _integrity(data: bytes) -> str:
-    """Return the digest as browsers take it (W3C, "Subresource Integrity")."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _replace_folder(out: Path, files: Mapping[str, bytes]) -> None:

@@ -134,13 +134,13 @@ def batches(figure: Figure, entries: Sequence[Entry], title: str) -> None:
         n_near = sum(at == size and abs(other / rate - 1) < 0.15 for at, other in ends)
         ends.append((size, rate))
         _number(axes, one, (size, rate), (6 + 9 * n_near, -3))
-    sizes, rates = (sorted(set(found)) for found in zip(*(p for one in entries for p in one.rates),
-                                                        strict=True))  # fmt: skip
+    sizes = sorted({size for one in entries for size, _ in one.rates})
+    rates = [rate for one in entries for _, rate in one.rates]
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="images a run (batch size)", ylabel="images/s", title=title)
-    _log_axis(axes, "y", (rates[0], rates[-1]))
+    _log_axis(axes, "y", (min(rates), max(rates)))
     _legend(figure, axes)
 
 
@@ -160,11 +160,12 @@ def accuracy(
         if p50 is None or p50.value is None or score is None:
             continue
         x, y = p50.value, 100 * score.accuracy
-        across = _arms(p50.low or x, x, p50.high or x)
-        along = _arms(100 * score.interval.low, y, 100 * score.interval.high)
+        low, high = 100 * score.interval.low, 100 * score.interval.high
+        across = np.clip([[x - (p50.low or x)], [(p50.high or x) - x]], 0, None)
+        along = np.clip([[y - low], [high - y]], 0, None)
         axes.errorbar(x, y, along, across, linestyle="", elinewidth=1, label=one.label, **one.look)
-        _number(axes, one, (x, y + along[1][0]), (0, 3), ha="center")
-        times += [x, x + across[1][0]]
+        _number(axes, one, (x, y + along[1, 0]), (0, 3), ha="center")
+        times += [x, x + across[1, 0]]
     axes.set(xlabel="p50 ms a run", ylabel="test accuracy, %", title=title)
     axes.margins(0.12)
     _log_axis(axes, "x", (min(times), max(times)))
@@ -198,10 +199,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, _ = axes.get_legend_handles_labels()
     labels = [str(handle.get_label()) for handle in handles]  # also those that begin with _
     figure.legend(handles, labels, loc="outside lower left", handlelength=2.6, borderpad=0)
-
-
-def _arms(low: float, value: float, high: float) -> list[list[float]]:
-    return [[max(value - low, 0)], [max(high - value, 0)]]
 
 
 def _plain(value: float, _: float) -> str:

@@ -15,29 +15,27 @@ from convnet_edge.bundling import serve, site
 from convnet_edge.bundling.options import ServeOptions
 from convnet_edge.runtime.errors import InputError
 
-FILES = {
-    "index.html": b"<!doctype html>",
-    "main.js": b"1",
-    "manifest.webmanifest": b"{}",
-    "ort/a.mjs": b"2",
-    "ort/a.wasm": b"\0asm",
-    "models/a.onnx": b"3",
-    "test-set/images.gz": b"\x1f\x8b",
-    "gone.js": b"",
+TYPES = {
+    "index.html": "text/html",
+    "main.js": "text/javascript",
+    "manifest.webmanifest": "application/manifest+json",
+    "ort/a.mjs": "text/javascript",
+    "ort/a.wasm": "application/wasm",
+    "models/a.onnx": "application/octet-stream",
+    "test-set/images.gz": "application/gzip",
+    "site.json": "application/json",
+    "sw.js": "text/javascript",
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
     out = tmp_path / "page"
-    document = {"schema": site.SCHEMA, "files": dict.fromkeys(FILES, "sha256-")}
-    site_json = json.dumps(document).encode()
-    for name, content in {**FILES, "site.json": site_json, "sw.js": b"4"}.items():
+    for name in (*TYPES, "private.txt", "../secret.txt"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(content)
-    (out / "gone.js").unlink()
-    (out / "private.txt").write_text("not listed")
-    (tmp_path / "secret.txt").write_text("outside")
+        (out / name).write_text(f"this is {name}")
+    listed = dict.fromkeys([*TYPES, "gone.js"], "sha256-")
+    (out / "site.json").write_text(json.dumps({"schema": site.SCHEMA, "files": listed}))
     return out
 
 
@@ -62,30 +60,14 @@ def ask(folder):
         thread.join()
 
 
-@pytest.mark.parametrize(
-    ("target", "content_type"),
-    [
-        ("/", "text/html"),
-        ("/index.html?threads=2", "text/html"),
-        ("/main.js", "text/javascript"),
-        ("/manifest.webmanifest", "application/manifest+json"),
-        ("/ort/a.mjs", "text/javascript"),
-        ("/ort/a.wasm", "application/wasm"),
-        ("/models/a.onnx", "application/octet-stream"),
-        ("/test-set/images.gz", "application/gzip"),
-        ("/site.json", "application/json"),
-        ("/sw.js", "text/javascript"),
-    ],
-)
-def test_listed_files_come_with_their_type_and_the_headers(ask, folder, target, content_type):
-    response, body = ask(target)
-    assert response.status == 200
-    assert response.headers["Content-Type"] == content_type
-    assert response.headers["Content-Encoding"] is None
-    for name, value in site.HEADERS.items():
-        assert response.headers[name] == value
-    name = target.split("?")[0].removeprefix("/") or "index.html"
-    assert body == (folder / name).read_bytes()
+def test_listed_files_come_with_their_type_and_the_headers(ask, folder):
+    for target in ("", "index.html?threads=2", *TYPES):
+        response, body = ask(f"/{target}")
+        name = target.split("?")[0] or "index.html"
+        assert (response.status, body) == (200, (folder / name).read_bytes())
+        assert response.headers["Content-Type"] == TYPES[name]
+        assert response.headers["Content-Encoding"] is None
+        assert dict(response.headers).items() >= site.HEADERS.items()
 
 
 @pytest.mark.parametrize(
@@ -98,13 +80,12 @@ def test_listed_files_come_with_their_type_and_the_headers(ask, folder, target, 
 def test_anything_else_is_not_found(ask, target):
     response, body = ask(target)
     assert response.status == 404
-    assert b"not listed" not in body
-    assert b"outside" not in body
+    assert b"this is" not in body
 
 
 def test_head_gives_the_length_alone_and_other_methods_are_refused(ask):
     response, body = ask("/main.js", method="HEAD")
-    assert (response.status, response.headers["Content-Length"], body) == (200, "1", b"")
+    assert (response.status, response.headers["Content-Length"], body) == (200, "15", b"")
     assert ask("/main.js", method="POST")[0].status == 501
 
 
@@ -120,7 +101,7 @@ def test_taken_port_is_an_error_with_a_way_out(folder):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(InputError, match=r"is taken.*--port 0"):
+        with pytest.raises(InputError, match=r"cannot be used.*--port 0"):
             serve.PageServer(folder, other.getsockname()[1])
 
 
@@ -150,7 +131,7 @@ def test_command_takes_the_one_page_here_prints_its_address_and_ends_with_ctrl_c
         port = int(line.split(":")[2].split("/")[0])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/main.js")
-        assert connection.getresponse().read() == b"1"
+        assert connection.getresponse().read() == b"this is main.js"
         connection.close()
         it.send_signal(signal.SIGINT)
         _, errors = it.communicate(timeout=20)

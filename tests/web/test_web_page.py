@@ -4,7 +4,6 @@ import functools
 import http.server
 import json
 import shutil
-import subprocess
 import threading
 
 import faults
@@ -13,6 +12,7 @@ import pytest
 import results
 from contrast import CONTRAST
 from emulated import EXPORTED, REPOSITORY
+from environments import run
 from pydantic import TypeAdapter
 
 from convnet_edge.bundling import serve
@@ -41,9 +41,7 @@ def ort_web(tmp_path_factory):
     folder = tmp_path_factory.mktemp("npm")
     for name in ("package.json", "package-lock.json"):
         shutil.copy(REPOSITORY / name, folder)
-    command = ["npm", "ci", "--ignore-scripts"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run("npm", "ci", "--ignore-scripts", cwd=folder)
     return folder / "node_modules" / "onnxruntime-web"
 
 
@@ -162,6 +160,10 @@ def keys(value, path=""):
 
 def test_result_is_of_the_declared_schema_and_judged_by_report(show, tmp_path):
     page = proved(show())
+    empty = results.read(saved_result(page, tmp_path))
+    assert (empty.latency, empty.accuracy) == ((), None)
+    assert all(check.passed for check in empty.checks)
+    assert empty.cold_start.processes[0].session_ms > 0
     page.click("#score")
     page.wait_for_selector("#confusion table")
     page.click("#bench")
@@ -186,14 +188,6 @@ def test_result_is_of_the_declared_schema_and_judged_by_report(show, tmp_path):
     results.write(tmp_path, "host.json")
     page_path = report(ReportOptions((tmp_path,), tmp_path / "report.html")).html_path
     assert "wasm" in page_path.read_text()
-
-
-def test_result_without_measurements_is_of_the_schema_too(show, tmp_path):
-    found = results.read(saved_result(proved(show()), tmp_path))
-    assert found.latency == ()
-    assert found.accuracy is None
-    assert all(check.passed for check in found.checks)
-    assert found.cold_start.processes[0].session_ms > 0
 
 
 def test_percentiles_and_their_floors_are_those_of_python(show):
@@ -319,34 +313,32 @@ def test_bad_file_is_a_sentence_and_the_page_goes_on(show, damage, tmp_path):
     assert page.is_hidden("#error")
 
 
-@pytest.mark.parametrize("fault", ["flipped byte", "changed weight"])
-def test_wrong_model_fails_its_selftest_and_another_can_be_chosen(show, folder, tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda model: model[:5000] + bytes([model[5000] ^ 1]) + model[5001:], "FAIL (digests"),
+        (
+            lambda model: faults.change_sealed(model, faults.nudge_one_weight),
+            "FAIL (golden vectors",
+        ),
+        (None, "upload it again"),
+    ],
+    ids=["flipped byte", "changed weight", "missing file"],
+)
+def test_wrong_model_fails_its_selftest_and_another_can_be_chosen(
+    show, folder, tmp_path, fault, said
+):
     out = tmp_path / "changed"
     shutil.copytree(folder, out)
     path = out / "models" / MODELS[0].name
-    model = path.read_bytes()
-    if fault == "flipped byte":
-        model = model[:5000] + bytes([model[5000] ^ 1]) + model[5001:]
-    else:
-        model = faults.change_sealed(model, faults.nudge_one_weight)
-    path.write_bytes(model)
+    path.write_bytes(fault(path.read_bytes())) if fault else path.unlink()
     page = show(out, quiet=False)
     page.wait_for_selector(PROVED)
-    failed = {"flipped byte": "digests", "changed weight": "golden vectors"}[fault]
-    assert page.inner_text("#status").startswith(f"Self-test: FAIL ({failed}")
+    assert said in page.inner_text("#status" if fault else "#error")
     assert page.is_hidden("main")
     page.select_option("#model", label=MODELS[1].name)
     page.wait_for_selector("#status.good")
     assert page.is_visible("main")
-
-
-def test_missing_file_on_the_server_is_a_sentence(show, folder, tmp_path):
-    out = tmp_path / "incomplete"
-    shutil.copytree(folder, out)
-    (out / "models" / MODELS[0].name).unlink()
-    page = show(out, quiet=False)
-    page.wait_for_selector(PROVED)
-    assert "upload it again" in page.inner_text("#error")
 
 
 def test_browser_without_wasm_is_told_what_it_needs(browser, folder, show):
@@ -370,7 +362,7 @@ def test_page_works_without_a_network_after_the_first_load(show):
 
 
 def test_plain_http_works_with_one_thread_and_says_what_it_lacks(browser, folder):
-    handler = functools.partial(QuietHandler, directory=folder)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -385,13 +377,6 @@ def test_plain_http_works_with_one_thread_and_says_what_it_lacks(browser, folder
         page.context.close()
         server.shutdown()
         thread.join()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Any static host, without our headers."""
-
-    def log_message(self, *arguments):
-        """Say nothing."""
 
 
 def test_server_without_the_headers_gets_threads_from_the_second_load(show, monkeypatch):
