@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stands once
+    from .bundling.bundle import bundle as bundle
     from .bundling.options import BundleOptions as BundleOptions
     from .commands.bench import bench as bench
-    from .commands.bundle import bundle as bundle
     from .commands.inspect import InspectOptions as InspectOptions
     from .commands.inspect import inspect as inspect
     from .exporting.export import export as export

@@ -3,9 +3,6 @@
 Sends the headers that give the page threads; any static HTTPS host can take its place.
 """
 
-from __future__ import annotations
-
-import errno
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -18,21 +15,17 @@ from .options import ServeOptions
 from .site import HEADERS, REMAKE, SITE, WORKER, read_site
 
 ADDRESS = "127.0.0.1"
+
 CONTENT_TYPES = {  # browsers run nothing of another type, whatever this computer's tables say
     **SimpleHTTPRequestHandler.extensions_map,
-    ".js": "text/javascript",
-    ".mjs": "text/javascript",
+    **dict.fromkeys((".js", ".mjs"), "text/javascript"),
     ".wasm": "application/wasm",
     ".webmanifest": "application/manifest+json",
 }
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves the files that a page's site.json lists, and nothing else.
-
-    Raises:
-        InputError: the folder holds no page, or the port is taken.
-    """
+    """Serves the files that a page's site.json lists, and nothing else."""
 
     daemon_threads = True
 
@@ -41,9 +34,8 @@ class PageServer(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, port), partial(_Handler, directory=folder))
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
             raise InputError(
-                f"port {port} {'is taken' if taken else f'cannot be used: {error.strerror}'}",
+                f"port {port} cannot be used: {error.strerror}",
                 expected="a free port",
                 next_step="let one be chosen with --port 0",
             ) from error
@@ -74,29 +66,21 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing of requests: the address is printed once, by the command line."""
 
 
-def choose_page(named: Path | None) -> Path:
-    """Return `named`, else the one folder here that holds a page.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    found = [named] if named else sorted(path.parent for path in Path().glob(f"*/{SITE}"))
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(map(str, found)) or "none"
-    raise InputError(
-        f"no page was named, and the pages here are: {listed}",
-        expected="one folder with a page",
-        next_step="name one of them" if found else REMAKE,
-    )
-
-
 def serve(options: ServeOptions, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted; `ready` gets the address once it answers.
+    """Serve a page, the one in a folder here if none is named; `ready` gets its address.
 
     Raises:
-        InputError: see PageServer and choose_page.
+        InputError: the folder holds no page, none is named and here are none or several, or the
+            port is taken.
     """
-    with PageServer(choose_page(options.folder), options.port) as server:
+    here = sorted(path.parent for path in Path().glob(f"*/{SITE}"))
+    found = [options.folder] if options.folder else here
+    if len(found) != 1:
+        raise InputError(
+            f"no page was named, and the pages here are: {', '.join(map(str, here)) or 'none'}",
+            expected="one folder with a page",
+            next_step="name one of them" if found else REMAKE,
+        )
+    with PageServer(found[0], options.port) as server:
         ready(server.url)
         server.serve_forever()

@@ -3,26 +3,22 @@
 What the page does there is in `web/`; showing it on this computer is `serve`'s business.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .. import __version__
 from ..data.fashion_mnist import SAMPLE_DIR, TEST_FILES, load_test_set
+from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
-from ..runtime.measure.result import Check
-from .options import BundleOptions
-from .prove import REINSTALL, describe, prove
+from .pyz import PACKAGE_DIR, REINSTALL
 
-WEB_DIR = Path(__file__).resolve().parents[1] / "web"
+WEB_DIR = PACKAGE_DIR / "web"
 SCHEMA = "convnet-edge/web/1"
 SITE, WORKER, ID_MARK = "site.json", "sw.js", b"@SITE@"
 REMAKE = "make the page with `convnet-edge bundle --target web`"
@@ -37,40 +33,26 @@ HEADERS = {  # the first two give the page threads and a finer clock; its policy
 }
 
 
-@dataclass(frozen=True)
-class Site:
-    """What was written. id: of the content, the same for the same files. checks: as in a bundle."""
+def write(
+    out: Path, models: Mapping[str, Classifier], about: dict[str, Any], ort_web: Path
+) -> dict[str, Any]:
+    """Write the page with its models into the folder `out`; return what there is to say of it.
 
-    path: Path
-    n_files: int
-    n_bytes: int
-    id: str
-    checks: dict[str, tuple[Check, ...]]
-
-
-def lay_out(options: BundleOptions) -> Site:
-    """Write the page with its models into a folder, byte for byte the same each time.
-
-    A page that is there already is replaced once the new one is whole.
-
-    Raises:
-        InputError: a model is unreadable or does not fit the others, onnxruntime-web is missing or
-            of another version, the folder holds something else or cannot be written.
-        CheckFailedError: a model does not pass its self-test here.
+    A page that is there already is replaced once the new one is whole. about: what site.json says
+    of the models. ort_web: npm's package.
     """
-    models = prove(options.models)
-    out = options.out or Path(f"{Path(models[0].name).stem}-web")
-    files = _page() | _runtime(options.ort_web) | _test_set()
-    files |= {f"models/{model.name}": model.classifier.file.data for model in models}
+    files = _own_files() | _runtime(ort_web)
+    files |= {f"models/{name}": model.file.data for name, model in models.items()}
     worker = files.pop(WORKER)
-    integrities = {name: _integrity(files[name]) for name in sorted(files)}
+    digests = {name: hashlib.sha256(files[name]).digest() for name in sorted(files)}
+    # written as browsers take them (W3C, "Subresource Integrity")
+    integrities = {name: f"sha256-{base64.b64encode(digests[name]).decode()}" for name in digests}
     site_id = hashlib.sha256(json.dumps(integrities).encode()).hexdigest()[:16]
     document = {
         "schema": SCHEMA,
         "id": site_id,
-        "convnet_edge": __version__,
         "onnxruntime_web": ORT_WEB.split()[1],
-        **describe(models),
+        **about,
         "files": integrities,
     }
     files[WORKER] = worker.replace(ID_MARK, site_id.encode())
@@ -79,16 +61,12 @@ def lay_out(options: BundleOptions) -> Site:
     files["_headers"] = "\n".join(["/*", *lines, ""]).encode()  # Netlify, Cloudflare Pages
     files[".nojekyll"] = b""  # GitHub Pages: publish files as they are
     _replace_folder(out, files)
-    checks = {model.name: model.checks for model in models}
-    return Site(out, len(files), sum(map(len, files.values())), site_id, checks)
+    n_bytes = sum(map(len, files.values()))
+    return {"path": str(out), "n_files": len(files), "site_bytes": n_bytes, "id": site_id}
 
 
 def read_site(folder: Path) -> frozenset[str]:
-    """Return the names of the files that make up the page in `folder`, as its site.json lists them.
-
-    Raises:
-        InputError: the folder holds no page.
-    """
+    """Return the names of the files of the page in `folder`; an error if it holds none."""
     data = read_bytes(folder / SITE, limit=16 * MIB, next_step=REMAKE)
     try:
         document = json.loads(data)
@@ -103,9 +81,13 @@ def read_site(folder: Path) -> frozenset[str]:
         ) from error
 
 
-def _page() -> dict[str, bytes]:
-    paths = sorted(path for path in WEB_DIR.iterdir() if path.is_file())
-    return {path.name: read_bytes(path, limit=MIB, next_step=REINSTALL) for path in paths}
+def _own_files() -> dict[str, bytes]:
+    """Return the page's scripts and the test set, whose hashes are checked."""
+    load_test_set()
+    images, labels = (SAMPLE_DIR / f"{name}.gz" for name in TEST_FILES)
+    paths = {path.name: path for path in WEB_DIR.iterdir() if path.is_file()}
+    paths |= {"test-set/images.gz": images, "test-set/labels.gz": labels}
+    return {n: read_bytes(path, limit=16 * MIB, next_step=REINSTALL) for n, path in paths.items()}
 
 
 def _runtime(ort_web: Path) -> dict[str, bytes]:
@@ -121,18 +103,6 @@ def _runtime(ort_web: Path) -> dict[str, bytes]:
         f"ort/{name}": read_bytes(ort_web / "dist" / name, limit=MAX_FILE_BYTES, next_step=INSTALL)
         for name in ORT_FILES
     }
-
-
-def _test_set() -> dict[str, bytes]:
-    load_test_set()  # its hashes are checked
-    paths = (SAMPLE_DIR / f"{name}.gz" for name in TEST_FILES)
-    images, labels = (read_bytes(path, limit=16 * MIB, next_step=REINSTALL) for path in paths)
-    return {"test-set/images.gz": images, "test-set/labels.gz": labels}
-
-
-def _integrity(data: bytes) -> str:
-    """Return the digest as browsers take it (W3C, "Subresource Integrity")."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _replace_folder(out: Path, files: Mapping[str, bytes]) -> None:

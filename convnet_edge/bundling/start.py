@@ -13,17 +13,12 @@ PREFIX = b"sha256:"
 COMMENT_BYTES = len(PREFIX) + 64
 
 
-def is_whole(data: bytes) -> bool:
-    """Return whether the archive's bytes are those that were sealed."""
-    digest = hashlib.sha256(data[:-COMMENT_BYTES]).hexdigest()
-    return data[-COMMENT_BYTES:] == PREFIX + digest.encode()
-
-
 def begin(archive: str) -> int:
     """Check the bytes of `archive` and run its command line; return the exit code."""
     with open(archive, "rb") as file:
-        whole = is_whole(file.read())
-    if not whole:
+        data = file.read()
+    digest = hashlib.sha256(data[:-COMMENT_BYTES]).hexdigest()
+    if data[-COMMENT_BYTES:] != PREFIX + digest.encode():
         return _fail(archive, "FAIL: the file was altered or is incomplete; expected the bytes "
                      "that were bundled; next: copy it again, or bundle it anew", 1)  # fmt: skip
     if sys.version_info < (3, 10):

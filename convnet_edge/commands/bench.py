@@ -131,7 +131,6 @@ def _draw(
 ) -> tuple[Picture, ...]:
     """Draw what was measured, beside the result file and under its name."""
     from ..drawing import pictures
-    from ..drawing.grid import draw_grid
 
     def place(what: str) -> Path:
         return result_path.with_suffix(f".{what}.png")
@@ -144,7 +143,7 @@ def _draw(
         drawn.append(pictures.confusion(place("confusion"), score.confusion, labels))
     if score is not None and score.calibration is not None:
         drawn.append(pictures.reliability(place("reliability"), score.calibration))
-    drawn.append(draw_grid(place("predictions"), classifier, test).picture)
+    drawn.append(pictures.draw_grid(place("predictions"), classifier, test).picture)
     if profile:
         drawn.append(pictures.nodes(place("profile"), result.profile))
     if result.paced is not None:

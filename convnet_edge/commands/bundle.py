@@ -1,16 +1,11 @@
 """`bundle` and `serve`: what is handed over, and a look at the page."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..bundling.options import BundleOptions, ServeOptions
 from .terminal import Done, Terminal
 
-if TYPE_CHECKING:
-    from ..bundling.pyz import Bundle
-    from ..bundling.site import Site
+NEXT = {"pyz": "python3 {} selftest", "web": "convnet-edge serve {}"}
 
 
 def command(options: BundleOptions, terminal: Terminal) -> Done:
@@ -22,41 +17,19 @@ def command(options: BundleOptions, terminal: Terminal) -> Done:
     Example: convnet-edge bundle exported/fashion-mnist.onnx exported/fashion-mnist.int8-ort.onnx
     --with-test-set; then on the device: python3 fashion-mnist.pyz selftest
     """
-    from ..bundling.pyz import Bundle
+    from ..bundling.bundle import bundle
+    from ..runtime.measure.tables import heading, shown
 
     made = bundle(options)
-    if isinstance(made, tuple):
-        terminal.wrote(made)
-        return Done({"files": [str(path) for path in made]})
     terminal.say(
         *(f"{name}: {len(checks)} checks hold here" for name, checks in made.checks.items())
     )
-    document: dict[str, Any] = {"path": str(made.path)}
-    if isinstance(made, Bundle):
-        terminal.say(f"{made.n_bytes:,} bytes, sha256 {made.sha256}")
-        sizes = {"bundle_bytes": made.n_bytes, "bundle_sha256": made.sha256}
-        document |= {**sizes, "manifest": made.manifest}
-        next_command = f"python3 {made.path} selftest"
-    else:
-        terminal.say(f"{made.n_files} files, {made.n_bytes / 1e6:.1f} MB, id {made.id}")
-        document |= {"n_files": made.n_files, "site_bytes": made.n_bytes, "id": made.id}
-        next_command = f"convnet-edge serve {made.path}"
-    terminal.wrote((made.path,))
-    return Done(document, next_command)
-
-
-def bundle(options: BundleOptions) -> Bundle | Site | tuple[Path, ...]:
-    """Write the .pyz, the page's folder or the test data's files that `options.target` asks for.
-
-    Raises:
-        InputError: a model is unreadable, does not fit the others, or nothing can be written.
-        CheckFailedError: a model does not pass its self-test here.
-    """
-    from ..bundling import pyz, site, testdata
-
-    if options.target == "testdata":
-        return testdata.lay_out(options)
-    return site.lay_out(options) if options.target == "web" else pyz.bundle(options)
+    for name, value in made.document.items():
+        if name not in ("path", "manifest", "files"):
+            terminal.say(f"{heading(name)}: {shown(name, value)}")
+    terminal.wrote([Path(path) for path in made.document.get("files", [made.path])])
+    next_command = NEXT.get(options.target)
+    return Done(made.document, next_command and next_command.format(made.path))
 
 
 def serve(options: ServeOptions, terminal: Terminal) -> Done:

@@ -18,7 +18,7 @@ def command(options: CompareOptions, terminal: Terminal) -> Done:
     with terminal.progress():
         terminal.step("fresh processes, in turn")
         found = compare(options, terminal.share)
-    sides = (("BASE", options.base, found.base_ms), ("NEW", options.new, found.new_ms))
+    sides = (("BASE", options.base, found.base_p50_ms), ("NEW", options.new, found.new_p50_ms))
     for name, path, medians in sides:
         spread = f"{min(medians):.4f} to {max(medians):.4f} ms"
         terminal.say(f"{name:>4} {path}: p50 of {len(medians)} fresh processes {spread}")

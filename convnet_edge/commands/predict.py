@@ -61,7 +61,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
 def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:
     """Predict and draw 15 random test images, as the tutorial does."""
     from ..data.fashion_mnist import load_test_set
-    from ..drawing.grid import draw_grid
+    from ..drawing.pictures import draw_grid
     from ..runtime.classifier import Classifier
 
     classifier = Classifier(choose_model(options.model), options.provider)

@@ -1,20 +1,21 @@
 """Draw a report's charts: results side by side, as pictures and as SVG for inside the page.
 
-Decides nothing that the report states: labels and fronts come in, and only results that hold what a
-chart shows.
+Only results that hold what a chart shows come in; which of them form a front, the report says.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..runtime.measure.result import Latency, Percentile, Result
+from ..runtime.measure.tables import NONE
 from .pictures import COLORS, INK, draw
 
 if TYPE_CHECKING:
@@ -26,23 +27,44 @@ chart = functools.partial(draw, svg=True)
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 DASHES = ("-", "--", "-.", ":")
+MAX_LABEL = 52  # characters that fit
 WIDTH_IN = 4.7  # a phone's width at about this font size
 SHOWN = (0.0005, 0.999)  # of the runs, from and to
 
 
 @dataclass(frozen=True)
-class Series:
-    """A result in the charts.
+class Entry:
+    """A result in a report.
 
-    number: from 1, fixes colour and marker. machine: equal where times are comparable. row: the
-    timing that is charted.
+    number: from 1, fixes colour and marker. path: of its file. letter: its machine's, where there
+    are several; their times cannot be compared. row: the timing that is charted.
     """
 
     number: int
-    label: str
-    machine: str
+    path: Path
+    letter: str
     result: Result
     row: Latency | None
+
+    @property
+    def name(self) -> str:
+        """The model file's name, the result file's where it has none."""
+        return self.result.model.name or self.path.name
+
+    @property
+    def status(self) -> str:
+        """VALID, NOISY or INVALID, a dash without a verdict."""
+        return self.result.verdict.status if self.result.verdict else NONE
+
+    @property
+    def label(self) -> str:
+        """What tells it from others, as far as a chart has room."""
+        provider = self.result.provider
+        end = f", {provider.obtained} {provider.threads or NONE}"
+        end += f", {self.letter}" * bool(self.letter)
+        end += f" ({self.status})" * (self.status in ("NOISY", "INVALID"))
+        start, room = f"{self.number} {self.name}", max(MAX_LABEL - len(end[:MAX_LABEL]), 4)
+        return (start if len(start) <= room else f"{start[: room - 1]}…") + end[:MAX_LABEL]
 
     @property
     def look(self) -> dict[str, Any]:
@@ -70,22 +92,22 @@ class Series:
         return found if found and found.value else None
 
     @property
-    def point(self) -> tuple[float, float] | None:
-        """p50 in milliseconds and accuracy in percent, None unless both are known."""
+    def point(self) -> tuple[float, ...]:
+        """p50 in milliseconds and accuracy in percent, empty unless both are known."""
         p50, score = self.percentile(0.5), self.result.accuracy
-        return (p50.value, 100 * score.accuracy) if p50 and p50.value and score else None
+        return (p50.value, 100 * score.accuracy) if p50 and p50.value and score else ()
 
 
 @chart
-def latency(figure: Figure, series: Sequence[Series], title: str) -> None:
+def latency(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     """Chart one row a result: how often each time came, the median, and p99 if known."""
-    figure.set_size_inches(WIDTH_IN, 1.1 + 0.58 * len(series))
+    figure.set_size_inches(WIDTH_IN, 1.1 + 0.58 * len(entries))
     axes = figure.subplots()
-    ends = [[_quantile(*one.times, share) for one in series] for share in SHOWN]
-    p99s = [found.value or 0.0 for one in series if (found := one.percentile(0.99))]
+    ends = [[_quantile(*one.times, share) for one in entries] for share in SHOWN]
+    p99s = [found.value or 0.0 for one in entries if (found := one.percentile(0.99))]
     low, high = min(ends[0]) / 1.05, max(*ends[1], *p99s, min(ends[0]) * 1.1) * 1.05
     edges = np.geomspace(low, high, 240)
-    for bottom, one in enumerate(reversed(series)):
+    for bottom, one in enumerate(reversed(entries)):
         centres, heights = _density(*one.times, edges)
         color = one.look["color"]
         axes.fill_between(centres, bottom, bottom + 0.62 * heights, color=color, linewidth=0)
@@ -93,57 +115,57 @@ def latency(figure: Figure, series: Sequence[Series], title: str) -> None:
             if found := one.percentile(p):
                 axes.vlines(found.value or 0.0, bottom, bottom + height, color=INK, linewidth=1.2)
         axes.text(low, bottom + 0.66, one.label, fontsize=8, va="bottom")
-    axes.set(xlim=(low, high), ylim=(-0.1, len(series) + 0.05), yticks=[], title=title)
+    axes.set(xlim=(low, high), ylim=(-0.1, len(entries) + 0.05), yticks=[], title=title)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("ms a run; long line: p50, short: p99")
     _log_axis(axes, "x", (low, high))
 
 
 @chart
-def batches(figure: Figure, series: Sequence[Series], title: str) -> None:
+def batches(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     """Chart throughput against batch size, one line a result."""
-    figure.set_size_inches(WIDTH_IN, 3.1 + 0.17 * len(series))
+    figure.set_size_inches(WIDTH_IN, 3.1 + 0.17 * len(entries))
     axes = figure.subplots()
     ends: list[tuple[int, float]] = []
-    for one in series:
+    for one in entries:
         dashes = DASHES[(one.number - 1) // len(COLORS) % len(DASHES)]
         axes.plot(*zip(*one.rates, strict=True), dashes, label=one.label, **one.look)
         size, rate = one.rates[-1]
         n_near = sum(at == size and abs(other / rate - 1) < 0.15 for at, other in ends)
         ends.append((size, rate))
         _number(axes, one, (size, rate), (6 + 9 * n_near, -3))
-    sizes, rates = (sorted(set(found)) for found in zip(*(p for one in series for p in one.rates),
-                                                        strict=True))  # fmt: skip
+    sizes = sorted({size for one in entries for size, _ in one.rates})
+    rates = [rate for one in entries for _, rate in one.rates]
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="images a run (batch size)", ylabel="images/s", title=title)
-    _log_axis(axes, "y", (rates[0], rates[-1]))
+    _log_axis(axes, "y", (min(rates), max(rates)))
     _legend(figure, axes)
 
 
 @chart
 def accuracy(
-    figure: Figure, series: Sequence[Series], title: str, fronts: dict[str, Sequence[Series]]
+    figure: Figure, entries: Sequence[Entry], title: str, fronts: Mapping[str, Sequence[Entry]]
 ) -> None:
     """Chart accuracy against p50, with the intervals of both; fronts: named, fastest first."""
-    figure.set_size_inches(WIDTH_IN, 3.2 + 0.17 * (len(series) + len(fronts)))
+    figure.set_size_inches(WIDTH_IN, 3.2 + 0.17 * (len(entries) + len(fronts)))
     axes = figure.subplots()
     for (label, front), dashes in zip(fronts.items(), itertools.cycle(DASHES), strict=False):
-        steps = [one.point for one in front if one.point]
-        axes.step(*zip(*steps, strict=True), where="post", color=INK, label=label,
-                  linestyle=dashes, linewidth=1, alpha=0.7)  # fmt: skip
+        axes.step(*zip(*(one.point for one in front), strict=True), where="post", color=INK,
+                  label=label, linestyle=dashes, linewidth=1, alpha=0.7)  # fmt: skip
     times: list[float] = []
-    for one in series:
+    for one in entries:
         p50, score = one.percentile(0.5), one.result.accuracy
         if p50 is None or p50.value is None or score is None:
             continue
         x, y = p50.value, 100 * score.accuracy
-        across = _arms(p50.low or x, x, p50.high or x)
-        along = _arms(100 * score.interval.low, y, 100 * score.interval.high)
+        low, high = 100 * score.interval.low, 100 * score.interval.high
+        across = np.clip([[x - (p50.low or x)], [(p50.high or x) - x]], 0, None)
+        along = np.clip([[y - low], [high - y]], 0, None)
         axes.errorbar(x, y, along, across, linestyle="", elinewidth=1, label=one.label, **one.look)
-        _number(axes, one, (x, y + along[1][0]), (0, 3), ha="center")
-        times += [x, x + across[1][0]]
+        _number(axes, one, (x, y + along[1, 0]), (0, 3), ha="center")
+        times += [x, x + across[1, 0]]
     axes.set(xlabel="p50 ms a run", ylabel="test accuracy, %", title=title)
     axes.margins(0.12)
     _log_axis(axes, "x", (min(times), max(times)))
@@ -151,23 +173,23 @@ def accuracy(
 
 
 @chart
-def sizes(figure: Figure, series: Sequence[Series], title: str) -> None:
+def sizes(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     """Chart the model files' sizes."""
-    figure.set_size_inches(WIDTH_IN, 1.0 + 0.46 * len(series))
+    figure.set_size_inches(WIDTH_IN, 1.0 + 0.46 * len(entries))
     axes = figure.subplots()
-    for place, one in enumerate(reversed(series)):
+    for place, one in enumerate(reversed(entries)):
         kilobytes = (one.result.model.model_bytes or 0) / 1e3
         axes.barh(place + 0.18, kilobytes, 0.32, color=one.look["color"])
         label = f"{one.number} {one.result.model.name:.40}: {kilobytes:,.0f} kB"
         axes.text(0, place + 0.42, label, fontsize=8, va="bottom")
-    axes.set(ylim=(-0.1, len(series)), yticks=[], xlabel="kB", xlim=(0, None), title=title)
+    axes.set(ylim=(-0.1, len(entries)), yticks=[], xlabel="kB", xlim=(0, None), title=title)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(_plain)
     axes.locator_params(axis="x", nbins=5)
 
 
 def _number(
-    axes: Axes, one: Series, place: tuple[float, float], offset: tuple[float, float], **look: Any
+    axes: Axes, one: Entry, place: tuple[float, float], offset: tuple[float, float], **look: Any
 ) -> None:
     text = str(one.number)
     axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=8, **look)
@@ -177,10 +199,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, _ = axes.get_legend_handles_labels()
     labels = [str(handle.get_label()) for handle in handles]  # also those that begin with _
     figure.legend(handles, labels, loc="outside lower left", handlelength=2.6, borderpad=0)
-
-
-def _arms(low: float, value: float, high: float) -> list[list[float]]:
-    return [[max(value - low, 0)], [max(high - value, 0)]]
 
 
 def _plain(value: float, _: float) -> str:

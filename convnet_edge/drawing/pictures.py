@@ -21,8 +21,10 @@ from ..runtime.files import write_atomically
 from ..runtime.measure.result import Calibration, NodeTime, Paced
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..runtime.classifier import Classifier
+    from ..runtime.measure.accuracy import ImageSet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 P = ParamSpec("P")
@@ -74,6 +76,16 @@ class Difference:
     image: Array
     true_name: str
     probabilities: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tutorial's grid: which test images, what the model said, what they are."""
+
+    picture: Picture
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    true_names: tuple[str, ...]
 
 
 def draw(
@@ -232,25 +244,25 @@ def nodes(figure: Figure, profile: Sequence[NodeTime]) -> None:
 def minutes(figure: Figure, paced: Paced) -> None:
     """Draw p50 and p90 by minute, beside clock and temperature where they could be read."""
     figure.set_size_inches(8, 4)
-    units = {"p50_ms": "ms a run", "p90_ms": "ms a run", "clock_mhz": "MHz", "temperature_c": "°C"}
-    found = {name: [getattr(row, name) for row in paced.minutes] for name in units}
-    known = {name: values for name, values in found.items()
-             if units[name] == "ms a run" or set(values) - {None}}  # fmt: skip
-    panels = list(dict.fromkeys(units[name] for name in known))
-    top, *others = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    panels = {"ms a run": ("p50_ms", "p90_ms"), "MHz": ("clock_mhz",), "°C": ("temperature_c",)}
+    values = {name: np.array([getattr(row, name) for row in paced.minutes], float)  # None is NaN
+              for names in panels.values() for name in names}  # fmt: skip
+    known = [unit for unit, names in panels.items()
+             if unit == "ms a run" or not np.isnan(values[names[0]]).all()]  # fmt: skip
+    grid = figure.subplots(len(known), 1, sharex=True, squeeze=False)[:, 0]
     numbers = [row.minute + 1 for row in paced.minutes]
-    for name, values in known.items():
-        axes = (top, *others)[panels.index(units[name])]
-        numeric = [float("nan") if value is None else value for value in values]
-        axes.plot(numbers, numeric, "o-", label=name.removesuffix("_ms"))
-        axes.set_ylabel(units[name])
+    for axes, unit in zip(grid, known, strict=True):
+        for name in panels[unit]:
+            axes.plot(numbers, values[name], "o-", label=name.removesuffix("_ms"))
+        axes.set_ylabel(unit)
+    top, bottom = grid[0], grid[-1]
     pace = f"{paced.pace_hz:g} a second" if paced.pace_hz else "back to back"
-    missing = "" if others else "; neither clock nor temperature can be read here"
+    missing = "" if len(known) > 1 else "; neither clock nor temperature can be read here"
     top.set(title=f"One image a run, {pace}{missing}", xlim=(0.5, max(numbers) + 0.5))
     top.set_ylim(bottom=0)
     top.legend()
     top.xaxis.get_major_locator().set_params(integer=True)
-    (others or [top])[-1].set_xlabel("minute")
+    bottom.set_xlabel("minute")
 
 
 @draw
@@ -273,23 +285,19 @@ def differences(
     for cell, (picture, bars) in zip(cells, grid.reshape(-1, 2), strict=False):
         picture.imshow(cell.image, cmap="gray", vmin=0, vmax=255)
         picture.set_title(f"{cell.index}: {cell.true_name}", fontsize=8)
-        _paint_pair(bars, cell, labels)
+        both = np.stack(cell.probabilities)  # (2, C)
+        shown = np.argsort(-both.max(axis=0))[:N_SHOWN_CLASSES]
+        places = np.arange(len(shown))
+        bars.axis("on")
+        for row, color, shift in zip(both, (BLUE, RED), (-0.2, 0.2), strict=True):
+            bars.barh(places + shift, row[shown], 0.38, color=color)
+        bars.set_yticks(places, [labels[index] for index in shown], fontsize=8)
+        bars.set(xlim=(0, 1))
+        bars.set_xticks([0, 0.5, 1], [])
+        bars.invert_yaxis()
     handles = [Patch(color=c, label=n) for c, n in zip((BLUE, RED), names, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.suptitle(title)
-
-
-def _paint_pair(axes: Axes, cell: Difference, labels: Sequence[str]) -> None:
-    both = np.stack(cell.probabilities)  # (2, C)
-    shown = np.argsort(-both.max(axis=0))[:N_SHOWN_CLASSES]
-    places = np.arange(len(shown))
-    axes.axis("on")
-    for row, color, shift in zip(both, (BLUE, RED), (-0.2, 0.2), strict=True):
-        axes.barh(places + shift, row[shown], 0.38, color=color)
-    axes.set_yticks(places, [labels[index] for index in shown], fontsize=8)
-    axes.set_xlim(0, 1)
-    axes.set_xticks([0, 0.5, 1], [])
-    axes.invert_yaxis()
 
 
 @draw
@@ -305,3 +313,13 @@ def prediction_grid(
         title = f"{name}?" if right else f"{name}?\n(is {true_name})"
         axes.set_title(title, color=INK if right else RED)
         axes.axis("off")
+
+
+def draw_grid(path: Path, classifier: Classifier, test: ImageSet, *, seed: int = 0) -> Grid:
+    """Predict 15 of the test images, chosen by `seed`, and draw them to `path`."""
+    n_cells = GRID_COLUMNS * GRID_ROWS
+    chosen = np.random.default_rng(seed).choice(len(test), n_cells, replace=False)
+    names = tuple(classifier(test.images[chosen]).names)
+    true_names = tuple(classifier.contract.class_labels[label] for label in test.labels[chosen])
+    picture = prediction_grid(path, test.images[chosen], names, true_names)
+    return Grid(picture, tuple(map(int, chosen)), names, true_names)

@@ -1,7 +1,5 @@
 """The options of `compare` and `report`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +22,7 @@ class CompareOptions(Options):
         default_text="5%",
     )
     min_accuracy: float | None = option(
-        None,
-        "That NEW must reach, as in 92%.",
-        low=0,
-        high=1,
-        metavar="SHARE",
-        units=SHARE,
+        None, "That NEW must reach, as in 92%.", low=0, high=1, metavar="SHARE", units=SHARE
     )
     max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
     provider: str = provider()
@@ -52,7 +45,5 @@ class ReportOptions(Options):
         default_text="benchmarks/results",
     )
     out: Path = option(
-        Path("runs/report.html"),
-        "The page; table and pictures go beside it.",
-        suffixes=(".html",),
+        Path("runs/report.html"), "The page; table and pictures go beside it.", suffixes=(".html",)
     )

@@ -1,4 +1,4 @@
-"""Write a report as one HTML file that needs nothing else: no script, font, link or network.
+"""Write a report as one HTML file that needs no script, font, link or network; and in Markdown.
 
 The page's look is `page.html.jinja`'s. Every text is escaped; only charts, drawn by this program,
 come as they are.
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..drawing.pictures import Picture
+from ..runtime.measure import tables
 from ..runtime.measure.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
 LONG = 34  # characters; shorter cells stay on one line
@@ -36,32 +38,43 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Section:
-    """What folds open for one result."""
-
-    title: str
-    notes: tuple[str, ...]
-    tables: tuple[Table, ...]
-
-
-@dataclass(frozen=True)
 class Page:
-    """All that the page says. missing: why charts are not there, None where they are."""
+    """All that the report says.
 
-    title: str
-    verdicts: str
+    reasons: why a verdict is not VALID. missing: why charts are not there, None where they are.
+    sections: title, notes and tables of what folds open for each result.
+    """
+
+    summary: str
     source: str
     warnings: tuple[str, ...]
     tables: tuple[Table, ...]
     reasons: tuple[str, ...]
     figures: tuple[Figure, ...]
     missing: str | None
-    sections: tuple[Section, ...]
+    sections: tuple[tuple[str, list[str], tuple[Table, ...]], ...]
 
 
-def render(page: Page) -> str:
+def to_html(page: Page) -> str:
     """Return the whole file; equal pages give equal text."""
-    return _template().render(page=page)
+    return _template().render(page=page, title=TITLE)
+
+
+def to_markdown(page: Page) -> str:
+    """Return the same, but what folds open."""
+    safe = tables.markdown_text
+    blocks = [f"# {TITLE}", f"{safe(page.summary)}.", safe(page.source)]
+    blocks += ["\n".join(f"- {safe(one)}" for one in page.warnings)] * bool(page.warnings)
+    blocks += map(tables.to_markdown, page.tables)
+    if page.reasons:
+        listed = "\n".join(f"- {safe(reason)}" for reason in page.reasons)
+        blocks.append(f"Why a verdict is not VALID:\n\n{listed}")
+    blocks += [safe(page.missing)] if page.missing else []
+    for one in page.figures:
+        if one.picture.drawn:
+            image = f"![{safe(one.title)}](<{one.picture.path.name}>)"
+            blocks += [image, safe(one.description)]
+    return "\n\n".join(blocks) + "\n"
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,80 +32,58 @@ AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A result and the file that it stands in."""
-
-    path: Path
-    result: Result
-
-
-def read_results(paths: Iterable[Path]) -> tuple[Stored, ...]:
+def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
     """Read result files, and those directly in folders; none given: in benchmarks/results.
 
-    Other JSON files in a folder are passed over, a file given twice is read once.
+    Other JSON files in a folder are passed over, a file given twice is read once. What raw samples
+    tell, but the file does not, is added.
 
     Raises:
-        InputError: as read_result does, or there is no result at all.
+        InputError: there is no result, or one cannot be read, is of another schema, or holds a
+            value of the wrong type or range.
     """
     given = tuple(paths) or (RESULTS_DIR,)
-    found: dict[Path, Stored] = {}
+    found: dict[Path, tuple[Path, Result]] = {}
     for path in given:
         listed = sorted(file for file in path.glob("*.json") if file.is_file())
         for file in listed if path.is_dir() else [path]:
             document = _parse(file)
-            if not path.is_dir() or _schema(document) is not None:
-                found.setdefault(file.resolve(), Stored(file, _check(document, file)))
+            if not path.is_dir() or _schema(document):
+                found.setdefault(file.resolve(), (file, _check(document, file)))
     if not found:
         raise InputError(
             f"no bench result in {', '.join(map(str, given))}",
             expected=f"JSON files of schema {SCHEMA}",
             next_step="run `convnet-edge bench`",
         )
-    return tuple(found.values())
-
-
-def read_result(path: Path) -> Result:
-    """Read one result file; what its raw samples tell, but it does not, is added.
-
-    Raises:
-        InputError: it cannot be read, is no bench result or one of another schema, or a value has
-            the wrong type or range.
-    """
-    return _check(_parse(path), path)
+    return dict(found.values())
 
 
 def _parse(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number of JSON")
-
     data = read_bytes(path, limit=MAX_RESULT_BYTES, next_step=MEASURE)
     try:
-        return json.loads(data, parse_constant=refuse)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, vast numbers
         raise _misfit(f"{path} is no JSON: {str(error)[:200]}", "a complete file") from error
 
 
-def _schema(document: Any) -> int | None:
-    """Return the number of a bench result's schema, None of anything else."""
+def _schema(document: Any) -> int:
+    """Return the number of a bench result's schema, 0 of anything else."""
     schema = document.get("schema") if isinstance(document, dict) else None
     match = re.fullmatch(rf"{FAMILY}/([1-9][0-9]{{0,5}})", str(schema))
-    return int(match[1]) if match else None
+    return int(match[1]) if match else 0
 
 
 def _check(document: Any, path: Path) -> Result:
     from pydantic import ValidationError
 
     schema = _schema(document)
-    if schema is not None and schema > int(NEWEST):
-        raise InputError(
-            f"{path} is of schema {schema}, newer than this version",
-            expected=f"schema {SCHEMA}",
-            next_step="pip install --upgrade convnet-edge",
-        )
     if schema != int(NEWEST):
-        what = "no bench result" if schema is None else f"of schema {schema}, older than this one"
-        raise _misfit(f"{path} is {what}", f"schema {SCHEMA}")
+        raise InputError(
+            f"{path} is {f'of schema {schema}' if schema else 'no bench result'}",
+            expected=f"schema {SCHEMA}",
+            next_step="pip install --upgrade convnet-edge" if schema > int(NEWEST) else MEASURE,
+        )
     try:
         clean = json.dumps(_clean(document, f"{path}: ", ""))
         result = _adapter().validate_json(clean, strict=True)
@@ -119,7 +97,11 @@ def _check(document: Any, path: Path) -> Result:
     if score and {len(score.classes)} != {len(score.confusion), *map(len, score.confusion)}:
         size = f"{len(score.classes)} × {len(score.classes)}, as classes has"
         raise _misfit(f"{path}: accuracy.confusion is of another size", size)
-    return _judged(result)
+    limits = [check.limit for check in result.checks if check.name.startswith("golden vectors")]
+    tolerance = min((limit for limit in limits if limit is not None), default=0.0)
+    rows = tuple(_judged(row, tolerance) for row in result.latency)
+    judged = result.verdict or (verdict.combine(rows) if rows != result.latency else None)
+    return replace(result, latency=rows, verdict=judged)
 
 
 @functools.cache
@@ -134,42 +116,31 @@ def _clean(value: Any, place: str, name: str) -> Any:
 
     place: of the value, for people. name: the key that says what it is, also of all inside of it.
     """
-    inherits = AMOUNT.fullmatch(name)
+    is_amount = AMOUNT.fullmatch(name)
     if isinstance(value, dict):
-        named = {_printable(key): inner for key, inner in value.items()}
         dot = "" if place.endswith(" ") else "."
-        return {key: _clean(inner, f"{place}{dot}{key}", name if inherits else key)
+        named = {_clean(key, place, ""): inner for key, inner in value.items()}
+        return {key: _clean(inner, f"{place}{dot}{key}", name if is_amount else key)
                 for key, inner in named.items()}  # fmt: skip
     if isinstance(value, list):
         return [_clean(inner, f"{place}[{index}]", name) for index, inner in enumerate(value)]
+    if isinstance(value, str):
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        least = 1 if name == "batch_size" else 0 if inherits else -LARGEST
-        if not least <= value <= LARGEST:
+        least = 1 if name == "batch_size" else 0 if is_amount else -LARGEST
+        if not least <= value <= LARGEST:  # nor is NaN
             raise _misfit(f"{place} is {str(value)[:20]}", f"a number from {least} to 2^63")
-    return _printable(value) if isinstance(value, str) else value
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return value
 
 
 def _misfit(found: str, expected: str) -> InputError:
     return InputError(found, expected=expected, next_step=MEASURE)
 
 
-def _judged(result: Result) -> Result:
-    """Return the result with the percentiles and verdicts that follow from its raw samples."""
-    limits = [check.limit for check in result.checks if check.name.startswith("golden vectors")]
-    tolerance = min((limit for limit in limits if limit is not None), default=0.0)
-    rows = tuple(
-        _judge(row, tolerance) if row.samples_ns and row.verdict is None else row
-        for row in result.latency
-    )
-    judged = result.verdict or (verdict.combine(rows) if rows != result.latency else None)
-    return replace(result, latency=rows, verdict=judged)
-
-
-def _judge(row: Latency, tolerance: float) -> Latency:
+def _judged(row: Latency, tolerance: float) -> Latency:
+    """Return a row with the percentiles and verdict that follow from its raw samples."""
+    if row.verdict or not row.samples_ns:
+        return row
     samples = np.array(row.samples_ns, np.int64)
     judged = verdict.judge(row, samples, np.cumsum(samples) - samples, tolerance=tolerance)
     times = row.percentiles_ms or percentiles_ms(samples)

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 import tiny
+from results import read as read_result
 
 from convnet_edge.data import fashion_mnist
-from convnet_edge.reporting.read import read_result
 from convnet_edge.runtime.measure import bench as stage
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.measure.accuracy import ImageSet

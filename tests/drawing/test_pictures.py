@@ -12,7 +12,8 @@ from convnet_edge.drawing import pictures
 FULL = made.full()
 EPOCHS = [{"epoch": i, "mean_loss": 1 / i, "accuracy": 1 - 1 / (i + 1)} for i in (1, 2, 3)]
 VALIDATED = [{**epoch, "validation_loss": 0.5, "validation_accuracy": 0.8} for epoch in EPOCHS]
-BLIND = dataclasses.replace(FULL.paced.minutes[0], clock_mhz=None, temperature_c=None, p90_ms=None)
+UNREAD = dict.fromkeys(("clock_mhz", "temperature_c", "p50_ms", "p90_ms"))
+BLIND = dataclasses.replace(FULL.paced.minutes[0], **UNREAD)
 CELLS = [
     pictures.Difference(i, np.zeros((8, 8), np.uint8), "a", (np.eye(3)[0], np.eye(3)[1]))
     for i in range(3)

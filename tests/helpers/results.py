@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from convnet_edge.reporting.read import read_results
 from convnet_edge.runtime.measure import result
 from convnet_edge.runtime.measure.stats import percentiles_ms, wilson_interval
 
@@ -88,6 +89,12 @@ def write(folder: Path, name: str = "a.json", **changes: Any) -> Path:
     path = folder / name
     path.write_text(json.dumps(document(**changes)))
     return path
+
+
+def read(path: Path) -> result.Result:
+    """Read one result file."""
+    (found,) = read_results([path]).values()
+    return found
 
 
 def _start(factor: float) -> result.FreshProcess:

@@ -54,6 +54,13 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The report of one result with every number."""
+    folder = tmp_path_factory.mktemp("whole")
+    return make(folder, made.write(folder))
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """No matplotlib."""
@@ -66,17 +73,16 @@ def cells(markdown):
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-def test_report_has_its_files_its_charts_and_every_table_of_each_result(tmp_path):
-    made_report = make(tmp_path, made.write(tmp_path))
-    names = {path.name for path in tmp_path.iterdir()} - {"a.json"}
+def test_report_has_its_files_its_charts_and_every_table_of_each_result(whole):
+    names = {path.name for path in whole.html_path.parent.iterdir()} - {"a.json"}
     charts = {f"report.{name}.png" for name in ("latency", "batches", "accuracy", "size")}
     assert names == {"report.html", "report.md", *charts}
-    for picture in made_report.pictures:
+    for picture in whole.pictures:
         with Image.open(picture.path) as image:
             assert image.convert("L").getextrema()[0] < 100
-    page = made_report.html_path.read_text()
+    page = whole.html_path.read_text()
     assert page.count("<svg") == page.count('role="img"') == 4
-    assert made_report.markdown_path.read_text() == made_report.markdown
+    assert whole.markdown_path.read_text() == whole.markdown
     found = Elements(page)
     for table in tables.tables_of(dataclasses.replace(made.full(), failed=None)):
         assert table.caption in found.texts
@@ -94,17 +100,16 @@ def test_table_has_a_row_for_each_result_and_batch_size(tmp_path, plain):
     assert measured[0][8:] == ["93.23 % (92.72–93.71)", "VALID"]
 
 
-def test_same_results_give_the_same_bytes(tmp_path):
-    path = made.write(tmp_path)
-    for name in ("a", "b"):
-        make(tmp_path / name, path)
-    first = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert len(first) == 6
+def test_same_results_give_the_same_bytes(whole, tmp_path):
+    folder = whole.html_path.parent
+    make(tmp_path, folder / "a.json")
+    again = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert again == {name: (folder / name).read_bytes() for name in again}
+    assert len(again) == 6
 
 
-def test_page_needs_nothing_else_and_allows_no_script(tmp_path):
-    page = make(tmp_path, made.write(tmp_path)).html_path.read_text()
+def test_page_needs_nothing_else_and_allows_no_script(whole):
+    page = whole.html_path.read_text()
     found = Elements(page)
     assert not {"script", "link", "img", "iframe", "object", "a"} & set(found.names)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -115,13 +120,13 @@ def test_page_needs_nothing_else_and_allows_no_script(tmp_path):
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_charts_in_the_page_have_unique_ids_and_take_its_colour(tmp_path):
-    page = make(tmp_path, made.write(tmp_path)).html_path.read_text()
+def test_charts_in_the_page_have_unique_ids_and_take_its_colour(whole):
+    page = whole.html_path.read_text()
     ids = [value for name, value in Elements(page).attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 20
     used = re.findall(r'(?:url\(|href=")#([^")]+)', page)
-    assert set(used) <= set(ids)
     assert used
+    assert set(used) <= set(ids)
     assert pictures.INK not in page
     assert page.count("currentColor") > 20
     assert "<style" not in page[page.index("<svg") :]
@@ -219,6 +224,16 @@ def test_odd_results_are_drawn_without_a_warning(tmp_path, changes):
     assert all(picture.drawn for picture in made_report.pictures)
 
 
+def spoiled(value):
+    """Yield a JSON value as often as it has values inside, with one of them of another kind."""
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        others = [None, "x", -1, 1e18, [], {}, [None], {"x": None}]
+        for other in (*others, *(spoiled(inner) if isinstance(inner, (dict, list)) else ())):
+            changed = value.copy()
+            changed[key] = other
+            yield changed
+
+
 @pytest.mark.slow
 def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, monkeypatch):
     """Each value of a result in turn is replaced by one of another kind."""
@@ -229,37 +244,16 @@ def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, mo
     document["accuracy"]["confusion"] = [[3, 1], [0, 4]]
     document["accuracy"]["calibration"]["bins"] = document["accuracy"]["calibration"]["bins"][:2]
     path, n_reports, n_errors = tmp_path / "a.json", 0, 0
-    for place in places(document):
-        for value in (None, "x", -1, 1e18, [], {}, [None], {"x": None}):
-            path.write_text(json.dumps(replaced(document, place, value)))
-            try:
-                make(tmp_path, path)
-                n_reports += 1
-            except InputError as error:
-                assert str(path) in str(error)
-                n_errors += 1
+    for changed in spoiled(document):
+        path.write_text(json.dumps(changed))
+        try:
+            make(tmp_path, path)
+            n_reports += 1
+        except InputError as error:
+            assert str(path) in str(error)
+            n_errors += 1
     assert n_reports > 300
     assert n_errors > 1000
-
-
-def places(value, place=()):
-    """Return the path of every value inside `value`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, inner in items:
-        found.append((*place, key))
-        if isinstance(inner, (dict, list)):
-            found += places(inner, (*place, key))
-    return found
-
-
-def replaced(document, place, value):
-    copy = json.loads(json.dumps(document))
-    inner = copy
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    return copy
 
 
 def test_out_that_cannot_be_written_is_an_input_error(tmp_path, plain):
