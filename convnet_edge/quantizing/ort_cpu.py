@@ -18,7 +18,6 @@ from .portable import constants
 Array = np.ndarray[Any, np.dtype[Any]]
 
 GROUP = 4  # columns of the image that conv1 takes as channels
-FITTING = [("Conv", 3, 3), ("Conv", 3, 3), ("Gemm",), ("Gemm",)]  # with the sides of kernels
 MICROSOFT = "com.microsoft"
 ZERO = np.uint8(0)  # the zero point of every activation
 
@@ -46,9 +45,6 @@ def to_ort_cpu(graph: bytes) -> bytes:
     one 3 x 2 convolution computes 4 columns of all output channels; everything is channels-last.
     Before: kernel 3, uint8 activations with zero point 0, a width of which the output needs all but
     the last 4 - 2 columns of conv1, and channels that fit.
-
-    Raises:
-        InputError: one of these does not hold, and which.
     """
     proto = onnx.load_from_string(graph)
     layers, known = _read_layers(proto), constants(proto)
@@ -77,21 +73,33 @@ def to_ort_cpu(graph: bytes) -> bytes:
 
 
 def _read_layers(proto: onnx.ModelProto) -> list[Layer]:
-    """Return the layers of a portable graph, in order."""
-    layers: list[Layer] = []
-    known = constants(proto)
+    """Return the layers of a portable graph, in order, that are integer with zero point 0."""
+    layers, known = [], constants(proto)
     floats = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
     sources = {node.output[0]: node.input for node in floats}
     for node in proto.graph.node:
-        if node.op_type not in ("Conv", "Gemm"):
-            continue
         parts = [sources[name] for name in node.input if name in sources]
-        _require(len(parts) == 3, f"layer {len(layers) + 1}, {node.op_type}, is not integer")
-        (_, scale, zero_point), weight, bias = parts
-        _require(not known[zero_point].any(), f"zero point {known[zero_point]}")
-        arrays = (known[name] for name in (*weight[:2], bias[0], scale))
-        layers.append(Layer(node.op_type, *arrays))
+        if node.op_type in ("Conv", "Gemm") and len(parts) == 3:
+            (_, scale, zero_point), weight, bias = parts
+            if not known[zero_point].any():
+                arrays = (known[name] for name in (*weight[:2], bias[0], scale))
+                layers.append(Layer(node.op_type, *arrays))
     return layers
+
+
+def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
+    match shapes := [(layer.op_type, *layer.weight.shape) for layer in layers]:
+        case [("Conv", first, 1, 3, 3), ("Conv", second, _, 3, 3), ("Gemm", *_), ("Gemm", *_)]:
+            channels_fit = first % GROUP == 0 and second % 16 == 0
+            if channels_fit and width % GROUP == 0 and columns - 2 == width - GROUP:
+                return
+    raise InputError(
+        f"the layout ort-cpu does not fit this model: it has the integer layers {shapes}, and "
+        f"needs {columns} of {width} columns of pixels",
+        expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
+        "pixels a row, one channel and then multiples of 4 and 16",
+        next_step="pass --layout portable",
+    )
 
 
 class _Writer:
@@ -161,27 +169,3 @@ def _channels_last(linear: Layer, channels: int) -> Layer:
     n_out, n_in = linear.weight.shape
     weight = linear.weight.reshape(n_out, channels, n_in // channels).transpose(0, 2, 1)
     return replace(linear, weight=weight.reshape(n_out, n_in))
-
-
-def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
-    kinds = [(layer.op_type, *layer.weight.shape[2:]) for layer in layers]
-    _require(kinds == FITTING, f"its layers are {kinds}")
-    conv1, conv2 = (layer.weight for layer in layers[:2])
-    _require(
-        width % GROUP == 0 and columns - 2 == width - GROUP,
-        f"its images are {width} pixels wide, of which {columns} are needed",
-    )
-    _require(
-        conv1.shape[1] == 1 and len(conv1) % GROUP == 0 and len(conv2) % 16 == 0,
-        f"it has {conv1.shape[1]}, {len(conv1)} and {len(conv2)} channels",
-    )
-
-
-def _require(holds: bool, found: str) -> None:
-    if not holds:
-        raise InputError(
-            f"the layout ort-cpu does not fit this model: {found}",
-            expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
-            "pixels a row, one channel and then multiples of 4 and 16",
-            next_step="pass --layout portable",
-        )

@@ -36,15 +36,18 @@ def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generat
 
 
 class TrainingImages:
-    """Images and labels on the device, cut to the `sides` (H, W) that reach the logits."""
+    """Images and labels on the device, cut to the `sides` (H, W) that reach the logits.
+
+    moments: the mean and standard deviation that its batches are normalised by.
+    """
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, *, sides: tuple[int, int], device: torch.device
     ) -> None:
         self._labels = torch.from_numpy(images.labels.copy()).to(device, torch.int64)
-        self.mean, self.deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
+        self.moments = mean, deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
-        self._scale, self._offset = 1 / (255 * self.deviation), -self.mean / self.deviation
+        self._scale, self._offset = 1 / (255 * deviation), -mean / deviation
         # row y holds the probabilities to learn from label y, smoothed as in cross_entropy
         n_classes, smoothing = len(CLASS_LABELS), recipe.label_smoothing
         targets = torch.eye(n_classes) * (1 - smoothing) + smoothing / n_classes

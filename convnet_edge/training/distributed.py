@@ -1,7 +1,7 @@
 """Train in several processes that torchrun started: PyTorch's own process groups, one sum a step.
 
 Every process holds all images and the same permutation, computes its share of each batch, and makes
-the same update, so nothing but gradients is exchanged. Starting processes is torchrun's business.
+the same update, so nothing but gradients is exchanged.
 """
 
 import os
@@ -19,10 +19,7 @@ from ..runtime.errors import InputError, InterruptedRunError
 
 @dataclass(frozen=True)
 class Processes:
-    """Name this process among its peers. rank: 0-based. size: 1 without torchrun.
-
-    What needs all of them raises InterruptedRunError once another process is gone.
-    """
+    """Name this process among its peers. rank: 0-based. size: 1 without torchrun."""
 
     rank: int = 0
     size: int = 1

@@ -79,7 +79,7 @@ def test_weights_have_7_bits_and_scales_per_channel(quantised):
 
 def test_ranges_gate_and_test_images_do_not_overlap(exported, test_set):
     options = QuantizeOptions(model=exported.model_path, data="sample")
-    source = quantize_module._open(options, exported.model_path)
+    source = quantize_module._Source(options, exported.model_path)
     assert (len(source.calibration), len(source.gate)) == (1000, 5000)
     known = {image.tobytes() for image in source.calibration}
     # the data itself holds a few images twice
@@ -175,7 +175,7 @@ def untrained(images, **network):
 
 @pytest.mark.parametrize(
     ("network", "reason"),
-    [({"kernel_size": 5}, "'Conv', 5, 5"), ({"width": 0.3}, "1, 10 and 19 channels")],
+    [({"kernel_size": 5}, "32, 1, 5, 5"), ({"width": 0.3}, "10, 1, 3, 3")],
 )
 def test_layout_that_does_not_fit_says_why(network, reason, test_set):
     with pytest.raises(InputError, match=reason):

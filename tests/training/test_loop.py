@@ -14,7 +14,7 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.networks.convnet import Architecture, Convnet, compute_logits
 from convnet_edge.runtime import files
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from convnet_edge.training import loop, resume
+from convnet_edge.training import loop
 from convnet_edge.training.distributed import Processes
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions
@@ -152,7 +152,7 @@ def test_interrupt_in_the_first_epoch_keeps_nothing_and_says_so(few, monkeypatch
     if moment == "a step":
         on_step(monkeypatch, 5, interrupt)
     else:
-        monkeypatch.setattr(resume, "save", interrupt)
+        monkeypatch.setattr(loop.record, "save", interrupt)
     with pytest.raises(InterruptedRunError, match="nothing is kept"):
         loop.train(few)
     assert not list(few.out.parent.glob("*"))
