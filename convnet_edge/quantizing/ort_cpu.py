@@ -12,10 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from .portable import constants
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 GROUP = 4  # columns of the image that conv1 takes as channels
 MICROSOFT = "com.microsoft"

@@ -9,13 +9,12 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..runtime.contract import Array
 
 CALIBRATION_BATCH_SIZE = 100
 

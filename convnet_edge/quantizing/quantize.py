@@ -16,6 +16,7 @@ import onnxruntime
 from ..data import fashion_mnist as data
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
+from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.result import Accuracy, Check, Interval
@@ -24,8 +25,6 @@ from ..sealing import document, parity
 from ..sealing.default_model import choose_model
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 VERSIONS = document.versions(onnx, onnxruntime)
 N_CALIBRATION, N_GATE = 1_000, 5_000

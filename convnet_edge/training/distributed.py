@@ -44,11 +44,6 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def wait(self) -> None:
-        """Return once every process is here."""
-        if self.size > 1:
-            _together(dist.barrier)
-
 
 def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
     try:
@@ -79,5 +74,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
         ) from error
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
+        _together(dist.barrier)  # nobody leaves while another still needs the sums
     finally:
         dist.destroy_process_group()

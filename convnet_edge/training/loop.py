@@ -81,7 +81,6 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
         record.require_same_start(run)
         tell(_describe_start(run, n_threads))
         _train_epochs(run, tell)
-        processes.wait()  # nobody leaves while another still needs the sums
         return record.finish(run) if processes.leads else None
 
 
