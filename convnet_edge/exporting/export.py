@@ -1,7 +1,6 @@
 """Export a checkpoint to one self-contained ONNX file, and prove it before it gets its name.
 
-The file is made in memory, sealed with its contract, and then every check runs on those final
-bytes. What was proved is in the report; a file that fails a check is never written.
+The file is made in memory and sealed with its contract; every check runs on those final bytes.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """Lay the integers of a portable graph out for the kernels of onnxruntime's CPU provider.
 
-The same weights, scales and zero points, so the same logits bit for bit; only for the networks that
-these kernels fit.
+The same integers, so the same logits bit for bit; only for the networks that these kernels fit.
 """
 
 from collections.abc import Sequence
@@ -37,13 +36,12 @@ class Layer:
 
 
 def to_ort_cpu(graph: bytes) -> bytes:
-    """Return the same integers for the kernels of onnxruntime's CPU provider.
+    """Return the same integers for those kernels.
 
     With one input channel its convolution misses the symmetric kernel (multiples of 4 input and 16
     output channels). So the image is viewed as groups of 4 columns, which become the channels, and
     one 3 x 2 convolution computes 4 columns of all output channels; everything is channels-last.
-    Before: kernel 3, uint8 activations with zero point 0, a width of which the output needs all but
-    the last 4 - 2 columns of conv1, and channels that fit.
+    The width must be one of which the output needs all but the last 4 - 2 columns of conv1.
     """
     proto = onnx.load_from_string(graph)
     layers, known = _read_layers(proto), constants(proto)
@@ -52,6 +50,8 @@ def to_ort_cpu(graph: bytes) -> bytes:
     rows, columns = cuts[0].tolist() if cuts else (0, width)
     _require_fit(layers, width, columns)
     conv1, conv2, linear1, linear2 = layers
+    by_channel = linear1.weight.reshape(len(linear1.weight), len(conv2.weight), -1)  # (K, C, H W)
+    channels_last = by_channel.transpose(0, 2, 1).reshape(linear1.weight.shape)
     out = _Writer()
     x = out.node("Slice", ["images", *out.weights_of(*np.array([[0], [rows], [2]]))])
     x = out.reshape(x, rows, width // GROUP, GROUP)
@@ -59,7 +59,7 @@ def to_ort_cpu(graph: bytes) -> bytes:
     x = out.pool(out.reshape(x, rows - 2, width - GROUP, len(conv1.weight)))
     x = out.pool(out.layer(x, conv2, linear1.input_scale))
     x = out.node("Flatten", [x], axis=1)
-    x = out.layer(x, _channels_last(linear1, len(conv2.weight)), linear2.input_scale)
+    x = out.layer(x, replace(linear1, weight=channels_last), linear2.input_scale)
     out.layer(x, linear2, None)
     made = helper.make_model(
         helper.make_graph(
@@ -161,10 +161,3 @@ def _grouped(conv1: Layer) -> Layer:
         weight_scale=np.tile(conv1.weight_scale, GROUP),
         bias=np.tile(conv1.bias, GROUP),
     )
-
-
-def _channels_last(linear: Layer, channels: int) -> Layer:
-    """Order the inputs of the first linear layer, (K, C H W), as channels-last: (K, H W C)."""
-    n_out, n_in = linear.weight.shape
-    weight = linear.weight.reshape(n_out, channels, n_in // channels).transpose(0, 2, 1)
-    return replace(linear, weight=weight.reshape(n_out, n_in))

@@ -1,7 +1,6 @@
 """Quantise a float graph into standard QDQ, which any runtime understands.
 
 onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
-Whether the result is good enough is the quantize stage's business.
 """
 
 import tempfile

@@ -157,8 +157,7 @@ class _Candidate:
 class _Source:
     """The float model, and the training images that judge its integers.
 
-    document: its contract's, but for grey values. calibration: (N, H, W) uint8. said: (N,) what the
-    float model says of the images of the gate.
+    document: its contract's, but for grey values. said: (N,) its labels of the images of the gate.
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
@@ -343,10 +342,7 @@ def _count_layers(classifier: Classifier, images: Array, float_layers: tuple[str
 
 
 def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
-    """Time both models on the same images, in turn: one image on one thread, and throughput.
-
-    Throughput: one session of one thread, called by as many callers as there are cores.
-    """
+    """Time both in turn, on one thread: one image, and batches from as many callers as cores."""
     pair = [Classifier(each.file, threads=1) for each in (float_model, int8)]
     speeds = []
     for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
@@ -354,8 +350,7 @@ def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> 
         rates = timing.take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=ROUND_S)
         ratios = tuple(mine / other for other, mine in zip(*rates, strict=True))
         float_ms, int8_ms = (timing.median_ms(rate, batch_size) for rate in rates)
-        callers = f"{n_callers} caller{'s' if n_callers > 1 else ''} of one thread"
-        what = f"batch {batch_size}, {callers}"
+        what = f"batch {batch_size}, {n_callers} caller{'s' * (n_callers > 1)} of one thread"
         speeds.append(Speed(what, float_ms, int8_ms, ratios, float(np.median(ratios))))
     return tuple(speeds)
 

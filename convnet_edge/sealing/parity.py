@@ -50,10 +50,9 @@ def from_pytorch(images: Array, logits: tuple[Array, Array]) -> Reference:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The margin certificate: with every logit off by the largest error, which labels could change.
+    """Which labels could change if every logit were off by the largest error.
 
-    n: images whose top-1 less top-2 logit of the reference is below twice that error; images: the
-    first of them. smallest_margin: of all images.
+    images: the first of the n. smallest_margin: top-1 less top-2 logit, of all images.
     """
 
     n: int
@@ -75,11 +74,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Logits against a reference, as the reports hold it.
+    """Logits against a reference. Errors are over all logits; infinite where one is not finite.
 
-    max_error, mean_error, p99_error: over all logits; infinite, and null in a report, where one is
-    not finite. flips: images whose likeliest class differs. near_ties: images whose margin is below
-    twice the tolerance, so that rounding alone may flip them.
+    flips: images whose likeliest class differs. near_ties: images whose margin is below twice the
+    tolerance, so that rounding alone may flip them.
     """
 
     n_images: int

@@ -22,11 +22,8 @@ Choices = dict[str, Tensor]
 
 def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generator) -> Choices:
     """Draw one epoch's choices on the CPU: the same on every process, whatever the device."""
-    order = torch.randperm(n, generator=generator)
-    if recipe.share < 1:
-        n = round(n * recipe.share)
-        order = order[:n]
-    choices = {"order": order}
+    order = torch.randperm(n, generator=generator)[: round(n * recipe.share)]
+    choices, n = {"order": order}, len(order)
     if recipe.flip_and_shift:
         choices["mirrored"] = torch.rand(n, generator=generator) < 0.5
         choices["shifts"] = torch.randint(0, 3, (n, 2), generator=generator)

@@ -18,7 +18,6 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from ..data.fashion_mnist import CLASS_LABELS
 from ..networks.convnet import compute_logits
 from ..runtime.errors import CheckFailedError, InterruptedRunError
-from ..runtime.measure import machine
 from ..runtime.options import require
 from . import record
 from .batches import draw_choices
@@ -28,22 +27,7 @@ from .run import EpochMetrics, GraphedStep, Run, Step
 
 REPORT_EVERY_S = 0.2
 EXPLODED_LOSS = 10 * math.log(len(CLASS_LABELS))  # ten times that of guessing
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 PEAK_SIDE, PEAK_ROUNDS = 1024, 6
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known before the first step.
-
-    run: with the epochs of the one gone on with. peak_flops: see `measure_peak`. bound_s: seconds
-    of one epoch if all its operations ran at that peak.
-    """
-
-    run: Run
-    peak_flops: float
-    bound_s: float
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,8 +39,8 @@ class Progress:
     n_images_total: int
 
 
-# what the caller hears while training runs; metrics: of an epoch that is complete and kept
-Event = Start | Progress | EpochMetrics
+# what the caller hears: the run before its first step, and each epoch that is complete and kept
+Event = Run | Progress | EpochMetrics
 Tell = Callable[[Event], None]
 
 
@@ -73,13 +57,13 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
     """
     device = resolve_device(options.device)
     with joined(device) as processes, without_tf32():
-        run, n_threads = Run(options, device=device, processes=processes), None
+        run = Run(options, device=device, processes=processes)
         if options.resume and (kept := record.find(run)):
             if kept.kind == "model":
                 return None
-            n_threads = record.restore(run, kept)
+            record.restore(run, kept)
         record.require_same_start(run)
-        tell(_describe_start(run, n_threads))
+        tell(run)
         _train_epochs(run, tell)
         return record.finish(run) if processes.leads else None
 
@@ -124,22 +108,8 @@ def measure_peak(device: torch.device) -> float:
     return 2 * PEAK_SIDE**3 / shortest
 
 
-def _describe_start(run: Run, n_threads: int | None) -> Start:
-    warnings, now = [], torch.get_num_threads()
-    if n_threads is not None and n_threads != now:
-        warnings.append(
-            f"the run so far used {n_threads} threads, this process {now}: the final weights will "
-            "differ in their last bits from an uninterrupted run's"
-        )
-    emulated = run.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
-    if run.options.precision == "bf16" and emulated:
-        warnings.append("this processor has no bfloat16 instructions: --precision bf16 is slower")
-    peak, n_operations = measure_peak(run.device), run.architecture.n_training_operations
-    return Start(run, peak, len(run.used) * n_operations / peak, tuple(warnings))
-
-
 def _train_epochs(run: Run, tell: Tell) -> None:
-    step = make_step(run)
+    step: Step = GraphedStep(run) if run.device.type == "cuda" else run.step
     try:
         while len(run.epochs) < run.recipe.epochs:
             with run.timed("epochs"):
@@ -158,11 +128,6 @@ def _train_epochs(run: Run, tell: Tell) -> None:
             expected=f"{run.recipe.epochs} epochs",
             next_step=f"run the same command again{' with --resume' if run.epochs else ''}",
         ) from error
-
-
-def make_step(run: Run) -> Step:
-    """Return the step as this run's device takes it fastest."""
-    return GraphedStep(run) if run.device.type == "cuda" else run.step
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..data import fashion_mnist as data
 from ..drawing import pictures
 from ..networks import checkpoint
@@ -17,6 +16,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import write_json
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.result import Accuracy, as_json
+from ..sealing import document
 from .run import EpochMetrics, Run
 
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
@@ -69,11 +69,8 @@ def find(run: Run) -> Checkpoint | None:
     return None
 
 
-def restore(run: Run, kept: Checkpoint) -> int:
-    """Take the unfinished run up; return its thread count.
-
-    What was saved is copied into the tensors in use, which keep their memory format.
-    """
+def restore(run: Run, kept: Checkpoint) -> None:
+    """Copy what was saved into the tensors in use, which keep their memory format."""
     try:
         for name, mine in run.state().items():
             saved = kept.tensors[name]
@@ -83,7 +80,7 @@ def restore(run: Run, kept: Checkpoint) -> int:
         run.choices.set_state(kept.tensors["choices"])
         run.epochs = tuple(EpochMetrics(**epoch) for epoch in kept.header["epochs"])
         run.time_s |= {str(what): float(s) for what, s in kept.header["time_s"].items()}
-        return int(kept.header["threads"])
+        run.n_threads = int(kept.header["threads"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{run.options.resume_path} does not fit this run: {str(error).splitlines()[0]}",
@@ -126,11 +123,7 @@ def finish(run: Run) -> TrainResult:
         "epochs": as_json(run.epochs),
         "time_s": run.time_s,
         "machine": machine.passport(),
-        "versions": {
-            "convnet-edge": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        "versions": document.versions(torch) | {"python": platform.python_version()},
         "test": accuracy.describe(score, test),
     }
     picture = pictures.training_curve(out.with_suffix(".train.png"), record["epochs"])

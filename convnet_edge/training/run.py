@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import fashion_mnist as data
 from ..networks.convnet import Architecture, Convnet, fold_normalization
 from ..networks.convnet_gradients import loss_and_gradients
+from ..runtime.measure import machine
 from ..runtime.options import require
 from .batches import Choices, TrainingImages
 from .distributed import Processes
@@ -25,6 +26,7 @@ from .options import TrainOptions
 Step = Callable[[Choices, int], None]
 
 MUON = "Muon on conv2 and the first linear layer, AdamW on the rest"
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
 
@@ -49,7 +51,7 @@ class Run:
 
     used, held_out: the images to train on, and the last ones, to validate on. training: what
     decides the weights, the same in a resumed run. epochs: the complete ones whose state is kept.
-    time_s: seconds by what took them.
+    time_s: seconds by what took them. n_threads: of the process that it began in.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Run:
         self.device, self.processes = device, processes
         self.epochs: tuple[EpochMetrics, ...] = ()
         self.time_s: dict[str, float] = {}
+        self.n_threads = torch.get_num_threads()
         with self.timed("data"):
             whole = data.load_training_set(options.data, options.data_dir)
         n = len(whole) - options.validate
@@ -112,6 +115,18 @@ class Run:
         yield
         taken = (time.perf_counter_ns() - started) / 1e9
         self.time_s[what] = self.time_s.get(what, 0.0) + taken
+
+    def warnings(self) -> Iterator[str]:
+        """Say before the first step what may not be as expected."""
+        now = torch.get_num_threads()
+        if self.n_threads != now:
+            yield (
+                f"the run so far used {self.n_threads} threads, this process {now}: the final "
+                "weights will differ in their last bits from an uninterrupted run's"
+            )
+        emulated = self.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
+        if self.options.precision == "bf16" and emulated:
+            yield "this processor has no bfloat16 instructions: --precision bf16 is slower"
 
     def state(self) -> dict[str, Tensor]:
         """Return by name the tensors that decide how the run goes on, not copies of them."""

@@ -92,13 +92,11 @@ def run_epoch(run, step):
 def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
     import torch
 
-    from convnet_edge.training.loop import make_step
     from convnet_edge.training.run import GraphedStep
 
     graphed, eager = (start_run(tmp_path, recipe=recipe, batch_size=64) for _ in range(2))
-    first = run_epoch(graphed, make_step(graphed))
+    first = run_epoch(graphed, GraphedStep(graphed))
     second = run_epoch(eager, eager.step)
-    assert isinstance(make_step(graphed), GraphedStep)
     assert first.mean_loss == pytest.approx(second.mean_loss, rel=2e-3)
     for mine, theirs in zip(graphed.model.parameters(), eager.model.parameters(), strict=True):
         assert (mine - theirs).norm() < 0.05 * theirs.norm()
@@ -108,11 +106,10 @@ def test_graphed_steps_are_the_eager_ones(tmp_path, recipe):
 def test_steps_never_make_the_host_wait(tmp_path, monkeypatch):
     import torch
 
-    from convnet_edge.training.loop import make_step
     from convnet_edge.training.run import GraphedStep
 
     run = start_run(tmp_path, recipe="best", batch_size=64)
-    step = make_step(run)
+    step = GraphedStep(run)
     run_epoch(run, step)  # captures
     real = GraphedStep.__call__
 

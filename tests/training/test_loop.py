@@ -14,11 +14,13 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.networks.convnet import Architecture, Convnet, compute_logits
 from convnet_edge.runtime import files
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
+from convnet_edge.runtime.measure import machine
 from convnet_edge.training import loop
 from convnet_edge.training.distributed import Processes
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.recipes import RECIPES
+from convnet_edge.training.run import Run
 
 
 @pytest.fixture
@@ -162,9 +164,10 @@ def test_interrupt_in_the_first_epoch_keeps_nothing_and_says_so(few, monkeypatch
 def test_resume_says_if_threads_differ(unfinished, monkeypatch, n_threads):
     if n_threads:
         monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    (start,) = told(loop.Start, unfinished)
-    assert len(start.warnings) == (n_threads is not None)
-    assert all("77: the final weights will differ" in warning for warning in start.warnings)
+    (run,) = told(Run, unfinished)
+    warnings = list(run.warnings())
+    assert len(warnings) == (n_threads is not None)
+    assert all("77: the final weights will differ" in warning for warning in warnings)
 
 
 def test_resume_with_other_options_is_refused_with_the_difference(unfinished):
@@ -266,12 +269,11 @@ def test_progress_counts_up_to_the_last_image(few, monkeypatch):
 def test_validation_scores_images_that_training_never_sees(few):
     events = []
     record = loop.train(replace(few, epochs=1, validate=140), events.append).record
-    start, epoch = events[0], events[-1]
+    run, epoch = events[0], events[-1]
     images = data.load_training_set("sample", few.data_dir)
-    assert np.array_equal(start.run.used.images, images.images[:500])
-    # known before the first step; by hand: forward and two gradients, but none of conv1's input
-    n_operations = 500 * 2 * (3 * 2_215_168 - 165_888)
-    assert start.bound_s == pytest.approx(n_operations / start.peak_flops)
+    assert np.array_equal(run.used.images, images.images[:500])
+    # by hand: forward and two gradients, but none of conv1's input
+    assert run.architecture.n_training_operations == 2 * (3 * 2_215_168 - 165_888)
     model, _ = checkpoint.load_model(few.out)
     logits = torch.from_numpy(compute_logits(model, images.images[500:], torch.float32))
     labels = torch.from_numpy(images.labels[500:].copy()).long()
@@ -290,8 +292,8 @@ def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(few):
     model, _ = checkpoint.load_model(few.out)
     assert list(model.state_dict()) == list(Convnet(Architecture()).state_dict())
     for place, weight in ((2, model.layer_stack[3].weight), (4, model.layer_stack[7].weight)):
-        assert torch.equal(weight, events[0].run.average[place])
-        assert not torch.equal(weight, events[0].run.parameters[place])
+        assert torch.equal(weight, events[0].average[place])
+        assert not torch.equal(weight, events[0].parameters[place])
     images = data.load_test_set()
     found = (compute_logits(model, images.images, torch.float32).argmax(1) == images.labels).mean()
     assert found == result.test.accuracy
@@ -308,11 +310,11 @@ def test_narrow_network_trains_and_its_record_says_where_the_time_went(few):
 
 
 def test_bf16_trains_and_says_where_it_is_slow(few, monkeypatch):
-    monkeypatch.setattr(loop.machine, "passport", lambda: {"isa": ["avx2"]})
+    monkeypatch.setattr(machine, "passport", lambda: {"isa": ["avx2"]})
     few = replace(few, epochs=1)
     events = []
     (epoch,) = loop.train(replace(few, precision="bf16"), events.append).epochs
-    assert "no bfloat16 instructions" in events[0].warnings[0]
+    assert "no bfloat16 instructions" in next(events[0].warnings())
     (exact,) = loop.train(few).epochs
     assert epoch.mean_loss != exact.mean_loss
     assert epoch.mean_loss == pytest.approx(exact.mean_loss, rel=0.05)
