@@ -135,7 +135,7 @@ def _describe(
         "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
         "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
     }
-    return {
+    return proof | {
         "name": options.out_path.stem,
         "class_labels": labels,
         "training": header["training"],
@@ -143,7 +143,6 @@ def _describe(
         "parameters": {"n": architecture.n_parameters, "n_by_formula": architecture.n_parameters},
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
-        "measured": proof["measured"],
         "goldens": proof["goldens"] | coverage,
         "input": document.describe_input(options.input, architecture.image_shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},

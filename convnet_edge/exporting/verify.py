@@ -118,9 +118,8 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
     other = Classifier(path, provider=mine.session.provider)
     _require_same_images(path, other.contract.image_shape, mine)
     logits, known = (side.logits(images) for side in (mine, other))
-    reference = Reference(
-        images, known.astype(np.float64), mine.tolerance / parity.TOLERANCE_FACTOR
-    )
+    floor = mine.tolerance / parity.TOLERANCE_FACTOR
+    reference = Reference(images, known.astype(np.float64), floor)
     found = parity.compare(logits, reference)
     verdict = "different"
     if logits.tobytes() == known.tobytes():
@@ -141,8 +140,8 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
 
 def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
     expected = classifier.contract.image_shape
-    said = f"{path} is for images of {found}", f"for the model's, of {expected}"
-    require(found == expected, *said, "--against")
+    said = f"{path} is for images of {found}"
+    require(found == expected, said, f"the model's {expected}", "--against")
 
 
 def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:
