@@ -281,25 +281,22 @@ def _describe(
     proof = document.describe_proof(
         "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
     )
-    return (
-        source.document
-        | proof
-        | {
-            "name": f"{stated.document['name']}.int8",
-            "goldens": stated.document["goldens"] | proof["goldens"],
-            "quantization": {
-                "layout": options.layout,
-                "weight_bits": 7,
-                "activation_bits": 8,
-                "n_calibration_images": len(source.calibration),
-                "float_layers": list(found.float_layers),
-                "n_multiplications": source.classifier.file.n_multiplications,
-                "source_graph_sha256": stated.graph_sha256,
-                "gate": asdict(found.gate),
-            },
-            "versions": stated.document["versions"] | {"quantize": VERSIONS},
-        }
-    )
+    return source.document | {
+        "name": f"{stated.document['name']}.int8",
+        "measured": proof["measured"],
+        "goldens": stated.document["goldens"] | proof["goldens"],
+        "quantization": {
+            "layout": options.layout,
+            "weight_bits": 7,
+            "activation_bits": 8,
+            "n_calibration_images": len(source.calibration),
+            "float_layers": list(found.float_layers),
+            "n_multiplications": source.classifier.file.n_multiplications,
+            "source_graph_sha256": stated.graph_sha256,
+            "gate": asdict(found.gate),
+        },
+        "versions": stated.document["versions"] | {"quantize": VERSIONS},
+    }
 
 
 def _prove(
