@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.options import Options, option
 from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..runtime.measure.result import Check
-    from ..runtime.model_file import ModelFile
 
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
@@ -31,49 +30,23 @@ class InspectOptions(Options):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the file holds. digests: whether it is unchanged since its export."""
+    """What a model file is.
 
-    path: Path
-    file: ModelFile
+    document: as plain JSON values; golden images and samples by their number and names. digests:
+    whether the file is unchanged since its export.
+    """
+
+    document: dict[str, Any]
     digests: tuple[Check, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON values; golden images and samples by their number."""
-        file, stated, goldens = self.file, self.file.contract, self.file.contract.goldens
-        samples = [sample.name for sample in stated.samples]
-        return {
-            "schema": "convnet-edge/inspect/1",
-            "path": str(self.path),
-            "model_bytes": len(file.data),
-            "model_sha256": file.sha256,
-            "ir_version": file.ir_version,
-            "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
-            "ops": file.op_counts(),
-            "n_parameters": file.n_parameters,
-            "n_multiplications": file.n_multiplications,
-            "inputs": {name: list(shape) for name, shape in file.inputs.items()},
-            "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-            "digests_hold": all(check.passed for check in self.digests),
-            "contract": {
-                **stated.document,
-                "goldens": {
-                    "n": len(goldens.images),
-                    "floor": goldens.floor,
-                    "tolerance": goldens.tolerance,
-                },
-                "preprocessing": {**stated.document["preprocessing"], "samples": samples},
-            },
-        }
 
-
-def command(options: InspectOptions, terminal: Terminal) -> Done:
+def command(options: InspectOptions, terminal: Terminal) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
     found = inspect(options)
-    document = found.as_json()
-    for name, text in _facts(document).items():
+    for name, text in _facts(found.document).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in found.digests))
-    return Done(document, f"convnet-edge verify {found.path}")
+    terminal.finish(found.document, f"convnet-edge verify {found.document['path']}")
 
 
 def inspect(options: InspectOptions) -> Inspection:
@@ -87,7 +60,32 @@ def inspect(options: InspectOptions) -> Inspection:
 
     path = choose_model(options.model)
     file = open_model(path)
-    return Inspection(path, file, check_digests(file))
+    digests, stated, goldens = check_digests(file), file.contract, file.contract.goldens
+    samples = [sample.name for sample in stated.samples]
+    document = {
+        "schema": "convnet-edge/inspect/1",
+        "path": str(path),
+        "model_bytes": len(file.data),
+        "model_sha256": file.sha256,
+        "ir_version": file.ir_version,
+        "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
+        "ops": file.op_counts(),
+        "n_parameters": file.n_parameters,
+        "n_multiplications": file.n_multiplications,
+        "inputs": {name: list(shape) for name, shape in file.inputs.items()},
+        "outputs": {name: list(shape) for name, shape in file.outputs.items()},
+        "digests_hold": all(check.passed for check in digests),
+        "contract": stated.document
+        | {
+            "goldens": {
+                "n": len(goldens.images),
+                "floor": goldens.floor,
+                "tolerance": goldens.tolerance,
+            },
+            "preprocessing": stated.document["preprocessing"] | {"samples": samples},
+        },
+    }
+    return Inspection(document, digests)
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:

@@ -46,4 +46,4 @@ def test_inspect_shows_a_changed_file_as_changed(tiny_model):
         tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
 
     tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), nudge))
-    assert inspect(InspectOptions(tiny_model)).as_json()["digests_hold"] is False
+    assert inspect(InspectOptions(tiny_model)).document["digests_hold"] is False
