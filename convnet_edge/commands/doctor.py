@@ -22,7 +22,6 @@ from .terminal import Terminal
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PYTORCH = ("torch", "torchvision", "onnxscript")
 PROBE_S = 120
-IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
     "import contextlib, io, onnxruntime\n"
     "from convnet_edge.runtime import providers\n"
@@ -107,7 +106,8 @@ def _builds(installed: dict[str, str]) -> Finding:
 def _import() -> Finding:
     from ..runtime.session import ONNXRUNTIME_EXPORT_TARGET
 
-    name, done = "onnxruntime can be imported", _probe(IMPORT)
+    name = "onnxruntime can be imported"
+    done = _probe("import onnxruntime; print(onnxruntime.__version__)")
     if done is None:
         return Finding(name, "unknown", f"no answer within {PROBE_S} s")
     if done.returncode == 0:
@@ -115,8 +115,7 @@ def _import() -> Finding:
         fits = _numbers(version) >= _numbers(ONNXRUNTIME_EXPORT_TARGET)
         mend = "pip install --upgrade onnxruntime"
         return _judge(name, fits, found=f"version {version}", why=why, mend=mend)
-    code = done.returncode
-    ended = f"signal {-code}" if code < 0 else f"exit {code}"
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
     words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
     why = (
         "an illegal instruction means a build for newer processors (onnxruntime issue 23957), "
@@ -127,11 +126,13 @@ def _import() -> Finding:
 
 
 def _cuda() -> Finding:
+    from ..runtime.providers import DRIVER_SIGNS
+
     name, done = "CUDA's libraries", _probe(CUDA)
     if done is None or done.returncode != 0:
         return Finding(name, "unknown", "could not be looked for, see above")
     missing, mend = done.stdout.strip(), "install the NVIDIA driver"
-    if "libcuda.so" not in missing and "no NVIDIA device" not in missing:
+    if not any(sign in missing for sign in DRIVER_SIGNS):
         mend = 'pip install --force-reinstall "onnxruntime-gpu[cuda,cudnn]"'
     why = "--provider cuda cannot be opened (onnxruntime issue 23372)"
     return _judge(name, not missing, found=missing or "all load", why=why, mend=mend)
@@ -152,10 +153,8 @@ def _pytorch(installed: dict[str, str]) -> Iterator[Finding]:
         mend = "pip install --upgrade torch torchvision"
         yield _judge("torch and torchvision fit", fits, found=found, why=why, mend=mend)
     if torch:
-        fits, found = (
-            bool(script) or _numbers(torch) < (2, 9),
-            f"torch {torch}, onnxscript {script}",
-        )
+        fits = bool(script) or _numbers(torch) < (2, 9)
+        found = f"torch {torch}, onnxscript {script}"
         why = "torch's default exporter needs it from 2.9 on (anomalib issue 3050)"
         yield _judge("torch's exporter", fits, found=found, why=why, mend="pip install onnxscript")
 
@@ -175,11 +174,10 @@ def _cores() -> Iterator[Finding]:
             why, fits, mend = "it is ignored, or ends the program", False, f"unset {name}"
         yield _judge(name, fits, found=found, why=why, mend=mend)
     found = f"{cores} of {os.cpu_count()}"
-    found += f"; a quota of {quota:g} cores" if quota is not None else ""
+    found += f"; a quota of {quota:g} cores" if quota else ""
     why = "every run is stopped for part of each period: times are those of the quota"
     mend = "give the container --cpus 1 or more"
-    fits = quota is None or quota >= 1
-    yield _judge("cores allowed", fits, found=found, why=why, mend=mend)
+    yield _judge("cores allowed", not quota or quota >= 1, found=found, why=why, mend=mend)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

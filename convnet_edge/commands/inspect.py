@@ -11,7 +11,7 @@ from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..runtime.measure.result import Check
+    from ..runtime.model_file import ModelFile
 
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
@@ -28,41 +28,36 @@ class InspectOptions(Options):
     )
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What a model file is.
-
-    document: as plain JSON values; golden images and samples by their number and names. digests:
-    whether the file is unchanged since its export.
-    """
-
-    document: dict[str, Any]
-    digests: tuple[Check, ...]
-
-
 def command(options: InspectOptions, terminal: Terminal) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
-    found = inspect(options)
-    for name, text in _facts(found.document).items():
+    from ..runtime.selftest import check_digests
+
+    path, file = choose_model(options.model), inspect(options)
+    digests = check_digests(file)
+    document = _document(path, file, unchanged=all(check.passed for check in digests))
+    for name, text in _facts(document).items():
         terminal.say(f"{name:>15}  {text}")
-    terminal.say(*(f"{'':>15}  {check.line()}" for check in found.digests))
-    terminal.finish(found.document, f"convnet-edge verify {found.document['path']}")
+    terminal.say(*(f"{'':>15}  {check.line()}" for check in digests))
+    terminal.finish(document, f"convnet-edge verify {path}")
 
 
-def inspect(options: InspectOptions) -> Inspection:
-    """Read the model file.
+def inspect(options: InspectOptions) -> ModelFile:
+    """Read the model file: its graph, weights, contract and digests; nothing is proved by that.
 
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """
     from ..runtime.model_file import open_model
-    from ..runtime.selftest import check_digests
 
-    path = choose_model(options.model)
-    file = open_model(path)
-    digests, stated, goldens = check_digests(file), file.contract, file.contract.goldens
-    samples = [sample.name for sample in stated.samples]
-    document = {
+    return open_model(choose_model(options.model))
+
+
+def _document(path: Path, file: ModelFile, *, unchanged: bool) -> dict[str, Any]:
+    """Return plain JSON values; golden images by their number, sample pictures by their names."""
+    stated, goldens = file.contract.document, file.contract.goldens
+    samples = [sample.name for sample in file.contract.samples]
+    tolerated = {"floor": goldens.floor, "tolerance": goldens.tolerance}
+    return {
         "schema": "convnet-edge/inspect/1",
         "path": str(path),
         "model_bytes": len(file.data),
@@ -74,18 +69,13 @@ def inspect(options: InspectOptions) -> Inspection:
         "n_multiplications": file.n_multiplications,
         "inputs": {name: list(shape) for name, shape in file.inputs.items()},
         "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-        "digests_hold": all(check.passed for check in digests),
-        "contract": stated.document
-        | {
-            "goldens": {
-                "n": len(goldens.images),
-                "floor": goldens.floor,
-                "tolerance": goldens.tolerance,
-            },
-            "preprocessing": stated.document["preprocessing"] | {"samples": samples},
+        "digests_hold": unchanged,
+        "contract": {
+            **stated,
+            "goldens": {"n": len(goldens.images), **tolerated},
+            "preprocessing": {**stated["preprocessing"], "samples": samples},
         },
     }
-    return Inspection(document, digests)
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:

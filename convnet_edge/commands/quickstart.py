@@ -12,7 +12,6 @@ from . import bench, bundle, export, quantize, report, train, verify
 from .terminal import Terminal
 
 OUT_DIR = Path("runs/quickstart")
-EPOCHS = 3
 
 
 def command(terminal: Terminal) -> None:
@@ -21,7 +20,7 @@ def command(terminal: Terminal) -> None:
     checkpoint, model = OUT_DIR / "convnet.safetensors", OUT_DIR / "convnet.onnx"
     page, archive = OUT_DIR / "report.html", OUT_DIR / "convnet.pyz"
     models = (model, OUT_DIR / "convnet.int8.onnx")
-    train.command(TrainOptions(data="sample", epochs=EPOCHS, out=checkpoint), terminal)
+    train.command(TrainOptions(data="sample", epochs=3, out=checkpoint), terminal)
     export.command(ExportOptions(checkpoint=checkpoint, out=model), terminal)
     proof = OUT_DIR / "convnet.verify.json"
     verify.command(VerifyOptions(model=model, against=checkpoint, out=proof), terminal)

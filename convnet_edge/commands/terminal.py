@@ -61,10 +61,8 @@ class Terminal:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             bar.add_task("starting", total=None)
             self._bar = bar
-            try:
-                yield
-            finally:
-                self._bar = None
+            yield
+            self._bar = None  # after an error nothing more is said here
 
     def step(self, text: str) -> None:
         """Say in the bar what begins now; how much of it is done is not known."""
