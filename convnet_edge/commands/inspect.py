@@ -13,6 +13,8 @@ from .terminal import Terminal
 if TYPE_CHECKING:
     from ..runtime.model_file import ModelFile
 
+SHOWN = ("path", "model_bytes", "model_sha256", "ir_version", "opsets", "ops", "n_parameters",
+         "n_multiplications", "inputs", "outputs")  # fmt: skip
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
     "ort-cpu": "for onnxruntime's CPU provider only",
@@ -30,12 +32,14 @@ class InspectOptions(Options):
 
 def command(options: InspectOptions, terminal: Terminal) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
+    from ..runtime.measure.tables import heading, shown
     from ..runtime.selftest import check_digests
 
     path, file = choose_model(options.model), inspect(options)
     digests = check_digests(file)
     document = _document(path, file, unchanged=all(check.passed for check in digests))
-    for name, text in _facts(document).items():
+    facts = {heading(name): shown(name, document[name]) for name in SHOWN}
+    for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in digests))
     terminal.finish(document, f"convnet-edge verify {path}")
@@ -78,33 +82,20 @@ def _document(path: Path, file: ModelFile, *, unchanged: bool) -> dict[str, Any]
     }
 
 
-def _facts(document: dict[str, Any]) -> dict[str, str]:
-    """Return what people read of an inspection, by what it is."""
-    contract, n_multiplications = document["contract"], document["n_multiplications"]
+def _stated(contract: dict[str, Any]) -> dict[str, str]:
+    """Return what people read of a contract, by what it is."""
     measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
-    integers = ""
-    if made := contract.get("quantization"):
-        layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
-        integers = f", int8 of {made['weight_bits']} bits, {layout}"
-    versions = {
-        f"{stage} with": ", ".join(f"{name} {version}" for name, version in packages.items())
-        for stage, packages in contract["versions"].items()
-    }
-    return {
-        "file": f"{document['path']}  ({document['model_bytes']:,} bytes, sha256 "
-        f"{document['model_sha256'][:16]}…)",
-        "format": f"opset {document['opsets']}, IR {document['ir_version']}",
-        "operations": ", ".join(f"{count} {name}" for name, count in document["ops"].items()),
-        "parameters": f"{document['n_parameters']:,}{integers}",
-        "multiplications": "unknown: shapes are not in the file"
-        if n_multiplications is None
-        else f"{n_multiplications:,} an image",
-        "input": f"{document['inputs']}, {contract['input']['scale']}",
-        "output": f"{document['outputs']}",
+    found = {
+        "scale": contract["input"]["scale"],
         "classes": ", ".join(contract["class_labels"]),
         "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
         "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
-        **versions,
     }
+    if made := contract.get("quantization"):
+        layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
+        found["integers"] = f"int8 of {made['weight_bits']} bits, {layout}"
+    for stage, versions in contract["versions"].items():
+        found[f"{stage} with"] = ", ".join(f"{name} {text}" for name, text in versions.items())
+    return found

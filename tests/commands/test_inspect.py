@@ -25,7 +25,7 @@ def test_inspect_tells_what_the_file_holds(run, tiny_model):
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        ("", ("2 Conv", "Ankle Boot", "[✓] graph digest", "next: ")),
+        ("", ("Conv: 2", "Ankle Boot", "[✓] graph digest", "next: ")),
         (".int8", ("standard QDQ, for any runtime",)),
         (".int8-ort", ("for onnxruntime's CPU provider only",)),
     ],
