@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.options import Options, option
-from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
+from ..runtime.options import Options, model
+from ..sealing.default_model import choose_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ LAYOUTS = {
 class InspectOptions(Options):
     """What to look into."""
 
-    model: Path | None = option(  # noqa: RUF009 - it returns a field
-        None, MODEL_HELP, positional=True, default_text=MODEL_TEXT
-    )
+    model: Path | None = model(positional=True)  # noqa: RUF009 - it returns a field
 
 
 def command(options: InspectOptions, terminal: Terminal) -> None:
