@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..runtime.measure.options import BenchOptions
 from ..sealing.default_model import choose_model
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..drawing.pictures import Picture
@@ -38,7 +38,7 @@ class Benched:
     pictures: tuple[Picture, ...]
 
 
-def command(options: BenchOptions, terminal: Terminal) -> Done:
+def command(options: BenchOptions, terminal: Terminal) -> None:
     """Measure accuracy, cold start, latency, throughput and memory here, with a verdict.
 
     VALID: believe the numbers. NOISY: something disturbed them, and it says what. INVALID (exit 1):
@@ -48,7 +48,6 @@ def command(options: BenchOptions, terminal: Terminal) -> Done:
     convnet-edge bench --pace 10hz --sustain 10m
     """
     from ..runtime.measure.bench import Listener, require_believable
-    from ..runtime.measure.result import as_json
 
     listener = Listener(
         stage=terminal.step,
@@ -58,11 +57,11 @@ def command(options: BenchOptions, terminal: Terminal) -> Done:
     with terminal.progress():
         found = bench(options, listener, lambda one: _show(one, terminal, options))
     results = [one.result for one in found]
-    return Done(
-        results[0] if len(results) == 1 else {"results": as_json(results)},
+    terminal.finish(
+        results[0] if len(results) == 1 else {"results": results},
         f"convnet-edge report {' '.join(str(one.result_path) for one in found)}",
-        lambda: require_believable(results, strict=options.strict),
     )
+    require_believable(results, strict=options.strict)
 
 
 def bench(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..training.options import TrainOptions
-from .terminal import Done, Terminal, rank
+from .terminal import Terminal, rank
 
 if TYPE_CHECKING:
     from ..training import loop as stage
     from ..training.run import EpochMetrics, Run
 
 
-def command(options: TrainOptions, terminal: Terminal) -> Done:
+def command(options: TrainOptions, terminal: Terminal) -> None:
     """Train the convnet on Fashion-MNIST; the defaults are the tutorial's recipe.
 
     Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best
@@ -24,7 +24,7 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
 
     if rank() != 0:
         stage.train(options)
-        return Done()
+        return
     if options.resume_path.exists() and not options.resume:
         terminal.note(
             f"{options.resume_path} holds an unfinished run, which this run replaces; "
@@ -50,7 +50,7 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
         terminal.say(f"Test accuracy: {result.test.summary()}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
         document = result.record
-    return Done(document, f"convnet-edge export {options.out}")
+    terminal.finish(document, f"convnet-edge export {options.out}")
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:

@@ -93,6 +93,17 @@ def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the op
     return field(default=default, metadata={"help": help, **about})
 
 
+def model(**about: Any) -> Any:
+    """Return the field of the model file, which several stages take."""
+    return option(None, "The .onnx file.", default_text=MODEL_TEXT, **about)
+
+
+def models() -> Any:
+    """Return the field of one or more model files."""
+    text = "The .onnx files, the main one first."
+    return option((), text, positional=True, metavar="MODEL", default_text=MODEL_TEXT)
+
+
 def provider() -> Any:
     """Return the field of the provider, which several stages take."""
     return option(

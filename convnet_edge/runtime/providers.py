@@ -4,11 +4,9 @@ onnxruntime logs the reason, or hides it, and runs on the CPU (onnxruntime issue
 `get_available_providers()` says only what was compiled in. Opening is the session's business.
 """
 
-import contextlib
 import ctypes
 import re
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +83,7 @@ def missing_part(ort: Any, provider: str) -> str | None:
 
 def _several_builds() -> str | None:
     """Return a sentence if several packages claim onnxruntime's files (onnxruntime issue 26996)."""
-    found = []
-    for name in BUILDS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
+    found = [f"{name} {version}" for name, version in machine.versions(BUILDS).items()]
     if len(found) < 2:
         return None
     return f"{' and '.join(found)} are installed, which overwrite each other's files"
