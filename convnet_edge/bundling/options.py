@@ -4,21 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option, require
-from ..sealing.default_model import MODEL_TEXT
+from ..runtime.errors import InputError
+from ..runtime.options import Options, models, option
 
 
 @dataclass(frozen=True)
 class BundleOptions(Options):
     """What to hand over, and how."""
 
-    models: tuple[Path, ...] = option(
-        (),
-        "The .onnx files, the main one first.",
-        positional=True,
-        metavar="MODEL",
-        default_text=MODEL_TEXT,
-    )
+    models: tuple[Path, ...] = models()
     target: Literal["pyz", "testdata", "web"] = option(
         "pyz",
         "pyz: one file that runs there. web: a page for any browser. testdata: for ONNX's own test "
@@ -37,19 +31,18 @@ class BundleOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        alone = len(self.models) < 2 and not self.with_test_set
-        require(
-            self.target != "testdata" or alone,
-            f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
-            "one model: its golden images are the data",
-            "--target",
-        )
-        require(
-            self.target != "pyz" or self.out is None or self.out.suffix == ".pyz",
-            f"--out {self.out}",
-            "a name that ends in .pyz",
-            "--out",
-        )
+        if self.target == "testdata" and (len(self.models) > 1 or self.with_test_set):
+            raise InputError(
+                f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
+                expected="one model: its golden images are the data",
+                next_step="change --target",
+            )
+        if self.target == "pyz" and self.out is not None and self.out.suffix != ".pyz":
+            raise InputError(
+                f"--out {self.out}",
+                expected="a name that ends in .pyz",
+                next_step="change --out",
+            )
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _parameter(one: Declared) -> Parameter:
     if one.units is not None or (one.is_list and not one.positional):
         kind, default, shown["parser"] = str, _typed(one), partial(parse, one)
     elif one.is_list:
-        kind, default = list[one.item], None  # type: ignore[name-defined]
+        kind, default = list[one.kind], None  # type: ignore[name-defined]
     elif default is None and not one.optional:
         default = Parameter.empty  # must be given
     if default is None or default is False:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import MODEL_TEXT, RATE, TIME, Options, option, provider, require, threads
+from ..errors import InputError
+from ..options import RATE, TIME, Options, models, option, provider, threads
 
 RESULTS_DIR = Path("benchmarks/results")
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
@@ -14,13 +15,7 @@ SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 class BenchOptions(Options):
     """What to measure, of which models; the first is what the others are compared with."""
 
-    models: tuple[Path, ...] = option(
-        (),
-        "The .onnx files, the main one first.",
-        positional=True,
-        metavar="MODEL",
-        default_text=MODEL_TEXT,
-    )
+    models: tuple[Path, ...] = models()
     provider: str = provider()
     threads: int | None = threads()
     batch_sizes: tuple[int, ...] = option(
@@ -63,18 +58,18 @@ class BenchOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.out is None or self.out.suffix != ".json" or len(self.models) < 2,
-            f"one file, {self.out}, for {len(self.models)} models",
-            "a folder: each result takes its model's name",
-            "--out",
-        )
-        require(
-            not self.cuda_graph or self.provider == "cuda",
-            f"--cuda-graph with --provider {self.provider}",
-            "--provider cuda: it is a mode of NVIDIA's GPUs",
-            "--cuda-graph",
-        )
+        if self.out is not None and self.out.suffix == ".json" and len(self.models) > 1:
+            raise InputError(
+                f"one file, {self.out}, for {len(self.models)} models",
+                expected="a folder: each result takes its model's name",
+                next_step="change --out",
+            )
+        if self.cuda_graph and self.provider != "cuda":
+            raise InputError(
+                f"--cuda-graph with --provider {self.provider}",
+                expected="--provider cuda: it is a mode of NVIDIA's GPUs",
+                next_step="change --cuda-graph",
+            )
 
     def result_path(self, model_path: Path) -> Path:
         """Return where the result of one model goes."""
