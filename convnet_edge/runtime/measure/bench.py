@@ -133,12 +133,7 @@ def bench_model(
 
 def settings_of(options: BenchOptions) -> Settings:
     """Return how the sessions of the models run."""
-    return Settings(
-        options.provider,
-        options.threads,
-        allow_cpu_nodes=options.allow_cpu_nodes,
-        spin=options.spin,
-    )
+    return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
 
 
 def require_believable(found: Sequence[Result], *, strict: bool) -> None:
@@ -323,17 +318,10 @@ def _measure_throughput(run: Measured) -> None:
     rounds = timing.take_turns(
         loads, run.images, n_rounds=N_ROUNDS, slot_s=slot_s, tick=run.listener.share
     )
-    rows = (
-        results.Throughput(
-            load.batch_size,
-            load.classifier.session.threads,
-            load.n_callers,
-            statistics.median(found),
-            found,
-        )
-        for load, found in zip(loads, rounds, strict=True)
-    )
-    run.note(throughput=tuple(rows))
+    for load, found in zip(loads, rounds, strict=True):
+        threads, middle = load.classifier.session.threads, statistics.median(found)
+        row = results.Throughput(load.batch_size, threads, load.n_callers, middle, found)
+        run.note(throughput=(*run.result.throughput, row))
 
 
 def _sustain(run: Measured) -> None:
