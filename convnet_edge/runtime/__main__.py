@@ -46,10 +46,11 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     print_any_letter()
     path = Path(archive_path)
     try:
-        asked = _parser(path.name).parse_args(arguments)
+        archive = read_archive(path)
+        asked = _parser(archive).parse_args(arguments)
         given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
         options = BenchOptions(**{**DEFAULTS, **given})
-        code: int = asked.run(read_archive(path), asked, options)
+        code: int = asked.run(archive, asked, options)
     except EdgeError as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -63,9 +64,9 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     return code
 
 
-def _parser(archive_name: str) -> argparse.ArgumentParser:
+def _parser(archive: Archive) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python3 {archive_name}",
+        prog=f"python3 {archive.path.name}",
         description="A model in one file, with its own proof. selftest: proof on this machine, in "
         "seconds. predict IMAGE...: label and probabilities.",
         epilog="Exit codes: 0 done and proved, 1 a check failed, 2 wrong usage or something "
@@ -82,7 +83,12 @@ def _parser(archive_name: str) -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="one JSON document on stdout")
         if run is not _info:
-            sub.add_argument("--model", help="of the bundle; default: the fastest that passes here")
+            sub.add_argument(
+                "--model",
+                choices=tuple(archive.models()),
+                metavar="NAME",  # as argparse trips over brackets in the names of files
+                help="Of the bundle. Default: the fastest that passes here.",
+            )
             for name in OPTIONS if run is _bench else ("provider", "threads"):
                 _add(sub, OPTIONS[name])
         if run is _predict:
@@ -196,19 +202,14 @@ def _candidates(
     archive: Archive, wanted: str | None, options: BenchOptions
 ) -> tuple[list[Candidate], dict[str, Classifier]]:
     """Open and check every model that was asked for; return also those that could be opened."""
-    models = archive.models()
-    if wanted is not None and wanted not in models:
-        raise InputError(
-            f"no model {wanted!r} in {archive.path.name}",
-            expected=" or ".join(models),
-            next_step="leave --model out for the fastest that passes here",
-        )
     found: list[Candidate] = []
     opened: dict[str, Classifier] = {}
     errors: list[InputError] = []
-    for name in [wanted] if wanted is not None else models:
+    for name, model in archive.models().items():
+        if wanted not in (None, name):
+            continue
         try:
-            opened[name] = Classifier(models[name], settings=bench.settings_of(options))
+            opened[name] = Classifier(model, settings=bench.settings_of(options))
         except InputError as error:
             errors.append(error)
             found.append(Candidate(name, False, f"cannot be opened: {error}"))
