@@ -142,7 +142,7 @@ def _parameter(one: Declared) -> Parameter:
             listed = default if one.is_list else (default,)
             default = one.default_text or ",".join(f"{number:g}" for number in listed)
     elif one.is_list:
-        kind, default = list[one.item], None  # type: ignore[name-defined]
+        kind, default = list[one.kind], None  # type: ignore[name-defined]
     elif default is None and not one.optional:
         default = Parameter.empty  # must be given
     if default is None or default is False:
