@@ -1,21 +1,15 @@
 """The README: what it shows is run, what it states is what was measured."""
 
 import hashlib
-import importlib.util
 import json
 import re
 
 import pytest
+import readme_table
 from pages import REPOSITORY, blocks, lay_out, lines, run_line, run_python
 
 README = (REPOSITORY / "README.md").read_text()
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text()
-
-
-def shipped():
-    """Return the SHA-256 of every shipped file."""
-    files = (REPOSITORY / "exported").glob("*.onnx")
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def commands():
@@ -54,23 +48,20 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_table_is_made_from_the_stored_results():
-    spec = importlib.util.spec_from_file_location(
-        "readme_table", REPOSITORY / "benchmarks" / "readme_table.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for result in module._stored("bench"):
-        assert result["model"]["model_sha256"] in shipped()
-    assert module.table() in README
-    assert module.recipe_table() in README
-    assert module.training_table() in TRAINING
-    assert module.kills() in " ".join(TRAINING.split())
-    peers = json.loads((module.REFERENCE_DIR / "peers-cpu.json").read_text())
+    files = (REPOSITORY / "exported").glob("*.onnx")
+    shipped = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    for result in readme_table._stored("bench"):
+        assert result["model"]["model_sha256"] in shipped
+    assert readme_table.table() in README
+    assert readme_table.recipe_table() in README
+    assert readme_table.training_table() in TRAINING
+    assert readme_table.kills() in " ".join(TRAINING.split())
+    peers = json.loads((readme_table.REFERENCE_DIR / "peers-cpu.json").read_text())
     card = (REPOSITORY / "exported" / "README.md").read_text()
-    assert module.peers_table(peers["rows"]) in card
+    assert readme_table.peers_table(peers["rows"]) in card
     assert f"within each of {peers['n_rounds']} rounds" in card
     for row in peers["rows"]:
-        assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped()
+        assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped
 
 
 def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():

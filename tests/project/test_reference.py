@@ -1,11 +1,11 @@
 """docs/reference and docs/explanation say what the code does."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
+import generate
 import pytest
+from pages import REPOSITORY
 
 from convnet_edge.quantizing import quantize
 from convnet_edge.quantizing.options import QuantizeOptions
@@ -13,19 +13,8 @@ from convnet_edge.runtime import selftest
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 SHIPPED = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
-
-
-def load_generator():
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "reference" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_generator()
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "reference").glob("*.md")), ids=lambda p: p.name)
@@ -67,23 +56,22 @@ def test_contract_page_lists_the_steps_of_the_shipped_file():
     assert document["preprocessing"]["pixel_tolerance"] == selftest.PIXEL_TOLERANCE
 
 
-def test_parity_page_states_the_code_s_constants():
-    page = (DOCS / "explanation" / "parity.md").read_text()
-    assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in page
-    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in page
+def test_explanations_state_the_code_s_constants_and_the_shipped_scores():
+    explanation = DOCS / "explanation"
+    parity_page, int8_page = (
+        " ".join((explanation / name).read_text().split()) for name in ("parity.md", "int8.md")
+    )
+    assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in parity_page
+    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in parity_page
     *most, last = parity.BATCH_SIZES
-    assert f"batches of {', '.join(map(str, most))} and {last} images" in page
-
-
-def test_int8_page_states_the_code_s_constants_and_the_shipped_scores():
-    page = " ".join((DOCS / "explanation" / "int8.md").read_text().split())
-    assert f"come from {quantize.N_CALIBRATION:,} training images" in page
-    assert f"{quantize.N_GATE:,} other training images decide" in page
-    assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in page
+    assert f"batches of {', '.join(map(str, most))} and {last} images" in parity_page
+    assert f"come from {quantize.N_CALIBRATION:,} training images" in int8_page
+    assert f"{quantize.N_GATE:,} other training images decide" in int8_page
+    assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in int8_page
     report = json.loads((REPOSITORY / "exported/fashion-mnist.int8.quantize.json").read_text())
     test = report["test"]
     stated = f"{test['n_lost']} lost, {test['n_gained']} gained of {test['n']:,}, McNemar p = "
-    assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in page
+    assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in int8_page
 
 
 def test_every_page_is_in_the_index():

@@ -11,11 +11,6 @@ from convnet_edge.training.recipes import RECIPES
 CROP = {"sides": (26, 26), "device": torch.device("cpu")}
 
 
-@pytest.fixture(scope="module")
-def few(test_set):
-    return replace(test_set, images=test_set.images[:50], labels=test_set.labels[:50])
-
-
 def test_plain_batch_is_the_images_in_order_over_255(few):
     images = TrainingImages(few, RECIPES["tutorial"], **CROP)
     order = torch.tensor([3, 0, 41])
@@ -29,7 +24,7 @@ def test_plain_batch_is_the_images_in_order_over_255(few):
 def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     recipe = RECIPES["best"]
     images = TrainingImages(few, recipe, **CROP)
-    drawn = draw_choices(50, 128, recipe, torch.Generator().manual_seed(0))
+    drawn = draw_choices(len(few), 128, recipe, torch.Generator().manual_seed(0))
     batch = images.batch(drawn)
     mean, deviation = pixel_moments(few)
     for i, index in enumerate(drawn["order"].tolist()):
@@ -42,9 +37,9 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     share = batch.keep.count_nonzero() / batch.keep.numel()
     assert abs(share - (1 - recipe.dropout)) < 0.03
     assert batch.keep.mean() == pytest.approx(1, abs=0.03)
-    log_p = torch.randn(50, 10).log_softmax(1)
+    log_p = torch.randn(len(few), 10).log_softmax(1)
     smoothed = cross_entropy(log_p, batch.labels, label_smoothing=recipe.label_smoothing)
-    torch.testing.assert_close(-(batch.targets * log_p).sum() / 50, smoothed)
+    torch.testing.assert_close(-(batch.targets * log_p).sum() / len(few), smoothed)
 
 
 def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
