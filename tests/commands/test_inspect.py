@@ -41,9 +41,5 @@ def test_inspect_as_text_tells_of_the_network_a_file_stands_for(run, model, part
 
 
 def test_inspect_shows_a_changed_file_as_changed(tiny_model):
-    def nudge(proto):
-        tensor = proto.graph.initializer[0]
-        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
-
-    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), nudge))
+    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), faults.nudge_one_weight))
     assert inspect(InspectOptions(tiny_model)).as_json()["digests_hold"] is False

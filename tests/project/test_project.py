@@ -60,27 +60,20 @@ def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_p
     assert not list(tmp_path.glob("*/*.png"))
 
 
-def python_3_10():
-    """Return a Python 3.10 of this machine, None without one."""
-    found = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python")]
-    for candidate in found:
-        if candidate:
-            done = subprocess.run([str(candidate), "--version"], capture_output=True, text=True)
-            if done.returncode == 0 and done.stdout.startswith("Python 3.10."):
-                return candidate
-    return None
+PYTHON_3_10 = next(  # a shim of that name in the PATH works only where pyenv has one
+    (str(path) for path in Path.home().glob(".pyenv/versions/3.10.*/bin/python")),
+    shutil.which("python3.10"),
+)
 
 
 @pytest.mark.index
-@pytest.mark.skipif(python_3_10() is None, reason="no Python 3.10 here")
+@pytest.mark.skipif(PYTHON_3_10 is None, reason="no Python 3.10 here")
 @pytest.mark.parametrize(
     "packages", [("numpy", "onnxruntime"), ("numpy<2", "onnxruntime==1.16.3")], ids=str
 )
 def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
-    import convnet_edge
-
-    python = empty_environment(tmp_path / "venv", "pillow", *packages, python=python_3_10())
-    shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
+    python = empty_environment(tmp_path / "venv", "pillow", *packages, python=PYTHON_3_10)
+    shutil.copytree(REPOSITORY / "convnet_edge" / "runtime", tmp_path / "copied_runtime")
     code = (
         "import sys\n"
         "from pathlib import Path\n"

@@ -1,15 +1,18 @@
-"""docs/reference and docs/explanation say what the code does."""
+"""What README and docs state is what the code does and what was measured."""
 
+import hashlib
 import json
 import re
 
 import generate
 import pytest
+import readme_table
 from pages import REPOSITORY
 
 from convnet_edge.quantizing import quantize
 from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import selftest
+from convnet_edge.runtime.measure import stats, verdict
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 
@@ -74,8 +77,37 @@ def test_explanations_state_the_code_s_constants_and_the_shipped_scores():
     assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in int8_page
 
 
-def test_every_page_is_in_the_index():
-    index = (DOCS / "README.md").read_text()
-    for path in DOCS.rglob("*.md"):
-        name = path.relative_to(DOCS).as_posix()
-        assert name == "README.md" or f"]({name})" in index, name
+def test_table_is_made_from_the_stored_results():
+    shipped = {hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED}
+    readme = (REPOSITORY / "README.md").read_text()
+    training = (DOCS / "training.md").read_text()
+    for result in readme_table._stored("bench"):
+        assert result["model"]["model_sha256"] in shipped
+    assert readme_table.table() in readme
+    assert readme_table.recipe_table() in readme
+    assert readme_table.training_table() in training
+    assert readme_table.kills() in " ".join(training.split())
+    peers = json.loads((readme_table.REFERENCE_DIR / "peers-cpu.json").read_text())
+    card = (REPOSITORY / "exported" / "README.md").read_text()
+    assert readme_table.peers_table(peers["rows"]) in card
+    assert f"within each of {peers['n_rounds']} rounds" in card
+    for row in peers["rows"]:
+        assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped
+
+
+def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():
+    page = (DOCS / "verdicts.md").read_text()
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    rows = {cells[0].strip(): cells[1:] for cells in lines}
+    for name, threshold in (
+        ("coarse timer", verdict.MAX_TIMER_STEP_SHARE),
+        ("wide interval", verdict.MAX_HALF_WIDTH_SHARE),
+        ("drift", verdict.MAX_DRIFT_SHARE),
+        ("two modes", verdict.MAX_MODE_DISTANCE_SHARE),
+        ("interrupted runs", verdict.MAX_SWITCHED_SHARE),
+        ("interrupted runs", verdict.MAX_WAITED_SHARE),
+    ):
+        assert f"{100 * threshold:g} %" in "".join(rows[name]), name
+    assert f"{verdict.MIN_RUNS} runs" in "".join(rows["too few runs"])
+    for p in (0.5, 0.9, 0.95, 0.99, 0.999):
+        assert rows[f"p{100 * p:g}"][0].strip() == f"{stats.percentile_floor(p):,}"

@@ -8,19 +8,15 @@ UPDATE_SNAPSHOT=1 pytest tests/project/test_snapshot.py --slow, and read the dif
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import faults
 import pytest
+from pages import REPOSITORY
 from PIL import Image
 
-from convnet_edge.data import fashion_mnist
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 TABLE = SNAPSHOT.with_suffix(".txt")  # each line runs in the folder that those before it left
-N_IMAGES = 500  # of the test set: keys are compared, not values
 UPDATE = bool(os.environ.get("UPDATE_SNAPSHOT"))
 
 COMMANDS = ("train", "export", "quantize", "verify", "inspect", "bench", "compare", "report",
@@ -71,7 +67,7 @@ def contents(folder):
 
 
 @pytest.fixture(scope="session")
-def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_factory):
+def material(trained, exported, model_bytes, graph_bytes, few, tmp_path_factory):
     """Good and bad files, by name."""
     folder = tmp_path_factory.mktemp("material")
     middle = len(graph_bytes) // 2
@@ -95,7 +91,7 @@ def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_fac
     (folder / "folder").mkdir()
     (folder / "pictures").mkdir()
     for index in range(2):
-        Image.fromarray(test_set.images[index]).save(folder / "pictures" / f"{index}.png")
+        Image.fromarray(few.images[index]).save(folder / "pictures" / f"{index}.png")
     lock = json.loads((REPOSITORY / "package-lock.json").read_text())
     about = {"name": "onnxruntime-web",
              "version": lock["packages"]["node_modules/onnxruntime-web"]["version"]}  # fmt: skip
@@ -112,12 +108,7 @@ def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_fac
     "case",
     [pytest.param(name, marks=pytest.mark.slow if "slow" in name else ()) for name in CASES],
 )
-def test_command_line_does_what_the_snapshot_says(
-    run, material, tmp_path, test_set, monkeypatch, case
-):
-    few = replace(test_set, images=test_set.images[:N_IMAGES], labels=test_set.labels[:N_IMAGES])
-    if not case.startswith("quantize"):  # it finds the golden images again, by their index
-        monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: few)
+def test_command_line_does_what_the_snapshot_says(run, on_few, material, tmp_path, case):
     found = []
     for line in CASES[case]:
         before = contents(tmp_path)

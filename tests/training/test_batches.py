@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from convnet_edge.training.batches import TrainingImages, draw_choices, pixel_moments
+from convnet_edge.training.batches import TrainingImages, draw_choices
 from convnet_edge.training.recipes import RECIPES
 
 CROP = {"sides": (26, 26), "device": torch.device("cpu")}
@@ -26,7 +26,7 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     images = TrainingImages(few, recipe, **CROP)
     drawn = draw_choices(len(few), 128, recipe, torch.Generator().manual_seed(0))
     batch = images.batch(drawn)
-    mean, deviation = pixel_moments(few)
+    mean, deviation = (few.images / 255).mean(), (few.images / 255).std()
     for i, index in enumerate(drawn["order"].tolist()):
         image = few.images[index][:, ::-1] if drawn["mirrored"][i] else few.images[index]
         row, column = drawn["shifts"][i].tolist()
@@ -53,20 +53,6 @@ def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
     assert set(first["shifts"].unique().tolist()) == {0, 1, 2}
 
 
-def test_tutorials_choices_are_the_permutation_alone():
-    drawn = draw_choices(64, 128, RECIPES["tutorial"], torch.Generator().manual_seed(4))
-    assert torch.equal(
-        drawn["order"], torch.randperm(64, generator=torch.Generator().manual_seed(4))
-    )
-    assert list(drawn) == ["order"]
-
-
 def test_share_draws_that_many_different_images():
     drawn = draw_choices(100, 8, replace(RECIPES["fast"], share=0.3), torch.Generator())
     assert len(set(drawn["order"].tolist())) == len(drawn["order"]) == 30
-
-
-def test_moments_are_numpys(few):
-    mean, deviation = pixel_moments(few)
-    assert mean == pytest.approx((few.images / 255).mean(), rel=1e-12)
-    assert deviation == pytest.approx((few.images / 255).std(), rel=1e-12)
