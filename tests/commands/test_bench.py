@@ -11,6 +11,7 @@ import tiny
 from results import read as read_result
 
 from convnet_edge.data import fashion_mnist
+from convnet_edge.drawing import pictures
 from convnet_edge.runtime.measure import bench as stage
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.measure.accuracy import ImageSet
@@ -31,8 +32,11 @@ def short(monkeypatch):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Pictures, which take a second a run, are not made."""
-    monkeypatch.setattr("convnet_edge.commands.bench._draw", lambda *_, **__: ())
+    """Pictures, which take a second each, are not made; that of the differences is."""
+    for name in ("latency", "confusion", "reliability", "prediction_grid"):
+        monkeypatch.setattr(
+            pictures, name, lambda path, *_, **__: pictures.Picture(path, drawn=False)
+        )
 
 
 def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
@@ -104,7 +108,7 @@ def test_unwritable_result_is_exit_2_before_anything_is_measured(run, tiny_model
     assert "cannot be written" in result.stderr
 
 
-def test_several_models_are_paired_with_the_first(run, tiny_model, tmp_path):
+def test_several_models_are_paired_with_the_first(undrawn, run, tiny_model, tmp_path):
     other = tiny_model.with_name("other.onnx")
     other.write_bytes(tiny.grey_uint8())
     result = run("bench", tiny_model, other, "--quick", "--threads", "1")

@@ -127,9 +127,7 @@ def test_download_by_torchvision_ends_in_the_data_dir(small, data_dir, tmp_path,
     assert (tmp_path / "new" / data.TORCHVISION_SUBDIR).is_dir()
 
 
-def test_after_a_failed_download_the_other_ways_are_named_and_work(
-    small, data_dir, tmp_path, monkeypatch
-):
+def test_failed_download_names_other_ways_that_work(small, data_dir, tmp_path, monkeypatch):
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])

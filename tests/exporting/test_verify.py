@@ -9,9 +9,7 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
 
 
-def test_verify_against_the_checkpoint_compares_all_test_images(
-    run, on_few, few, exported, trained
-):
+def test_verify_against_the_checkpoint(run, on_few, few, exported, trained):
     result = run("verify", exported.model_path, "--against", trained.checkpoint_path, "--json")
     assert result.exit_code == 0, result.output
     comparison = json.loads(result.stdout)["comparison"]

@@ -83,12 +83,8 @@ def put_nan(proto: onnx.ModelProto) -> None:
         values.flat[0] = np.nan
 
 
-def lower_opset(proto: onnx.ModelProto) -> None:
-    proto.opset_import[0].version = 17
-
-
-def raise_ir_version(proto: onnx.ModelProto) -> None:
-    proto.ir_version = 10
+def change_format(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].version, proto.ir_version = 17, 10
 
 
 def move_weights_outside(proto: onnx.ModelProto) -> None:

@@ -30,7 +30,7 @@ def full(batch_ms: dict[int, float] | None = None) -> result.Result:
         model=_filled(result.Model, name="fashion-mnist.onnx", model_bytes=915_110),
         provider=_filled(result.Provider, asked="cpu", obtained="cpu", placement=placement),
         machine=_filled(result.Machine, id="0123456789abcdef", cpu="AMD EPYC", clock_mhz=2400.0,
-                        memory_bytes=25_276_510_208, versions={"onnxruntime": "1.32.0"}),
+                        memory_bytes=25_276_510_208, versions={"onnxruntime": "1.32"}),
         settings={"batch_sizes": [row.batch_size for row in rows], "duration_s": 5.0},
         checks=(result.Check("golden vectors, batch 1", True, "16 images", 2e-6, 1.8e-5),),
         accuracy=_accuracy(),

@@ -115,9 +115,7 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
         ({"versions": None}, "not described"),
     ],
 )
-def test_header_that_fits_no_such_weights_is_refused_before_anything_is_built(
-    stored, monkeypatch, change, named
-):
+def test_header_that_does_not_fit_is_refused_unbuilt(stored, monkeypatch, change, named):
     made, path = stored
     monkeypatch.setattr(checkpoint, "Convnet", lambda *_, **__: pytest.fail("built"))
     dumps = json.dumps

