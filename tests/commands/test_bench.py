@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import tiny
 from results import read as read_result
@@ -14,17 +13,15 @@ from convnet_edge.data import fashion_mnist
 from convnet_edge.drawing import pictures
 from convnet_edge.runtime.measure import bench as stage
 from convnet_edge.runtime.measure import machine
-from convnet_edge.runtime.measure.accuracy import ImageSet
 
 N = 400
-TEST = ImageSet(tiny.images(N), tiny.labels(N).astype(np.uint8), "i" * 64, "l" * 64, "tiny")
 SHORT = ("--duration", "0.05", "--min-runs", "11", "--threads", "1", "--out", "r.json")
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """The hand-made images are the test set; stages of no interest here take moments."""
-    monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: TEST)
+    monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: tiny.image_set(N))
     for name, value in (("N_PROCESSES", 1), ("STEADY_S", 0.02), ("THROUGHPUT_S", 0.2),
                         ("QUICK_DURATION_S", 0.02)):  # fmt: skip
         monkeypatch.setattr(stage, name, value)

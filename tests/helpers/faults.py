@@ -11,25 +11,19 @@ from onnx import helper, numpy_helper
 
 from convnet_edge.runtime import contract
 from convnet_edge.runtime.model_file import open_model
-from convnet_edge.runtime.protobuf import Message, read_fields
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 def unsealed(model: bytes) -> bytes:
     """Return the file without its contract."""
-    start = 0
-    for number, entry, end in read_fields(memoryview(model)):
-        if number == contract.METADATA_FIELD and Message(entry).text(1) == contract.KEY:
-            return model[:start] + model[end:]
-        start = end
-    raise ValueError("no contract in it")
+    return change_graph(model, lambda proto: proto.ClearField("metadata_props"))
 
 
 def change_graph(graph: bytes, change: Change) -> bytes:
     proto = onnx.load_from_string(graph)
     change(proto)
-    return proto.SerializeToString()
+    return proto.SerializeToString(deterministic=True)
 
 
 def change_document(model: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:

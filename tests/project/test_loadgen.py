@@ -73,40 +73,33 @@ def test_pace_too_slow_gives_invalid_and_says_so(measure, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("mode", loadgen.MODES)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_failing_model_surfaces(measure, classifier, monkeypatch, scenario, mode):
-    run, stages = classifier.session.run, []
+@pytest.mark.parametrize(
+    ("scenario", "mode", "error"),
+    [
+        *((scenario, mode, InputError) for scenario in SCENARIOS for mode in loadgen.MODES),
+        ("single-stream", "performance", KeyboardInterrupt),
+    ],
+)
+def test_failure_and_ctrl_c_end_the_run_at_once(
+    measure, classifier, monkeypatch, scenario, mode, error
+):
+    run, before, stages = classifier.session.run, signal.getsignal(signal.SIGINT), []
 
-    def failing(batch):
+    def breaking(batch):
         stages.append("a run")
-        if stages[-20:] == ["a run"] * 20 and f"LoadGen {scenario} {mode}" in stages:
-            raise InputError("broken on purpose", expected="a run", next_step="none")
-        return run(batch)
-
-    monkeypatch.setattr(classifier.session, "run", failing)
-    with pytest.raises(InputError, match="broken on purpose"):
-        measure(stage=stages.append, batch_size=4)
-    assert [one for one in stages if one != "a run"][-1] == f"LoadGen {scenario} {mode}"
-
-
-def test_ctrl_c_ends_the_run_before_its_duration(measure, classifier, monkeypatch):
-    duration_s = 8
-    run = classifier.session.run
-    stages = []
-
-    def interrupted(batch):
-        if stages[-1] == "LoadGen single-stream performance":
+        if f"LoadGen {scenario} {mode}" in stages and stages[-20:] == ["a run"] * 20:
+            if error is InputError:
+                raise InputError("broken on purpose", expected="a run", next_step="none")
             signal.raise_signal(signal.SIGINT)
         return run(batch)
 
-    monkeypatch.setattr(classifier.session, "run", interrupted)
-    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(classifier.session, "run", breaking)
+    duration_s = DURATION_S if error is InputError else 8
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        measure(stage=stages.append, duration_s=duration_s)
-    assert time.monotonic() - started < duration_s
-    assert stages[-1] == "LoadGen single-stream performance"
+    with pytest.raises(error):
+        measure(stage=stages.append, batch_size=4, duration_s=duration_s)
+    assert time.monotonic() - started < 8
+    assert [stage for stage in stages if stage != "a run"][-1] == f"LoadGen {scenario} {mode}"
     assert signal.getsignal(signal.SIGINT) is before
 
 

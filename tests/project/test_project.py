@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,13 @@ from environments import empty_environment, offline, run
 from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
 
-DEVICE_COMMANDS = (
-    ["verify"],
-    ["inspect"],
-    ["bench", "--quick"],
-    ["report"],
-    ["predict"],
-    ["predict", "x.png"],
-)
-
 
 def test_lock_pins_and_hashes_everything_that_the_project_asks_for():
     lock = (REPOSITORY / "requirements.lock").read_text()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = project["dependencies"] + [
-        r for n in ("cpu", "plot", "train", "dev") for r in extras[n]
-    ]
-    for requirement in asked:
+    asked = (extras[name] for name in ("cpu", "plot", "train", "dev"))
+    for requirement in chain(project["dependencies"], *asked):
         name = re.match(r"[\w-]+", requirement).group().lower()
         if name != "convnet-edge":
             assert re.search(rf"^{name}==", lock, re.MULTILINE), name
@@ -59,8 +49,8 @@ def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_p
     installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
     assert not re.search(r"^(torch|onnx|matplotlib)==", installed, re.MULTILINE)
     program = tmp_path / "venv" / "bin" / "convnet-edge"
-    for arguments in DEVICE_COMMANDS:
-        run(*offline(str(program), *arguments), cwd=tmp_path)
+    for line in ("verify", "inspect", "bench --quick", "report", "predict", "predict x.png"):
+        run(*offline(str(program), *line.split()), cwd=tmp_path)
     assert not list(tmp_path.glob("*/*.png"))
 
 

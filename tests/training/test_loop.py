@@ -32,11 +32,10 @@ def options(monkeypatch, tmp_path, on_few):
     return TrainOptions(data="sample", epochs=3, out=tmp_path / "run" / "few.safetensors")
 
 
-def told(kind, options):
-    """Train, and return what was told of that kind."""
+def heard(options):
+    """Train, and return the result and what was told on the way."""
     events = []
-    loop.train(options, events.append)
-    return [event for event in events if isinstance(event, kind)]
+    return loop.train(options, events.append), events
 
 
 def on_step(monkeypatch, number, do):
@@ -150,7 +149,7 @@ def test_interrupt_in_the_first_epoch_keeps_nothing_and_says_so(options, monkeyp
 def test_resume_says_if_threads_differ(unfinished, monkeypatch, n_threads):
     if n_threads:
         monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    (start,) = told(loop.Start, unfinished)
+    _, (start, *_) = heard(unfinished)
     assert len(start.warnings) == (n_threads is not None)
     assert all("77: the final weights will differ" in warning for warning in start.warnings)
 
@@ -174,9 +173,7 @@ def test_resume_from_a_damaged_or_a_foreign_state_is_refused(unfinished):
         ("model.layer_stack.0.bias", torch.zeros(3)),
         ("model.layer_stack.0.bias", torch.zeros(32, dtype=torch.float64)),
     ):
-        tensors = {key: t for key, t in kept.tensors.items() if key != name}
-        if wrong is not None:
-            tensors[name] = wrong
+        tensors = {key: t for key, t in (kept.tensors | {name: wrong}).items() if t is not None}
         checkpoint.save(path, replace(kept, tensors=tensors))
         with pytest.raises(InputError, match=f"does not fit this run: .*{name}"):
             loop.train(unfinished)
@@ -239,7 +236,8 @@ def test_device_is_one_that_is_here_and_of_several_gpus_the_process_s_own(monkey
 
 def test_progress_counts_up_to_the_last_image(options, monkeypatch):
     monkeypatch.setattr(loop, "REPORT_EVERY_S", 0)
-    seen = told(loop.Progress, replace(options, epochs=1, width=0.5))
+    _, events = heard(replace(options, epochs=1, width=0.5))
+    seen = [event for event in events if isinstance(event, loop.Progress)]
     assert checkpoint.load_model(options.out)[0].architecture.width == 0.5
     assert [state.n_images for state in seen] == list(range(64, 641, 64))
     assert seen[-1].n_images_total == 640
@@ -248,9 +246,8 @@ def test_progress_counts_up_to_the_last_image(options, monkeypatch):
 
 
 def test_validation_scores_images_that_training_never_sees(options):
-    events = []
-    record = loop.train(replace(options, epochs=1, validate=140), events.append).record
-    start, epoch = events[0], events[-1]
+    result, (start, *_, epoch) = heard(replace(options, epochs=1, validate=140))
+    record = result.record
     images = data.load_training_set("sample", options.data_dir)
     assert np.array_equal(start.run.used.images, images.images[:500])
     # known before the first step; by hand: forward and two gradients, but none of conv1's input
@@ -271,13 +268,12 @@ def test_validation_scores_images_that_training_never_sees(options):
 
 
 def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(options):
-    events = []
-    result = loop.train(replace(options, recipe="best", epochs=1), events.append)
+    result, (start, *_) = heard(replace(options, recipe="best", epochs=1))
     model, _ = checkpoint.load_model(options.out)
     assert list(model.state_dict()) == list(Convnet(Architecture()).state_dict())
     for place, weight in ((2, model.layer_stack[3].weight), (4, model.layer_stack[7].weight)):
-        assert torch.equal(weight, events[0].run.average[place])
-        assert not torch.equal(weight, events[0].run.parameters[place])
+        assert torch.equal(weight, start.run.average[place])
+        assert not torch.equal(weight, start.run.parameters[place])
     images = data.load_test_set()
     found = (compute_logits(model, images.images, torch.float32).argmax(1) == images.labels).mean()
     assert found == result.test.accuracy
@@ -286,9 +282,8 @@ def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(optio
 def test_bf16_trains_and_says_where_it_is_slow(options, monkeypatch):
     monkeypatch.setattr(loop.machine, "passport", lambda: {"isa": ["avx2"]})
     options = replace(options, epochs=1)
-    events = []
-    (epoch,) = loop.train(replace(options, precision="bf16"), events.append).epochs
-    assert "no bfloat16 instructions" in events[0].warnings[0]
+    _, (start, *_, epoch) = heard(replace(options, precision="bf16"))
+    assert "no bfloat16 instructions" in start.warnings[0]
     (exact,) = loop.train(options).epochs
     assert epoch.mean_loss != exact.mean_loss
     assert epoch.mean_loss == pytest.approx(exact.mean_loss, rel=0.05)
