@@ -16,19 +16,18 @@ from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.training.options import TrainOptions
 
 N_FEW = 300
+ON_REQUEST = ("slow", "index", "browser", "arm")  # pyproject.toml says what they need
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow")
-    parser.addoption("--index", action="store_true", help="run those that need a package index")
-    parser.addoption("--browser", action="store_true", help="run those in a real browser")
-    parser.addoption("--arm", action="store_true", help="run those on emulated processors")
+    for marker in ON_REQUEST:
+        parser.addoption(f"--{marker}", action="store_true", help=f"run the tests marked {marker}")
     parser.addoption("--require-cuda", action="store_true", help="a skipped cuda test fails")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for marker in ("slow", "index", "browser", "arm"):
+        for marker in ON_REQUEST:
             if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{marker}"))
         lacks_gpu = item.get_closest_marker("cuda") and not machine.gpu_names()

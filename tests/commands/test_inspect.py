@@ -3,9 +3,9 @@ import json
 import faults
 import pytest
 import tiny
+from emulated import EXPORTED
 
 from convnet_edge.commands.inspect import InspectOptions, inspect
-from convnet_edge.sealing.default_model import shipped_model
 
 
 def test_inspect_tells_what_the_file_holds(run, tiny_model):
@@ -32,10 +32,7 @@ def test_inspect_tells_what_the_file_holds(run, tiny_model):
     ],
 )
 def test_inspect_as_text_tells_of_the_network_a_file_stands_for(run, model, parts):
-    path = shipped_model().with_name(f"fashion-mnist{model}.onnx")
-    if not path.exists():
-        pytest.skip("the integer models are in the checkout only")
-    text = run("inspect", path).stdout
+    text = run("inspect", EXPORTED / f"fashion-mnist{model}.onnx").stdout
     for part in ("225,034", "2,215,168", *parts):
         assert part in text
 

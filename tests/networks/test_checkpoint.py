@@ -66,9 +66,6 @@ def stored_with(text):
     ("content", "found"),
     [
         (b"", "empty"),
-        (b"hello", "damaged"),
-        (bytes(8) + b"{}", "damaged"),
-        (b"\xff" * 64, "damaged"),
         (pickle.dumps({"a": 1}), "damaged"),
         ((20).to_bytes(8, "little") + b"[" * 20, "damaged"),
         (stored_with(None), "foreign"),
@@ -107,7 +104,6 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
         ({"model": SHAPE | {"width": 1e9}}, "described"),
         ({"model": SHAPE | {"width": float("inf")}}, "infinity"),
         ({"model": SHAPE | {"kernel_size": 1 << 70}}, "kernel"),
-        ({"model": [1]}, "indices"),
         ({"model": None}, "subscriptable"),
         ({"class_labels": ["x"] * 1_000_000}, "described"),
         ({"class_labels": [1] * 3}, "not names"),

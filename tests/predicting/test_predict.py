@@ -107,3 +107,11 @@ def test_predict_without_pictures_draws_a_seeded_grid(run, tmp_path, test_set):
     assert result.stderr.startswith(f"model: {shipped_model()}")
     with Image.open(tmp_path / "runs" / "predictions.png") as picture:
         assert np.asarray(picture).std() > 10
+
+
+def test_predict_with_pictures_and_plot_does_both(run, tmp_path, test_set):
+    Image.fromarray(test_set.images[0]).save(tmp_path / "x.png")
+    result = run("predict", "x.png", "--plot", "--plot-out", "g.png")
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr.count("test image ") == 15
+    assert (tmp_path / "g.png").exists()
