@@ -77,9 +77,9 @@ def test_row_that_depends_on_its_batch_fails_only_in_company(monkeypatch):
     assert not any(found.values())
 
 
-def test_fixed_batch_axis_fails_every_other_size():
+def test_fixed_batch_axis_fails():
     fixed = Classifier(change_sealed(tiny.grey(), fix_batch_axis))
-    assert [name for name, held in passed(fixed).items() if held] == ["batch 2"]
+    assert not any(passed(fixed).values())  # nor at 2: there is no image alone to compare with
     checks = {check.name: check.passed for check in parity.check_graph(fixed.file)}
     assert (checks["dynamic batch axis"], checks["opset"]) == (False, True)
     proof = parity.compare_all(fixed, HAND_MADE)  # a run that fails is a check that fails
