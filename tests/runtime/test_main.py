@@ -13,7 +13,7 @@ from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.options import declared
 
-TEST = ImageSet(tiny.images(60), tiny.labels(60).astype(np.uint8), "i" * 64, "l" * 64, "tiny")
+TEST = tiny.image_set(60)
 QUICK = ("--quick", "--threads", "1")
 
 

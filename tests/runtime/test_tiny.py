@@ -10,10 +10,9 @@ import pytest
 import tiny
 
 from convnet_edge.runtime import Classifier
-from convnet_edge.runtime.errors import InputError
 
 
-@pytest.mark.parametrize("make", [tiny.grey, tiny.grey_uint8, tiny.rgb])
+@pytest.mark.parametrize("make", [tiny.grey, tiny.grey_uint8])
 def test_tiny_model_is_whole_and_as_export_writes_it(make):
     proto = onnx.load_from_string(make())
     onnx.checker.check_model(proto, full_check=True)
@@ -28,13 +27,6 @@ def test_tiny_logits_are_clear_and_of_every_class_and_three_of_four_labels_right
     assert set(logits.argmax(axis=1)) == {0, 1, 2}
     said = Classifier(tiny.grey())(tiny.images(60)).labels
     assert (said == tiny.labels(60)).mean() == 0.75
-
-
-def test_colour_is_refused_with_found_expected_and_next_step():
-    with pytest.raises(InputError, match="3 x 12 x 10 is not one grey image") as caught:
-        Classifier(tiny.rgb())
-    assert caught.value.expected
-    assert "convnet-edge export" in caught.value.next_step
 
 
 def test_commands_take_the_tiny_model(run, tiny_model, tmp_path):

@@ -9,12 +9,11 @@ import tiny
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
 from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, timing
-from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.session import Session, Settings
 
 N = 400
-TEST = ImageSet(tiny.images(N), tiny.labels(N).astype(np.uint8), "i" * 64, "l" * 64, "tiny")
+TEST = tiny.image_set(N)
 SHORT = {"N_PROCESSES": 1, "STEADY_S": 0.02, "THROUGHPUT_S": 0.2, "QUICK_DURATION_S": 0.05,
          "MAX_RAW_SAMPLES": 1_000_000}  # fmt: skip
 
