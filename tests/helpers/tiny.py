@@ -20,7 +20,7 @@ from convnet_edge.sealing import document as sealing
 from convnet_edge.sealing import parity
 
 LABELS = ("bar", "cross", "ring")
-GREY = (1, 8, 8)  # C, H, W
+GREY, RGB = (1, 8, 8), (3, 12, 10)  # C, H, W
 N_CHANNELS, N_GOLDENS, N_MEASURED = 4, 6, 60
 FLOOR = 2.0**-20  # a few roundings of logits of about 1: this much on any processor
 TOLERANCE = parity.TOLERANCE_FACTOR * FLOOR
@@ -30,37 +30,43 @@ OPSET, IR_VERSION = 18, 8
 @cache
 def grey() -> bytes:
     """Return a sealed model for (1, 8, 8) float32 in [0, 1]."""
-    return _seal("float32")
+    return _seal(GREY, "float32")
 
 
 @cache
 def grey_uint8() -> bytes:
     """Return the same network for (1, 8, 8) uint8 grey values, which the graph scales."""
-    return _seal("uint8")
+    return _seal(GREY, "uint8")
 
 
 @cache
-def images(n: int) -> np.ndarray:
-    """Return `n` of bright and dark blocks: (n, 8, 8) uint8."""
-    _, height, width = GREY
-    blocks = np.random.default_rng(1).integers(0, 256, (n, height // 4, width // 2))
+def rgb() -> bytes:
+    """Return a sealed model for (3, 12, 10) float32 in [0, 1]; golden images are (N, H, W, C)."""
+    return _seal(RGB, "float32")
+
+
+@cache
+def images(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
+    """Return `n` of bright and dark blocks: (n, 8, 8) uint8 when grey, else (n, H, W, C)."""
+    channels, height, width = shape
+    blocks = np.random.default_rng(1).integers(0, 256, (n, height // 4, width // 2, channels))
     made = blocks.repeat(4, axis=1).repeat(2, axis=2).astype(np.uint8)
     made.flags.writeable = False  # all callers share it
-    return made
+    return made[..., 0] if channels == 1 else made
 
 
 @cache
-def labels(n: int) -> np.ndarray:
+def labels(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
     """Return (n,) uint8: what the model says of `images(n)`, but every fourth wrong."""
-    said = logits(images(n)).argmax(axis=1).astype(np.uint8)
+    said = logits(images(n, shape), shape).argmax(axis=1).astype(np.uint8)
     said[3::4] = (said[3::4] + 1) % len(LABELS)
     said.flags.writeable = False
     return said
 
 
-def image_set(n: int) -> ImageSet:
+def image_set(n: int, shape: tuple[int, int, int] = GREY) -> ImageSet:
     """Return `images(n)` with their labels."""
-    return ImageSet(images(n), labels(n), "i" * 64, "l" * 64, "tiny")
+    return ImageSet(images(n, shape), labels(n, shape), "i" * 64, "l" * 64, "tiny")
 
 
 @cache
@@ -80,14 +86,15 @@ def weights(shape: tuple[int, int, int] = GREY) -> dict[str, np.ndarray]:
 
 
 def logits(pixels: np.ndarray, shape: tuple[int, int, int] = GREY) -> np.ndarray:
-    """Return the float64 logits (N, 3) of uint8 `pixels` (N, H, W)."""
+    """Return the float64 logits (N, 3) of uint8 `pixels` (N, H, W) or (N, H, W, C)."""
     w = {name: values.astype(np.float64) for name, values in weights(shape).items()}
-    x, (_, height, width) = pixels.astype(np.float64) / 255, shape
+    channels, height, width = shape
+    x = pixels.reshape(len(pixels), height, width, channels) / 255
     features = np.zeros((len(x), N_CHANNELS, (height - 2) // 2, (width - 2) // 2))  # Relu: ≥ 0
     for row, column in np.ndindex(2 * features.shape[2], 2 * features.shape[3]):
         patch = x[:, row : row + 3, column : column + 3]
-        for channel, (filter_,) in enumerate(w["conv.weight"]):
-            sums = (patch * filter_).sum(axis=(1, 2))
+        for channel, filter_ in enumerate(w["conv.weight"]):
+            sums = (patch * filter_.transpose(1, 2, 0)).sum(axis=(1, 2, 3))
             cell = features[:, channel, row // 2, column // 2]
             np.maximum(cell, sums + w["conv.bias"][channel], out=cell)
     return features.reshape(len(x), -1) @ w["linear.weight"].T + w["linear.bias"]
@@ -131,15 +138,15 @@ def graph(shape: tuple[int, int, int], dtype: str) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
 
 
-def document(dtype: sealing.InputDtype) -> dict[str, object]:
+def document(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> dict[str, object]:
     """Return the contract's document, without schema and digests."""
-    n_parameters = sum(values.size for values in weights().values())
-    test = image_set(N_MEASURED)
-    reference = parity.Reference(test.images, logits(test.images), FLOOR)
+    n_parameters = sum(values.size for values in weights(shape).values())
+    test = image_set(N_MEASURED, shape)
+    reference = parity.Reference(test.images, logits(test.images, shape), FLOOR)
     return {
         "name": "tiny",
         "class_labels": list(LABELS),
-        "input": sealing.describe_input(dtype, GREY),
+        "input": sealing.describe_input(dtype, shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
         "preprocessing": {
             "steps": list(preprocess.STEPS),
@@ -150,7 +157,7 @@ def document(dtype: sealing.InputDtype) -> dict[str, object]:
                     "encoded": contract.encode_bytes(picture.encoded),
                     "pixels": contract.encode_pixels(picture.pixels),
                 }
-                for picture in pictures()
+                for picture in (pictures() if shape == GREY else ())
             ],
         },
         "training": {"data": "none", "n_images": 0, "recipe": "none", "epochs": 0, "seed": 0},
@@ -161,8 +168,9 @@ def document(dtype: sealing.InputDtype) -> dict[str, object]:
     }
 
 
-def _seal(dtype: sealing.InputDtype) -> bytes:
-    return contract.seal(graph(GREY, dtype).SerializeToString(deterministic=True), document(dtype))
+def _seal(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> bytes:
+    serialised = graph(shape, dtype).SerializeToString(deterministic=True)
+    return contract.seal(serialised, document(shape, dtype))
 
 
 def _normal(draw: np.random.Generator, *shape: int) -> np.ndarray:

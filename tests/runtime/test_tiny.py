@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.errors import InputError
 
 
-@pytest.mark.parametrize("make", [tiny.grey, tiny.grey_uint8])
+@pytest.mark.parametrize("make", [tiny.grey, tiny.grey_uint8, tiny.rgb])
 def test_tiny_model_is_whole_and_as_export_writes_it(make):
     proto = onnx.load_from_string(make())
     onnx.checker.check_model(proto, full_check=True)
@@ -27,6 +29,16 @@ def test_tiny_logits_are_clear_and_of_every_class_and_three_of_four_labels_right
     assert set(logits.argmax(axis=1)) == {0, 1, 2}
     said = Classifier(tiny.grey())(tiny.images(60)).labels
     assert (said == tiny.labels(60)).mean() == 0.75
+
+
+def test_colour_computes_what_slow_numpy_does_but_the_contract_refuses_it_yet():
+    images = tiny.images(7, tiny.RGB)
+    session = onnxruntime.InferenceSession(tiny.rgb(), providers=["CPUExecutionProvider"])
+    x = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    (found,) = session.run(None, {"images": x})
+    assert np.abs(found - tiny.logits(images, tiny.RGB)).max() <= tiny.TOLERANCE
+    with pytest.raises(InputError, match="3 x 12 x 10 is not one grey image"):
+        Classifier(tiny.rgb())
 
 
 def test_commands_take_the_tiny_model(run, tiny_model, tmp_path):
