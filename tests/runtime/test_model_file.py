@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 
 import onnx
@@ -57,24 +56,8 @@ def test_file_with_two_graphs_is_refused():
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: b"not a model at all",
-        lambda data: b"\x89PNG\r\n\x1a\n",
-        lambda data: b"\x08\x08",
-        lambda data: bytes(1000),
-        lambda data: b"\xff" * 100,
-    ],
+    "data", [b"", b"no model", b"\x89PNG\r\n\x1a\n", b"\x08\x08", bytes(1000), b"\xff" * 100]
 )
-def test_something_else_is_an_input_error(damage):
+def test_something_else_is_an_input_error(data):
     with pytest.raises(InputError, match="not a readable ONNX file"):
-        open_model(damage(tiny.grey()))
-
-
-def test_every_truncation_is_refused():
-    """A cut between two top-level fields is a shorter valid message; it then lacks the contract."""
-    data = tiny.grey()
-    for size in [*range(64), *range(64, len(data), math.ceil(len(data) / 400))]:
-        with pytest.raises(InputError):
-            open_model(data[:size])
+        open_model(data)
