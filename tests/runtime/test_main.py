@@ -108,6 +108,7 @@ def test_bench_measures_in_the_one_order_and_writes_the_result(
     bundle, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(bench, "N_PROCESSES", 1)
+    monkeypatch.setattr(bench, "QUICK_DURATION_S", 0.05)
     out = tmp_path / "r.json"
     arguments = ["bench", "--quick", "--threads", "1", "--model", "grey.onnx", "--out", str(out)]
     code = main(str(bundle), arguments)

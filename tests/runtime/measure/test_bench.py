@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+from results import read as read_result
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
@@ -51,7 +52,10 @@ def measured(tmp_path_factory):
     path.write_bytes(tiny.grey())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "N_PROCESSES", 2)
-        return measure(path)
+        patch.setattr(bench, "MINUTE_S", 0.2)
+        patch.setattr(machine, "clock_mhz", lambda: 1500.0)
+        patch.setattr(machine, "temperature_c", lambda: None)
+        return measure(path, sustain_s=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,12 @@ def test_result_says_what_was_measured_on_what(found):
     assert found.peak_memory_bytes > 10 << 20
     assert all(check.passed for check in found.checks)
     assert (found.interrupted, found.failed) == (False, None)
+
+
+def test_result_is_read_whole(found, tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(result.as_json(found)))
+    assert result.as_json(read_result(path)) == json.loads(path.read_text())
 
 
 def test_accuracy_is_that_of_the_labels(found):
@@ -102,6 +112,15 @@ def test_cold_start_and_throughput_are_of_each_batch_size(found):
     rows = {(row.batch_size, row.n_callers) for row in found.throughput}
     assert {(1, 1), (8, 1)} <= rows
     assert all(row.images_per_s > 0 for row in found.throughput)
+
+
+def test_paced_run_tells_each_minute_apart(found):
+    paced = found.paced
+    assert [minute.minute for minute in paced.minutes] == [0, 1, 2]
+    assert all(minute.n_runs > 10 and minute.p50_ms > 0 for minute in paced.minutes)
+    assert (paced.minutes[0].clock_mhz, paced.minutes[0].temperature_c) == (1500.0, None)
+    assert paced.penalty > 0
+    assert (paced.n_late, paced.n_dropped) == (0, 0)
 
 
 def test_quick_run_without_test_images_keeps_a_histogram_of_many_samples(tiny_model, monkeypatch):
@@ -140,7 +159,7 @@ def test_interrupted_run_hands_out_what_was_measured(tiny_model):
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError):
-        measure(tiny_model, heard=interrupt)
+        measure(tiny_model, heard=interrupt, batch_sizes=(1,))
     assert heard[-1].interrupted
     assert heard[-1].accuracy is not None
     assert heard[-1].verdict is None
@@ -197,18 +216,6 @@ def test_bound_runs_are_timed_with_their_copies_apart(tiny_model, monkeypatch):
     for row in found.latency:
         assert min(row.split.compute_ms, row.split.device_to_host_ms) > 0
         assert row.largest_output_error < 1e-5
-
-
-def test_paced_run_tells_each_minute_apart(tiny_model, monkeypatch):
-    monkeypatch.setattr(bench, "MINUTE_S", 0.2)
-    monkeypatch.setattr(machine, "clock_mhz", lambda: 1500.0)
-    monkeypatch.setattr(machine, "temperature_c", lambda: None)
-    paced = measure(tiny_model, quick=True, sustain_s=0.5).result.paced
-    assert [minute.minute for minute in paced.minutes] == [0, 1, 2]
-    assert all(minute.n_runs > 10 and minute.p50_ms > 0 for minute in paced.minutes)
-    assert (paced.minutes[0].clock_mhz, paced.minutes[0].temperature_c) == (1500.0, None)
-    assert paced.penalty > 0
-    assert (paced.n_late, paced.n_dropped) == (0, 0)
 
 
 def test_wrong_output_during_a_long_run_is_caught(tiny_model, monkeypatch):
