@@ -52,19 +52,22 @@ def test_bundle_is_the_same_bytes_each_time(made, tmp_path):
 
 def test_bundle_holds_the_runtimes_own_files_and_nothing_of_the_host(made, test_set):
     found = archive.read_archive(made.path)
-    members = dict(found.members)
+    assert found.models() == {path.name: path.read_bytes() for path in (FLOAT, ORT_CPU)}
+    members = {n: data for n, data in found.members.items() if not n.startswith(archive.MODELS)}
     assert members.pop("__main__.py") == (PACKAGE / "bundling" / "start.py").read_bytes()
     assert members.pop("convnet_edge/__init__.py") == (PACKAGE / "__init__.py").read_bytes()
     for path in (PACKAGE / "runtime").rglob("*.py"):
         name = f"convnet_edge/{path.relative_to(PACKAGE).as_posix()}"
         assert members.pop(name) == path.read_bytes()
-    assert members.pop(f"models/{FLOAT.name}") == FLOAT.read_bytes()
-    assert set(members) == {"manifest.json", "test-set.npz", f"models/{ORT_CPU.name}"}
+    assert set(members) == {"manifest.json", "test-set.npz"}
     assert found.manifest == made.document["manifest"]
     stated = {model["name"]: model["layout"] for model in found.manifest["models"]}
     assert stated == {FLOAT.name: None, ORT_CPU.name: "ort-cpu"}
-    np.testing.assert_array_equal(found.test_set().images, test_set.images)
-    assert found.test_set().labels_sha256 == test_set.labels_sha256
+    packed = found.test_set()
+    np.testing.assert_array_equal(packed.images, test_set.images)
+    np.testing.assert_array_equal(packed.labels, test_set.labels)
+    assert packed.images_sha256 == test_set.images_sha256
+    assert packed.labels_sha256 == test_set.labels_sha256
 
 
 def test_selftest_passes_alone(made, tmp_path):

@@ -1,7 +1,6 @@
 """Results of unknown origin: what is written is read whole, what is wrong is refused by its key."""
 
 import json
-from pathlib import Path
 
 import pytest
 import results as made
@@ -134,13 +133,3 @@ def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_pat
     (tmp_path / "c.json").write_bytes(BROKEN["truncated"])
     with pytest.raises(InputError, match=r"c\.json is no JSON"):
         read.read_results([tmp_path])
-
-
-def test_without_argument_results_come_from_their_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = Path("benchmarks/results")
-    folder.mkdir(parents=True)
-    with pytest.raises(InputError, match="convnet-edge bench"):
-        read.read_results(())
-    made.write(folder)
-    assert list(read.read_results(())) == [folder / "a.json"]

@@ -98,11 +98,3 @@ def test_no_document_is_an_input_error(text):
 def test_absurd_size_is_named():
     with pytest.raises(InputError, match="at most 4,194,304 bytes"):
         open_model(sealed_as(b'"' + b"x" * contract.MAX_CONTRACT_BYTES + b'"'))
-
-
-def test_an_integer_models_facts_are_those_of_the_float_one():
-    made = {**DOCUMENT, "quantization": {"layout": "portable", "n_multiplications": 77}}
-    file = open_model(contract.seal(GRAPH, {**made, "parameters": {"n": 99}}))
-    assert (file.n_parameters, file.n_multiplications) == (99, 77)
-    del made["quantization"]["n_multiplications"]
-    assert open_model(contract.seal(GRAPH, made)).n_multiplications is None

@@ -42,17 +42,6 @@ def bundle(tmp_path):
     return pack(tmp_path / "b.pyz", models, **{archive.TEST_SET: archive.encode_test_set(TEST)})
 
 
-def test_archive_gives_models_and_test_set_back(bundle):
-    found = archive.read_archive(bundle)
-    assert list(found.models()) == ["grey.onnx", "grey-uint8.onnx"]
-    assert found.models()["grey.onnx"] == tiny.grey()
-    test = found.test_set()
-    np.testing.assert_array_equal(test.images, TEST.images)
-    np.testing.assert_array_equal(test.labels, TEST.labels)
-    assert (test.images_sha256, test.labels_sha256) == (TEST.images_sha256, TEST.labels_sha256)
-    assert archive.encode_test_set(TEST) == archive.encode_test_set(TEST)
-
-
 @pytest.mark.parametrize(
     "content",
     [
