@@ -97,13 +97,6 @@ def test_a_gate_that_fails_outweighs_one_that_cannot_tell(processes):
         stage.require_gates(found)
 
 
-@pytest.mark.slow
-def test_real_processes_of_one_model_are_equally_fast(tiny_model, monkeypatch):
-    monkeypatch.setattr(stage, "STEADY_S", 0.02)
-    options = CompareOptions(tiny_model, tiny_model, n_pairs=6, max_slowdown=9.0, threads=1)
-    stage.require_gates(stage.compare(options))
-
-
 @pytest.mark.parametrize(("least", "outcome"), [(0.75, "holds"), (0.76, "fails")])
 def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcome):
     test = ImageSet(tiny.images(60), tiny.labels(60), "", "", "tiny")

@@ -28,7 +28,7 @@ def short():
         yield
 
 
-def measure(path, *, test=TEST, checks=None, settings=None, first=None, heard=None, **options):
+def measure(path, *, test=TEST, settings=None, first=None, heard=None, **options):
     """Bench the model; `heard` gets each stage, and a result whenever one is handed out."""
     classifier = Classifier(path, settings=settings or Settings(threads=1))
     heard = heard or (lambda _: None)
@@ -38,7 +38,7 @@ def measure(path, *, test=TEST, checks=None, settings=None, first=None, heard=No
         name=path.name,
         version="0",
         test=test,
-        checks=selftest.run_selftest(classifier) if checks is None else checks,
+        checks=selftest.run_selftest(classifier),
         start=cold_start.Task(path),
         listener=bench.Listener(stage=heard, keep=heard),
         first=first,
