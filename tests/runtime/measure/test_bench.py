@@ -63,7 +63,6 @@ def found(measured):
 
 
 def test_result_says_what_was_measured_on_what(found):
-    assert found.schema == result.SCHEMA
     ran = found.provider
     assert (ran.asked, ran.obtained, ran.tested, ran.threads) == ("cpu", "cpu", True, 1)
     assert (set(ran.n_nodes_run), ran.n_copies) == ({"CPU"}, 0)
@@ -105,9 +104,7 @@ def test_latency_holds_samples_only_the_percentiles_they_carry_and_verdicts(foun
 
 def test_cold_start_and_throughput_are_of_each_batch_size(found):
     assert found.cold_start.n_processes == len(found.cold_start.processes) == 2
-    for process in found.cold_start.processes:
-        assert set(process.p50_ms) == {"1", "8"}
-        assert process.batch_first_run_ms["8"] > 0
+    assert all(set(process.p50_ms) == {"1", "8"} for process in found.cold_start.processes)
     rows = {(row.batch_size, row.n_callers) for row in found.throughput}
     assert {(1, 1), (8, 1)} <= rows
     assert all(row.images_per_s > 0 for row in found.throughput)

@@ -69,8 +69,6 @@ def test_a_sample_is_kept_for_every_run(classifier, batch_size):
     assert 1 <= row.n_outputs_checked < timing.N_CHECKED_OUTPUTS
     assert row.largest_output_error <= classifier.tolerance
     assert (np.diff(found.starts_ns) >= samples[:-1]).all()
-    assert row.n_switched is None or 0 <= row.n_switched <= row.n_runs
-    assert row.waited_share is None or row.waited_share >= 0
     assert 0 < row.timer_step_ns < 1e6
     assert 0 < row.cpu_ms_per_run < 1e4
     assert shares == sorted(shares)
