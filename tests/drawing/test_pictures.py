@@ -1,5 +1,4 @@
 import dataclasses
-import sys
 from functools import partial
 
 import numpy as np
@@ -43,12 +42,6 @@ def test_every_picture_is_drawn_and_not_blank(tmp_path, name):
     with Image.open(picture.path) as image:
         assert image.width > 400
         assert np.asarray(image.convert("L")).std() > 5
-
-
-def test_without_matplotlib_nothing_is_drawn_and_nothing_breaks(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not pictures.training_curve(tmp_path / "x.png", EPOCHS).drawn
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#14171a"])
