@@ -4,20 +4,15 @@ The page's look is `page.html.jinja`'s. Every text is escaped; only charts, draw
 come as they are.
 """
 
-from __future__ import annotations
-
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..drawing.pictures import Picture
 from ..runtime.measure import tables
 from ..runtime.measure.tables import Table
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -29,20 +24,12 @@ TONES = {"INVALID": "bad", "FAILED": "bad", "failed": "bad", "NOISY": "noisy",
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart in the page. description: what it shows, in words."""
-
-    title: str
-    description: str
-    picture: Picture
-
-
-@dataclass(frozen=True)
 class Page:
     """All that the report says.
 
-    reasons: why a verdict is not VALID. missing: why charts are not there, None where they are.
-    sections: title, notes and tables of what folds open for each result.
+    reasons: why a verdict is not VALID. figures: title, what it shows in words, and picture.
+    missing: why charts are not there, None where they are. sections: title, notes and tables of
+    what folds open for each result.
     """
 
     summary: str
@@ -50,14 +37,14 @@ class Page:
     warnings: tuple[str, ...]
     tables: tuple[Table, ...]
     reasons: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[tuple[str, str, Picture], ...]
     missing: str | None
     sections: tuple[tuple[str, list[str], tuple[Table, ...]], ...]
 
 
 def to_html(page: Page) -> str:
     """Return the whole file; equal pages give equal text."""
-    return _template().render(page=page, title=TITLE)
+    return _renderer()(page=page, title=TITLE)
 
 
 def to_markdown(page: Page) -> str:
@@ -70,22 +57,21 @@ def to_markdown(page: Page) -> str:
         listed = "\n".join(f"- {safe(reason)}" for reason in page.reasons)
         blocks.append(f"Why a verdict is not VALID:\n\n{listed}")
     blocks += [safe(page.missing)] if page.missing else []
-    for one in page.figures:
-        if one.picture.drawn:
-            image = f"![{safe(one.title)}](<{one.picture.path.name}>)"
-            blocks += [image, safe(one.description)]
+    for title, description, picture in page.figures:
+        if picture.drawn:
+            blocks += [f"![{safe(title)}](<{picture.path.name}>)", safe(description)]
     return "\n\n".join(blocks) + "\n"
 
 
 @functools.cache
-def _template() -> Template:
+def _renderer() -> Callable[..., str]:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"look": _look, "tint": _tint}
-    return environment.from_string(TEMPLATE.read_text())
+    return environment.from_string(TEMPLATE.read_text()).render
 
 
 def _look(cell: str, table: Table, column: int) -> str:

@@ -22,10 +22,9 @@ from .read import read_results
 MISSING = f"The charts are left out, matplotlib is not installed: {INSTALL} draws them."
 NOTHING = "No result holds a measured time or size: nothing to chart."
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-web")
-MEASUREMENT_COLUMNS = ("#", "file", "machine", "provider, threads", "batch", "p50 ms", "p99 ms",
-                       "images/s", "accuracy", "verdict")  # fmt: skip
-RESULT_COLUMNS = ("#", "result", "file", "integers", "size", "cold start ms", "peak memory",
-                  "verdict", "ended")  # fmt: skip
+SPREAD = "How often each time came, on a logarithmic axis; further left is faster."
+RATES = "Both axes are logarithmic; higher is faster."
+FRONT = "none of the same machine is both faster and more accurate."
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def report(options: ReportOptions) -> ReportResult:
     results = read_results(options.results)
     entries = _entries(results)
     figures = tuple(_figures(entries, options.out))
-    pictures = tuple(figure.picture for figure in figures)
+    pictures = tuple(picture for *_, picture in figures)
     drawn = all(picture.drawn for picture in pictures)
     newest = max(one.result.measured_at for one in entries)
     overview = (measurements(results), _overview(entries))
@@ -71,23 +70,27 @@ def report(options: ReportOptions) -> ReportResult:
 def measurements(results: Mapping[Path, Result]) -> Table:
     """Return one row for each result and batch size."""
     rows = [
-        (
-            str(one.number),
-            one.name,
-            _machine(one),
-            f"{one.result.provider.obtained}, {one.result.provider.threads or NONE}",
-            tables.number(row.batch_size),
-            tables.percentile_text(row.percentile(0.5)),
-            tables.percentile_text(row.percentile(0.99)),
-            tables.shown("images_per_s", row.images_per_s),
-            tables.accuracy_text(one.result.accuracy),
-            row.verdict.status if row.verdict else NONE,
-        )
+        {
+            "#": str(one.number),
+            "file": one.name,
+            "machine": _machine(one),
+            "provider, threads": f"{one.result.provider.obtained}, {one.result.provider.threads or NONE}",
+            "batch": tables.number(row.batch_size),
+            "p50 ms": tables.percentile_text(row.percentile(0.5)),
+            "p99 ms": tables.percentile_text(row.percentile(0.99)),
+            "images/s": tables.shown("images_per_s", row.images_per_s),
+            "accuracy": tables.accuracy_text(one.result.accuracy),
+            "verdict": row.verdict.status if row.verdict else NONE,
+        }
         for one in _entries(results)
         for row in one.result.latency
     ]
-    caption = "Speed and accuracy of each result and batch size"
-    return Table("measurements", caption, MEASUREMENT_COLUMNS, tuple(rows))
+    return _table("measurements", "Speed and accuracy of each result and batch size", rows)
+
+
+def _table(name: str, caption: str, rows: Sequence[dict[str, str]]) -> Table:
+    columns = tuple(rows[0]) if rows else ()
+    return Table(name, caption, columns, tuple(tuple(row.values()) for row in rows))
 
 
 def _entries(results: Mapping[Path, Result]) -> list[Entry]:
@@ -142,20 +145,19 @@ def _overview(entries: Sequence[Entry]) -> Table:
         model, cold_start = one.result.model, one.result.cold_start
         processes = cold_start.processes if cold_start else ()
         peak = max((process.peak_memory_bytes or 0 for process in processes), default=0)
-        cells = (
-            str(one.number),
-            one.path.name,
-            one.name,
-            tables.shown("integers", model.integers),
-            tables.shown("model_bytes", model.model_bytes),
-            tables.cold_start_text(cold_start),
-            tables.shown("peak_memory_bytes", peak or one.result.peak_memory_bytes),
-            one.status,
-            _ending(one),
-        )
+        cells = {
+            "#": str(one.number),
+            "result": one.path.name,
+            "file": one.name,
+            "integers": tables.shown("integers", model.integers),
+            "size": tables.shown("model_bytes", model.model_bytes),
+            "cold start ms": tables.cold_start_text(cold_start),
+            "peak memory": tables.shown("peak_memory_bytes", peak or one.result.peak_memory_bytes),
+            "verdict": one.status,
+            "ended": _ending(one),
+        }
         rows.append(cells)
-    caption = "Size, start, memory and end of each result"
-    return Table("results", caption, RESULT_COLUMNS, tuple(rows))
+    return _table("results", "Size, start, memory and end of each result", rows)
 
 
 def _summary(entries: Sequence[Entry]) -> str:
@@ -194,49 +196,28 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"{one.number}, {one.path.name}: {ending}"
 
 
-def _figures(entries: Sequence[Entry], out: Path) -> Iterator[page.Figure]:
-    """Draw each chart for which a result holds numbers."""
+def _figures(entries: Sequence[Entry], out: Path) -> Iterator[tuple[str, str, Picture]]:
+    """Draw each chart for which a result holds numbers; yield title, description and picture."""
     size = next((one.row.batch_size for one in entries if one.row), 1)
+    timed = [one for one in entries if len(one.times[0])]
+    rated = [one for one in entries if one.rates]
     points = [one for one in entries if one.point]
     fronts = _fronts(points)
     lines = {name: front for name, front in fronts.items() if len(front) > 1}
-    files = {one.result.model.model_sha256 or one.number: one for one in reversed(entries)
-             if one.result.model.model_bytes}  # fmt: skip
+    accuracy = partial(charts.accuracy, fronts=lines)
+    front = f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: {FRONT}"
+    known = [one for one in entries if one.result.model.model_bytes]
+    files = {one.result.model.model_sha256 or one.number: one for one in reversed(known)}
+    sized = list(files.values())[::-1]
     found: tuple[tuple[str, Callable[..., Picture], list[Entry], str, str], ...] = (
-        (
-            "latency",
-            charts.latency,
-            [one for one in entries if len(one.times[0])],
-            f"Time of one run, batch {size}",
-            "How often each time came, on a logarithmic axis; further left is faster.",
-        ),
-        (
-            "batches",
-            charts.batches,
-            [one for one in entries if one.rates],
-            "Throughput by batch size",
-            "Both axes are logarithmic; higher is faster.",
-        ),
-        (
-            "accuracy",
-            partial(charts.accuracy, fronts=lines),
-            points,
-            "Accuracy against time",
-            f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: none of the same "
-            "machine is both faster and more accurate.",
-        ),
-        (
-            "size",
-            charts.sizes,
-            list(files.values())[::-1],
-            "Model file",
-            "Bytes of the file that is deployed.",
-        ),
+        ("latency", charts.latency, timed, f"Time of one run, batch {size}", SPREAD),
+        ("batches", charts.batches, rated, "Throughput by batch size", RATES),
+        ("accuracy", accuracy, points, "Accuracy against time", front),
+        ("size", charts.sizes, sized, "Model file", "Bytes of the file that is deployed."),
     )
     for name, chart, shown, title, text in found:
         if shown:
-            picture = chart(out.with_suffix(f".{name}.png"), shown, title)
-            yield page.Figure(title, text, picture)
+            yield title, text, chart(out.with_suffix(f".{name}.png"), shown, title)
 
 
 def _fronts(points: Sequence[Entry]) -> dict[str, list[Entry]]:
