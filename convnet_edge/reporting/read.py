@@ -46,7 +46,9 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             try:
                 document = json.loads(data)
             except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
-                raise _misfit(f"{file} is no JSON: {str(error)[:200]}", "a complete file") from error
+                raise _misfit(
+                    f"{file} is no JSON: {str(error)[:200]}", "a complete file"
+                ) from error
             if not path.is_dir() or _schema(document):
                 found.setdefault(file.resolve(), (file, _check(document, file)))
     if not found:

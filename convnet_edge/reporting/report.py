@@ -74,7 +74,7 @@ def measurements(results: Mapping[Path, Result]) -> Table:
             "#": str(one.number),
             "file": one.name,
             "machine": _machine(one),
-            "provider, threads": f"{one.result.provider.obtained}, {one.result.provider.threads or NONE}",
+            "provider, threads": f"{ran.obtained}, {ran.threads or NONE}",
             "batch": tables.number(row.batch_size),
             "p50 ms": tables.percentile_text(row.percentile(0.5)),
             "p99 ms": tables.percentile_text(row.percentile(0.99)),
@@ -83,6 +83,7 @@ def measurements(results: Mapping[Path, Result]) -> Table:
             "verdict": row.verdict.status if row.verdict else NONE,
         }
         for one in _entries(results)
+        for ran in (one.result.provider,)
         for row in one.result.latency
     ]
     return _table("measurements", "Speed and accuracy of each result and batch size", rows)
