@@ -1,11 +1,14 @@
 """Put bench results side by side: a page, the same in Markdown, and the charts as pictures.
 
-Measures nothing; what stands in a report stands in a result file.
+Measures nothing; what stands in a report stands in a result file. The page, whose look is
+`page.html.jinja`'s, needs no script, font, link or network. Every text is escaped; only charts,
+drawn by this program, come as they are.
 """
 
+import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ..drawing import charts
@@ -15,10 +18,16 @@ from ..runtime.files import write_atomically
 from ..runtime.measure import tables
 from ..runtime.measure.result import Machine, Result
 from ..runtime.measure.tables import NONE, Table
-from . import page
 from .options import ReportOptions
 from .read import read_results
 
+TITLE = "Inference benchmark"
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
+LONG = 34  # characters; shorter cells stay on one line
+MAX_TINT = 0.55
+TONES = {"INVALID": "bad", "FAILED": "bad", "failed": "bad", "NOISY": "noisy",
+         "interrupted": "noisy"}  # fmt: skip
 MISSING = f"The charts are left out, matplotlib is not installed: {INSTALL} draws them."
 NOTHING = "No result holds a measured time or size: nothing to chart."
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-web")
@@ -38,6 +47,25 @@ class ReportResult:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Page:
+    """All that the report says.
+
+    reasons: why a verdict is not VALID. figures: title, what it shows in words, and picture.
+    missing: why charts are not there, None where they are. sections: title, notes and tables of
+    what folds open for each result.
+    """
+
+    summary: str
+    source: str
+    warnings: tuple[str, ...]
+    tables: tuple[Table, ...]
+    reasons: tuple[str, ...]
+    figures: tuple[tuple[str, str, Picture], ...]
+    missing: str | None
+    sections: tuple[tuple[str, list[str], tuple[Table, ...]], ...]
+
+
 def report(options: ReportOptions) -> ReportResult:
     """Read the results and write the report; the same results give the same bytes.
 
@@ -51,7 +79,7 @@ def report(options: ReportOptions) -> ReportResult:
     drawn = all(picture.drawn for picture in pictures)
     newest = max(one.result.measured_at for one in entries)
     overview = (measurements(results), _overview(entries))
-    said = page.Page(
+    said = _Page(
         summary=_summary(entries),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
         warnings=tuple(_warnings(entries)),
@@ -61,8 +89,8 @@ def report(options: ReportOptions) -> ReportResult:
         missing=NOTHING if not figures else None if drawn else MISSING,
         sections=tuple(map(_section, entries)),
     )
-    markdown, markdown_path = page.to_markdown(said), options.out.with_suffix(".md")
-    write_atomically(options.out, page.to_html(said).encode())
+    markdown, markdown_path = _to_markdown(said), options.out.with_suffix(".md")
+    write_atomically(options.out, _renderer()(page=said, title=TITLE).encode())
     write_atomically(markdown_path, markdown.encode())
     return ReportResult(options.out, markdown_path, pictures, markdown, said.warnings)
 
@@ -205,7 +233,7 @@ def _figures(entries: Sequence[Entry], out: Path) -> Iterator[tuple[str, str, Pi
     points = [one for one in entries if one.point]
     fronts = _fronts(points)
     lines = {name: front for name, front in fronts.items() if len(front) > 1}
-    accuracy = partial(charts.accuracy, fronts=lines)
+    accuracy = functools.partial(charts.accuracy, fronts=lines)
     front = f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: {FRONT}"
     known = [one for one in entries if one.result.model.model_bytes]
     files = {one.result.model.model_sha256 or one.number: one for one in reversed(known)}
@@ -225,14 +253,51 @@ def _fronts(points: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Return each machine's Pareto front: the results that none of the same machine dominates."""
     fronts = {}
     for letter in sorted({one.letter for one in points}):
+        front: list[Entry] = []
         group = [one for one in points if one.letter == letter]
-        front = [one for one in group if not any(_dominates(other, one) for other in group)]
-        front.sort(key=lambda one: one.point)
+        for one in sorted(group, key=lambda one: (one.point[0], -one.point[1])):
+            if not front or one.point[1] > front[-1].point[1] or one.point == front[-1].point:
+                front.append(one)
         numbers = ", ".join(str(one.number) for one in front)
         fronts[f"Pareto front{f' of {letter}' * bool(letter)}: {numbers}"] = front
     return fronts
 
 
-def _dominates(other: Entry, one: Entry) -> bool:
-    (time, share), (other_time, other_share) = one.point, other.point
-    return other_time <= time and other_share >= share and one.point != other.point
+def _to_markdown(page: _Page) -> str:
+    """Return the page, but what folds open."""
+    safe = tables.markdown_text
+    blocks = [f"# {TITLE}", f"{safe(page.summary)}.", safe(page.source)]
+    blocks += ["\n".join(f"- {safe(one)}" for one in page.warnings)] * bool(page.warnings)
+    blocks += map(tables.to_markdown, page.tables)
+    if page.reasons:
+        listed = "\n".join(f"- {safe(reason)}" for reason in page.reasons)
+        blocks.append(f"Why a verdict is not VALID:\n\n{listed}")
+    blocks += [safe(page.missing)] if page.missing else []
+    for title, description, picture in page.figures:
+        if picture.drawn:
+            blocks += [f"![{safe(title)}](<{picture.path.name}>)", safe(description)]
+    return "\n\n".join(blocks) + "\n"
+
+
+@functools.cache
+def _renderer() -> Callable[..., str]:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"look": _look, "tint": _tint}
+    return environment.from_string(TEMPLATE.read_text()).render
+
+
+def _look(cell: str, table: Table, column: int) -> str:
+    """Return a cell's classes: numbers are set right, in a column whose first cell is one."""
+    is_number = len(table.columns) > 2 and NUMBER.fullmatch(table.rows[0][column])
+    tone = TONES.get(cell.partition(":")[0], "") if column else ""
+    return f"{'n' if is_number else 'long' if len(cell) > LONG else ''} {tone}".strip()
+
+
+def _tint(table: Table, row: int, column: int) -> str:
+    """Return how strongly to tint a cell, as a CSS alpha; empty for not at all."""
+    share = table.tints[row][column - 1] if table.tints else 0.0
+    return f"{MAX_TINT * min(share, 1.0) ** 0.5:.3f}" if share > 0 else ""

@@ -1,8 +1,7 @@
 """A bench result, declared once: each field with its type, unit and meaning.
 
-Writers (host, bundle, the page's JavaScript) fill it, `as_json` writes it, the host's reader checks
-files against it, tables and the reference page are made from it. What was not measured is None or
-empty. Nothing heavy is imported here.
+Writers (host, bundle, the page's JavaScript) fill it, the host's reader checks files against it,
+tables and the reference page are made from it. What was not measured is None or empty.
 """
 
 import math
@@ -191,12 +190,8 @@ class FreshProcess:
     session_ms: Annotated[float | None, "creating the session"]
     first_run_ms: Annotated[float | None, "first run of one image"]
     total_ms: Annotated[float | None, "all of it"]
-    batch_first_run_ms: Annotated[dict[str, float], "first run by batch size"] = field(
-        default_factory=dict
-    )
-    p50_ms: Annotated[dict[str, float], "median run by batch size afterwards"] = field(
-        default_factory=dict
-    )
+    batch_first_run_ms: Annotated[dict[str, float], "by batch size"] = field(default_factory=dict)
+    p50_ms: Annotated[dict[str, float], "of runs afterwards"] = field(default_factory=dict)
     error: Annotated[float | None, "worst of the outputs checked, absolute, in logits"] = None
     peak_memory_bytes: Annotated[int | None, "largest resident size of the process"] = None
 

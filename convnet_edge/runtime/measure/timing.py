@@ -1,8 +1,7 @@
 """Time runs on varying real images: THE loop, for one caller, several at once, or a camera's pace.
 
-Measures one run: from a batch in host memory to logits in host memory. Some outputs of the timed
-runs are kept and compared afterwards. What the times may claim is judged in `verdict`; the order of
-measuring is `bench`'s.
+A run is from a batch in host memory to logits in host memory. What the times may claim is judged in
+`verdict`; the order of measuring is `bench`'s.
 """
 
 import statistics
