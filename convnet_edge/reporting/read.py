@@ -22,8 +22,9 @@ from ..runtime.measure.stats import percentiles_ms
 
 MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
-FAMILY, _, NEWEST = SCHEMA.rpartition("/")
+FAMILY, NEWEST = SCHEMA.rsplit("/", 1)
 AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
+UPGRADE = "pip install --upgrade convnet-edge"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 
@@ -46,9 +47,8 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             try:
                 document = json.loads(data)
             except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
-                raise _misfit(
-                    f"{file} is no JSON: {str(error)[:200]}", "a complete file"
-                ) from error
+                what = f"{file} is no JSON: {str(error)[:200]}"
+                raise _misfit(what, "a complete file") from error
             if not path.is_dir() or _schema(document):
                 found.setdefault(file.resolve(), (file, _check(document, file)))
     if not found:
@@ -72,11 +72,8 @@ def _check(document: Any, path: Path) -> Result:
 
     schema = _schema(document)
     if schema != int(NEWEST):
-        raise InputError(
-            f"{path} is {f'of schema {schema}' if schema else 'no bench result'}",
-            expected=f"schema {SCHEMA}",
-            next_step="pip install --upgrade convnet-edge" if schema > int(NEWEST) else MEASURE,
-        )
+        what = f"{path} is {f'of schema {schema}' if schema else 'no bench result'}"
+        raise _misfit(what, f"schema {SCHEMA}", UPGRADE if schema > int(NEWEST) else MEASURE)
     try:
         clean = json.dumps(_clean(document, f"{path}: ", ""))
         result = _validator()(clean, strict=True)
@@ -126,8 +123,8 @@ def _clean(value: Any, place: str, name: str) -> Any:
     return value
 
 
-def _misfit(found: str, expected: str) -> InputError:
-    return InputError(found, expected=expected, next_step=MEASURE)
+def _misfit(found: str, expected: str, next_step: str = MEASURE) -> InputError:
+    return InputError(found, expected=expected, next_step=next_step)
 
 
 def _judged(row: Latency, tolerance: float) -> Latency:
