@@ -148,7 +148,7 @@ def _draw_differences(
     images = test.images[pair.shown]
     answers = [measured.classifier(images).probabilities for measured in (first, second)]
     cells = [
-        pictures.Difference(index, image, labels[test.labels[index]], tuple(both))
+        (f"{index}: {labels[test.labels[index]]}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
     names = (pair.name, second.result.model.name)
