@@ -104,7 +104,7 @@ def _write_pyz(
     members = {
         path.relative_to(site.PACKAGE_DIR.parent).as_posix(): site.read_own(path) for path in own
     }
-    members["__main__.py"] = site.read_own(Path(__file__).with_name("start.py"))
+    members["__main__.py"] = site.read_own(Path(__file__).with_name("bootstrap.py"))
     members |= {archive.MODELS + name: model.file.data for name, model in models.items()}
     if manifest["test_set"]:
         members[archive.TEST_SET] = archive.encode_test_set(load_test_set())

@@ -22,11 +22,11 @@ from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
 from ..runtime.measure.result import Accuracy, Check
 from ..runtime.model_file import open_model
-from ..sealing import document, parity
+from ..sealing import goldens, parity, seal
 from . import graph
 from .options import ExportOptions
 
-VERSIONS = document.versions(torch, onnx, onnxscript)
+VERSIONS = seal.versions(torch, onnx, onnxscript)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     errors = parity.errors_of(proof.logits, reference).max(axis=1)
     picture_path = path.with_suffix(".parity.png")
     picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
-    report_path = document.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
+    report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
     labels = tuple(trained.header["class_labels"])
     score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)
     n_parameters = model.architecture.n_parameters
@@ -128,8 +128,8 @@ def _describe(
     """Return the contract's document; no times and no paths in it."""
     architecture, labels = model.architecture, header["class_labels"]
     activity = convnet.hidden_activity(model, test.images)
-    chosen = document.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
-    proof = document.describe_proof("float64 PyTorch", reference, test, chosen, labels)
+    chosen = goldens.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
+    proof = seal.describe_proof("float64 PyTorch", reference, test, chosen, labels)
     coverage = {
         "n_hidden_units": activity.shape[1],
         "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
@@ -144,7 +144,7 @@ def _describe(
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
         "goldens": proof["goldens"] | coverage,
-        "input": document.describe_input(options.input, architecture.image_shape),
+        "input": seal.describe_input(options.input, architecture.image_shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
-        "preprocessing": document.describe_preprocessing(test.images),
+        "preprocessing": seal.describe_preprocessing(test.images),
     }

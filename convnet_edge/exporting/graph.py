@@ -18,8 +18,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..networks.convnet import Convnet
 from ..runtime.errors import CheckFailedError
-from ..sealing.document import InputDtype
 from ..sealing.parity import IR_VERSION, OPSET
+from ..sealing.seal import InputDtype
 
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 MAX_GREY = 255

@@ -21,12 +21,12 @@ from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.result import Accuracy, Check, Interval
 from ..runtime.session import Settings
-from ..sealing import document, parity
+from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
-VERSIONS = document.versions(onnx, onnxruntime)
+VERSIONS = seal.versions(onnx, onnxruntime)
 N_CALIBRATION, N_GATE = 1_000, 5_000
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
@@ -169,7 +169,7 @@ class _Source:
                 expected="a float model that takes float32, as `convnet-edge export` writes it",
                 next_step="export without --input uint8, and name that model",
             )
-        grey = document.describe_input("uint8", (1, *stated.image_shape))
+        grey = seal.describe_input("uint8", (1, *stated.image_shape))
         self.document = stated.document | {"input": grey}
         images = data.load_training_set(options.data, options.data_dir)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
@@ -241,7 +241,7 @@ def quantize(
         passed=all(check.passed for check in checks),
     )
     advice = "raise --max-drop if the loss is worth it"
-    report_path = document.hand_over(path, file.data, report, "quantize", next_step=advice)
+    report_path = seal.hand_over(path, file.data, report, "quantize", next_step=advice)
     return QuantizeResult(path, report_path, report, score)
 
 
@@ -278,7 +278,7 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the contract's document: the float model's, but for what the integers change."""
     stated = source.classifier.contract
-    proof = document.describe_proof(
+    proof = seal.describe_proof(
         "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
     )
     return source.document | {

@@ -248,7 +248,7 @@ def _choose(
     return chosen, opened[chosen.name]
 
 
-if __name__ == "__main__":  # a bundle's own start is bundling/start.py
+if __name__ == "__main__":  # a bundle's own start is bundling/bootstrap.py
     if len(sys.argv) < 2:
         sys.exit("usage: python -m convnet_edge.runtime NAME.pyz COMMAND")
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -16,7 +16,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import write_json
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.result import Accuracy, as_json
-from ..sealing import document
+from ..sealing import seal
 from .run import EpochMetrics, Run
 
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
@@ -123,7 +123,7 @@ def finish(run: Run) -> TrainResult:
         "epochs": as_json(run.epochs),
         "time_s": run.time_s,
         "machine": machine.passport(),
-        "versions": document.versions(torch) | {"python": platform.python_version()},
+        "versions": seal.versions(torch) | {"python": platform.python_version()},
         "test": accuracy.describe(score, test),
     }
     picture = pictures.training_curve(out.with_suffix(".train.png"), record["epochs"])

@@ -17,14 +17,14 @@ from emulated import CPUS, EMULATED, EXPORTED, TIMEOUT_S, emulator
 from environments import empty_environment, offline
 from PIL import Image
 
-from convnet_edge.bundling import start
+from convnet_edge.bundling import bootstrap
 from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
 from convnet_edge.runtime import Classifier, archive
 from convnet_edge.runtime.__main__ import main
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 
-PACKAGE = Path(start.__file__).parents[1]
+PACKAGE = Path(bootstrap.__file__).parents[1]
 FLOAT, PORTABLE, ORT_CPU = (
     EXPORTED / f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort")
 )
@@ -55,7 +55,7 @@ def test_bundle_holds_the_runtimes_own_files_and_nothing_of_the_host(made, test_
     found = archive.read_archive(made.path)
     assert found.models() == {path.name: path.read_bytes() for path in (FLOAT, ORT_CPU)}
     members = {n: data for n, data in found.members.items() if not n.startswith(archive.MODELS)}
-    assert members.pop("__main__.py") == (PACKAGE / "bundling" / "start.py").read_bytes()
+    assert members.pop("__main__.py") == (PACKAGE / "bundling" / "bootstrap.py").read_bytes()
     assert members.pop("convnet_edge/__init__.py") == (PACKAGE / "__init__.py").read_bytes()
     for path in (PACKAGE / "runtime").rglob("*.py"):
         name = f"convnet_edge/{path.relative_to(PACKAGE).as_posix()}"
@@ -92,11 +92,11 @@ def test_selftest_passes_alone(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", [b"models/", b"convnet_edge/runtime/session.py", start.PREFIX, b"test-set.npz"]
+    "place", [b"models/", b"convnet_edge/runtime/session.py", bootstrap.PREFIX, b"test-set.npz"]
 )
 def test_flipped_bytes_fail_before_anything_is_run(made, tmp_path, place):
     data = bytearray(made.path.read_bytes())
-    data[data.rindex(place) + 10 if place == start.PREFIX else data.index(place) + 210] ^= 1
+    data[data.rindex(place) + 10 if place == bootstrap.PREFIX else data.index(place) + 210] ^= 1
     path = tmp_path / "x.pyz"
     path.write_bytes(data)
     done = start_bundle(path, "selftest")
@@ -130,9 +130,9 @@ def test_missing_packages_are_exit_2_with_the_command(made):
 
 
 def test_old_python_is_told_which_is_needed(made, monkeypatch, capsys):
-    ast.parse(Path(start.__file__).read_bytes(), feature_version=(3, 4))
+    ast.parse(Path(bootstrap.__file__).read_bytes(), feature_version=(3, 4))
     monkeypatch.setattr(sys, "version_info", (3, 9))
-    assert start.begin(str(made.path)) == 2
+    assert bootstrap.begin(str(made.path)) == 2
     assert "expected Python 3.10 or newer" in capsys.readouterr().err
 
 

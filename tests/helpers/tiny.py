@@ -16,8 +16,7 @@ from PIL import Image
 
 from convnet_edge.runtime import contract, preprocess, selftest
 from convnet_edge.runtime.measure.accuracy import ImageSet
-from convnet_edge.sealing import document as sealing
-from convnet_edge.sealing import parity
+from convnet_edge.sealing import parity, seal
 
 LABELS = ("bar", "cross", "ring")
 GREY, RGB = (1, 8, 8), (3, 12, 10)  # C, H, W
@@ -138,7 +137,7 @@ def graph(shape: tuple[int, int, int], dtype: str) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
 
 
-def document(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> dict[str, object]:
+def document(shape: tuple[int, int, int], dtype: seal.InputDtype) -> dict[str, object]:
     """Return the contract's document, without schema and digests."""
     n_parameters = sum(values.size for values in weights(shape).values())
     test = image_set(N_MEASURED, shape)
@@ -146,7 +145,7 @@ def document(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> dict[str
     return {
         "name": "tiny",
         "class_labels": list(LABELS),
-        "input": sealing.describe_input(dtype, shape),
+        "input": seal.describe_input(dtype, shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
         "preprocessing": {
             "steps": list(preprocess.STEPS),
@@ -164,11 +163,11 @@ def document(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> dict[str
         "parameters": {"n": n_parameters, "n_by_formula": n_parameters},
         "versions": {"training": {}, "export": {}},
         "exporter": "by hand",
-        **sealing.describe_proof("float64 numpy", reference, test, np.arange(N_GOLDENS), LABELS),
+        **seal.describe_proof("float64 numpy", reference, test, np.arange(N_GOLDENS), LABELS),
     }
 
 
-def _seal(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> bytes:
+def _seal(shape: tuple[int, int, int], dtype: seal.InputDtype) -> bytes:
     serialised = graph(shape, dtype).SerializeToString(deterministic=True)
     return contract.seal(serialised, document(shape, dtype))
 
