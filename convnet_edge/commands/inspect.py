@@ -11,7 +11,6 @@ from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
 from .terminal import Done, Terminal
 
 if TYPE_CHECKING:
-    from ..runtime.measure.result import Check
     from ..runtime.model_file import ModelFile
 
 LAYOUTS = {
@@ -31,11 +30,10 @@ class InspectOptions(Options):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the file holds. digests: whether it is unchanged since its export."""
+    """What the file holds."""
 
     path: Path
     file: ModelFile
-    digests: tuple[Check, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values; golden images and samples by their number."""
@@ -53,7 +51,7 @@ class Inspection:
             "n_multiplications": file.n_multiplications,
             "inputs": {name: list(shape) for name, shape in file.inputs.items()},
             "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-            "digests_hold": all(check.passed for check in self.digests),
+            "digests_hold": all(check.passed for check in file.digests),
             "contract": {
                 **stated.document,
                 "goldens": {
@@ -72,7 +70,7 @@ def command(options: InspectOptions, terminal: Terminal) -> Done:
     document = found.as_json()
     for name, text in _facts(document).items():
         terminal.say(f"{name:>15}  {text}")
-    terminal.say(*(f"{'':>15}  {check.line()}" for check in found.digests))
+    terminal.say(*(f"{'':>15}  {check.line()}" for check in found.file.digests))
     return Done(document, f"convnet-edge verify {found.path}")
 
 
@@ -83,11 +81,9 @@ def inspect(options: InspectOptions) -> Inspection:
         InputError: unreadable, not ONNX, or without a contract.
     """
     from ..runtime.model_file import open_model
-    from ..runtime.selftest import check_digests
 
     path = choose_model(options.model)
-    file = open_model(path)
-    return Inspection(path, file, check_digests(file))
+    return Inspection(path, open_model(path))
 
 
 def _facts(document: dict[str, Any]) -> dict[str, str]:

@@ -154,10 +154,6 @@ def _parse(document: dict[str, Any]) -> Contract:
     if quantization is not None:
         n = quantization.get("n_multiplications")
         float_counts = int(document["parameters"]["n"]), None if n is None else int(n)
-    samples = (
-        (str(one["name"]), _decode(one["encoded"]), _decode_pixels(one["pixels"], shape))
-        for one in document["preprocessing"]["samples"]
-    )
     return Contract(
         class_labels=labels,
         input_name=str(document["input"]["name"]),
@@ -165,7 +161,10 @@ def _parse(document: dict[str, Any]) -> Contract:
         output_name=str(document["output"]["name"]),
         image_shape=shape,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
-        samples=tuple(SamplePicture(*sample) for sample in samples),
+        samples=tuple(
+            SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
+            for s in document["preprocessing"]["samples"]
+        ),
         quantization=quantization,
         float_counts=float_counts,
         graph_sha256=digest["graph_sha256"],

@@ -19,11 +19,9 @@ Change = Callable[[onnx.ModelProto], None]
 
 def unsealed(model: bytes) -> bytes:
     """Return the file without its contract."""
-    start = 0
-    for number, entry, end in read_fields(memoryview(model)):
+    for number, entry, start, end in read_fields(memoryview(model)):
         if number == contract.METADATA_FIELD and Message(entry).text(1) == contract.KEY:
             return model[:start] + model[end:]
-        start = end
     raise ValueError("no contract in it")
 
 

@@ -133,7 +133,7 @@ def reshaped_to_one_row(proto):
         (filled_memory, "'Expand'"),
         (tensor_in_an_attribute, "tensor or a graph of its own"),
         (padded, "pads [30000, 30000, 30000, 30000]"),
-        (pads_twice, "an attribute twice"),
+        (pads_twice, "'pads' described twice"),
         (turned_product, "transA [1]"),
         (product_of_weights, "takes no image"),
         (two_results, "more than one result"),

@@ -26,8 +26,8 @@ def test_open_model_agrees_with_the_onnx_package(name):
             if attribute.type in (onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
                 values = (value,) if isinstance(value, int) else tuple(value)
                 assert node.integers.get(attribute.name, ()) == values
-    for weight, tensor in zip(file.weights, proto.graph.initializer, strict=True):
-        assert (weight.name, weight.dims) == (tensor.name, tuple(tensor.dims))
+    for (name, weight), tensor in zip(file.weights.items(), proto.graph.initializer, strict=True):
+        assert (name, weight.dims) == (tensor.name, tuple(tensor.dims))
         assert weight.content == tensor.SerializeToString(deterministic=True)
         if tensor.data_type == onnx.TensorProto.INT64:
             assert weight.integers() == tuple(onnx.numpy_helper.to_array(tensor).ravel())

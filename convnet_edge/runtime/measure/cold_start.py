@@ -72,7 +72,7 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
 def answer(task: dict[str, Any], began_ns: int) -> None:
     """Do `task` in the fresh process, and print the result for the process that started it."""
     clock = time.perf_counter_ns
-    from .. import archive, model_file
+    from .. import archive
     from ..classifier import Classifier
     from ..session import import_onnxruntime
     from . import machine
@@ -81,7 +81,7 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     imported = clock()
     path = Path(task["model_path"])
     if task["member"] is None:
-        model = model_file.read_model_bytes(path)
+        model = path.read_bytes()
     else:
         model = archive.read_archive(path).models()[task["member"]]
     read = clock()

@@ -45,7 +45,7 @@ def estimate(classifier: Classifier) -> Cost:
     n_multiplications = file.n_multiplications
     return Cost(
         n_multiplications=n_multiplications,
-        weight_bytes=file.weight_bytes,
+        weight_bytes=sum(len(weight.content) for weight in file.weights.values()),
         peak_multiplications_per_s=peak,
         peak_of="int8 matrix product" if integers else "float32 matrix product",
         bound_ms=1e3 * n_multiplications / peak if peak and n_multiplications else None,
