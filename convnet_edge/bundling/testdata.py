@@ -13,7 +13,7 @@ import numpy as np
 
 from ..runtime.classifier import Classifier
 from ..runtime.files import write_atomically
-from ..runtime.protobuf import length_field, number_field
+from ..runtime.protobuf import field
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,9 +44,9 @@ def _encode_tensor(name: str, values: Array) -> bytes:
     """Return `values`, float32 or uint8 of any shape, as a serialised TensorProto."""
     little_endian = values.astype(values.dtype.newbyteorder("<"))
     fields = (
-        *(number_field(_DIMS, size) for size in values.shape),
-        number_field(_ELEMENT_TYPE, _ELEMENT_TYPES[values.dtype.name]),
-        length_field(_NAME, name.encode()),
-        length_field(_RAW_DATA, little_endian.tobytes()),
+        *(field(_DIMS, size) for size in values.shape),
+        field(_ELEMENT_TYPE, _ELEMENT_TYPES[values.dtype.name]),
+        field(_NAME, name.encode()),
+        field(_RAW_DATA, little_endian.tobytes()),
     )
     return b"".join(fields)

@@ -81,14 +81,11 @@ def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int, 
         start = end
 
 
-def length_field(number: int, payload: bytes) -> bytes:
-    """Return field `number` of a message, with `payload` behind its length."""
-    return _write_varint(number << 3 | _LENGTH) + _write_varint(len(payload)) + payload
-
-
-def number_field(number: int, value: int) -> bytes:
-    """Return field `number` of a message, holding the integer `value` (not negative)."""
-    return _write_varint(number << 3 | _VARINT) + _write_varint(value)
+def field(number: int, value: int | bytes) -> bytes:
+    """Return a field of a message: an integer (not negative), or bytes behind their length."""
+    if isinstance(value, int):
+        return _write_varint(number << 3 | _VARINT) + _write_varint(value)
+    return _write_varint(number << 3 | _LENGTH) + _write_varint(len(value)) + value
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:

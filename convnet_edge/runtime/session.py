@@ -4,8 +4,6 @@ Every silent fallback is switched off, and the session itself is asked what it g
 mean is the classifier's business; why a provider cannot be opened is found in `providers`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import time
@@ -50,15 +48,13 @@ class Session:
     """An opened ONNX file of one input and one output. Thread-safe.
 
     settings: with the provider's short name and the threads really used. input_dtype: "float32" or
-    "uint8" if it is a classifier's. precision: always "float32". placement: the operations that
-    each provider got, in graph order before fusion; None where this onnxruntime cannot tell.
-    create_ms: wall time of opening, without importing onnxruntime.
+    "uint8" if it is a classifier's. placement: the operations that each provider got, in graph
+    order before fusion; None where this onnxruntime cannot tell. create_ms: wall time of opening,
+    without importing onnxruntime.
 
     Raises:
         InputError: the provider cannot be opened, or onnxruntime refuses the model.
     """
-
-    precision = "float32"
 
     def __init__(self, model: bytes, settings: Settings | None = None) -> None:
         settings = settings or Settings()
@@ -91,17 +87,6 @@ class Session:
             raise _run_failed(batch.shape, error) from error
         return logits
 
-    def bind(self, batch: Array, n_classes: int) -> Bound:
-        """Return runs of batches shaped like `batch` through buffers kept on the device."""
-        return Bound(self, self._session, batch, n_classes)
-
-    def provider_error(self) -> str | None:
-        """Return what is wrong if the session is no longer on the provider asked for."""
-        obtained = providers.short_name(self._session.get_providers()[0])
-        if obtained == self.provider:
-            return None
-        return f"asked for {self.provider}, ran on {obtained}"
-
     def end_profile(self) -> str:
         """Close the profile that `settings.profile_prefix` asked for; return its path."""
         return str(self._session.end_profiling())
@@ -114,17 +99,17 @@ class Bound:
     (N, n_classes).
     """
 
-    def __init__(self, opened: Session, session: Any, batch: Array, n_classes: int) -> None:
+    def __init__(self, session: Session, batch: Array, n_classes: int) -> None:
         make = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
-        device = "cuda" if opened.provider == "cuda" else "cpu"
-        self._session, self._shape = session, batch.shape
+        device = "cuda" if session.provider == "cuda" else "cpu"
+        self._session, self._shape = session._session, batch.shape
         # not ortvalue_from_numpy: on a CPU that shares the caller's memory and overwrites it
         self._input = make(batch.shape, batch.dtype, device, 0)
-        output_dtype = np.dtype(opened.output_dtype)
+        output_dtype = np.dtype(session.output_dtype)
         self._output = make((len(batch), n_classes), output_dtype, device, 0)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(opened.input_name, self._input)
-        self._binding.bind_ortvalue_output(opened.output_name, self._output)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input(session.input_name, self._input)
+        self._binding.bind_ortvalue_output(session.output_name, self._output)
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, C) of `batch`, copied in, run and copied out."""
@@ -170,11 +155,10 @@ def onnxruntime_errors() -> tuple[type[BaseException], ...]:
 
 def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
     """Open `model` with onnxruntime on the provider `name`: the one place where that is done."""
-    short = providers.short_name(name)
+    short = settings.provider
     if name not in ort.get_available_providers():
-        raise providers.unavailable(
-            short, f"this onnxruntime {ort.__version__} is built without it"
-        )
+        reason = f"this onnxruntime {ort.__version__} is built without it"
+        raise providers.unavailable(short, reason)
     wanted: list[Any] = [(name, _provider_settings(name, settings))]
     if settings.allow_cpu_nodes and name != CPU:
         wanted.append(CPU)
@@ -234,7 +218,7 @@ def _provider_settings(name: str, settings: Settings) -> dict[str, str]:
 
 def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputError:
     """Return the error for a provider that does not take every node, naming those it leaves."""
-    short = providers.short_name(name)
+    short = settings.provider
     session = _open(ort, model, name, replace(settings, allow_cpu_nodes=True))
     left = (_placement(session) or {}).get(CPU, [])
     names = ", ".join(sorted(set(left))) or "unknown to this onnxruntime"
@@ -263,5 +247,4 @@ def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

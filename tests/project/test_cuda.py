@@ -8,7 +8,7 @@ import pytest
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.measure import machine
-from convnet_edge.runtime.session import Settings
+from convnet_edge.runtime.session import Bound, Settings
 
 pytestmark = pytest.mark.cuda
 
@@ -51,7 +51,7 @@ def test_captured_graph_replays_new_images(exported, test_set):
     plain = Classifier(exported.model_path, provider="cuda")
     graphed = Classifier(exported.model_path, settings=settings)
     batches = [plain.to_input(test_set.images[i : i + 8]) for i in (0, 8, 16)]
-    bound = graphed.session.bind(batches[0], 10)
+    bound = Bound(graphed.session, batches[0], 10)
     for batch in (*batches, *batches):
         assert np.abs(bound.run(batch) - plain.session.run(batch)).max() < 1e-5
 

@@ -174,7 +174,7 @@ def _describe(classifier: Classifier, options: BenchOptions, name: str, version:
             spin=session.settings.spin,
             io_binding=options.io_binding or options.cuda_graph,
             cuda_graph=options.cuda_graph,
-            precision=session.precision,
+            precision="float32",
             placement=session.placement,
             gpu_libraries=machine.mapped_gpu_libraries(),
         ),
@@ -274,13 +274,7 @@ def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
         row,
         share_of_bound=bound_ms * batch_size / p50_ms if bound_ms and p50_ms else None,
         split=_split(bound, feed.batches[0]) if bound else None,
-        verdict=verdict.judge(
-            row,
-            samples_ns,
-            timed.starts_ns,
-            tolerance=classifier.tolerance,
-            provider_error=classifier.session.provider_error(),
-        ),
+        verdict=verdict.judge(row, samples_ns, timed.starts_ns, tolerance=classifier.tolerance),
         samples_ns=samples_ns.tolist() if is_short else None,
         histogram_ns=None if is_short else histogram(samples_ns),
     )
@@ -292,7 +286,7 @@ def _bind(run: Measured, example: Array) -> Bound:
     if run.options.cuda_graph:  # a captured graph holds one batch size
         graphed = replace(session.settings, cuda_graph=True)
         session = Classifier(classifier.file, settings=graphed).session
-    return session.bind(example, len(classifier.contract.class_labels))
+    return Bound(session, example, len(classifier.contract.class_labels))
 
 
 def _split(bound: Bound, example: Array) -> results.Split:

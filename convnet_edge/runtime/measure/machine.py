@@ -124,10 +124,10 @@ def gpu_names(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     return [_key_values(_read(file) or "").get("Model", "unknown") for file in files]
 
 
-def versions() -> dict[str, str]:
-    """Return the version of each package that matters and is installed."""
+def versions(packages: tuple[str, ...] = VERSIONED) -> dict[str, str]:
+    """Return the version of each of `packages` that is installed, by default those that matter."""
     found = {}
-    for name in VERSIONED:
+    for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
