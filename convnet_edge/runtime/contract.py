@@ -1,10 +1,8 @@
 """The contract: the one JSON document inside an exported file that makes it self-describing.
 
-Labels, input, preprocessing, training, measurements, golden vectors, and two SHA-256 digests:
-`graph_sha256` over the file's bytes without the contract's own metadata entry, and
-`contract_sha256` over the document's text with its own 64 digits written as zeros. A digest shows
-that nothing changed since the export; it is no signature and says nothing of who made the file.
-Running the model against the golden vectors is the self-test's business.
+Of its two SHA-256, `graph_sha256` is over the file's bytes without the contract's own metadata
+entry, `contract_sha256` over the document's text with its own 64 digits written as zeros. They show
+that nothing changed since the export; they are no signature and do not say who made the file.
 """
 
 import base64

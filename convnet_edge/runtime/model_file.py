@@ -28,6 +28,8 @@ Shape = tuple[int | str, ...]  # a free axis as its name
 _INT64 = 7  # TensorProto.INT64
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
+_FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
+_SPARSE_WEIGHTS = 15  # of GraphProto
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 
 
@@ -35,8 +37,7 @@ _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs
 class Node:
     """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs.
 
-    integers: of each attribute, by name; () if it holds others. nested: whether any attribute holds
-    a tensor or a graph.
+    integers: of each attribute, by name; () if it holds others.
     """
 
     op_type: str
@@ -44,7 +45,6 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     integers: dict[str, tuple[int, ...]]
-    nested: bool
 
     @property
     def name(self) -> str:
@@ -73,8 +73,8 @@ class ModelFile:
     """What a file says of itself; `open_model` makes it.
 
     opsets: version by domain. weights, inputs, outputs, shapes: by name; inputs without the
-    weights, shapes of the outputs and all between. foreign: what the file holds beside one plain
-    graph, in words. digests: whether its bytes give both SHA-256 that the contract states.
+    weights, shapes of the outputs and all between. digests: whether its bytes give both SHA-256
+    that the contract states.
     """
 
     data: bytes
@@ -85,7 +85,6 @@ class ModelFile:
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
     shapes: dict[str, Shape]
-    foreign: tuple[str, ...]
     contract: Contract
     digests: tuple[Check, ...]
 
@@ -129,51 +128,44 @@ def open_model(source: Path | bytes) -> ModelFile:
     """Read a model file, given by its path or content.
 
     Raises:
-        InputError: missing, unreadable or larger than 512 MiB; not ONNX, truncated, or with weights
-            outside the file; without a contract, with several, or with one that makes no sense.
+        InputError: missing, unreadable or larger than 512 MiB; not ONNX, truncated, with weights
+            outside the file, or more than one plain graph; without a contract, with several, or
+            with one that makes no sense.
     """
     if isinstance(source, Path):
         source = read_bytes(source, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
     view = memoryview(source)
     try:
         top = Message(view)
-        if not top.integer(1):
-            raise ValueError("no IR version in it")
         graphs = top.messages(7)
-        if len(graphs) != 1:  # other readers would merge several
-            raise ValueError("several graphs in it" if graphs else "no graph in it")
+        if not top.integer(1) or len(graphs) != 1:  # other readers would merge several
+            raise ValueError(f"IR version {top.integer(1)}, {len(graphs)} graphs in it")
         (graph,) = graphs
+        stated, digests = _read_contract(view)  # first: it is what other tools' files lack
+        if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
+            raise ValueError("training steps, functions of its own or sparse weights in it")
         weights = _by_name(map(_read_weight, graph.parts(5)))
-        nodes = tuple(map(_read_node, graph.messages(1)))
         inputs, outputs, inner = (
             _by_name(map(_read_shape, graph.messages(field))) for field in (11, 12, 13)
         )
-        opsets = {opset.text(1): opset.integer(2) for opset in top.messages(8)}
-        stated, digests = _read_contract(view)
+        return ModelFile(
+            data=source,
+            ir_version=top.integer(1),
+            opsets={opset.text(1): opset.integer(2) for opset in top.messages(8)},
+            nodes=tuple(map(_read_node, graph.messages(1))),
+            weights=weights,
+            inputs={name: shape for name, shape in inputs.items() if name not in weights},
+            outputs=outputs,
+            shapes=inner | outputs,
+            contract=stated,
+            digests=digests,
+        )
     except (ValueError, IndexError) as error:
         raise InputError(
             f"not a readable ONNX file ({error})",
-            expected="a whole ONNX model (a protobuf ModelProto), its weights inside",
+            expected="a whole ONNX model (a protobuf ModelProto): one graph, its weights inside",
             next_step=NEXT_STEP,
         ) from error
-    foreign = {
-        "training steps": 20 in top.fields,
-        "functions of its own": 25 in top.fields,
-        "sparse weights": 15 in graph.fields,
-    }
-    return ModelFile(
-        data=source,
-        ir_version=top.integer(1),
-        opsets=opsets,
-        nodes=nodes,
-        weights=weights,
-        inputs={name: shape for name, shape in inputs.items() if name not in weights},
-        outputs=outputs,
-        shapes=inner | outputs,
-        foreign=tuple(what for what, found in foreign.items() if found),
-        contract=stated,
-        digests=digests,
-    )
 
 
 def _read_contract(data: memoryview) -> tuple[Contract, tuple[Check, ...]]:
@@ -218,13 +210,14 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_node(message: Message) -> Node:
     attributes = message.messages(5)
+    if any(attribute.fields.keys() & _NESTED_FIELDS for attribute in attributes):
+        raise ValueError("an operation that holds a tensor or a graph of its own in it")
     return Node(
         op_type=message.text(4),
         domain=message.text(7),
         inputs=message.texts(1),
         outputs=message.texts(2),
         integers=_by_name((a.text(1), a.integers(3) + a.integers(8)) for a in attributes),
-        nested=any(a.fields.keys() & _NESTED_FIELDS for a in attributes),
     )
 
 

@@ -1,9 +1,7 @@
 """Turn any picture into the model's input, by steps that every language can repeat within ±2.
 
-The steps are part of the contract: EXIF turn, transparency on white, grey by stated weights,
-inverted if the border is bright (photographs are dark on light, Fashion-MNIST is light on dark),
-area average until the longer side fits, centred on the border's median. Pillow decodes; the
-arithmetic is ours, because resizers differ between libraries.
+The steps are part of the contract: photographs are dark on light, Fashion-MNIST is light on dark.
+Pillow decodes; the arithmetic is ours, because resizers differ between libraries.
 """
 
 import io

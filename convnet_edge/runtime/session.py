@@ -68,7 +68,7 @@ class Session:
         self.threads = settings.threads or machine.usable_cores()
         self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
-        self._session = _open(ort, model, name, self.settings)
+        self._session = _open(ort, model, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
         if self.placement and name not in self.placement:
@@ -153,26 +153,25 @@ def onnxruntime_errors() -> tuple[type[BaseException], ...]:
     return (*(k for k in kinds if issubclass(k, Exception)), RuntimeError, ValueError)
 
 
-def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
-    """Open `model` with onnxruntime on the provider `name`: the one place where that is done."""
-    short = settings.provider
+def _open(ort: Any, model: bytes, settings: Settings) -> Any:
+    """Open `model` with onnxruntime on a provider: the one place where that is done."""
+    short, name = settings.provider, providers.full_name(ort, settings.provider)
     if name not in ort.get_available_providers():
         reason = f"this onnxruntime {ort.__version__} is built without it"
         raise providers.unavailable(short, reason)
-    wanted: list[Any] = [(name, _provider_settings(name, settings))]
-    if settings.allow_cpu_nodes and name != CPU:
-        wanted.append(CPU)
+    wanted: list[Any] = [(name, _provider_settings(settings))]
     if name != CPU:
+        wanted += [CPU] if settings.allow_cpu_nodes else []
         ort.set_default_logger_severity(4)
     if name in providers.ON_CUDA and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
-    options = _options(ort, name, settings)
+    options = _options(ort, settings)
     try:
         session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except onnxruntime_errors() as error:
         if PARTIAL in str(error):
-            raise _partial(ort, model, name, settings) from error
+            raise _partial(ort, model, settings) from error
         if name != CPU:
             reason = providers.missing_part(ort, short) or _first_line(error)
             raise providers.unavailable(short, reason) from error
@@ -189,13 +188,13 @@ def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
     return session
 
 
-def _options(ort: Any, name: str, settings: Settings) -> Any:
+def _options(ort: Any, settings: Settings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # the reason is found and raised, not logged
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if name != CPU and not settings.allow_cpu_nodes:
+    if settings.provider != "cpu" and not settings.allow_cpu_nodes:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if not settings.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -207,24 +206,23 @@ def _options(ort: Any, name: str, settings: Settings) -> Any:
     return options
 
 
-def _provider_settings(name: str, settings: Settings) -> dict[str, str]:
-    if name == providers.TESTED["cuda"]:
+def _provider_settings(settings: Settings) -> dict[str, str]:
+    if settings.provider == "cuda":
         # TF32 keeps 10 bits of float32's 23: no parity unless switched off
         return {"use_tf32": "0", "enable_cuda_graph": str(int(settings.cuda_graph))}
-    if name == providers.TESTED["openvino"]:  # it has threads and a reduced precision of its own
+    if settings.provider == "openvino":  # it has threads and a reduced precision of its own
         return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(settings.threads)}
     return {}
 
 
-def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputError:
+def _partial(ort: Any, model: bytes, settings: Settings) -> InputError:
     """Return the error for a provider that does not take every node, naming those it leaves."""
-    short = settings.provider
-    session = _open(ort, model, name, replace(settings, allow_cpu_nodes=True))
+    session = _open(ort, model, replace(settings, allow_cpu_nodes=True))
     left = (_placement(session) or {}).get(CPU, [])
     names = ", ".join(sorted(set(left))) or "unknown to this onnxruntime"
     return InputError(
-        f"{short} does not take every node; the CPU would run {len(left)} ({names})",
-        expected=f"every node on {short}",
+        f"{settings.provider} does not take every node; the CPU would run {len(left)} ({names})",
+        expected=f"every node on {settings.provider}",
         next_step="pass --allow-cpu-nodes to measure the mixture, or --provider cpu",
     )
 

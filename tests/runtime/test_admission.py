@@ -129,7 +129,7 @@ def reshaped_to_one_row(proto):
     ("change", "named"),
     [
         (custom_operation, "com.example.Evil"),
-        (loop, "'Loop'"),
+        (loop, "tensor or a graph of its own"),
         (filled_memory, "'Expand'"),
         (tensor_in_an_attribute, "tensor or a graph of its own"),
         (padded, "pads [30000, 30000, 30000, 30000]"),
