@@ -30,10 +30,10 @@ from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
 from convnet_edge.training.distributed import Processes
-from convnet_edge.training.loop import make_step, measure_peak, without_tf32
+from convnet_edge.training.loop import measure_peak, without_tf32
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.record import device_name
-from convnet_edge.training.run import Run
+from convnet_edge.training.run import GraphedStep, Run
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 BATCH_SIZE = 64
@@ -150,7 +150,7 @@ def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
     given = TrainOptions(data_dir=setting.data_dir, **options)
     run = Run(given, device=setting.device, processes=Processes())
-    step = make_step(run) if graph else run.step
+    step = GraphedStep(run) if graph else run.step
 
     def block(n_steps: int) -> None:
         order = torch.randperm(len(run.used)).to(setting.device)

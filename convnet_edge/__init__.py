@@ -7,8 +7,6 @@ The functions and options of the commands, each imported when it is first asked 
 package imports neither torch nor numpy. On a device, `convnet_edge.runtime` is all there is.
 """
 
-import ast
-import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +38,9 @@ if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stan
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, from where the lines above have it."""
+    import ast  # a device, which asks for nothing here, does not wait for these
+    import pkgutil
+
     source = pkgutil.get_data(__name__, "__init__.py") or b""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level and node.names[0].name == name:

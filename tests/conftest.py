@@ -1,9 +1,7 @@
 """Shared by all tests: one tiny trained model, and its export."""
 
-from __future__ import annotations
-
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,24 +11,23 @@ from typer.testing import CliRunner, Result
 
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting.options import ExportOptions
-from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.measure.accuracy import ImageSet
-from convnet_edge.runtime.model_file import open_model
 from convnet_edge.training.options import TrainOptions
+
+N_FEW = 300
+ON_REQUEST = ("slow", "index", "browser", "arm")  # pyproject.toml says what they need
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow")
-    parser.addoption("--index", action="store_true", help="run those that need a package index")
-    parser.addoption("--browser", action="store_true", help="run those in a real browser")
-    parser.addoption("--arm", action="store_true", help="run those on emulated processors")
+    for marker in ON_REQUEST:
+        parser.addoption(f"--{marker}", action="store_true", help=f"run the tests marked {marker}")
     parser.addoption("--require-cuda", action="store_true", help="a skipped cuda test fails")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        for marker in ("slow", "index", "browser", "arm"):
+        for marker in ON_REQUEST:
             if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{marker}"))
         lacks_gpu = item.get_closest_marker("cuda") and not machine.gpu_names()
@@ -66,46 +63,40 @@ def test_set() -> ImageSet:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory):
-    """One epoch on the embedded sample: the tiny trained model of all tests."""
-    from convnet_edge.training import loop as train
+def few(test_set) -> ImageSet:
+    """The first test images: those that the tiny model is scored, proved and exported with."""
+    return replace(test_set, images=test_set.images[:N_FEW], labels=test_set.labels[:N_FEW])
 
-    out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
-    return train.train(TrainOptions(data="sample", epochs=1, out=out))
+
+@pytest.fixture
+def on_few(few, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load_test_set", lambda: few)
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory: pytest.TempPathFactory):
+def trained(few, tmp_path_factory: pytest.TempPathFactory):
+    """One epoch on the embedded sample: the tiny trained model of all tests."""
+    from convnet_edge.training import loop
+
+    out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_test_set", lambda: few)
+        return loop.train(TrainOptions(data="sample", epochs=1, out=out))
+
+
+@pytest.fixture(scope="session")
+def exported(trained, few, tmp_path_factory: pytest.TempPathFactory):
     from convnet_edge.exporting import export
 
     out = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    return export.export(ExportOptions(checkpoint=trained.checkpoint_path, out=out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_test_set", lambda: few)
+        return export.export(ExportOptions(checkpoint=trained.checkpoint_path, out=out))
 
 
 @pytest.fixture(scope="session")
 def model_bytes(exported) -> bytes:
     return exported.model_path.read_bytes()
-
-
-@pytest.fixture(scope="session")
-def quantised(exported, tmp_path_factory: pytest.TempPathFactory):
-    """The tiny model as integers, by layout."""
-    from convnet_edge.quantizing import quantize
-
-    folder = tmp_path_factory.mktemp("quantised")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "ROUND_S", 0.01)
-        return {
-            layout: quantize.quantize(
-                QuantizeOptions(
-                    model=exported.model_path,
-                    data="sample",
-                    layout=layout,
-                    out=folder / f"{layout}.onnx",
-                )
-            )
-            for layout in ("portable", "ort-cpu")
-        }
 
 
 @pytest.fixture(scope="session")
@@ -115,25 +106,10 @@ def graph_bytes(model_bytes: bytes) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def document(model_bytes: bytes) -> dict:
-    return open_model(model_bytes).contract.document
-
-
-@pytest.fixture(scope="session")
-def reference(trained, test_set):
-    from convnet_edge.networks import checkpoint
-    from convnet_edge.networks.convnet import reference_logits
+def reference(trained, few):
+    """What float64 PyTorch says of the few."""
+    from convnet_edge.networks import checkpoint, convnet
     from convnet_edge.sealing import parity
 
     model, _ = checkpoint.load_model(trained.checkpoint_path)
-    return parity.from_pytorch(test_set.images, reference_logits(model, test_set.images))
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    """A folder with the embedded training files under the names of the full ones."""
-    folder = tmp_path / "idx"
-    folder.mkdir()
-    for name in data.TRAIN_FILES:
-        shutil.copy(data.SAMPLE_DIR / f"{name}.gz", folder)
-    return folder
+    return parity.from_pytorch(few.images, convnet.reference_logits(model, few.images))

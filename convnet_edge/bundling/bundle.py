@@ -1,21 +1,32 @@
 """Hand models over: prove them here, then write them as one file, a page, or ONNX's test data.
 
-What each of these is made of is the business of pyz, site and testdata.
+How the file's bytes are laid out is `runtime.archive`'s business, what it does on a device that of
+`runtime.__main__`; the page is `site`'s.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
-from ..runtime import selftest
+from ..data.fashion_mnist import load_test_set
+from ..runtime import archive, selftest
 from ..runtime.classifier import Classifier
+from ..runtime.contract import Array
 from ..runtime.errors import InputError
+from ..runtime.files import write_atomically
 from ..runtime.measure.result import Check
+from ..runtime.protobuf import field
 from ..sealing.default_model import choose_model
-from . import pyz, site, testdata
+from . import site
 from .options import BundleOptions
+
+ELEMENT_TYPES = {"float32": 1, "uint8": 2}  # TensorProto.DataType
 
 
 @dataclass(frozen=True)
@@ -40,41 +51,31 @@ def bundle(options: BundleOptions) -> Bundle:
     """
     paths = [choose_model(path) for path in options.models or (None,)]
     models = {path.name: Classifier(path) for path in paths}
-    _require_fit(paths, models)
-    checks = {path.name: _prove(path, models[path.name]) for path in paths}
-    if options.target == "testdata":
-        (model,) = models.values()
-        out = options.out or Path(f"{paths[0].stem}-testdata")
-        return Bundle(out, checks, testdata.write(out, model))
+    apart = len(models) == len(paths)
+    if not apart or len({model.contract.class_labels for model in models.values()}) > 1:
+        raise InputError(
+            f"{', '.join(models)}: models of {'other classes' if apart else 'one name'}",
+            expected="models of one task, each of its own name",
+            next_step="bundle them apart" if apart else "rename one of them",
+        )
+    checks = {name: selftest.run_selftest(model) for name, model in models.items()}
+    for path in paths:
+        next_step = f"check it with `convnet-edge verify {path}`"
+        selftest.require(checks[path.name], what=f"{path} was not bundled", next_step=next_step)
+    suffix = ".pyz" if options.target == "pyz" else f"-{options.target}"
+    out = options.out or Path(f"{paths[0].stem}{suffix}")
     about = {
         "convnet_edge": __version__,
         "class_labels": list(models[paths[0].name].contract.class_labels),
         "models": [_about(name, model) for name, model in models.items()],
     }
-    if options.target == "web":
-        out = options.out or Path(f"{paths[0].stem}-web")
-        return Bundle(out, checks, site.write(out, models, about, options.ort_web))
-    out = options.out or Path(f"{paths[0].stem}.pyz")
-    document = pyz.write(out, models, about, with_test_set=options.with_test_set)
+    if options.target == "testdata":
+        document = _write_test_data(out, *models.values())
+    elif options.target == "web":
+        document = site.write(out, models, about, options.ort_web)
+    else:
+        document = _write_pyz(out, models, {**about, "test_set": options.with_test_set})
     return Bundle(out, checks, document)
-
-
-def _require_fit(paths: Sequence[Path], models: dict[str, Classifier]) -> None:
-    apart = len(models) == len(paths)
-    if not apart or len({model.contract.class_labels for model in models.values()}) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise InputError(
-            f"{names}: models of {'other classes' if apart else 'one name'}",
-            expected="models of one task, each of its own name",
-            next_step="bundle them apart" if apart else "rename one of them",
-        )
-
-
-def _prove(path: Path, model: Classifier) -> tuple[Check, ...]:
-    checks = selftest.run_selftest(model)
-    next_step = f"check it with `convnet-edge verify {path}`"
-    selftest.require(checks, what=f"{path} was not bundled", next_step=next_step)
-    return checks
 
 
 def _about(name: str, model: Classifier) -> dict[str, Any]:
@@ -92,3 +93,61 @@ def _about(name: str, model: Classifier) -> dict[str, Any]:
         "n_goldens": len(contract.goldens.images),
         "sample_pictures": [sample.name for sample in contract.samples],
     }
+
+
+def _write_pyz(
+    out: Path, models: Mapping[str, Classifier], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Put models, the runtime that proves them and their manifest into one file for a device."""
+    manifest = {"schema": archive.SCHEMA, **about}
+    own = [site.PACKAGE_DIR / "__init__.py", *(site.PACKAGE_DIR / "runtime").rglob("*.py")]
+    members = {
+        path.relative_to(site.PACKAGE_DIR.parent).as_posix(): site.read_own(path) for path in own
+    }
+    members["__main__.py"] = site.read_own(Path(__file__).with_name("start.py"))
+    members |= {archive.MODELS + name: model.file.data for name, model in models.items()}
+    if manifest["test_set"]:
+        members[archive.TEST_SET] = archive.encode_test_set(load_test_set())
+    members[archive.MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    packed = archive.pack(members)
+    write_atomically(out, packed)
+    out.chmod(0o755)
+    return {
+        "path": str(out),
+        "bundle_bytes": len(packed),
+        "bundle_sha256": hashlib.sha256(packed).hexdigest(),
+        "manifest": manifest,
+    }
+
+
+def _write_test_data(out: Path, model: Classifier) -> dict[str, Any]:
+    """Write a model and its golden vectors as ONNX's backend tests are laid out, into a folder.
+
+    data.json: the tolerance, which ONNX's loader takes instead of its own. input_0.pb: the golden
+    images as the model takes them, (K, 1, H, W); output_0.pb: their reference logits, (K, C)
+    float32. Source: https://github.com/onnx/onnx/blob/main/docs/OnnxBackendTest.md and
+    onnx/backend/test/loader.
+    """
+    contract, goldens = model.contract, model.contract.goldens
+    images, logits = model.to_input(goldens.images), goldens.logits.astype(np.float32)
+    contents = {
+        "model.onnx": model.file.data,
+        "data.json": json.dumps({"atol": goldens.tolerance, "rtol": 0.0}).encode(),
+        "test_data_set_0/input_0.pb": _encode_tensor(contract.input_name, images),
+        "test_data_set_0/output_0.pb": _encode_tensor(contract.output_name, logits),
+    }
+    for name, content in contents.items():
+        write_atomically(out / name, content)
+    return {"files": [str(out / name) for name in contents]}
+
+
+def _encode_tensor(name: str, values: Array) -> bytes:
+    """Return `values`, float32 or uint8 of any shape, as a serialised TensorProto."""
+    little_endian = values.astype(values.dtype.newbyteorder("<"))
+    fields = (
+        *(field(1, size) for size in values.shape),  # dims
+        field(2, ELEMENT_TYPES[values.dtype.name]),  # data_type
+        field(8, name.encode()),  # name
+        field(9, little_endian.tobytes()),  # raw_data
+    )
+    return b"".join(fields)

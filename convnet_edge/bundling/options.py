@@ -4,21 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option, require
-from ..sealing.default_model import MODEL_TEXT
+from ..runtime.options import Options, models, option, require
 
 
 @dataclass(frozen=True)
 class BundleOptions(Options):
     """What to hand over, and how."""
 
-    models: tuple[Path, ...] = option(
-        (),
-        "The .onnx files, the main one first.",
-        positional=True,
-        metavar="MODEL",
-        default_text=MODEL_TEXT,
-    )
+    models: tuple[Path, ...] = models()
     target: Literal["pyz", "testdata", "web"] = option(
         "pyz",
         "pyz: one file that runs there. web: a page for any browser. testdata: for ONNX's own test "

@@ -16,8 +16,8 @@ from ..data.fashion_mnist import SAMPLE_DIR, TEST_FILES, load_test_set
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
-from .pyz import PACKAGE_DIR, REINSTALL
 
+PACKAGE_DIR = Path(__file__).resolve().parents[1]
 WEB_DIR = PACKAGE_DIR / "web"
 SCHEMA = "convnet-edge/web/1"
 SITE, WORKER, ID_MARK = "site.json", "sw.js", b"@SITE@"
@@ -41,7 +41,11 @@ def write(
     A page that is there already is replaced once the new one is whole. about: what site.json says
     of the models. ort_web: npm's package.
     """
-    files = _own_files() | _runtime(ort_web)
+    load_test_set()  # its hashes are checked
+    images, labels = (read_own(SAMPLE_DIR / f"{name}.gz") for name in TEST_FILES)
+    files = {path.name: read_own(path) for path in WEB_DIR.iterdir() if path.is_file()}
+    files |= {"test-set/images.gz": images, "test-set/labels.gz": labels}
+    files |= _runtime(ort_web)
     files |= {f"models/{name}": model.file.data for name, model in models.items()}
     worker = files.pop(WORKER)
     digests = {name: hashlib.sha256(files[name]).digest() for name in sorted(files)}
@@ -81,13 +85,10 @@ def read_site(folder: Path) -> frozenset[str]:
         ) from error
 
 
-def _own_files() -> dict[str, bytes]:
-    """Return the page's scripts and the test set, whose hashes are checked."""
-    load_test_set()
-    images, labels = (SAMPLE_DIR / f"{name}.gz" for name in TEST_FILES)
-    paths = {path.name: path for path in WEB_DIR.iterdir() if path.is_file()}
-    paths |= {"test-set/images.gz": images, "test-set/labels.gz": labels}
-    return {n: read_bytes(path, limit=16 * MIB, next_step=REINSTALL) for n, path in paths.items()}
+def read_own(path: Path) -> bytes:
+    """Return the content of a file of this package."""
+    next_step = "pip install --force-reinstall convnet-edge"
+    return read_bytes(path, limit=16 * MIB, next_step=next_step)
 
 
 def _runtime(ort_web: Path) -> dict[str, bytes]:

@@ -35,11 +35,12 @@ from . import (
     train,
     verify,
 )
-from .terminal import Done, Terminal, rank
+from .terminal import Terminal, rank
 
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
+keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
 class _Group(TyperGroup):
@@ -98,33 +99,30 @@ def _options(
     """Take options that hold for no single command."""
     if not version:
         return
-    from importlib import metadata
+    from ..runtime.measure import machine
 
+    installed = machine.versions(PACKAGES)
     typer.echo(f"convnet-edge {__version__}\npython {sys.version.split()[0]}")
     for package in PACKAGES:
-        try:
-            typer.echo(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            typer.echo(f"{package} not installed")
+        typer.echo(f"{package} {installed.get(package, 'not installed')}")
     raise typer.Exit
 
 
-def bridge(run: Callable[..., Done], *, json: bool = True) -> Callable[..., None]:
+def bridge(run: Callable[..., None], *, json: bool = True) -> Callable[..., None]:
     """Return the function from whose signature Typer makes the command `run(options, terminal)`."""
     options = get_type_hints(run).get("options")
     ones = declared(options) if options else ()
     parameters = [_parameter(one) for one in ones]
     if json:
         flag = typer.Option("--json", help="Print the result as one JSON document on stdout.")
-        parameters.append(_keyword("json", Annotated[bool, flag], default=False))
+        parameters.append(keyword("json", annotation=Annotated[bool, flag], default=False))
 
     def command(**given: Any) -> None:
         terminal = Terminal(json=given.pop("json", False))
-        values = {
-            one.name: tuple(given[one.name] or ()) if one.is_list else given[one.name]
-            for one in ones
-        }
-        terminal.finish(run(*([options(**values)] if options else []), terminal))
+        for one in ones:
+            if one.is_list:
+                given[one.name] = tuple(given[one.name] or ())
+        run(*([options(**given)] if options else []), terminal)
 
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -133,42 +131,32 @@ def bridge(run: Callable[..., Done], *, json: bool = True) -> Callable[..., None
     return command
 
 
-def _keyword(name: str, annotation: Any, *, default: Any) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
 def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
     kind, default = one.kind, one.default
     metavar = one.metavar or (one.flag if one.positional else None)
     shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
     if one.units is not None or (one.is_list and not one.positional):
-        kind, default, shown["parser"] = str, _typed(one), partial(parse, one)
+        kind, shown["parser"] = str, partial(parse, one)
+        if default is not None:  # as a person would type it
+            listed = default if one.is_list else (default,)
+            default = one.default_text or ",".join(f"{number:g}" for number in listed)
     elif one.is_list:
-        kind, default = list[one.item], None  # type: ignore[name-defined]
+        kind, default = list[one.kind], None  # type: ignore[name-defined]
     elif default is None and not one.optional:
         default = Parameter.empty  # must be given
     if default is None or default is False:
         shown["show_default"] = one.default_text or False
-    if one.positional:
-        return _keyword(one.name, Annotated[kind, typer.Argument(**shown)], default=default)
     if kind in (int, float):  # of the others' ranges Typer knows nothing, but `check` does
         ends = {"min": one.low, "max": one.high}
         shown |= {name: end for name, end in ends.items() if math.isfinite(end)}
     is_switch = kind is bool and (one.optional or default)
     flag = f"{one.flag}/--no-{one.flag.removeprefix('--')}" if is_switch else one.flag
-    return _keyword(one.name, Annotated[kind, typer.Option(flag, **shown)], default=default)
+    about = typer.Argument(**shown) if one.positional else typer.Option(flag, **shown)
+    return keyword(one.name, annotation=Annotated[kind, about], default=default)
 
 
-def _typed(one: Declared) -> str | None:
-    """Return what a person would type for the default of an option that is parsed."""
-    if one.default is None:
-        return None
-    listed = one.default if one.is_list else (one.default,)
-    return one.default_text or ",".join(f"{number:g}" for number in listed)
-
-
-COMMANDS: dict[str, Callable[..., Done]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "export": export.command,
     "quantize": quantize.command,

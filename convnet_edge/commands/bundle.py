@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from ..bundling.options import BundleOptions, ServeOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 NEXT = {"pyz": "python3 {} selftest", "web": "convnet-edge serve {}"}
 
 
-def command(options: BundleOptions, terminal: Terminal) -> Done:
+def command(options: BundleOptions, terminal: Terminal) -> None:
     """Make one file for a device: models, runtime and proof; Python, numpy, onnxruntime run it.
 
     There: python3 NAME.pyz selftest, predict IMAGE..., bench, info. Of several models the fastest
@@ -28,11 +28,10 @@ def command(options: BundleOptions, terminal: Terminal) -> Done:
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")
     terminal.wrote([Path(path) for path in made.document.get("files", [made.path])])
-    next_command = NEXT.get(options.target)
-    return Done(made.document, next_command and next_command.format(made.path))
+    terminal.finish(made.document, NEXT.get(options.target, "").format(made.path))
 
 
-def serve(options: ServeOptions, terminal: Terminal) -> Done:
+def serve(options: ServeOptions, terminal: Terminal) -> None:
     """Show the page on this computer, with the headers that give it threads; Ctrl-C ends it.
 
     Only this computer can open it. An Android phone on its cable can after `adb reverse tcp:8000
@@ -43,4 +42,3 @@ def serve(options: ServeOptions, terminal: Terminal) -> Done:
     from ..bundling.serve import serve
 
     serve(options, lambda url: terminal.say(f"{url}   (Ctrl-C ends it)"))
-    return Done()

@@ -1,10 +1,10 @@
 """`compare`: an A/B gate on two models."""
 
 from ..reporting.options import CompareOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 
-def command(options: CompareOptions, terminal: Terminal) -> Done:
+def command(options: CompareOptions, terminal: Terminal) -> None:
     """Tell whether NEW is slower than BASE: exit 0 if not, 1 if so, 3 if nobody can tell.
 
     The two models are measured here, in fresh processes that take turns.
@@ -23,4 +23,5 @@ def command(options: CompareOptions, terminal: Terminal) -> Done:
         spread = f"{min(medians):.4f} to {max(medians):.4f} ms"
         terminal.say(f"{name:>4} {path}: p50 of {len(medians)} fresh processes {spread}")
     terminal.say(*(gate.line() for gate in found.gates))
-    return Done(found.as_json(), judge=lambda: require_gates(found))
+    terminal.finish(found.as_json())
+    require_gates(found)

@@ -10,16 +10,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+import typer
 
 from .. import __version__
 from ..runtime.errors import CheckFailedError
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PYTORCH = ("torch", "torchvision", "onnxscript")
 PROBE_S = 120
-IMPORT = "import onnxruntime; print(onnxruntime.__version__)"
 CUDA = (
     "import contextlib, io, onnxruntime\n"
     "from convnet_edge.runtime import providers\n"
@@ -46,39 +48,37 @@ class Finding:
         return "; ".join(filter(None, (f"[{mark}] {self.name}: {self.found}", self.why, mend)))
 
 
-def command(terminal: Terminal) -> Done:
+def command(terminal: Terminal) -> None:
     """Find the known traps of this environment; print what mends each, run nothing."""
     from ..runtime.measure import machine
 
     findings = diagnose()
     healthy = all(finding.status != "problem" for finding in findings)
     terminal.say(*(finding.line() for finding in findings))
-    document: dict[str, Any] = {
+    document = {
         "schema": "convnet-edge/doctor/1",
         "convnet_edge": __version__,
         "healthy": healthy,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": findings,
         "machine": machine.passport(),
     }
-    return Done(document, exit_code=0 if healthy else CheckFailedError.exit_code)
+    terminal.finish(document)
+    if not healthy:
+        raise typer.Exit(CheckFailedError.exit_code)
 
 
 def diagnose() -> tuple[Finding, ...]:
     """Look for every known trap; takes a few seconds."""
-    looks = (_builds, _import, _cuda, _torchvision, _onnxscript, _threads, _quota)
-    return tuple(finding for look in looks for finding in look())
+    from ..runtime.measure import machine
+    from ..runtime.providers import BUILDS
+
+    builds, pytorch = machine.versions(BUILDS), machine.versions(PYTORCH)
+    cuda = [_cuda()] if "onnxruntime-gpu" in builds else []
+    return (_builds(builds), _import(), *cuda, *_pytorch(pytorch), *_cores())
 
 
 def _judge(name: str, fits: bool, *, found: str, why: str, mend: str) -> Finding:
     return Finding(name, "ok", found) if fits else Finding(name, "problem", found, why, mend)
-
-
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
 
 
 def _probe(code: str) -> subprocess.CompletedProcess[str] | None:
@@ -91,10 +91,7 @@ def _probe(code: str) -> subprocess.CompletedProcess[str] | None:
     return None
 
 
-def _builds() -> Iterator[Finding]:
-    from ..runtime.providers import BUILDS
-
-    installed = {name: version for name in BUILDS if (version := _version(name))}
+def _builds(installed: dict[str, str]) -> Finding:
     found = " and ".join(f"{name} {version}" for name, version in installed.items())
     mend = f'pip install "convnet-edge[{"cuda" if "onnxruntime-gpu" in installed else "cpu"}]"'
     why = "nothing can be run"
@@ -103,77 +100,69 @@ def _builds() -> Iterator[Finding]:
         why = "they overwrite each other's files, and the CPU may run in CUDA's place"
         why += " (onnxruntime issue 26996)"
     fits, found = len(installed) == 1, found or "none is installed"
-    yield _judge("one onnxruntime", fits, found=found, why=why, mend=mend)
+    return _judge("one onnxruntime", fits, found=found, why=why, mend=mend)
 
 
-def _import() -> Iterator[Finding]:
+def _import() -> Finding:
     from ..runtime.session import ONNXRUNTIME_EXPORT_TARGET
 
-    name, done = "onnxruntime can be imported", _probe(IMPORT)
+    name = "onnxruntime can be imported"
+    done = _probe("import onnxruntime; print(onnxruntime.__version__)")
     if done is None:
-        yield Finding(name, "unknown", f"no answer within {PROBE_S} s")
-    elif done.returncode == 0:
-        version = done.stdout.strip()
+        return Finding(name, "unknown", f"no answer within {PROBE_S} s")
+    if done.returncode == 0:
+        version, why = done.stdout.strip(), f"files need {ONNXRUNTIME_EXPORT_TARGET}"
         fits = _numbers(version) >= _numbers(ONNXRUNTIME_EXPORT_TARGET)
-        why = f"files need {ONNXRUNTIME_EXPORT_TARGET}"
         mend = "pip install --upgrade onnxruntime"
-        yield _judge(name, fits, found=f"version {version}", why=why, mend=mend)
-    else:
-        code = done.returncode
-        ended = f"signal {-code}" if code < 0 else f"exit {code}"
-        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-        why = (
-            "an illegal instruction means a build for newer processors (onnxruntime issue 23957), "
-            "'_ARRAY_API' one for another numpy"
-        )
-        mend = "pip install --force-reinstall onnxruntime numpy"
-        yield Finding(name, "problem", f"{ended}: {words}", why, mend)
+        return _judge(name, fits, found=f"version {version}", why=why, mend=mend)
+    ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
+    words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+    why = (
+        "an illegal instruction means a build for newer processors (onnxruntime issue 23957), "
+        "'_ARRAY_API' one for another numpy"
+    )
+    mend = "pip install --force-reinstall onnxruntime numpy"
+    return Finding(name, "problem", f"{ended}: {words}", why, mend)
 
 
-def _cuda() -> Iterator[Finding]:
-    if not _version("onnxruntime-gpu"):
-        return
+def _cuda() -> Finding:
+    from ..runtime.providers import DRIVER_SIGNS
+
     name, done = "CUDA's libraries", _probe(CUDA)
     if done is None or done.returncode != 0:
-        yield Finding(name, "unknown", "could not be looked for, see above")
-        return
+        return Finding(name, "unknown", "could not be looked for, see above")
     missing, mend = done.stdout.strip(), "install the NVIDIA driver"
-    if "libcuda.so" not in missing and "no NVIDIA device" not in missing:
+    if not any(sign in missing for sign in DRIVER_SIGNS):
         mend = 'pip install --force-reinstall "onnxruntime-gpu[cuda,cudnn]"'
     why = "--provider cuda cannot be opened (onnxruntime issue 23372)"
-    yield _judge(name, not missing, found=missing or "all load", why=why, mend=mend)
+    return _judge(name, not missing, found=missing or "all load", why=why, mend=mend)
 
 
-def _torchvision() -> Iterator[Finding]:
+def _pytorch(installed: dict[str, str]) -> Iterator[Finding]:
     from importlib import metadata
 
-    torch, vision = _version("torch"), _version("torchvision")
-    if not torch or not vision:
-        return
-    (release, _, build), other = torch.partition("+"), vision.partition("+")[2]
-    pin = re.search(r"\btorch\s*\(?==\s*([\w.]+)", " ".join(metadata.requires("torchvision") or ()))
-    fits = pin is None or pin[1] in (release, torch)
-    fits = fits and (not build or not other or build == other)
-    found = f"torch {torch}, torchvision {vision}"
-    why = "`import torchvision` ends in `operator torchvision::nms does not exist`"
-    mend = "pip install --upgrade torch torchvision"
-    yield _judge("torch and torchvision fit", fits, found=found, why=why, mend=mend)
-
-
-def _onnxscript() -> Iterator[Finding]:
-    torch, script = _version("torch"), _version("onnxscript")
+    torch, vision, script = map(installed.get, PYTORCH)
+    if torch and vision:
+        (release, _, build), other = torch.partition("+"), vision.partition("+")[2]
+        wanted = " ".join(metadata.requires("torchvision") or ())
+        pin = re.search(r"\btorch\s*\(?==\s*([\w.]+)", wanted)
+        fits = pin is None or pin[1] in (release, torch)
+        fits = fits and (not build or not other or build == other)
+        found = f"torch {torch}, torchvision {vision}"
+        why = "`import torchvision` ends in `operator torchvision::nms does not exist`"
+        mend = "pip install --upgrade torch torchvision"
+        yield _judge("torch and torchvision fit", fits, found=found, why=why, mend=mend)
     if torch:
         fits = bool(script) or _numbers(torch) < (2, 9)
         found = f"torch {torch}, onnxscript {script}"
         why = "torch's default exporter needs it from 2.9 on (anomalib issue 3050)"
-        mend = "pip install onnxscript"
-        yield _judge("torch's exporter", fits, found=found, why=why, mend=mend)
+        yield _judge("torch's exporter", fits, found=found, why=why, mend="pip install onnxscript")
 
 
-def _threads() -> Iterator[Finding]:
-    from ..runtime.measure.machine import usable_cores
+def _cores() -> Iterator[Finding]:
+    from ..runtime.measure import machine
 
-    cores = usable_cores()
+    cores, quota = machine.usable_cores(), machine.cgroup_cores()
     for name in filter(os.environ.__contains__, THREAD_VARIABLES):
         text = os.environ[name]
         counts = text.split(",")  # OMP_NUM_THREADS may hold one count a nesting level
@@ -182,21 +171,13 @@ def _threads() -> Iterator[Finding]:
             why = "threads that wait for each other's cores: slower and unsteady"
             fits, mend = int(counts[0]) <= cores, f"export {name}={cores}"
         else:
-            why = "it is ignored, or ends the program"
-            fits, mend = False, f"unset {name}"
+            why, fits, mend = "it is ignored, or ends the program", False, f"unset {name}"
         yield _judge(name, fits, found=found, why=why, mend=mend)
-
-
-def _quota() -> Iterator[Finding]:
-    from ..runtime.measure import machine
-
-    quota = machine.cgroup_cores()
-    found = f"{machine.usable_cores()} of {os.cpu_count()}"
-    found += f"; a quota of {quota:g} cores" if quota is not None else ""
+    found = f"{cores} of {os.cpu_count()}"
+    found += f"; a quota of {quota:g} cores" if quota else ""
     why = "every run is stopped for part of each period: times are those of the quota"
     mend = "give the container --cpus 1 or more"
-    fits = quota is None or quota >= 1
-    yield _judge("cores allowed", fits, found=found, why=why, mend=mend)
+    yield _judge("cores allowed", not quota or quota >= 1, found=found, why=why, mend=mend)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
 """`export`: checkpoint → proved ONNX."""
 
 from ..exporting.options import ExportOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 
-def command(options: ExportOptions, terminal: Terminal) -> Done:
+def command(options: ExportOptions, terminal: Terminal) -> None:
     """Export to one ONNX file and prove it equal to PyTorch; written only if the proof holds.
 
     Example: convnet-edge export checkpoints/convnet.safetensors
@@ -22,4 +22,4 @@ def command(options: ExportOptions, terminal: Terminal) -> Done:
         f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
     )
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    return Done(report, f"convnet-edge bench {result.model_path}")
+    terminal.finish(report, f"convnet-edge bench {result.model_path}")

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.options import Options, option
-from ..sealing.default_model import MODEL_HELP, MODEL_TEXT, choose_model
-from .terminal import Done, Terminal
+from ..runtime.options import Options, model
+from ..sealing.default_model import choose_model
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..runtime.model_file import ModelFile
 
+SHOWN = ("path", "model_bytes", "model_sha256", "ir_version", "opsets", "ops", "n_parameters",
+         "n_multiplications", "inputs", "outputs")  # fmt: skip
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
     "ort-cpu": "for onnxruntime's CPU provider only",
@@ -23,96 +25,73 @@ LAYOUTS = {
 class InspectOptions(Options):
     """What to look into."""
 
-    model: Path | None = option(  # noqa: RUF009 - it returns a field
-        None, MODEL_HELP, positional=True, default_text=MODEL_TEXT
-    )
+    model: Path | None = model(positional=True)  # noqa: RUF009 - it returns a field
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What the file holds."""
-
-    path: Path
-    file: ModelFile
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON values; golden images and samples by their number."""
-        file, stated, goldens = self.file, self.file.contract, self.file.contract.goldens
-        samples = [sample.name for sample in stated.samples]
-        return {
-            "schema": "convnet-edge/inspect/1",
-            "path": str(self.path),
-            "model_bytes": len(file.data),
-            "model_sha256": file.sha256,
-            "ir_version": file.ir_version,
-            "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
-            "ops": file.op_counts(),
-            "n_parameters": file.n_parameters,
-            "n_multiplications": file.n_multiplications,
-            "inputs": {name: list(shape) for name, shape in file.inputs.items()},
-            "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-            "digests_hold": all(check.passed for check in file.digests),
-            "contract": {
-                **stated.document,
-                "goldens": {
-                    "n": len(goldens.images),
-                    "floor": goldens.floor,
-                    "tolerance": goldens.tolerance,
-                },
-                "preprocessing": {**stated.document["preprocessing"], "samples": samples},
-            },
-        }
-
-
-def command(options: InspectOptions, terminal: Terminal) -> Done:
+def command(options: InspectOptions, terminal: Terminal) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
-    found = inspect(options)
-    document = found.as_json()
-    for name, text in _facts(document).items():
+    from ..runtime.measure.tables import heading, shown
+
+    path, file = choose_model(options.model), inspect(options)
+    document = _document(path, file)
+    facts = {heading(name): shown(name, document[name]) for name in SHOWN}
+    for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
-    terminal.say(*(f"{'':>15}  {check.line()}" for check in found.file.digests))
-    return Done(document, f"convnet-edge verify {found.path}")
+    terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
+    terminal.finish(document, f"convnet-edge verify {path}")
 
 
-def inspect(options: InspectOptions) -> Inspection:
-    """Read the model file.
+def inspect(options: InspectOptions) -> ModelFile:
+    """Read the model file: its graph, weights, contract and digests; nothing is proved by that.
 
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """
     from ..runtime.model_file import open_model
 
-    path = choose_model(options.model)
-    return Inspection(path, open_model(path))
+    return open_model(choose_model(options.model))
 
 
-def _facts(document: dict[str, Any]) -> dict[str, str]:
-    """Return what people read of an inspection, by what it is."""
-    contract, n_multiplications = document["contract"], document["n_multiplications"]
-    measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
-    integers = ""
-    if made := contract.get("quantization"):
-        layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
-        integers = f", int8 of {made['weight_bits']} bits, {layout}"
-    versions = {
-        f"{stage} with": ", ".join(f"{name} {version}" for name, version in packages.items())
-        for stage, packages in contract["versions"].items()
-    }
+def _document(path: Path, file: ModelFile) -> dict[str, Any]:
+    """Return plain JSON values; golden images by their number, sample pictures by their names."""
+    stated, goldens = file.contract.document, file.contract.goldens
+    samples = [sample.name for sample in file.contract.samples]
+    tolerated = {"floor": goldens.floor, "tolerance": goldens.tolerance}
     return {
-        "file": f"{document['path']}  ({document['model_bytes']:,} bytes, sha256 "
-        f"{document['model_sha256'][:16]}…)",
-        "format": f"opset {document['opsets']}, IR {document['ir_version']}",
-        "operations": ", ".join(f"{count} {name}" for name, count in document["ops"].items()),
-        "parameters": f"{document['n_parameters']:,}{integers}",
-        "multiplications": "unknown: shapes are not in the file"
-        if n_multiplications is None
-        else f"{n_multiplications:,} an image",
-        "input": f"{document['inputs']}, {contract['input']['scale']}",
-        "output": f"{document['outputs']}",
+        "schema": "convnet-edge/inspect/1",
+        "path": str(path),
+        "model_bytes": len(file.data),
+        "model_sha256": file.sha256,
+        "ir_version": file.ir_version,
+        "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
+        "ops": file.op_counts(),
+        "n_parameters": file.n_parameters,
+        "n_multiplications": file.n_multiplications,
+        "inputs": {name: list(shape) for name, shape in file.inputs.items()},
+        "outputs": {name: list(shape) for name, shape in file.outputs.items()},
+        "digests_hold": all(check.passed for check in file.digests),
+        "contract": {
+            **stated,
+            "goldens": {"n": len(goldens.images), **tolerated},
+            "preprocessing": {**stated["preprocessing"], "samples": samples},
+        },
+    }
+
+
+def _stated(contract: dict[str, Any]) -> dict[str, str]:
+    """Return what people read of a contract, by what it is."""
+    measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
+    found = {
+        "scale": contract["input"]["scale"],
         "classes": ", ".join(contract["class_labels"]),
         "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
         "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
-        **versions,
     }
+    if made := contract.get("quantization"):
+        layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
+        found["integers"] = f"int8 of {made['weight_bits']} bits, {layout}"
+    for stage, versions in contract["versions"].items():
+        found[f"{stage} with"] = ", ".join(f"{name} {text}" for name, text in versions.items())
+    return found

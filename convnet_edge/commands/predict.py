@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import typer
+
 from ..predicting.options import PredictOptions
 from ..runtime.errors import InputError
 from ..sealing.default_model import choose_model
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 CSV_COLUMNS = (
     "path", "label", "probability", "second", "second_probability", "third", "third_probability",
 )  # fmt: skip
 
 
-def command(options: PredictOptions, terminal: Terminal) -> Done:
+def command(options: PredictOptions, terminal: Terminal) -> None:
     """Label pictures, with the three likeliest classes; without any, draw the tutorial's grid.
 
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
@@ -27,8 +29,9 @@ def command(options: PredictOptions, terminal: Terminal) -> Done:
     document: dict[str, Any] = {"predictions": answers}
     if options.plot or not options.images:  # beside answers, the grid's lines are asides
         document["grid"] = _draw_grid(options, Terminal(json=True) if answers else terminal)
-    failed = any("error" in answer for answer in answers)
-    return Done(document, exit_code=InputError.exit_code if failed else 0)
+    terminal.finish(document)
+    if any("error" in answer for answer in answers):  # each has been told
+        raise typer.Exit(InputError.exit_code)
 
 
 def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """`quantize`: float ONNX → int8 behind a gate."""
 
 from ..quantizing.options import QuantizeOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 
-def command(options: QuantizeOptions, terminal: Terminal) -> Done:
+def command(options: QuantizeOptions, terminal: Terminal) -> None:
     """Make an int8 model, gated on accuracy; written only if the gate holds.
 
     Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
@@ -27,4 +27,4 @@ def command(options: QuantizeOptions, terminal: Terminal) -> Done:
         f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
     )
     terminal.wrote((result.model_path, result.report_path))
-    return Done(report, f"convnet-edge bench {result.model_path}")
+    terminal.finish(report, f"convnet-edge bench {result.model_path}")

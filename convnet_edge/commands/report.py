@@ -1,10 +1,10 @@
 """`report`: many machines' results on one page."""
 
 from ..reporting.options import ReportOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 
-def command(options: ReportOptions, terminal: Terminal) -> Done:
+def command(options: ReportOptions, terminal: Terminal) -> None:
     """Make one table, pictures and a page that opens anywhere, from many machines' results.
 
     Example: convnet-edge report pi4.json jetson.json laptop.json --out r.html
@@ -21,4 +21,4 @@ def command(options: ReportOptions, terminal: Terminal) -> Done:
         "pictures": [str(picture.path) for picture in made.pictures if picture.drawn],
         "warnings": list(made.warnings),
     }
-    return Done(document)
+    terminal.finish(document)

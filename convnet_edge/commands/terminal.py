@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json as json_module
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +21,6 @@ if TYPE_CHECKING:
     from ..drawing.pictures import Picture
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command leaves to be done once it has shown its result.
-
-    document: for --json, a dataclass or a dict. next_command: to copy. judge: raises where the
-    result is a failure. exit_code: of a failure of which everything has been said.
-    """
-
-    document: Any = None
-    next_command: str | None = None
-    judge: Callable[[], None] = lambda: None
-    exit_code: int = 0
-
-
 def rank() -> int:
     """Return this process's rank among those that torchrun started, 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
@@ -44,23 +29,23 @@ def rank() -> int:
 class Terminal:
     """Where the words of one command go.
 
-    json: whether stdout carries the JSON document. pictures: all that were named until now.
+    json: whether stdout carries the JSON document. chained: whether the next command follows by
+    itself. pictures: all that were named until now.
     """
 
     def __init__(self, *, json: bool = False) -> None:
-        self.json = json
+        self.json, self.chained = json, False
         self.pictures: list[Picture] = []
         self._bar: Progress | None = None
 
     def say(self, *lines: str, aside: bool = False) -> None:
         """Print what a person asked for; aside: what matters beside it."""
-        bar = self._bar
-        if bar is not None:  # off the terminal while something else is printed
-            bar.stop()
+        if self._bar is not None:  # off the terminal while something else is printed
+            self._bar.stop()
         for line in lines:
             typer.echo(line, err=self.json or aside)
-        if bar is not None:
-            bar.start()
+        if self._bar is not None:
+            self._bar.start()
 
     def note(self, *lines: str) -> None:
         """Print what matters beside it."""
@@ -76,10 +61,8 @@ class Terminal:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             bar.add_task("starting", total=None)
             self._bar = bar
-            try:
-                yield
-            finally:
-                self._bar = None
+            yield
+            self._bar = None  # after an error nothing more is said here
 
     def step(self, text: str) -> None:
         """Say in the bar what begins now; how much of it is done is not known."""
@@ -104,15 +87,12 @@ class Terminal:
 
             self.note(f"left out, matplotlib is not installed: {', '.join(left_out)}; {INSTALL}")
 
-    def finish(self, done: Done) -> None:
-        """Print the JSON document where it was asked for, and the next command; then judge."""
-        if self.json and done.document is not None:
+    def finish(self, document: Any, next_command: str = "") -> None:
+        """Print a dataclass or dict where JSON was asked for, and the next command to copy."""
+        if self.json:
             from ..runtime.measure.result import as_json
 
-            plain = done.document if isinstance(done.document, dict) else as_json(done.document)
+            plain = as_json(document)
             typer.echo(json_module.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False))
-        if done.next_command is not None:
-            self.say(f"next: {done.next_command}")
-        done.judge()
-        if done.exit_code:
-            raise typer.Exit(done.exit_code)
+        if next_command and not self.chained:
+            self.say(f"next: {next_command}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..training.options import TrainOptions
-from .terminal import Done, Terminal, rank
+from .terminal import Terminal, rank
 
 if TYPE_CHECKING:
     from ..training import loop as stage
-    from ..training.run import EpochMetrics
+    from ..training.run import EpochMetrics, Run
 
 
-def command(options: TrainOptions, terminal: Terminal) -> Done:
+def command(options: TrainOptions, terminal: Terminal) -> None:
     """Train the convnet on Fashion-MNIST; the defaults are the tutorial's recipe.
 
     Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best
@@ -20,11 +20,11 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
     """
     from ..networks import checkpoint
     from ..training import loop as stage
-    from ..training.run import EpochMetrics
+    from ..training.run import EpochMetrics, Run
 
     if rank() != 0:
         stage.train(options)
-        return Done()
+        return
     if options.resume_path.exists() and not options.resume:
         terminal.note(
             f"{options.resume_path} holds an unfinished run, which this run replaces; "
@@ -33,7 +33,7 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
 
     def tell(event: stage.Event) -> None:
         match event:
-            case stage.Start():
+            case Run():
                 _show_start(options, event, terminal)
             case stage.Progress(so_far, n_images, n_images_total):
                 share = (so_far.epoch - 1 + n_images / n_images_total) / options.plan.epochs
@@ -50,14 +50,16 @@ def command(options: TrainOptions, terminal: Terminal) -> Done:
         terminal.say(f"Test accuracy: {result.test.summary()}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
         document = result.record
-    return Done(document, f"convnet-edge export {options.out}")
+    terminal.finish(document, f"convnet-edge export {options.out}")
 
 
-def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -> None:
+def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     """Print data, network, cost and recipe, before the first epoch."""
+    from ..training.loop import measure_peak
     from ..training.record import device_name
 
-    run, recipe, network = start.run, start.run.recipe, start.run.architecture
+    recipe, network, peak = run.recipe, run.architecture, measure_peak(run.device)
+    bound_s = len(run.used) * network.n_training_operations / peak
     images, n_processes, n_done = run.used, run.processes.size, len(run.epochs)
     data_bytes = images.images.nbytes + 8 * len(images)
     together = f", {n_processes} processes" if n_processes > 1 else ""
@@ -71,7 +73,7 @@ def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -
         f"Cost: {network.n_parameters:,} parameters ({4 * network.n_parameters / 1e6:.2f} MB); "
         f"{sum(network.n_multiplications):,} multiplications an image (conv1 {conv1:,}, conv2 "
         f"{conv2:,}, linear {sum(linear):,}); data {data_bytes / 1e6:.0f} MB; peak measured "
-        f"here {start.peak_flops / 1e9:,.0f} GFLOP/s, so an epoch takes {start.bound_s:.2g} s or "
+        f"here {peak / 1e9:,.0f} GFLOP/s, so an epoch takes {bound_s:.2g} s or "
         "more",
         f"Recipe {options.recipe}: {recipe.epochs} epochs of batches of {recipe.batch_size}, "
         f"seed {options.seed}",
@@ -80,7 +82,7 @@ def _show_start(options: TrainOptions, start: stage.Start, terminal: Terminal) -
         resumed = f"Resuming after {n_done} complete epochs"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
-    terminal.note(*(f"warning: {warning}" for warning in start.warnings))
+    terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
 
 
 def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:

@@ -1,12 +1,10 @@
 """`verify`: prove a model file on this machine."""
 
-from functools import partial
-
 from ..exporting.options import VerifyOptions
-from .terminal import Done, Terminal
+from .terminal import Terminal
 
 
-def command(options: VerifyOptions, terminal: Terminal) -> Done:
+def command(options: VerifyOptions, terminal: Terminal) -> None:
     """Prove a model file on this machine: digests, golden vectors, preprocessing.
 
     Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors
@@ -26,10 +24,9 @@ def command(options: VerifyOptions, terminal: Terminal) -> Done:
         "PASS" if report.passed else "FAIL",
     )
     terminal.wrote((result.report_path,))
-    judge = partial(
-        require,
+    terminal.finish(report, f"convnet-edge bench {result.model_path}" if report.passed else "")
+    require(
         report.checks,
         what=f"{result.model_path} is not proved on {options.provider}",
         next_step=f"read {result.report_path}; fetch the file again, or export it anew",
     )
-    return Done(report, f"convnet-edge bench {result.model_path}" if report.passed else None, judge)

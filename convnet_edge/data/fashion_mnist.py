@@ -68,11 +68,9 @@ def load_training_set(name: str, data_dir: Path) -> ImageSet:
     """
     if name == "sample":
         return _load(SAMPLE_DIR, TRAIN_FILES, SAMPLE_SHA256)
-    for folder in (data_dir, data_dir / TORCHVISION_SUBDIR, PACKAGED_DIR):
-        if any(_find(folder, file) for file in TRAIN_FILES):
-            return _load(folder, TRAIN_FILES, TRAIN_SHA256)
-    _download(data_dir)
-    return _load(data_dir / TORCHVISION_SUBDIR, TRAIN_FILES, TRAIN_SHA256)
+    folders = (data_dir, data_dir / TORCHVISION_SUBDIR, PACKAGED_DIR)
+    found = (one for one in folders if any(_find(one, file) for file in TRAIN_FILES))
+    return _load(next(found, None) or _download(data_dir), TRAIN_FILES, TRAIN_SHA256)
 
 
 def _find(folder: Path, file: str) -> Path | None:
@@ -83,8 +81,8 @@ def _find(folder: Path, file: str) -> Path | None:
 
 def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> ImageSet:
     images, labels = (
-        _read(_find(folder, file) or folder / f"{file}.gz", digest, swapped=other)
-        for file, digest, other in zip(files, sha256, reversed(sha256), strict=True)
+        _read(_find(folder, file) or folder / f"{file}.gz", digest, sha256)
+        for file, digest in zip(files, sha256, strict=True)
     )
     return ImageSet(
         np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, SIDE, SIDE),
@@ -94,8 +92,8 @@ def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> Imag
     )
 
 
-def _read(path: Path, sha256: str, *, swapped: str) -> bytes:
-    """Return the content of a file, decompressed, that must have this digest."""
+def _read(path: Path, sha256: str, pair: tuple[str, str]) -> bytes:
+    """Return the content of a file, decompressed, that must have this digest, one of the pair."""
     data, next_step = read_bytes(path, limit=MAX_FILE_BYTES, next_step=REFETCH), REFETCH
     try:
         if data[:2] == b"\x1f\x8b":  # told by content, not by name
@@ -107,8 +105,7 @@ def _read(path: Path, sha256: str, *, swapped: str) -> bytes:
         digest = hashlib.sha256(data).hexdigest()
         if digest != sha256:
             next_step = "remove the file, or name another folder with --data-dir"
-            if digest == swapped:
-                next_step = "images and labels are swapped"
+            next_step = "images and labels are swapped" if digest in pair else next_step
             raise ValueError(f"content sha256 {digest[:16]}…")
     except (ValueError, zlib.error) as error:
         raise InputError(
@@ -119,12 +116,13 @@ def _read(path: Path, sha256: str, *, swapped: str) -> bytes:
     return data
 
 
-def _download(data_dir: Path) -> None:
+def _download(data_dir: Path) -> Path:
     try:
         from torchvision import datasets
 
         with contextlib.redirect_stdout(io.StringIO()):
             datasets.FashionMNIST(root=str(data_dir), train=True, download=True)
+        return data_dir / TORCHVISION_SUBDIR
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
             f"Fashion-MNIST is neither in {data_dir} nor in {PACKAGED_DIR}, and the download "

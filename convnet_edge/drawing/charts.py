@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..runtime.measure.result import Latency, Percentile, Result
+from ..runtime.measure.result import Latency, Result
+from ..runtime.measure.stats import Array
 from ..runtime.measure.tables import NONE
 from .pictures import COLORS, INK, draw
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = np.ndarray[Any, np.dtype[Any]]
 chart = functools.partial(draw, svg=True)
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
@@ -30,6 +30,7 @@ DASHES = ("-", "--", "-.", ":")
 MAX_LABEL = 52  # characters that fit
 WIDTH_IN = 4.7  # a phone's width at about this font size
 SHOWN = (0.0005, 0.999)  # of the runs, from and to
+PLAIN = "{x:,.6g}"  # of an axis' numbers
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,24 @@ class Entry:
         rows = self.result.latency
         return sorted((row.batch_size, row.images_per_s) for row in rows if row.images_per_s)
 
-    def percentile(self, p: float) -> Percentile | None:
-        """Return a percentile in milliseconds, None where it is not known."""
+    def percentile(self, p: float) -> tuple[float, ...]:
+        """Return a percentile in milliseconds and the ends of its interval, empty if not known."""
         found = self.row and self.row.percentile(p)
-        return found if found and found.value else None
+        value = found and found.value
+        return (value, found.low or value, found.high or value) if found and value else ()
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """The accuracy in percent and the ends of its interval, empty if not known."""
+        score = self.result.accuracy
+        ends = (score.accuracy, score.interval.low, score.interval.high) if score else ()
+        return tuple(100 * share for share in ends)
 
     @property
     def point(self) -> tuple[float, ...]:
-        """p50 in milliseconds and accuracy in percent, empty unless both are known."""
-        p50, score = self.percentile(0.5), self.result.accuracy
-        return (p50.value, 100 * score.accuracy) if p50 and p50.value and score else ()
+        """p50 and accuracy, empty unless both are known."""
+        p50, accuracy = self.percentile(0.5), self.accuracy
+        return (p50[0], accuracy[0]) if p50 and accuracy else ()
 
 
 @chart
@@ -104,7 +113,7 @@ def latency(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     figure.set_size_inches(WIDTH_IN, 1.1 + 0.58 * len(entries))
     axes = figure.subplots()
     ends = [[_quantile(*one.times, share) for one in entries] for share in SHOWN]
-    p99s = [found.value or 0.0 for one in entries if (found := one.percentile(0.99))]
+    p99s = [found[0] for one in entries if (found := one.percentile(0.99))]
     low, high = min(ends[0]) / 1.05, max(*ends[1], *p99s, min(ends[0]) * 1.1) * 1.05
     edges = np.geomspace(low, high, 240)
     for bottom, one in enumerate(reversed(entries)):
@@ -113,7 +122,7 @@ def latency(figure: Figure, entries: Sequence[Entry], title: str) -> None:
         axes.fill_between(centres, bottom, bottom + 0.62 * heights, color=color, linewidth=0)
         for p, height in ((0.5, 0.62), (0.99, 0.3)):
             if found := one.percentile(p):
-                axes.vlines(found.value or 0.0, bottom, bottom + height, color=INK, linewidth=1.2)
+                axes.vlines(found[0], bottom, bottom + height, color=INK, linewidth=1.2)
         axes.text(low, bottom + 0.66, one.label, fontsize=8, va="bottom")
     axes.set(xlim=(low, high), ylim=(-0.1, len(entries) + 0.05), yticks=[], title=title)
     axes.spines["left"].set_visible(False)
@@ -156,13 +165,7 @@ def accuracy(
                   label=label, linestyle=dashes, linewidth=1, alpha=0.7)  # fmt: skip
     times: list[float] = []
     for one in entries:
-        p50, score = one.percentile(0.5), one.result.accuracy
-        if p50 is None or p50.value is None or score is None:
-            continue
-        x, y = p50.value, 100 * score.accuracy
-        low, high = 100 * score.interval.low, 100 * score.interval.high
-        across = np.clip([[x - (p50.low or x)], [(p50.high or x) - x]], 0, None)
-        along = np.clip([[y - low], [high - y]], 0, None)
+        (x, across), (y, along) = _with_reach(*one.percentile(0.5)), _with_reach(*one.accuracy)
         axes.errorbar(x, y, along, across, linestyle="", elinewidth=1, label=one.label, **one.look)
         _number(axes, one, (x, y + along[1, 0]), (0, 3), ha="center")
         times += [x, x + across[1, 0]]
@@ -184,7 +187,7 @@ def sizes(figure: Figure, entries: Sequence[Entry], title: str) -> None:
         axes.text(0, place + 0.42, label, fontsize=8, va="bottom")
     axes.set(ylim=(-0.1, len(entries)), yticks=[], xlabel="kB", xlim=(0, None), title=title)
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(_plain)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.locator_params(axis="x", nbins=5)
 
 
@@ -201,8 +204,9 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower left", handlelength=2.6, borderpad=0)
 
 
-def _plain(value: float, _: float) -> str:
-    return f"{value:,.6g}"
+def _with_reach(value: float, low: float, high: float) -> tuple[float, Array]:
+    """Return a value, and how far its interval reaches down and up, (2, 1)."""
+    return value, np.clip([[value - low], [high - value]], 0, None)
 
 
 def _log_axis(axes: Axes, name: Literal["x", "y"], ends: tuple[float, float]) -> None:
@@ -212,7 +216,7 @@ def _log_axis(axes: Axes, name: Literal["x", "y"], ends: tuple[float, float]) ->
     axis = axes.xaxis if name == "x" else axes.yaxis
     is_wide = ends[1] > 8 * ends[0]
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(5))
-    axis.set_major_formatter(_plain)
+    axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..runtime.files import write_atomically
 from ..runtime.measure.result import Calibration, NodeTime, Paced
+from ..runtime.measure.stats import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..runtime.classifier import Classifier
     from ..runtime.measure.accuracy import ImageSet
 
-Array = np.ndarray[Any, np.dtype[Any]]
 P = ParamSpec("P")
 
 # at least 3:1 against a white and a dark page; charts tell them apart by marker and number too
@@ -66,16 +66,6 @@ class Picture:
     path: Path
     drawn: bool
     svg: str | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One image of two models: image (H, W) uint8; probabilities: of each model, (C,)."""
-
-    index: int
-    image: Array
-    true_name: str
-    probabilities: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -244,20 +234,20 @@ def nodes(figure: Figure, profile: Sequence[NodeTime]) -> None:
 def minutes(figure: Figure, paced: Paced) -> None:
     """Draw p50 and p90 by minute, beside clock and temperature where they could be read."""
     figure.set_size_inches(8, 4)
-    panels = {"ms a run": ("p50_ms", "p90_ms"), "MHz": ("clock_mhz",), "°C": ("temperature_c",)}
-    values = {name: np.array([getattr(row, name) for row in paced.minutes], float)  # None is NaN
-              for names in panels.values() for name in names}  # fmt: skip
-    known = [unit for unit, names in panels.items()
-             if unit == "ms a run" or not np.isnan(values[names[0]]).all()]  # fmt: skip
-    grid = figure.subplots(len(known), 1, sharex=True, squeeze=False)[:, 0]
+    panels = {"ms a run": ["p50_ms", "p90_ms"]}
+    for unit, name in (("MHz", "clock_mhz"), ("°C", "temperature_c")):
+        if any(getattr(row, name) is not None for row in paced.minutes):
+            panels[unit] = [name]
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     numbers = [row.minute + 1 for row in paced.minutes]
-    for axes, unit in zip(grid, known, strict=True):
-        for name in panels[unit]:
-            axes.plot(numbers, values[name], "o-", label=name.removesuffix("_ms"))
+    for axes, (unit, names) in zip(grid, panels.items(), strict=True):
+        for name in names:
+            values = np.array([getattr(row, name) for row in paced.minutes], float)  # None is NaN
+            axes.plot(numbers, values, "o-", label=name.removesuffix("_ms"))
         axes.set_ylabel(unit)
     top, bottom = grid[0], grid[-1]
     pace = f"{paced.pace_hz:g} a second" if paced.pace_hz else "back to back"
-    missing = "" if len(known) > 1 else "; neither clock nor temperature can be read here"
+    missing = "" if len(panels) > 1 else "; neither clock nor temperature can be read here"
     top.set(title=f"One image a run, {pace}{missing}", xlim=(0.5, max(numbers) + 0.5))
     top.set_ylim(bottom=0)
     top.legend()
@@ -268,13 +258,16 @@ def minutes(figure: Figure, paced: Paced) -> None:
 @draw
 def differences(
     figure: Figure,
-    cells: Sequence[Difference],
+    cells: Sequence[tuple[str, Array, Sequence[Array]]],
     labels: Sequence[str],
     *,
     names: tuple[str, str],
     title: str,
 ) -> None:
-    """Draw images that two models label differently or nearly so, with both probability bars."""
+    """Draw images that two models label differently or nearly so, with both probability bars.
+
+    cells: caption, image (H, W) uint8 and the probabilities (C,) of both models.
+    """
     from matplotlib.patches import Patch
 
     n_rows = -(-len(cells) // 2)
@@ -282,11 +275,10 @@ def differences(
     grid = figure.subplots(n_rows, 4, squeeze=False, width_ratios=(1, 2) * 2)
     for axes in grid.flat:
         axes.axis("off")
-    for cell, (picture, bars) in zip(cells, grid.reshape(-1, 2), strict=False):
-        picture.imshow(cell.image, cmap="gray", vmin=0, vmax=255)
-        picture.set_title(f"{cell.index}: {cell.true_name}", fontsize=8)
-        both = np.stack(cell.probabilities)  # (2, C)
-        shown = np.argsort(-both.max(axis=0))[:N_SHOWN_CLASSES]
+    for (caption, image, both), (picture, bars) in zip(cells, grid.reshape(-1, 2), strict=False):
+        picture.imshow(image, cmap="gray", vmin=0, vmax=255)
+        picture.set_title(caption, fontsize=8)
+        shown = np.argsort(-np.max(both, axis=0))[:N_SHOWN_CLASSES]
         places = np.arange(len(shown))
         bars.axis("on")
         for row, color, shift in zip(both, (BLUE, RED), (-0.2, 0.2), strict=True):

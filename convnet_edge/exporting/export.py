@@ -1,7 +1,6 @@
 """Export a checkpoint to one self-contained ONNX file, and prove it before it gets its name.
 
-The file is made in memory, sealed with its contract, and then every check runs on those final
-bytes. What was proved is in the report; a file that fails a check is never written.
+The file is made in memory and sealed with its contract; every check runs on those final bytes.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
 from ..runtime.measure.result import Accuracy, Check
 from ..runtime.model_file import open_model
-from ..sealing import document, goldens, parity
+from ..sealing import document, parity
 from . import graph
 from .options import ExportOptions
 
@@ -93,7 +92,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     report_path = document.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
     labels = tuple(trained.header["class_labels"])
     score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)
-    n_parameters = convnet.count_parameters(model)
+    n_parameters = model.architecture.n_parameters
     return ExportResult(path, report_path, picture, report, n_parameters, score)
 
 
@@ -129,24 +128,21 @@ def _describe(
     """Return the contract's document; no times and no paths in it."""
     architecture, labels = model.architecture, header["class_labels"]
     activity = convnet.hidden_activity(model, test.images)
-    chosen = goldens.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
+    chosen = document.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
     proof = document.describe_proof("float64 PyTorch", reference, test, chosen, labels)
     coverage = {
         "n_hidden_units": activity.shape[1],
         "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
         "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
     }
-    return {
+    return proof | {
         "name": options.out_path.stem,
         "class_labels": labels,
         "training": header["training"],
-        "parameters": {
-            "n": convnet.count_parameters(model),
-            "n_by_formula": architecture.n_parameters,
-        },
+        # the checkpoint was read, so the formula gives the number of its weights
+        "parameters": {"n": architecture.n_parameters, "n_by_formula": architecture.n_parameters},
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
-        "measured": proof["measured"],
         "goldens": proof["goldens"] | coverage,
         "input": document.describe_input(options.input, architecture.image_shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option, provider
-from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
+from ..runtime.options import Options, model, option, provider
+from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExportOptions(Options):
 class VerifyOptions(Options):
     """What to verify, and where."""
 
-    model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
+    model: Path | None = model(positional=True)
     provider: str = provider()
     against: Path | None = option(
         None, "A checkpoint or another model: compare all 10,000 test images."

@@ -14,17 +14,16 @@ import numpy as np
 from ..data import fashion_mnist as data
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
-from ..runtime.errors import InputError
+from ..runtime.contract import Array
 from ..runtime.files import write_json
 from ..runtime.measure import machine
 from ..runtime.measure.result import Check, as_json
 from ..runtime.model_file import ModelFile, open_model
+from ..runtime.options import require
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model
-from ..sealing.parity import TOLERANCE_FACTOR, Comparison, Proof, Reference
+from ..sealing.parity import Comparison, Proof, Reference
 from .options import VerifyOptions
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
     other = Classifier(path, provider=mine.session.provider)
     _require_same_images(path, other.contract.image_shape, mine)
     logits, known = (side.logits(images) for side in (mine, other))
-    reference = Reference(images, known.astype(np.float64), mine.tolerance / TOLERANCE_FACTOR)
+    floor = mine.tolerance / parity.TOLERANCE_FACTOR
+    reference = Reference(images, known.astype(np.float64), floor)
     found = parity.compare(logits, reference)
     verdict = "different"
     if logits.tobytes() == known.tobytes():
@@ -133,19 +133,15 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
     if verdict == "different":
         errors = parity.errors_of(logits, reference).max(axis=1)
         detail += f"; most in images {np.argsort(-errors, kind='stable')[:3].tolist()}"
-    name, same = "logits against the other model", verdict != "different"
-    check = Check(name, same, detail, found.max_error, mine.tolerance)
-    where = tuple(_differing_parts(mine.file, other.file))
+    name, where = "logits against the other model", tuple(_differing_parts(mine.file, other.file))
+    check = Check(name, verdict != "different", detail, found.max_error, mine.tolerance)
     return Proof((check,), logits, found), Against(str(path), other.file.sha256, verdict, where)
 
 
 def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
-    if found != (expected := classifier.contract.image_shape):
-        raise InputError(
-            f"{path} is for images of {found}",
-            expected=f"the model's {expected}",
-            next_step="name a model or checkpoint for the same images with --against",
-        )
+    expected = classifier.contract.image_shape
+    said = f"{path} is for images of {found}"
+    require(found == expected, said, f"the model's {expected}", "--against")
 
 
 def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:

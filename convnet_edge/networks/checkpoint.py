@@ -48,11 +48,7 @@ def describe_network(architecture: Architecture) -> dict[str, Any]:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` atomically.
-
-    Raises:
-        InputError: the folder cannot be written or the disk is full.
-    """
+    """Write `checkpoint` atomically."""
     header = {"schema": SCHEMA, "kind": checkpoint.kind, **checkpoint.header}
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
@@ -66,23 +62,19 @@ def load(path: Path, *, kind: str) -> Checkpoint:
         InputError: missing, truncated, foreign, of another kind or schema.
     """
     data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step=NEXT_STEP)
-    cause: Exception | None = None
     try:
         tensors = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][HEADER_KEY])
-        if (header["schema"], header["kind"]) == (SCHEMA, kind):
-            return Checkpoint(kind, tensors, header)
-        found = f"a {header['kind']} file of schema {header['schema']}"
-    except (KeyError, TypeError) as error:
-        found, cause = "a foreign file", error
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        found, cause = f"damaged or no safetensors file: {error}", error
-    raise InputError(
-        f"{path} is {found}",
-        expected=f"a convnet-edge {kind} checkpoint (safetensors) of schema {SCHEMA}",
-        next_step=NEXT_STEP,
-    ) from cause
+        if (header["schema"], header["kind"]) != (SCHEMA, kind):
+            raise ValueError(f"a {header['kind']} file of schema {header['schema']}")
+        return Checkpoint(kind, tensors, header)
+    except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{path} is damaged or foreign ({type(error).__name__}: {error})",
+            expected=f"a convnet-edge {kind} checkpoint (safetensors) of schema {SCHEMA}",
+            next_step=NEXT_STEP,
+        ) from error
 
 
 def load_model(path: Path) -> tuple[Convnet, Checkpoint]:

@@ -1,25 +1,21 @@
 """The tutorial's convnet, layer for layer and name for name, and what is computed from it.
 
-Source: the PyTorch tutorial "Convolutional Neural Network with PyTorch" that this project
-implements. How it is trained, stored or exported is the stages' business.
+Source: the PyTorch tutorial "Convolutional Neural Network with PyTorch". How it is trained, stored
+or exported is the stages' business.
 """
 
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ..runtime.errors import InputError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..runtime.contract import Array
+from ..runtime.options import require
 
 REFERENCE_BATCH_SIZE = 100  # float64 takes 3.2 s for 10,000 images; at 500 it took 5.5 s
-CONV_CHANNELS = (32, 64)
-HIDDEN_FEATURES = 128
+WIDTHS = (32, 64, 128)  # channels of both convolutions, hidden features
 
 
 @dataclass(frozen=True)
@@ -40,27 +36,25 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Check that a feature is left."""
-        if min(self.feature_sides) < 1:
-            raise InputError(
-                f"kernel size {self.kernel_size} on images of {self.image_shape[1]} x "
-                f"{self.image_shape[2]} pixels leaves nothing after two convolutions and poolings",
-                expected="a smaller kernel or larger images",
-                next_step="pass --kernel-size 3",
-            )
+        require(
+            min(self.feature_sides) >= 1,
+            f"kernel size {self.kernel_size} on images of {self.image_shape[1]} x "
+            f"{self.image_shape[2]} pixels leaves nothing after two convolutions and poolings",
+            "a smaller kernel or larger images",
+            "--kernel-size",
+        )
 
     @property
     def widths(self) -> tuple[int, int, int]:
         """The channels of both convolutions, and the hidden features."""
-        first, second, hidden = (
-            max(1, round(self.width * n)) for n in (*CONV_CHANNELS, HIDDEN_FEATURES)
-        )
+        first, second, hidden = (max(1, round(self.width * n)) for n in WIDTHS)
         return first, second, hidden
 
     @property
     def feature_sides(self) -> tuple[int, int]:
         """The (height, width) of the last feature map; below 1 where a side vanishes on the way."""
         height, width = self.image_shape[1:]
-        for _ in CONV_CHANNELS:  # no padding, then pooling by 2
+        for _ in range(2):  # no padding, then pooling by 2
             height, width = ((side - self.kernel_size + 1) // 2 for side in (height, width))
         return height, width
 
@@ -72,7 +66,7 @@ class Architecture:
         size 3. Function and gradients on that crop are those of the whole image.
         """
         height, width = self.feature_sides
-        for _ in CONV_CHANNELS:
+        for _ in range(2):
             height, width = (2 * side + self.kernel_size - 1 for side in (height, width))
         return height, width
 
@@ -122,12 +116,11 @@ class Convnet(nn.Module):
         super().__init__()
         self.architecture = architecture
         first, second, hidden = architecture.widths
-        kernel_size = architecture.kernel_size
         self.layer_stack = nn.Sequential(
-            nn.Conv2d(architecture.image_shape[0], first, kernel_size=kernel_size),
+            nn.Conv2d(architecture.image_shape[0], first, architecture.kernel_size),
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=2),
-            nn.Conv2d(first, second, kernel_size=kernel_size),
+            nn.Conv2d(first, second, architecture.kernel_size),
             nn.ReLU(),
             nn.MaxPool2d(kernel_size=2),
             nn.Flatten(),
@@ -142,11 +135,6 @@ class Convnet(nn.Module):
         """Map images (N, C, H, W) to logits (N, n_classes)."""
         logits: torch.Tensor = self.layer_stack(x)
         return logits
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return how many trainable parameters `model` has."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @torch.no_grad()
@@ -165,10 +153,7 @@ def fold_normalization(model: Convnet, mean: float, deviation: float) -> None:
 
 
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
-    """Return what `model` gives for uint8 `images` (N, H, W), computed by PyTorch in `dtype`.
-
-    Runs on the model's device, on a copy of it in eval mode.
-    """
+    """Return what a copy of `model` in eval mode gives for uint8 `images` (N, H, W), in `dtype`."""
     model, device = copy.deepcopy(model).to(dtype).eval(), next(model.parameters()).device
     parts = []
     with torch.inference_mode():

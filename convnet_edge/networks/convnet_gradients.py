@@ -1,9 +1,8 @@
 """One training step written out: loss and gradients of the convnet, without autograd.
 
-Same function and same gradients as `Convnet` with mean cross-entropy, from the same parameters, in
-an order that does less: one forward pass serves loss, gradients and accuracy; max-pooling comes
-before ReLU (they commute, and the ReLU has a quarter to do); nothing is kept or zeroed that a step
-does not need. Which images make a batch, and what is done with the gradients, is decided elsewhere.
+Function and gradients are those of `Convnet` with mean cross-entropy, in an order that does less:
+one forward pass serves loss, gradients and accuracy; max-pooling comes before ReLU (they commute,
+and the ReLU has a quarter to do); nothing is kept or zeroed that a step does not need.
 """
 
 from collections.abc import Sequence
@@ -46,11 +45,7 @@ class StepResult:
 
 @torch.no_grad()
 def loss_and_gradients(
-    parameters: Sequence[Tensor],
-    batch: Batch,
-    *,
-    n_total: int,
-    dtype: torch.dtype | None = None,
+    parameters: Sequence[Tensor], batch: Batch, *, n_total: int, dtype: torch.dtype | None = None
 ) -> StepResult:
     """Return loss, hits and gradients of the convnet with these `parameters` on `batch`.
 

@@ -1,13 +1,10 @@
 """The options of `predict`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option, provider
-from ..sealing.default_model import MODEL_HELP, MODEL_TEXT
+from ..runtime.options import Options, model, option, provider
 
 
 @dataclass(frozen=True)
@@ -17,7 +14,7 @@ class PredictOptions(Options):
     images: tuple[Path, ...] = option(
         (), "Pictures, and folders of them.", positional=True, metavar="IMAGE|DIR"
     )
-    model: Path | None = option(None, MODEL_HELP, default_text=MODEL_TEXT)
+    model: Path | None = model()
     provider: str = provider()
     plot: bool = option(False, "Draw the 5 × 3 grid of test images.")
     seed: int = option(0, "Which test images the grid shows.", low=0)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option
-from ..sealing.default_model import EXPORTED_DIR, MODEL_HELP, MODEL_TEXT
+from ..runtime.options import Options, model, option
+from ..sealing.default_model import EXPORTED_DIR
 
 Layout = Literal["portable", "ort-cpu"]
 LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int8-ort.onnx"}
@@ -15,7 +15,7 @@ LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int
 class QuantizeOptions(Options):
     """How to make integers of a float model."""
 
-    model: Path | None = option(None, MODEL_HELP, positional=True, default_text=MODEL_TEXT)
+    model: Path | None = model(positional=True)
     data: Literal["fashion-mnist", "sample"] = option(
         "fashion-mnist", "Training images that give ranges and the gate."
     )

@@ -1,7 +1,6 @@
 """Lay the integers of a portable graph out for the kernels of onnxruntime's CPU provider.
 
-The same weights, scales and zero points, so the same logits bit for bit; only for the networks that
-these kernels fit.
+The same integers, so the same logits bit for bit; only for the networks that these kernels fit.
 """
 
 from collections.abc import Sequence
@@ -12,13 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from .portable import constants
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 GROUP = 4  # columns of the image that conv1 takes as channels
-FITTING = [("Conv", 3, 3), ("Conv", 3, 3), ("Gemm",), ("Gemm",)]  # with the sides of kernels
 MICROSOFT = "com.microsoft"
 ZERO = np.uint8(0)  # the zero point of every activation
 
@@ -39,16 +36,12 @@ class Layer:
 
 
 def to_ort_cpu(graph: bytes) -> bytes:
-    """Return the same integers for the kernels of onnxruntime's CPU provider.
+    """Return the same integers for those kernels.
 
     With one input channel its convolution misses the symmetric kernel (multiples of 4 input and 16
     output channels). So the image is viewed as groups of 4 columns, which become the channels, and
     one 3 x 2 convolution computes 4 columns of all output channels; everything is channels-last.
-    Before: kernel 3, uint8 activations with zero point 0, a width of which the output needs all but
-    the last 4 - 2 columns of conv1, and channels that fit.
-
-    Raises:
-        InputError: one of these does not hold, and which.
+    The width must be one of which the output needs all but the last 4 - 2 columns of conv1.
     """
     proto = onnx.load_from_string(graph)
     layers, known = _read_layers(proto), constants(proto)
@@ -57,6 +50,8 @@ def to_ort_cpu(graph: bytes) -> bytes:
     rows, columns = cuts[0].tolist() if cuts else (0, width)
     _require_fit(layers, width, columns)
     conv1, conv2, linear1, linear2 = layers
+    by_channel = linear1.weight.reshape(len(linear1.weight), len(conv2.weight), -1)  # (K, C, H W)
+    channels_last = by_channel.transpose(0, 2, 1).reshape(linear1.weight.shape)
     out = _Writer()
     x = out.node("Slice", ["images", *out.weights_of(*np.array([[0], [rows], [2]]))])
     x = out.reshape(x, rows, width // GROUP, GROUP)
@@ -64,7 +59,7 @@ def to_ort_cpu(graph: bytes) -> bytes:
     x = out.pool(out.reshape(x, rows - 2, width - GROUP, len(conv1.weight)))
     x = out.pool(out.layer(x, conv2, linear1.input_scale))
     x = out.node("Flatten", [x], axis=1)
-    x = out.layer(x, _channels_last(linear1, len(conv2.weight)), linear2.input_scale)
+    x = out.layer(x, replace(linear1, weight=channels_last), linear2.input_scale)
     out.layer(x, linear2, None)
     made = helper.make_model(
         helper.make_graph(
@@ -77,21 +72,33 @@ def to_ort_cpu(graph: bytes) -> bytes:
 
 
 def _read_layers(proto: onnx.ModelProto) -> list[Layer]:
-    """Return the layers of a portable graph, in order."""
-    layers: list[Layer] = []
-    known = constants(proto)
+    """Return the layers of a portable graph, in order, that are integer with zero point 0."""
+    layers, known = [], constants(proto)
     floats = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
     sources = {node.output[0]: node.input for node in floats}
     for node in proto.graph.node:
-        if node.op_type not in ("Conv", "Gemm"):
-            continue
         parts = [sources[name] for name in node.input if name in sources]
-        _require(len(parts) == 3, f"layer {len(layers) + 1}, {node.op_type}, is not integer")
-        (_, scale, zero_point), weight, bias = parts
-        _require(not known[zero_point].any(), f"zero point {known[zero_point]}")
-        arrays = (known[name] for name in (*weight[:2], bias[0], scale))
-        layers.append(Layer(node.op_type, *arrays))
+        if node.op_type in ("Conv", "Gemm") and len(parts) == 3:
+            (_, scale, zero_point), weight, bias = parts
+            if not known[zero_point].any():
+                arrays = (known[name] for name in (*weight[:2], bias[0], scale))
+                layers.append(Layer(node.op_type, *arrays))
     return layers
+
+
+def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
+    match shapes := [(layer.op_type, *layer.weight.shape) for layer in layers]:
+        case [("Conv", first, 1, 3, 3), ("Conv", second, _, 3, 3), ("Gemm", *_), ("Gemm", *_)]:
+            channels_fit = first % GROUP == 0 and second % 16 == 0
+            if channels_fit and width % GROUP == 0 and columns - 2 == width - GROUP:
+                return
+    raise InputError(
+        f"the layout ort-cpu does not fit this model: it has the integer layers {shapes}, and "
+        f"needs {columns} of {width} columns of pixels",
+        expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
+        "pixels a row, one channel and then multiples of 4 and 16",
+        next_step="pass --layout portable",
+    )
 
 
 class _Writer:
@@ -154,34 +161,3 @@ def _grouped(conv1: Layer) -> Layer:
         weight_scale=np.tile(conv1.weight_scale, GROUP),
         bias=np.tile(conv1.bias, GROUP),
     )
-
-
-def _channels_last(linear: Layer, channels: int) -> Layer:
-    """Order the inputs of the first linear layer, (K, C H W), as channels-last: (K, H W C)."""
-    n_out, n_in = linear.weight.shape
-    weight = linear.weight.reshape(n_out, channels, n_in // channels).transpose(0, 2, 1)
-    return replace(linear, weight=weight.reshape(n_out, n_in))
-
-
-def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
-    kinds = [(layer.op_type, *layer.weight.shape[2:]) for layer in layers]
-    _require(kinds == FITTING, f"its layers are {kinds}")
-    conv1, conv2 = (layer.weight for layer in layers[:2])
-    _require(
-        width % GROUP == 0 and columns - 2 == width - GROUP,
-        f"its images are {width} pixels wide, of which {columns} are needed",
-    )
-    _require(
-        conv1.shape[1] == 1 and len(conv1) % GROUP == 0 and len(conv2) % 16 == 0,
-        f"it has {conv1.shape[1]}, {len(conv1)} and {len(conv2)} channels",
-    )
-
-
-def _require(holds: bool, found: str) -> None:
-    if not holds:
-        raise InputError(
-            f"the layout ort-cpu does not fit this model: {found}",
-            expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
-            "pixels a row, one channel and then multiples of 4 and 16",
-            next_step="pass --layout portable",
-        )

@@ -1,7 +1,6 @@
 """Quantise a float graph into standard QDQ, which any runtime understands.
 
 onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
-Whether the result is good enough is the quantize stage's business.
 """
 
 import tempfile
@@ -9,13 +8,12 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..runtime.contract import Array
 
 CALIBRATION_BATCH_SIZE = 100
 
@@ -24,12 +22,9 @@ def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str]
     """Quantise a float model statically, per channel, from the ranges that `images` give.
 
     model: a ModelProto that takes (N, 1, H, W) float32; a contract in it is left behind. images:
-    (N, 1, H, W) float32, calibration. float_layers: names of nodes that stay float. Weights have 7
-    bits (`reduce_range`): with 8, x86 without VNNI saturates. The graph returned takes uint8 grey
-    values and gives float logits.
-
-    Raises:
-        ValueError: the images do not span [0, 1], or the quantiser wrote something unexpected.
+    (N, 1, H, W) float32, calibration, from 0 to 1. float_layers: names of nodes that stay float.
+    Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. The graph returned
+    takes uint8 grey values and gives float logits.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -58,7 +53,6 @@ def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str]
         quantised = onnx.load(path)
     _take_grey_values(quantised)
     _give_float_logits(quantised)
-    _omit_zero_points_of_biases(quantised)
     _shorten(quantised)
     return bytes(quantised.SerializeToString(deterministic=True))
 
@@ -113,22 +107,18 @@ def _give_float_logits(proto: onnx.ModelProto) -> None:
         graph.node.remove(quantize)
 
 
-def _omit_zero_points_of_biases(proto: onnx.ModelProto) -> None:
-    """Leave out the zeros that `DequantizeLinear` takes for granted: 1 kB.
+def _shorten(proto: onnx.ModelProto) -> None:
+    """Leave out what no node reads and what a runtime infers; give values names of two letters.
 
-    Only the biases': without the weights', onnxruntime 1.32 does not fuse the layers.
+    `DequantizeLinear` takes zero points of 0 for granted (1 kB), but only the biases' are left out:
+    without the weights', onnxruntime 1.32 does not fuse the layers.
     """
-    known = constants(proto)
-    for node in proto.graph.node:
+    graph, known = proto.graph, constants(proto)
+    for node in graph.node:
         if node.op_type == "DequantizeLinear" and len(node.input) == 3:
             zero_point = known[node.input[2]]
             if zero_point.dtype == np.int32 and not zero_point.any():
                 del node.input[2]
-
-
-def _shorten(proto: onnx.ModelProto) -> None:
-    """Leave out what no node reads and what a runtime infers; give values names of two letters."""
-    graph = proto.graph
     used = {name for node in graph.node for name in node.input}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)

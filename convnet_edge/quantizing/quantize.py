@@ -16,6 +16,7 @@ import onnxruntime
 from ..data import fashion_mnist as data
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
+from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.result import Accuracy, Check, Interval
@@ -24,8 +25,6 @@ from ..sealing import document, parity
 from ..sealing.default_model import choose_model
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 VERSIONS = document.versions(onnx, onnxruntime)
 N_CALIBRATION, N_GATE = 1_000, 5_000
@@ -38,7 +37,7 @@ FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
 @dataclass(frozen=True)
 class Gate:
-    """What the images that ranges never saw say. Shares of n; upper_bound: one-sided 95 %."""
+    """What integers cost on images that ranges never saw. Shares of n; upper_bound: 95 %."""
 
     n: int
     n_lost: int
@@ -56,6 +55,14 @@ class Gate:
         )
         passed = self.upper_bound <= self.max_drop
         return Check("accuracy gate", passed, detail, self.upper_bound, self.max_drop)
+
+
+def judge(float_said: Array, said: Array, labels: Array, *, max_drop: float) -> Gate:
+    """Compare the labels that the float model and the integers give to the same images."""
+    pair = accuracy.compare(float_said, said, labels)
+    n, lost, gained = pair.n, pair.n_lost, pair.n_gained
+    bound = stats.paired_drop_bound(lost, gained, n)
+    return Gate(n, lost, gained, (lost - gained) / n, bound, max_drop)
 
 
 @dataclass(frozen=True)
@@ -147,27 +154,34 @@ class _Candidate:
     gate: Gate
 
 
-@dataclass(frozen=True)
 class _Source:
     """The float model, and the training images that judge its integers.
 
-    calibration: (N, H, W) uint8. said: (N,) what the float model says of the images of the gate.
+    document: its contract's, but for grey values. said: (N,) its labels of the images of the gate.
     """
 
-    classifier: Classifier
-    calibration: Array
-    gate: accuracy.ImageSet
-    said: Array
-    max_drop: float
-
-    def document(self) -> dict[str, Any]:
-        """Return its contract's document, but for grey values."""
-        stated = self.classifier.contract.document
-        return stated | {"input": document.describe_input("uint8", stated["input"]["shape"])}
+    def __init__(self, options: QuantizeOptions, path: Path) -> None:
+        self.classifier = Classifier(path)
+        stated = self.classifier.contract
+        if stated.input_dtype != "float32" or stated.quantization:
+            raise InputError(
+                f"{path} takes {stated.input_dtype}",
+                expected="a float model that takes float32, as `convnet-edge export` writes it",
+                next_step="export without --input uint8, and name that model",
+            )
+        grey = document.describe_input("uint8", (1, *stated.image_shape))
+        self.document = stated.document | {"input": grey}
+        images = data.load_training_set(options.data, options.data_dir)
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
+        held = order[N_CALIBRATION : N_CALIBRATION + N_GATE]
+        self.calibration = images.images[order[:N_CALIBRATION]]
+        self.gate = replace(images, images=images.images[held], labels=images.labels[held])
+        self.said = self.classifier.logits(self.gate.images).argmax(axis=1)
+        self.max_drop = options.max_drop / 100
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
-        return Classifier(contract.seal(graph, self.document()), settings=Settings(fuse=fuse))
+        return Classifier(contract.seal(graph, self.document), settings=Settings(fuse=fuse))
 
     def quantised(self, float_layers: Collection[str]) -> bytes:
         """Return its graph with integers in all but these layers."""
@@ -178,10 +192,7 @@ class _Source:
         """Return that graph, judged by the images that its ranges never saw."""
         graph = self.quantised(float_layers)
         said = self.draft(graph).logits(self.gate.images).argmax(axis=1)
-        pair = accuracy.compare(self.said, said, self.gate.labels)
-        n, lost, gained = pair.n, pair.n_lost, pair.n_gained
-        bound = stats.paired_drop_bound(lost, gained, n)
-        gate = Gate(n, lost, gained, (lost - gained) / n, bound, self.max_drop)
+        gate = judge(self.said, said, self.gate.labels, max_drop=self.max_drop)
         return _Candidate(graph, float_layers, gate)
 
 
@@ -196,7 +207,7 @@ def quantize(
     """
     source_path = choose_model(options.model)
     step(f"reading {source_path} and training images")
-    source, test = _open(options, source_path), data.load_test_set()
+    source, test = _Source(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")
     found = _search(source, options.layout, step)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
@@ -234,23 +245,6 @@ def quantize(
     return QuantizeResult(path, report_path, report, score)
 
 
-def _open(options: QuantizeOptions, path: Path) -> _Source:
-    classifier = Classifier(path)
-    stated = classifier.contract
-    if stated.input_dtype != "float32" or stated.quantization:
-        raise InputError(
-            f"{path} takes {stated.input_dtype}",
-            expected="a float model that takes float32, as `convnet-edge export` writes it",
-            next_step="export without --input uint8, and name that model",
-        )
-    images = data.load_training_set(options.data, options.data_dir)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(images))[: N_CALIBRATION + N_GATE]
-    chosen, held = order[:N_CALIBRATION], order[N_CALIBRATION:]
-    gate = replace(images, images=images.images[held], labels=images.labels[held])
-    said = classifier.logits(gate.images).argmax(axis=1)
-    return _Source(classifier, images.images[chosen], gate, said, options.max_drop / 100)
-
-
 def _search(source: _Source, layout: Layout, step: Callable[[str], None]) -> _Candidate:
     """Return the graph with as few float layers as the gate demands; all integer if none will do.
 
@@ -261,14 +255,16 @@ def _search(source: _Source, layout: Layout, step: Callable[[str], None]) -> _Ca
     if first.gate.check().passed or layout == "ort-cpu":  # that has integer layers only
         return first
     step("measuring each layer's noise")
-    exact, noise = source.classifier.logits(source.calibration), {}
+    exact = source.classifier.logits(source.calibration)
     nodes = onnx.load_from_string(source.classifier.file.data).graph.node
     layers = [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
-    for layer in layers:
+
+    def noise(layer: str) -> float:
         others = [other for other in layers if other != layer]
         logits = source.draft(source.quantised(others)).logits(source.calibration)
-        noise[layer] = float(((logits - exact) ** 2).sum())
-    noisiest = tuple(sorted(layers, key=lambda layer: -noise[layer]))
+        return float(((logits - exact) ** 2).sum())
+
+    noisiest = tuple(sorted(layers, key=noise, reverse=True))
     tries = (source.candidate(noisiest[:n_float]) for n_float in range(1, len(layers)))
     return next((one for one in tries if one.gate.check().passed), first)
 
@@ -285,7 +281,7 @@ def _describe(
     proof = document.describe_proof(
         "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
     )
-    return source.document() | {
+    return source.document | {
         "name": f"{stated.document['name']}.int8",
         "measured": proof["measured"],
         "goldens": stated.document["goldens"] | proof["goldens"],
@@ -308,10 +304,8 @@ def _prove(
 ) -> tuple[Check, ...]:
     """Check the final file; its test `logits` and every batch must be `exact` bit for bit."""
     same = np.array_equal(logits, exact.logits)
-    detail = (
-        f"{len(logits):,} test images, logits {'bit-equal to' if same else 'differ from'} the "
-        "standard graph's"
-    )
+    found = "bit-equal to" if same else "differ from"
+    detail = f"{len(logits):,} test images, logits {found} the standard graph's"
     return (
         gate.check(),
         *parity.check_graph(classifier.file),
@@ -325,35 +319,30 @@ def _compare(
     float_model: Classifier, logits: Array, test: accuracy.ImageSet, score: Accuracy
 ) -> Scores:
     float_said = float_model.logits(test.images).argmax(axis=1)
-    pair = accuracy.compare(float_said, logits.argmax(axis=1), test.labels)
-    lost, gained, n = pair.n_lost, pair.n_gained, pair.n
+    pair = judge(float_said, logits.argmax(axis=1), test.labels, max_drop=1.0)
     return Scores(
-        n=n,
+        n=pair.n,
         float_accuracy=float((float_said == test.labels).mean()),
         accuracy=score.accuracy,
         interval_95=score.interval,
-        n_lost=lost,
-        n_gained=gained,
-        drop=(lost - gained) / n,
-        drop_upper_bound_95=stats.paired_drop_bound(lost, gained, n),
-        mcnemar_p=pair.mcnemar_p,
+        n_lost=pair.n_lost,
+        n_gained=pair.n_gained,
+        drop=pair.drop,
+        drop_upper_bound_95=pair.upper_bound,
+        mcnemar_p=stats.mcnemar(pair.n_lost, pair.n_gained),
     )
 
 
 def _count_layers(classifier: Classifier, images: Array, float_layers: tuple[str, ...]) -> Layers:
-    operations = [node.op_type for node in cost.profile(classifier, images[:1])]
+    ran = [node.op_type for node in cost.profile(classifier, images[:1])]
     n_integer, n_float = (
-        sum(operation in kind for operation in operations)
-        for kind in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
+        sum(map(ran.count, ops)) for ops in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
     )
     return Layers(n_integer, n_float, float_layers)
 
 
 def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
-    """Time both models on the same images, in turn: one image on one thread, and throughput.
-
-    Throughput: one session of one thread, called by as many callers as there are cores.
-    """
+    """Time both in turn, on one thread: one image, and batches from as many callers as cores."""
     pair = [Classifier(each.file, threads=1) for each in (float_model, int8)]
     speeds = []
     for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
@@ -361,8 +350,7 @@ def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> 
         rates = timing.take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=ROUND_S)
         ratios = tuple(mine / other for other, mine in zip(*rates, strict=True))
         float_ms, int8_ms = (timing.median_ms(rate, batch_size) for rate in rates)
-        callers = f"{n_callers} caller{'s' if n_callers > 1 else ''} of one thread"
-        what = f"batch {batch_size}, {callers}"
+        what = f"batch {batch_size}, {n_callers} caller{'s' * (n_callers > 1)} of one thread"
         speeds.append(Speed(what, float_ms, int8_ms, ratios, float(np.median(ratios))))
     return tuple(speeds)
 

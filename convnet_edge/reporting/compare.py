@@ -42,11 +42,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """NEW's median time over BASE's, pair by pair, and what follows from it.
-
-    ratio: the median of the pairs' ratios, with its order-statistic interval. base_p50_ms,
-    new_p50_ms: of each fresh process.
-    """
+    """NEW's median time over BASE's, pair by pair: the ratios' median; p50 of each process."""
 
     options: CompareOptions
     ratio: float
@@ -57,10 +53,9 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
-        found = asdict(self)
-        options = found.pop("options")
-        paths = {"base": str(options["base"]), "new": str(options["new"])}
-        return {"schema": SCHEMA, **options, **paths, **found, "machine": machine.passport()}
+        found, (base, new) = asdict(self), (self.options.base, self.options.new)
+        options = found.pop("options") | {"base": str(base), "new": str(new)}
+        return {"schema": SCHEMA, **options, **found, "machine": machine.passport()}
 
 
 def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: None) -> Comparison:
@@ -71,8 +66,7 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
     Raises:
         InputError: a file cannot be read, or a model not be run.
     """
-    settings = Settings(options.provider, options.threads or machine.usable_cores())
-    sizes = (options.batch_size,)
+    settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
     tasks = [Task(path, settings, sizes, STEADY_S) for path in (options.base, options.new)]
     medians: tuple[list[float], list[float]] = ([], [])
     new_ns: list[int] = []
@@ -120,13 +114,12 @@ def require_gates(found: Comparison) -> None:
         CheckFailedError: a gate fails.
         UndecidedError: none fails, but of one the measurements cannot tell.
     """
+    pair = f"{found.options.new} against {found.options.base}"
     for outcome, error, next_step in (
         ("fails", CheckFailedError, "see what changed with `convnet-edge bench --profile`"),
         ("cannot tell", UndecidedError, "measure on a quiet machine with more --pairs"),
     ):
         for gate in found.gates:
             if gate.outcome == outcome:
-                what = (
-                    f"{found.options.new} against {found.options.base}: {gate.name}: {gate.detail}"
-                )
+                what = f"{pair}: {gate.name}: {gate.detail}"
                 raise error(what, expected="every gate to hold", next_step=next_step)

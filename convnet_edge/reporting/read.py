@@ -3,15 +3,13 @@
 What a result holds is declared in `runtime/measure/result.py`; a file is checked here, only here.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +20,11 @@ from ..runtime.measure.options import RESULTS_DIR
 from ..runtime.measure.result import SCHEMA, Latency, Result
 from ..runtime.measure.stats import percentiles_ms
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
 MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
-FAMILY, _, NEWEST = SCHEMA.rpartition("/")
+FAMILY, NEWEST = SCHEMA.rsplit("/", 1)
 AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
+UPGRADE = "pip install --upgrade convnet-edge"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 
@@ -47,7 +43,12 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
     for path in given:
         listed = sorted(file for file in path.glob("*.json") if file.is_file())
         for file in listed if path.is_dir() else [path]:
-            document = _parse(file)
+            data = read_bytes(file, limit=MAX_RESULT_BYTES, next_step=MEASURE)
+            try:
+                document = json.loads(data)
+            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
+                what = f"{file} is no JSON: {str(error)[:200]}"
+                raise _misfit(what, "a complete file") from error
             if not path.is_dir() or _schema(document):
                 found.setdefault(file.resolve(), (file, _check(document, file)))
     if not found:
@@ -57,14 +58,6 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             next_step="run `convnet-edge bench`",
         )
     return dict(found.values())
-
-
-def _parse(path: Path) -> Any:
-    data = read_bytes(path, limit=MAX_RESULT_BYTES, next_step=MEASURE)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, vast numbers
-        raise _misfit(f"{path} is no JSON: {str(error)[:200]}", "a complete file") from error
 
 
 def _schema(document: Any) -> int:
@@ -79,14 +72,11 @@ def _check(document: Any, path: Path) -> Result:
 
     schema = _schema(document)
     if schema != int(NEWEST):
-        raise InputError(
-            f"{path} is {f'of schema {schema}' if schema else 'no bench result'}",
-            expected=f"schema {SCHEMA}",
-            next_step="pip install --upgrade convnet-edge" if schema > int(NEWEST) else MEASURE,
-        )
+        what = f"{path} is {f'of schema {schema}' if schema else 'no bench result'}"
+        raise _misfit(what, f"schema {SCHEMA}", UPGRADE if schema > int(NEWEST) else MEASURE)
     try:
         clean = json.dumps(_clean(document, f"{path}: ", ""))
-        result = _adapter().validate_json(clean, strict=True)
+        result = _validator()(clean, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
@@ -105,10 +95,10 @@ def _check(document: Any, path: Path) -> Result:
 
 
 @functools.cache
-def _adapter() -> TypeAdapter[Result]:
+def _validator() -> Callable[..., Result]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Result)
+    return TypeAdapter(Result).validate_json
 
 
 def _clean(value: Any, place: str, name: str) -> Any:
@@ -133,8 +123,8 @@ def _clean(value: Any, place: str, name: str) -> Any:
     return value
 
 
-def _misfit(found: str, expected: str) -> InputError:
-    return InputError(found, expected=expected, next_step=MEASURE)
+def _misfit(found: str, expected: str, next_step: str = MEASURE) -> InputError:
+    return InputError(found, expected=expected, next_step=next_step)
 
 
 def _judged(row: Latency, tolerance: float) -> Latency:

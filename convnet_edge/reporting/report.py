@@ -1,11 +1,14 @@
 """Put bench results side by side: a page, the same in Markdown, and the charts as pictures.
 
-Measures nothing; what stands in a report stands in a result file.
+Measures nothing; what stands in a report stands in a result file. The page, whose look is
+`page.html.jinja`'s, needs no script, font, link or network. Every text is escaped; only charts,
+drawn by this program, come as they are.
 """
 
+import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ..drawing import charts
@@ -15,17 +18,22 @@ from ..runtime.files import write_atomically
 from ..runtime.measure import tables
 from ..runtime.measure.result import Machine, Result
 from ..runtime.measure.tables import NONE, Table
-from . import page
 from .options import ReportOptions
 from .read import read_results
 
+TITLE = "Inference benchmark"
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
+LONG = 34  # characters; shorter cells stay on one line
+MAX_TINT = 0.55
+TONES = {"INVALID": "bad", "FAILED": "bad", "failed": "bad", "NOISY": "noisy",
+         "interrupted": "noisy"}  # fmt: skip
 MISSING = f"The charts are left out, matplotlib is not installed: {INSTALL} draws them."
 NOTHING = "No result holds a measured time or size: nothing to chart."
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-web")
-MEASUREMENT_COLUMNS = ("#", "file", "machine", "provider, threads", "batch", "p50 ms", "p99 ms",
-                       "images/s", "accuracy", "verdict")  # fmt: skip
-RESULT_COLUMNS = ("#", "result", "file", "integers", "size", "cold start ms", "peak memory",
-                  "verdict", "ended")  # fmt: skip
+SPREAD = "How often each time came, on a logarithmic axis; further left is faster."
+RATES = "Both axes are logarithmic; higher is faster."
+FRONT = "none of the same machine is both faster and more accurate."
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,25 @@ class ReportResult:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Page:
+    """All that the report says.
+
+    reasons: why a verdict is not VALID. figures: title, what it shows in words, and picture.
+    missing: why charts are not there, None where they are. sections: title, notes and tables of
+    what folds open for each result.
+    """
+
+    summary: str
+    source: str
+    warnings: tuple[str, ...]
+    tables: tuple[Table, ...]
+    reasons: tuple[str, ...]
+    figures: tuple[tuple[str, str, Picture], ...]
+    missing: str | None
+    sections: tuple[tuple[str, list[str], tuple[Table, ...]], ...]
+
+
 def report(options: ReportOptions) -> ReportResult:
     """Read the results and write the report; the same results give the same bytes.
 
@@ -48,11 +75,11 @@ def report(options: ReportOptions) -> ReportResult:
     results = read_results(options.results)
     entries = _entries(results)
     figures = tuple(_figures(entries, options.out))
-    pictures = tuple(figure.picture for figure in figures)
+    pictures = tuple(picture for *_, picture in figures)
     drawn = all(picture.drawn for picture in pictures)
     newest = max(one.result.measured_at for one in entries)
     overview = (measurements(results), _overview(entries))
-    said = page.Page(
+    said = _Page(
         summary=_summary(entries),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
         warnings=tuple(_warnings(entries)),
@@ -62,8 +89,8 @@ def report(options: ReportOptions) -> ReportResult:
         missing=NOTHING if not figures else None if drawn else MISSING,
         sections=tuple(map(_section, entries)),
     )
-    markdown, markdown_path = page.to_markdown(said), options.out.with_suffix(".md")
-    write_atomically(options.out, page.to_html(said).encode())
+    markdown, markdown_path = _to_markdown(said), options.out.with_suffix(".md")
+    write_atomically(options.out, _renderer()(page=said, title=TITLE).encode())
     write_atomically(markdown_path, markdown.encode())
     return ReportResult(options.out, markdown_path, pictures, markdown, said.warnings)
 
@@ -71,23 +98,28 @@ def report(options: ReportOptions) -> ReportResult:
 def measurements(results: Mapping[Path, Result]) -> Table:
     """Return one row for each result and batch size."""
     rows = [
-        (
-            str(one.number),
-            one.name,
-            _machine(one),
-            f"{one.result.provider.obtained}, {one.result.provider.threads or NONE}",
-            tables.number(row.batch_size),
-            tables.percentile_text(row.percentile(0.5)),
-            tables.percentile_text(row.percentile(0.99)),
-            tables.shown("images_per_s", row.images_per_s),
-            tables.accuracy_text(one.result.accuracy),
-            row.verdict.status if row.verdict else NONE,
-        )
+        {
+            "#": str(one.number),
+            "file": one.name,
+            "machine": _machine(one),
+            "provider, threads": f"{ran.obtained}, {ran.threads or NONE}",
+            "batch": tables.number(row.batch_size),
+            "p50 ms": tables.percentile_text(row.percentile(0.5)),
+            "p99 ms": tables.percentile_text(row.percentile(0.99)),
+            "images/s": tables.shown("images_per_s", row.images_per_s),
+            "accuracy": tables.accuracy_text(one.result.accuracy),
+            "verdict": row.verdict.status if row.verdict else NONE,
+        }
         for one in _entries(results)
+        for ran in (one.result.provider,)
         for row in one.result.latency
     ]
-    caption = "Speed and accuracy of each result and batch size"
-    return Table("measurements", caption, MEASUREMENT_COLUMNS, tuple(rows))
+    return _table("measurements", "Speed and accuracy of each result and batch size", rows)
+
+
+def _table(name: str, caption: str, rows: Sequence[dict[str, str]]) -> Table:
+    columns = tuple(rows[0]) if rows else ()
+    return Table(name, caption, columns, tuple(tuple(row.values()) for row in rows))
 
 
 def _entries(results: Mapping[Path, Result]) -> list[Entry]:
@@ -142,20 +174,19 @@ def _overview(entries: Sequence[Entry]) -> Table:
         model, cold_start = one.result.model, one.result.cold_start
         processes = cold_start.processes if cold_start else ()
         peak = max((process.peak_memory_bytes or 0 for process in processes), default=0)
-        cells = (
-            str(one.number),
-            one.path.name,
-            one.name,
-            tables.shown("integers", model.integers),
-            tables.shown("model_bytes", model.model_bytes),
-            tables.cold_start_text(cold_start),
-            tables.shown("peak_memory_bytes", peak or one.result.peak_memory_bytes),
-            one.status,
-            _ending(one),
-        )
+        cells = {
+            "#": str(one.number),
+            "result": one.path.name,
+            "file": one.name,
+            "integers": tables.shown("integers", model.integers),
+            "size": tables.shown("model_bytes", model.model_bytes),
+            "cold start ms": tables.cold_start_text(cold_start),
+            "peak memory": tables.shown("peak_memory_bytes", peak or one.result.peak_memory_bytes),
+            "verdict": one.status,
+            "ended": _ending(one),
+        }
         rows.append(cells)
-    caption = "Size, start, memory and end of each result"
-    return Table("results", caption, RESULT_COLUMNS, tuple(rows))
+    return _table("results", "Size, start, memory and end of each result", rows)
 
 
 def _summary(entries: Sequence[Entry]) -> str:
@@ -194,63 +225,79 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"{one.number}, {one.path.name}: {ending}"
 
 
-def _figures(entries: Sequence[Entry], out: Path) -> Iterator[page.Figure]:
-    """Draw each chart for which a result holds numbers."""
+def _figures(entries: Sequence[Entry], out: Path) -> Iterator[tuple[str, str, Picture]]:
+    """Draw each chart for which a result holds numbers; yield title, description and picture."""
     size = next((one.row.batch_size for one in entries if one.row), 1)
+    timed = [one for one in entries if len(one.times[0])]
+    rated = [one for one in entries if one.rates]
     points = [one for one in entries if one.point]
     fronts = _fronts(points)
     lines = {name: front for name, front in fronts.items() if len(front) > 1}
-    files = {one.result.model.model_sha256 or one.number: one for one in reversed(entries)
-             if one.result.model.model_bytes}  # fmt: skip
+    accuracy = functools.partial(charts.accuracy, fronts=lines)
+    front = f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: {FRONT}"
+    known = [one for one in entries if one.result.model.model_bytes]
+    files = {one.result.model.model_sha256 or one.number: one for one in reversed(known)}
+    sized = list(files.values())[::-1]
     found: tuple[tuple[str, Callable[..., Picture], list[Entry], str, str], ...] = (
-        (
-            "latency",
-            charts.latency,
-            [one for one in entries if len(one.times[0])],
-            f"Time of one run, batch {size}",
-            "How often each time came, on a logarithmic axis; further left is faster.",
-        ),
-        (
-            "batches",
-            charts.batches,
-            [one for one in entries if one.rates],
-            "Throughput by batch size",
-            "Both axes are logarithmic; higher is faster.",
-        ),
-        (
-            "accuracy",
-            partial(charts.accuracy, fronts=lines),
-            points,
-            "Accuracy against time",
-            f"Batch {size}, with the intervals of both. {'; '.join(fronts)}: none of the same "
-            "machine is both faster and more accurate.",
-        ),
-        (
-            "size",
-            charts.sizes,
-            list(files.values())[::-1],
-            "Model file",
-            "Bytes of the file that is deployed.",
-        ),
+        ("latency", charts.latency, timed, f"Time of one run, batch {size}", SPREAD),
+        ("batches", charts.batches, rated, "Throughput by batch size", RATES),
+        ("accuracy", accuracy, points, "Accuracy against time", front),
+        ("size", charts.sizes, sized, "Model file", "Bytes of the file that is deployed."),
     )
     for name, chart, shown, title, text in found:
         if shown:
-            picture = chart(out.with_suffix(f".{name}.png"), shown, title)
-            yield page.Figure(title, text, picture)
+            yield title, text, chart(out.with_suffix(f".{name}.png"), shown, title)
 
 
 def _fronts(points: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Return each machine's Pareto front: the results that none of the same machine dominates."""
     fronts = {}
     for letter in sorted({one.letter for one in points}):
+        front: list[Entry] = []
         group = [one for one in points if one.letter == letter]
-        front = [one for one in group if not any(_dominates(other, one) for other in group)]
-        front.sort(key=lambda one: one.point)
+        for one in sorted(group, key=lambda one: (one.point[0], -one.point[1])):
+            if not front or one.point[1] > front[-1].point[1] or one.point == front[-1].point:
+                front.append(one)
         numbers = ", ".join(str(one.number) for one in front)
         fronts[f"Pareto front{f' of {letter}' * bool(letter)}: {numbers}"] = front
     return fronts
 
 
-def _dominates(other: Entry, one: Entry) -> bool:
-    (time, share), (other_time, other_share) = one.point, other.point
-    return other_time <= time and other_share >= share and one.point != other.point
+def _to_markdown(page: _Page) -> str:
+    """Return the page, but what folds open."""
+    safe = tables.markdown_text
+    blocks = [f"# {TITLE}", f"{safe(page.summary)}.", safe(page.source)]
+    blocks += ["\n".join(f"- {safe(one)}" for one in page.warnings)] * bool(page.warnings)
+    blocks += map(tables.to_markdown, page.tables)
+    if page.reasons:
+        listed = "\n".join(f"- {safe(reason)}" for reason in page.reasons)
+        blocks.append(f"Why a verdict is not VALID:\n\n{listed}")
+    blocks += [safe(page.missing)] if page.missing else []
+    for title, description, picture in page.figures:
+        if picture.drawn:
+            blocks += [f"![{safe(title)}](<{picture.path.name}>)", safe(description)]
+    return "\n\n".join(blocks) + "\n"
+
+
+@functools.cache
+def _renderer() -> Callable[..., str]:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"look": _look, "tint": _tint}
+    return environment.from_string(TEMPLATE.read_text()).render
+
+
+def _look(cell: str, table: Table, column: int) -> str:
+    """Return a cell's classes: numbers are set right, in a column whose first cell is one."""
+    is_number = len(table.columns) > 2 and NUMBER.fullmatch(table.rows[0][column])
+    tone = TONES.get(cell.partition(":")[0], "") if column else ""
+    return f"{'n' if is_number else 'long' if len(cell) > LONG else ''} {tone}".strip()
+
+
+def _tint(table: Table, row: int, column: int) -> str:
+    """Return how strongly to tint a cell, as a CSS alpha; empty for not at all."""
+    share = table.tints[row][column - 1] if table.tints else 0.0
+    return f"{MAX_TINT * min(share, 1.0) ** 0.5:.3f}" if share > 0 else ""

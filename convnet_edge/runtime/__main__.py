@@ -19,19 +19,15 @@ from .classifier import Classifier
 from .contract import NEXT_STEP
 from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import print_any_letter, write_json
-from .measure import cold_start, machine
-from .measure.bench import Listener, bench_model, require_believable
+from .measure import bench, cold_start, machine, tables
 from .measure.options import BenchOptions
-from .measure.result import Check, Result, as_json
-from .measure.tables import tables_of, to_text
+from .measure.result import Check, as_json
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse
 from .selftest import run_selftest
-from .session import Settings
 
 OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
 DEFAULTS: dict[str, Any] = {"batch_sizes": (1, 8)}  # where a device's differ from the host's
-TABLES = {"cold start", "latency", "split", "throughput", "paced", "minutes"}
 N_ROUNDS, SLOT_S = 5, 0.05  # of choosing the fastest model
 
 
@@ -50,10 +46,11 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     print_any_letter()
     path = Path(archive_path)
     try:
-        asked = _parser(path.name).parse_args(arguments)
+        archive = read_archive(path)
+        asked = _parser(archive).parse_args(arguments)
         given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
         options = BenchOptions(**{**DEFAULTS, **given})
-        code: int = asked.run(read_archive(path), asked, options)
+        code: int = asked.run(archive, asked, options)
     except EdgeError as error:
         print(f"{path.name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -67,9 +64,9 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     return code
 
 
-def _parser(archive_name: str) -> argparse.ArgumentParser:
+def _parser(archive: Archive) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python3 {archive_name}",
+        prog=f"python3 {archive.path.name}",
         description="A model in one file, with its own proof. selftest: proof on this machine, in "
         "seconds. predict IMAGE...: label and probabilities.",
         epilog="Exit codes: 0 done and proved, 1 a check failed, 2 wrong usage or something "
@@ -86,7 +83,12 @@ def _parser(archive_name: str) -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="one JSON document on stdout")
         if run is not _info:
-            sub.add_argument("--model", help="of the bundle; default: the fastest that passes here")
+            sub.add_argument(
+                "--model",
+                choices=tuple(archive.models()),
+                metavar="NAME",  # as argparse trips over brackets in the names of files
+                help="Of the bundle. Default: the fastest that passes here.",
+            )
             for name in OPTIONS if run is _bench else ("provider", "threads"):
                 _add(sub, OPTIONS[name])
         if run is _predict:
@@ -111,46 +113,44 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     parser.add_argument(one.flag, help=text, **about)
 
 
+def _show(asked: argparse.Namespace, document: Any, lines: list[str]) -> None:
+    for line in [json.dumps(document, indent=2, ensure_ascii=False)] if asked.json else lines:
+        print(line)
+
+
 def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
     manifest = archive.manifest
-    if asked.json:
-        _print_json(manifest)
-        return 0
-    print(f"{archive.path.name}: convnet-edge {manifest['convnet_edge']}")
+    lines = [f"{archive.path.name}: convnet-edge {manifest['convnet_edge']}"]
     for entry in manifest["models"]:
         kind = f"int8 ({entry['layout']})" if entry["layout"] else "float32"
-        print(
+        lines.append(
             f"  {entry['name']}: {kind}, {entry['model_bytes']:,} bytes, sha256 "
             f"{entry['model_sha256'][:16]}…, test accuracy {entry['accuracy']:.2%} of "
             f"{entry['n_test_images']:,}"
         )
     test = "with" if manifest["test_set"] else "without"
-    print(f"  {test} the test set; classes: {', '.join(manifest['class_labels'])}")
+    lines.append(f"  {test} the test set; classes: {', '.join(manifest['class_labels'])}")
+    _show(asked, manifest, lines)
     return 0
 
 
 def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
-    candidates = [candidate for candidate, _ in _candidates(archive, asked.model, options)]
+    candidates, _ = _candidates(archive, asked.model, options)
     passed = all(candidate.passed for candidate in candidates)
-    if asked.json:
-        document: dict[str, Any] = {
-            "schema": "convnet-edge/selftest/1",
-            "bundle": archive.path.name,
-            "provider": options.provider,
-            "passed": passed,
-            "models": as_json(candidates),
-            "machine": machine.passport(),
-        }
-        _print_json(document)
-        return 0 if passed else CheckFailedError.exit_code
-    print("[✓] archive: its bytes are those that were bundled")
-    for candidate in candidates:
-        print(f"{candidate.name} on {options.provider}:")
-        for check in candidate.checks:
-            print(f"  {check.line()}")
-        if not candidate.passed:
-            print(f"  [x] {candidate.refused}")
-    print("PASS" if passed else "FAIL")
+    lines = ["[✓] archive: its bytes are those that were bundled"]
+    for one in candidates:
+        lines.append(f"{one.name} on {options.provider}:")
+        lines += [f"  {check.line()}" for check in one.checks]
+        lines += [f"  [x] {one.refused}"] * (not one.passed)
+    document = {
+        "schema": "convnet-edge/selftest/1",
+        "bundle": archive.path.name,
+        "provider": options.provider,
+        "passed": passed,
+        "models": as_json(candidates),
+        "machine": machine.passport(),
+    }
+    _show(asked, document, [*lines, "PASS" if passed else "FAIL"])
     return 0 if passed else CheckFailedError.exit_code
 
 
@@ -164,24 +164,20 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         except InputError as error:
             print(f"{archive.path.name}: {error}", file=sys.stderr)
             code = error.exit_code
-    if asked.json:
-        answers = [
-            {"path": name, "label": top[0][0],
-             "top": [{"label": label, "probability": share} for label, share in top]}
-            for name, top in rows
-        ]  # fmt: skip
-        _print_json({"predictions": answers})
-        return code
+    answers, lines = [], []
     for name, top in rows:
         shares = ", ".join(f"{label} {share:.1%}" for label, share in top)
-        print(f"{name}: {top[0][0]}   ({shares})")
+        lines.append(f"{name}: {top[0][0]}   ({shares})")
+        listed = [{"label": label, "probability": share} for label, share in top]
+        answers.append({"path": name, "label": top[0][0], "top": listed})
+    _show(asked, {"predictions": answers}, lines)
     return code
 
 
 def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
     chosen, classifier = _choose(archive, asked.model, options)
     out = None if options.out is None else options.result_path(Path(chosen.name))
-    result = bench_model(
+    result = bench.bench_model(
         classifier,
         options,
         name=chosen.name,
@@ -189,98 +185,67 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
         test=archive.test_set(),
         checks=chosen.checks,
         start=cold_start.Task(archive.path, member=chosen.name),
-        listener=Listener(
+        listener=bench.Listener(
             stage=lambda text: print(text, file=sys.stderr) if sys.stderr.isatty() else None,
             keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
         ),
     ).result
-    if asked.json:
-        _print_json(as_json(result))
-    else:
-        _show(result, TABLES | ({"profile"} if options.profile else set()))
+    lines = tables.card(result) + tables.report_lines(result, shutil.get_terminal_size().columns)
+    _show(asked, as_json(result), lines)
     if out is not None:
         print(f"wrote {out}", file=sys.stderr)
-    require_believable([result], strict=options.strict)
+    bench.require_believable([result], strict=options.strict)
     return 0
-
-
-def _show(result: Result, names: set[str]) -> None:
-    ran, where = result.provider, result.machine
-    print(f"{result.model.name} on {ran.obtained}, {ran.threads} threads")
-    print(f"machine {where.id}: {where.cpu}, {where.usable_cores} usable cores")
-    if result.accuracy is not None:
-        print(f"test accuracy {result.accuracy.summary()}")
-    width = shutil.get_terminal_size().columns
-    for table in tables_of(result):
-        if table.name in names:
-            print(f"\n{to_text(table, width)}")
-    if result.verdict is not None:
-        print(f"\nverdict: {result.verdict.status}")
-        for reason in result.verdict.reasons:
-            print(f"  {reason.line()}")
 
 
 def _candidates(
     archive: Archive, wanted: str | None, options: BenchOptions
-) -> list[tuple[Candidate, Classifier | None]]:
-    """Open and check every model that was asked for."""
-    models = archive.models()
-    if wanted is not None and wanted not in models:
-        raise InputError(
-            f"no model {wanted!r} in {archive.path.name}",
-            expected=" or ".join(models),
-            next_step="leave --model out for the fastest that passes here",
-        )
-    settings = Settings(
-        options.provider,
-        options.threads,
-        allow_cpu_nodes=options.allow_cpu_nodes,
-        spin=options.spin,
-    )
-    found: list[tuple[Candidate, Classifier | None]] = []
-    refusals: list[InputError] = []
-    for name in [wanted] if wanted is not None else models:
-        try:
-            classifier = Classifier(models[name], settings=settings)
-        except InputError as error:
-            refusals.append(error)
-            found.append((Candidate(name, False, f"cannot be opened: {error}"), None))
+) -> tuple[list[Candidate], dict[str, Classifier]]:
+    """Open and check every model that was asked for; return also those that could be opened."""
+    found: list[Candidate] = []
+    opened: dict[str, Classifier] = {}
+    errors: list[InputError] = []
+    for name, model in archive.models().items():
+        if wanted not in (None, name):
             continue
-        checks = run_selftest(classifier)
-        failed = [check for check in checks if not check.passed and not check.skipped]
-        refused = f"{failed[0].name}: {failed[0].detail}" if failed else None
-        found.append((Candidate(name, not failed, refused, checks), classifier))
-    if len(refusals) == len(found):
-        raise refusals[0]
-    return found
+        try:
+            opened[name] = Classifier(model, settings=bench.settings_of(options))
+        except InputError as error:
+            errors.append(error)
+            found.append(Candidate(name, False, f"cannot be opened: {error}"))
+            continue
+        checks = run_selftest(opened[name])
+        failed = (f"{c.name}: {c.detail}" for c in checks if not c.passed and not c.skipped)
+        refused = next(failed, None)
+        found.append(Candidate(name, refused is None, refused, checks))
+    if not opened:
+        raise errors[0]
+    return found, opened
 
 
 def _choose(
     archive: Archive, wanted: str | None, options: BenchOptions
 ) -> tuple[Candidate, Classifier]:
     """Return the fastest model that passes here; say on stderr why it was taken."""
-    candidates = _candidates(archive, wanted, options)
-    refused = [f"{c.name} is left out, {c.refused}" for c, _ in candidates if not c.passed]
-    usable = [(c, classifier) for c, classifier in candidates if c.passed and classifier]
+    candidates, opened = _candidates(archive, wanted, options)
+    usable = [one for one in candidates if one.passed]
+    refused = [f"{one.name} is left out, {one.refused}" for one in candidates if not one.passed]
     if not usable:
         raise CheckFailedError(
             "; ".join(refused), expected="a model that passes here", next_step=NEXT_STEP
         )
     why = "the one asked for or the only one"
     if len(candidates) > 1:
-        loads = [Load(classifier, 1) for _, classifier in usable]
-        images = usable[0][1].contract.goldens.images
+        loads = [Load(opened[one.name], 1) for one in usable]
+        images = loads[0].classifier.contract.goldens.images
         rounds = take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=SLOT_S)
-        timed = sorted(zip(map(median_ms, rounds), usable, strict=True), key=lambda pair: pair[0])
-        usable = [pair for _, pair in timed]
-        listed = ", ".join(f"{one.name} {time_ms:.3f} ms" for time_ms, (one, _) in timed)
+        times_ms = {one.name: median_ms(found) for one, found in zip(usable, rounds, strict=True)}
+        usable.sort(key=lambda one: times_ms[one.name])
+        listed = ", ".join(f"{one.name} {times_ms[one.name]:.3f} ms" for one in usable)
         why = f"the fastest that passes here (one image: {listed})"
-    print(f"model: {'; '.join((f'{usable[0][0].name}, {why}', *refused))}", file=sys.stderr)
-    return usable[0]
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    chosen = usable[0]
+    print(f"model: {'; '.join((f'{chosen.name}, {why}', *refused))}", file=sys.stderr)
+    return chosen, opened[chosen.name]
 
 
 if __name__ == "__main__":  # a bundle's own start is bundling/start.py

@@ -22,6 +22,7 @@ from .measure.accuracy import ImageSet
 SCHEMA = "convnet-edge/bundle/1"
 SHEBANG = b"#!/usr/bin/env python3\n"
 MANIFEST, MODELS, TEST_SET = "manifest.json", "models/", "test-set.npz"
+ARRAYS = ("images", "labels", "images_sha256", "labels_sha256")  # of the test set
 COMMENT_PREFIX = b"sha256:"  # what starts a bundle knows it too: bundling/start.py
 COMMENT_BYTES = len(COMMENT_PREFIX) + 64
 MAX_ARCHIVE_BYTES = 1024 * MIB
@@ -48,20 +49,15 @@ class Archive:
         if TEST_SET not in self.members:
             return None
         try:
-            arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(content), allow_pickle=False
-                )
-                for name, content in _unzip(self.members[TEST_SET]).items()
-            }
-            images, labels = arrays["images"], arrays["labels"]
+            content = _unzip(self.members[TEST_SET])
+            images, labels, *digests = (
+                np.lib.format.read_array(io.BytesIO(content[f"{name}.npy"]), allow_pickle=False)
+                for name in ARRAYS
+            )
             kinds = [(str(array.dtype), array.ndim) for array in (images, labels)]
             if kinds != [("uint8", 3), ("uint8", 1)] or len(images) != len(labels):
                 raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
-            images_sha256, labels_sha256 = (
-                str(arrays[f"{n}_sha256"]) for n in ("images", "labels")
-            )
-            return ImageSet(images, labels, images_sha256, labels_sha256, self.path.name)
+            return ImageSet(images, labels, str(digests[0]), str(digests[1]), self.path.name)
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             raise _no_bundle(self.path, error) from error
 
@@ -69,22 +65,12 @@ class Archive:
 def encode_test_set(test: ImageSet) -> bytes:
     """Return test images as a member of an archive, the same bytes every time."""
     out = io.BytesIO()
-    np.savez_compressed(
-        out,
-        images=test.images,
-        labels=test.labels,
-        images_sha256=test.images_sha256,
-        labels_sha256=test.labels_sha256,
-    )
+    np.savez_compressed(out, **{name: getattr(test, name) for name in ARRAYS})
     return out.getvalue()
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:
-    """Return a sealed archive of `members`: the same bytes for the same content.
-
-    The file that starts it is stored as it is, so that damage elsewhere cannot keep it from saying
-    so.
-    """
+    """Return a sealed archive of `members`: the same bytes for the same content."""
     out = io.BytesIO()
     out.write(SHEBANG)
     with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -92,6 +78,7 @@ def pack(members: Mapping[str, bytes]) -> bytes:
             info = zipfile.ZipInfo(name, EPOCH)
             info.external_attr = 0o644 << 16
             info.create_system = 3
+            # what starts it is stored as it is: damage elsewhere cannot keep it from saying so
             plain = name in ("__main__.py", TEST_SET)
             info.compress_type = zipfile.ZIP_STORED if plain else zipfile.ZIP_DEFLATED
             archive.writestr(info, members[name], compresslevel=9)

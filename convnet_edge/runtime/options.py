@@ -6,7 +6,7 @@ are made from these declarations. Nothing heavy is imported here.
 
 import math
 import types
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,15 +23,17 @@ MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 class Declared:
     """One option as declared.
 
-    kind: its type without None; optional: whether None is allowed. low, high: least and greatest
-    value allowed, of each number in a list. above: what the value must exceed. flag: as a person
-    types it, the argument's name for a positional one. metavar: what stands for the value in a help
-    text. units: what a text may end with, and its value. suffixes: one of which the name of a file
-    must end with. default_text: what None stands for. positional: an argument, not an option.
+    kind: the type of one value, without None; is_list: whether it takes several; optional: whether
+    None is allowed. low, high: least and greatest value allowed, of each number in a list. above:
+    what the value must exceed. flag: as a person types it, the argument's name for a positional
+    one. metavar: what stands for the value in a help text. units: what a text may end with, and its
+    value. suffixes: one of which the name of a file must end with. default_text: what None stands
+    for. positional: an argument, not an option.
     """
 
     name: str
     kind: Any
+    is_list: bool
     optional: bool
     default: Any
     flag: str
@@ -44,16 +46,6 @@ class Declared:
     suffixes: tuple[str, ...] = ()
     default_text: str | None = None
     positional: bool = False
-
-    @property
-    def is_list(self) -> bool:
-        """Whether it takes several values."""
-        return get_origin(self.kind) is tuple
-
-    @property
-    def item(self) -> Any:
-        """The type of one value."""
-        return get_args(self.kind)[0] if self.is_list else self.kind
 
     @property
     def range_text(self) -> str:
@@ -79,18 +71,31 @@ class Options:
         """Check every value; options that have to fit each other are checked on top of that."""
         for one in declared(type(self)):
             value = getattr(self, one.name)
-            for problem in _problems(one, value) if value is not None or not one.optional else ():
-                shown = f"{value:g}" if isinstance(value, float) else str(value)
-                if one.is_list:
-                    shown = ", ".join(map(str, value)) or "(none)"
+            values = value if one.is_list else () if value is None and one.optional else (value,)
+            expected = _expected_instead(one, values)
+            if expected is not None:
+                shown = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
                 raise InputError(
-                    f"{one.flag} {shown}", expected=problem, next_step=f"change {one.flag}"
+                    f"{one.flag} {', '.join(shown) or '(none)'}",
+                    expected=expected,
+                    next_step=f"change {one.flag}",
                 )
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
     """Return a dataclass field that declares an option; `about` as in `Declared`."""
     return field(default=default, metadata={"help": help, **about})
+
+
+def model(**about: Any) -> Any:
+    """Return the field of the model file, which several stages take."""
+    return option(None, "The .onnx file.", default_text=MODEL_TEXT, **about)
+
+
+def models() -> Any:
+    """Return the field of one or more model files."""
+    text = "The .onnx files, the main one first."
+    return option((), text, positional=True, metavar="MODEL", default_text=MODEL_TEXT)
 
 
 def provider() -> Any:
@@ -114,20 +119,18 @@ def declared(options: type) -> tuple[Declared, ...]:
     for one in fields(options):
         hint, about = hints[one.name], dict(one.metadata)
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        kind = next(kind for kind in kinds if kind is not type(None))
+        is_list = get_origin(kind) is tuple
         dashed = one.name.replace("_", "-")
         about.setdefault("flag", dashed.upper() if about.get("positional") else f"--{dashed}")
-        default = None if one.default is MISSING else one.default
-        kind = next(kind for kind in kinds if kind is not type(None))
-        found.append(Declared(one.name, kind, type(None) in kinds, default, **about))
+        about["default"] = None if one.default is MISSING else one.default
+        item = get_args(kind)[0] if is_list else kind
+        found.append(Declared(one.name, item, is_list, type(None) in kinds, **about))
     return tuple(found)
 
 
 def require(holds: bool, found: str, expected: str, flag: str) -> None:
-    """Raise unless `holds`: for what is asked of several options together.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise InputError unless `holds`: for what an option's declaration alone cannot tell."""
     if not holds:
         raise InputError(found, expected=expected, next_step=f"change {flag}")
 
@@ -140,34 +143,33 @@ def parse(one: Declared, text: str) -> Any:
     """
     try:
         if one.is_list:
-            return tuple(one.item(part) for part in text.split(","))
+            return tuple(one.kind(part) for part in text.split(","))
         if one.units is None:
-            return one.item(text)
+            return one.kind(text)
         stripped = text.strip().lower()
         unit = max((u for u in one.units if stripped.endswith(u)), key=len, default="")
         return float(stripped.removesuffix(unit)) * one.units[unit]
     except ValueError as error:
-        named = " or ".join(unit for unit in one.units or () if unit)
+        units = " or ".join(filter(None, one.units or ()))
+        expected = f"a number{f', with {units} behind it' if units else ''}"
         raise InputError(
             f"{one.flag} {text!r}",
-            expected="numbers separated by commas, as in 1,8,64"
-            if one.is_list
-            else f"a number{f', with {named} behind it' if named else ''}",
+            expected="numbers separated by commas, as in 1,8,64" if one.is_list else expected,
             next_step=f"change {one.flag}",
         ) from error
 
 
-def _problems(one: Declared, value: Any) -> Iterator[str]:
-    """Yield what was expected instead of `value`, once for each rule that it breaks."""
-    values = value if one.is_list else (value,)
-    if get_origin(one.item) is Literal and not set(values) <= set(get_args(one.item)):
-        yield " or ".join(get_args(one.item))
-    if one.suffixes and not any(Path(v).name.endswith(one.suffixes) for v in values):
-        yield f"a name that ends in {' or '.join(one.suffixes)}"
-    if one.item in (int, float) and not isinstance(value, bool):
-        if one.is_list and not values:
-            yield f"numbers {one.range_text}, as in 1,8,64"
-        for number in values:
-            inside = one.low <= number <= one.high and number > one.above
-            if not (inside and math.isfinite(number)):
-                yield f"{'numbers' if one.is_list else 'a number'} {one.range_text}"
+def _expected_instead(one: Declared, values: Sequence[Any]) -> str | None:
+    """Return what was expected instead of `values`, None if they are allowed."""
+    if get_origin(one.kind) is Literal:
+        allowed = get_args(one.kind)
+        return None if set(values) <= set(allowed) else " or ".join(allowed)
+    if one.suffixes:
+        named = all(Path(value).name.endswith(one.suffixes) for value in values)
+        return None if named else f"a name that ends in {' or '.join(one.suffixes)}"
+    if one.kind not in (int, float):
+        return None
+    inside = all(one.low <= v <= one.high and one.above < v < math.inf for v in values)
+    lacking = one.is_list and not values
+    noun = "numbers" if one.is_list else "a number"
+    return None if inside and not lacking else f"{noun} {one.range_text}"

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-from ..runtime.options import MODEL_TEXT as MODEL_TEXT
-
 CHECKPOINT = Path("checkpoints/convnet.safetensors")
 EXPORTED_DIR = Path("exported")
-MODEL_HELP = "The .onnx file."
 
 
 def shipped_model() -> Path:

@@ -1,23 +1,20 @@
 """Prove that a model file computes what its reference says, or say where it does not.
 
 The tolerance is derived, never chosen: float32 PyTorch against float64 PyTorch on the same images
-is the noise floor, and the file may be off by at most 8 times that. Takes reference logits as
-arrays; computing them is the network's business.
+is the noise floor, and the file may be off by at most 8 times that.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..runtime.classifier import Classifier
+from ..runtime.contract import Array
 from ..runtime.errors import EdgeError
 from ..runtime.measure.result import Check
 from ..runtime.model_file import ModelFile
 from ..runtime.selftest import largest_error
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TOLERANCE_FACTOR = 8
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
@@ -53,10 +50,9 @@ def from_pytorch(images: Array, logits: tuple[Array, Array]) -> Reference:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The margin certificate: with every logit off by the largest error, which labels could change.
+    """Which labels could change if every logit were off by the largest error.
 
-    n: images whose top-1 less top-2 logit of the reference is below twice that error; images: the
-    first of them. smallest_margin: of all images.
+    images: the first of the n. smallest_margin: top-1 less top-2 logit, of all images.
     """
 
     n: int
@@ -78,11 +74,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Logits against a reference, as the reports hold it.
+    """Logits against a reference. Errors are over all logits; infinite where one is not finite.
 
-    max_error, mean_error, p99_error: over all logits; infinite, and null in a report, where one is
-    not finite. flips: images whose likeliest class differs. near_ties: images whose margin is below
-    twice the tolerance, so that rounding alone may flip them.
+    flips: images whose likeliest class differs. near_ties: images whose margin is below twice the
+    tolerance, so that rounding alone may flip them.
     """
 
     n_images: int
@@ -154,27 +149,27 @@ def compare(logits: Array, reference: Reference) -> Comparison:
 
 def check_parity(comparison: Comparison, reference: Reference) -> tuple[Check, Check]:
     """Check the error of every image, and that no label flips but by rounding."""
-    error, limit = comparison.max_error, reference.tolerance
-    n, flips = comparison.n_images, comparison.flips_outside_near_ties
-    values = Check(
-        LOGITS_CHECK,
-        error <= limit,
+    n, error, flips = comparison.n_images, comparison.max_error, comparison.flips_outside_near_ties
+    values = (
         f"{n:,} images, max {error:.2g}, p99 {comparison.p99_error:.2g}, mean "
-        f"{comparison.mean_error:.2g}, floor {reference.floor:.2g}, "
-        f"{'within' if error <= limit else 'beyond'} {limit:.2g}",
-        error,
-        limit,
+        f"{comparison.mean_error:.2g}"
     )
-    labels = Check(
-        "label flips",
-        not flips,
+    labels = (
         f"{len(comparison.flips)} in {n:,}, {len(flips)} outside the "
         f"{len(comparison.near_ties)} near-ties"
-        + (f": images {list(flips[:10])}" if flips else ""),
-        float(len(flips)),
-        0.0,
     )
-    return values, labels
+    if flips:
+        labels += f": images {list(flips[:10])}"
+    return (
+        _within(LOGITS_CHECK, values, error, reference),
+        Check("label flips", not flips, labels, float(len(flips)), 0.0),
+    )
+
+
+def _within(name: str, detail: str, error: float, reference: Reference) -> Check:
+    limit = reference.tolerance
+    said = f"floor {reference.floor:.2g}, {'within' if error <= limit else 'beyond'} {limit:.2g}"
+    return Check(name, error <= limit, f"{detail}, {said}", error, limit)
 
 
 def check_graph(file: ModelFile) -> Iterable[Check]:
@@ -183,10 +178,8 @@ def check_graph(file: ModelFile) -> Iterable[Check]:
     opset, axes = file.opsets.get("", 0), [shape[:1] for shape in shapes]
     free = all(axis and isinstance(axis[0], str) for axis in axes)
     yield Check("self-contained file", True, f"{len(file.data):,} bytes, no external data")
-    for name, found, wanted in (
-        ("opset", opset, OPSET),
-        ("IR version", file.ir_version, IR_VERSION),
-    ):
+    stated = ("opset", opset, OPSET), ("IR version", file.ir_version, IR_VERSION)
+    for name, found, wanted in stated:
         yield Check(name, found == wanted, f"{found}, wanted {wanted}", found, wanted)
     yield Check("dynamic batch axis", free, f"first axes {[axis[0] for axis in axes if axis]}")
 
@@ -196,7 +189,7 @@ def check_batch_sizes(classifier: Classifier, reference: Reference) -> Iterable[
 
     Row invariance: row i of a batch equals that image run alone, within the tolerance.
     """
-    limit, alone = reference.tolerance, np.full_like(reference.logits, np.inf)
+    alone = np.full_like(reference.logits, np.inf)
     for size in BATCH_SIZES:
         n = min(max(size, N_IMAGES_A_BATCH_SIZE // size * size), len(reference.images))
         try:
@@ -207,15 +200,8 @@ def check_batch_sizes(classifier: Classifier, reference: Reference) -> Iterable[
         if size == 1:
             alone[:n] = logits
         apart, drift = (largest_error(logits, known[:n]) for known in (reference.logits, alone))
-        worst = max(apart, drift)
-        yield Check(
-            f"batch {size}",
-            worst <= limit,
-            f"{n} images, max {apart:.2g}, row invariance {drift:.2g}, floor "
-            f"{reference.floor:.2g}, {'within' if worst <= limit else 'beyond'} {limit:.2g}",
-            worst,
-            limit,
-        )
+        detail = f"{n} images, max {apart:.2g}, row invariance {drift:.2g}"
+        yield _within(f"batch {size}", detail, max(apart, drift), reference)
 
 
 def compare_all(classifier: Classifier, reference: Reference) -> Proof:

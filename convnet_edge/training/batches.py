@@ -22,11 +22,8 @@ Choices = dict[str, Tensor]
 
 def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generator) -> Choices:
     """Draw one epoch's choices on the CPU: the same on every process, whatever the device."""
-    order = torch.randperm(n, generator=generator)
-    if recipe.share < 1:
-        n = round(n * recipe.share)
-        order = order[:n]
-    choices = {"order": order}
+    order = torch.randperm(n, generator=generator)[: round(n * recipe.share)]
+    choices, n = {"order": order}, len(order)
     if recipe.flip_and_shift:
         choices["mirrored"] = torch.rand(n, generator=generator) < 0.5
         choices["shifts"] = torch.randint(0, 3, (n, 2), generator=generator)
@@ -36,15 +33,18 @@ def draw_choices(n: int, n_hidden: int, recipe: Recipe, generator: torch.Generat
 
 
 class TrainingImages:
-    """Images and labels on the device, cut to the `sides` (H, W) that reach the logits."""
+    """Images and labels on the device, cut to the `sides` (H, W) that reach the logits.
+
+    moments: the mean and standard deviation that its batches are normalised by.
+    """
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, *, sides: tuple[int, int], device: torch.device
     ) -> None:
         self._labels = torch.from_numpy(images.labels.copy()).to(device, torch.int64)
-        self.mean, self.deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
+        self.moments = mean, deviation = pixel_moments(images) if recipe.normalize else (0.0, 1.0)
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
-        self._scale, self._offset = 1 / (255 * self.deviation), -self.mean / self.deviation
+        self._scale, self._offset = 1 / (255 * deviation), -mean / deviation
         # row y holds the probabilities to learn from label y, smoothed as in cross_entropy
         n_classes, smoothing = len(CLASS_LABELS), recipe.label_smoothing
         targets = torch.eye(n_classes) * (1 - smoothing) + smoothing / n_classes

@@ -1,7 +1,7 @@
 """Train in several processes that torchrun started: PyTorch's own process groups, one sum a step.
 
 Every process holds all images and the same permutation, computes its share of each batch, and makes
-the same update, so nothing but gradients is exchanged. Starting processes is torchrun's business.
+the same update, so nothing but gradients is exchanged.
 """
 
 import os
@@ -19,10 +19,7 @@ from ..runtime.errors import InputError, InterruptedRunError
 
 @dataclass(frozen=True)
 class Processes:
-    """Name this process among its peers. rank: 0-based. size: 1 without torchrun.
-
-    What needs all of them raises InterruptedRunError once another process is gone.
-    """
+    """Name this process among its peers. rank: 0-based. size: 1 without torchrun."""
 
     rank: int = 0
     size: int = 1
@@ -46,11 +43,6 @@ class Processes:
         parts = torch.split(flat, [t.numel() for t in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
-
-    def wait(self) -> None:
-        """Return once every process is here."""
-        if self.size > 1:
-            _together(dist.barrier)
 
 
 def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
@@ -82,5 +74,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
         ) from error
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
+        _together(dist.barrier)  # nobody leaves while another still needs the sums
     finally:
         dist.destroy_process_group()

@@ -1,9 +1,8 @@
 """Train the convnet by a recipe, and keep every complete epoch safe on the way.
 
-The default recipe is the tutorial's, with the same mathematics as its loop (Adam, cross-entropy,
-batches of a fresh permutation), but for when the epoch's accuracy is counted: before each update,
-from the pass that gives the gradients, where the tutorial runs a second one after it. Exporting and
-printing are done elsewhere.
+The tutorial's recipe has the mathematics of its loop, but for when the epoch's accuracy is counted:
+before each update, from the pass that gives the gradients, where the tutorial runs a second one
+after it. Exporting and printing are done elsewhere.
 """
 
 import math
@@ -18,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ..data.fashion_mnist import CLASS_LABELS
 from ..networks.convnet import compute_logits
-from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from ..runtime.measure import machine
-from . import record, resume
+from ..runtime.errors import CheckFailedError, InterruptedRunError
+from ..runtime.options import require
+from . import record
 from .batches import draw_choices
 from .distributed import joined
 from .options import TrainOptions
@@ -28,23 +27,7 @@ from .run import EpochMetrics, GraphedStep, Run, Step
 
 REPORT_EVERY_S = 0.2
 EXPLODED_LOSS = 10 * math.log(len(CLASS_LABELS))  # ten times that of guessing
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 PEAK_SIDE, PEAK_ROUNDS = 1024, 6
-
-
-@dataclass(frozen=True)
-class Start:
-    """What is known before the first step.
-
-    run: with the epochs of the one gone on with. peak_flops: floating-point operations a second,
-    measured here on a large matrix product. bound_s: seconds of one epoch if all its operations ran
-    at that peak.
-    """
-
-    run: Run
-    peak_flops: float
-    bound_s: float
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,8 +39,8 @@ class Progress:
     n_images_total: int
 
 
-# what the caller hears while training runs; metrics: of an epoch that is complete and kept
-Event = Start | Progress | EpochMetrics
+# what the caller hears: the run before its first step, and each epoch that is complete and kept
+Event = Run | Progress | EpochMetrics
 Tell = Callable[[Event], None]
 
 
@@ -74,23 +57,19 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
     """
     device = resolve_device(options.device)
     with joined(device) as processes, without_tf32():
-        run, n_threads = Run(options, device=device, processes=processes), None
-        if options.resume and (kept := resume.find(run)):
+        run = Run(options, device=device, processes=processes)
+        if options.resume and (kept := record.find(run)):
             if kept.kind == "model":
                 return None
-            n_threads = resume.restore(run, kept)
-        resume.require_same_start(run)
-        tell(_describe_start(run, n_threads))
+            record.restore(run, kept)
+        record.require_same_start(run)
+        tell(run)
         _train_epochs(run, tell)
-        processes.wait()  # nobody leaves while another still needs the sums
         return record.finish(run) if processes.leads else None
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device `name` stands for; "auto" takes cuda, else mps, else cpu.
-
-    Where torchrun started a process for each GPU, it is this process's own.
-    """
+    """Return the device `name` stands for; of the GPUs of a torchrun launch, this process's own."""
     usable = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -98,12 +77,8 @@ def resolve_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(candidate for candidate, works in usable.items() if works)
-    if not usable[name]:
-        raise InputError(
-            f"asked for {name}, which PyTorch {torch.__version__} cannot use here",
-            expected="a device that is present",
-            next_step="pass --device cpu, or --device auto",
-        )
+    found = f"asked for {name}, which PyTorch {torch.__version__} cannot use here"
+    require(usable[name], found, "auto, cpu, or another that is present", "--device")
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device(f"cuda:{local_rank}" if name == "cuda" and local_rank else name)
 
@@ -123,7 +98,7 @@ def without_tf32() -> Iterator[None]:
 
 
 def measure_peak(device: torch.device) -> float:
-    """Return the operations a second of a float32 matrix product here, the best of a few rounds."""
+    """Return the operations a second of a float32 matrix product here, best of a few rounds."""
     matrix = torch.rand(PEAK_SIDE, PEAK_SIDE, device=device)
     shortest = float("inf")
     for _ in range(PEAK_ROUNDS):
@@ -133,22 +108,8 @@ def measure_peak(device: torch.device) -> float:
     return 2 * PEAK_SIDE**3 / shortest
 
 
-def _describe_start(run: Run, n_threads: int | None) -> Start:
-    warnings, now = [], torch.get_num_threads()
-    if n_threads is not None and n_threads != now:
-        warnings.append(
-            f"the run so far used {n_threads} threads, this process {now}: the final weights will "
-            "differ in their last bits from an uninterrupted run's"
-        )
-    emulated = run.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
-    if run.options.precision == "bf16" and emulated:
-        warnings.append("this processor has no bfloat16 instructions: --precision bf16 is slower")
-    peak, n_operations = measure_peak(run.device), run.architecture.n_training_operations
-    return Start(run, peak, len(run.used) * n_operations / peak, tuple(warnings))
-
-
 def _train_epochs(run: Run, tell: Tell) -> None:
-    step = make_step(run)
+    step: Step = GraphedStep(run) if run.device.type == "cuda" else run.step
     try:
         while len(run.epochs) < run.recipe.epochs:
             with run.timed("epochs"):
@@ -158,7 +119,7 @@ def _train_epochs(run: Run, tell: Tell) -> None:
             epochs = (*run.epochs, metrics)
             if run.processes.leads:
                 with run.timed("checkpoints"):
-                    resume.save(run, epochs)
+                    record.save(run, epochs)
             run.epochs = epochs
             tell(metrics)
     except KeyboardInterrupt as error:
@@ -167,11 +128,6 @@ def _train_epochs(run: Run, tell: Tell) -> None:
             expected=f"{run.recipe.epochs} epochs",
             next_step=f"run the same command again{' with --resume' if run.epochs else ''}",
         ) from error
-
-
-def make_step(run: Run) -> Step:
-    """Return the step as this run's device takes it fastest."""
-    return GraphedStep(run) if run.device.type == "cuda" else run.step
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:

@@ -1,11 +1,11 @@
 """Update the convnet's parameters: Adam on all, or Muon on the two large matrices.
 
-Takes gradients, knows nothing of how they came about. What an update remembers lies in its
-parameter's memory format and must be restored in place: fused Adam computes wrongly, without an
-error, on state whose format differs (6.5e-3 off after 5 steps).
+What an update remembers lies in its parameter's memory format and must be restored in place: fused
+Adam computes wrongly, without an error, on state whose format differs (6.5e-3 off after 5 steps).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from ..networks.convnet import Convnet
 from .recipes import Recipe
 
 LARGE = (2, 4)  # places of conv2's and the first linear layer's weight among the parameters
-ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults, as in the tutorial
+# PyTorch's defaults, as in the tutorial
+ADAM: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 MOMENTUM = 0.95
 # Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: steep at zero, so that
 # five iterations bring singular values into about [0.7, 1.2]
@@ -72,13 +73,9 @@ class Updater:
             self._n_steps,
             fused=True,
             decoupled_weight_decay=self.weight_decay > 0,
-            amsgrad=False,
-            beta1=ADAM_BETAS[0],
-            beta2=ADAM_BETAS[1],
             lr=rate,
             weight_decay=self.weight_decay,
-            eps=ADAM_EPSILON,
-            maximize=False,
+            **ADAM,
         )
         for i, matrix, momentum in zip(self._large, self._matrices, self._momenta, strict=True):
             gradient = _as_matrix(gradients[i])

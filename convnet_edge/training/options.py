@@ -53,9 +53,6 @@ class TrainOptions(Options):
     @property
     def plan(self) -> Recipe:
         """The recipe with what was given in its place."""
-        given = {
-            name: value
-            for name in ("epochs", "learning_rate", "batch_size")
-            if (value := getattr(self, name)) is not None
-        }
+        given = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
+        given = {name: value for name, value in given.items() if value is not None}
         return replace(RECIPES[self.recipe], **given)

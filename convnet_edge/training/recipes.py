@@ -8,7 +8,7 @@ RecipeName = Literal["tutorial", "fast", "best"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the trained weights, beside data, network and seed.
+    """One recipe.
 
     epochs: passes over the training images. batch_size: images a step.
     share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.

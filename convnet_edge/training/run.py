@@ -15,9 +15,9 @@ from torch import Tensor
 from ..data import fashion_mnist as data
 from ..networks.convnet import Architecture, Convnet, fold_normalization
 from ..networks.convnet_gradients import loss_and_gradients
-from ..runtime.errors import InputError
-from ..runtime.measure.accuracy import ImageSet
-from .batches import Choices, TrainingImages, pixel_moments
+from ..runtime.measure import machine
+from ..runtime.options import require
+from .batches import Choices, TrainingImages
 from .distributed import Processes
 from .muon import Updater
 from .options import TrainOptions
@@ -25,6 +25,8 @@ from .options import TrainOptions
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
+MUON = "Muon on conv2 and the first linear layer, AdamW on the rest"
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
 
@@ -47,8 +49,9 @@ class EpochMetrics:
 class Run:
     """The state that steps and epochs change, and what they need for it.
 
-    used, held_out: the images to train on, and those to validate on. training: what decides the
-    weights. epochs: the complete ones whose state is kept. time_s: seconds by what took them.
+    used, held_out: the images to train on, and the last ones, to validate on. training: what
+    decides the weights, the same in a resumed run. epochs: the complete ones whose state is kept.
+    time_s: seconds by what took them. n_threads: of the process that it began in.
     """
 
     def __init__(
@@ -58,16 +61,23 @@ class Run:
         self.device, self.processes = device, processes
         self.epochs: tuple[EpochMetrics, ...] = ()
         self.time_s: dict[str, float] = {}
+        self.n_threads = torch.get_num_threads()
         with self.timed("data"):
             whole = data.load_training_set(options.data, options.data_dir)
-        self.used, self.held_out = split(whole, options.validate)
-        self.training = describe_training(options, self.used)
+        n = len(whole) - options.validate
+        found = f"--validate {options.validate} of {len(whole)} training images"
+        require(n > 0, found, "fewer than there are", "--validate")
+        self.used, self.held_out = (
+            replace(whole, images=whole.images[part], labels=whole.labels[part])
+            for part in (slice(n), slice(n, None))
+        )
         self.architecture = Architecture(
             (1, *whole.images.shape[1:]), options.kernel_size, width=options.width
         )
         self.images = TrainingImages(
             self.used, self.recipe, sides=self.architecture.needed_sides, device=device
         )
+        self.training = self._describe()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.model = Convnet(self.architecture)
@@ -80,6 +90,24 @@ class Run:
         self.n_correct = torch.zeros((), device=device, dtype=torch.int64)
         self.average = [p.clone() for p in self.parameters] if self.recipe.average else None
 
+    def _describe(self) -> dict[str, Any]:
+        options, recipe = self.options, self.recipe
+        return {
+            "recipe": options.recipe,
+            "data": options.data,
+            "n_images": len(self.used),
+            "n_validation_images": options.validate,
+            "images_sha256": self.used.images_sha256,
+            "labels_sha256": self.used.labels_sha256,
+            "optimizer": MUON if recipe.muon_learning_rate else "Adam",
+            **asdict(recipe),
+            "pixel_mean_and_deviation": list(self.images.moments) if recipe.normalize else None,
+            "kernel_size": options.kernel_size,
+            "width": options.width,
+            "seed": options.seed,
+            "precision": options.precision,
+        }
+
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         """Add the seconds of the block to what `what` took."""
@@ -87,6 +115,18 @@ class Run:
         yield
         taken = (time.perf_counter_ns() - started) / 1e9
         self.time_s[what] = self.time_s.get(what, 0.0) + taken
+
+    def warnings(self) -> Iterator[str]:
+        """Say before the first step what may not be as expected."""
+        now = torch.get_num_threads()
+        if self.n_threads != now:
+            yield (
+                f"the run so far used {self.n_threads} threads, this process {now}: the final "
+                "weights will differ in their last bits from an uninterrupted run's"
+            )
+        emulated = self.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
+        if self.options.precision == "bf16" and emulated:
+            yield "this processor has no bfloat16 instructions: --precision bf16 is slower"
 
     def state(self) -> dict[str, Tensor]:
         """Return by name the tensors that decide how the run goes on, not copies of them."""
@@ -101,7 +141,7 @@ class Run:
         model = Convnet(self.architecture)
         weights = self.average or self.parameters
         model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
-        fold_normalization(model, self.images.mean, self.images.deviation)
+        fold_normalization(model, *self.images.moments)
         return model.to(self.device).eval()
 
     def step(self, choices: Choices, n_total: int) -> None:
@@ -139,37 +179,3 @@ class GraphedStep:
         for name, tensor in inputs.items():
             tensor.copy_(choices[name])
         graph.replay()
-
-
-def split(images: ImageSet, n_held_out: int) -> tuple[ImageSet, ImageSet]:
-    """Return the training images without the last `n_held_out`, and those."""
-    n = len(images) - n_held_out
-    if n < 1:
-        raise InputError(
-            f"--validate {n_held_out} of {len(images)} training images",
-            expected="fewer than there are",
-            next_step="lower --validate",
-        )
-    first = replace(images, images=images.images[:n], labels=images.labels[:n])
-    return first, replace(images, images=images.images[n:], labels=images.labels[n:])
-
-
-def describe_training(options: TrainOptions, images: ImageSet) -> dict[str, Any]:
-    """Return what decides the weights trained on `images`; a resumed run must have the same."""
-    recipe = options.plan
-    muon = "Muon on conv2 and the first linear layer, AdamW on the rest"
-    return {
-        "recipe": options.recipe,
-        "data": options.data,
-        "n_images": len(images),
-        "n_validation_images": options.validate,
-        "images_sha256": images.images_sha256,
-        "labels_sha256": images.labels_sha256,
-        "optimizer": muon if recipe.muon_learning_rate else "Adam",
-        **asdict(recipe),
-        "pixel_mean_and_deviation": list(pixel_moments(images)) if recipe.normalize else None,
-        "kernel_size": options.kernel_size,
-        "width": options.width,
-        "seed": options.seed,
-        "precision": options.precision,
-    }

@@ -89,7 +89,7 @@ def options() -> str:
 
 
 def _option(one: Declared) -> tuple[str, str, str, str]:
-    value = type_text(one.item) + ", several" * one.is_list
+    value = type_text(one.kind) + ", several" * one.is_list
     limits = one.range_text
     default = one.default if one.is_list else (one.default,)
     texts = [f"{v:g}" if isinstance(v, float) else "yes" if v is True else "no" if v is False

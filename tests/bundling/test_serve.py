@@ -43,7 +43,7 @@ def folder(tmp_path):
 def ask(folder):
     with serve.PageServer(folder, 0) as server:
         assert server.server_address[0] == "127.0.0.1"  # this computer alone
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
 
         def ask(target, method="GET", host="127.0.0.1:PORT"):
@@ -70,17 +70,12 @@ def test_listed_files_come_with_their_type_and_the_headers(ask, folder):
         assert dict(response.headers).items() >= site.HEADERS.items()
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/private.txt", "/gone.js", "/ort/", "/../secret.txt", "/%2e%2e/secret.txt",
-        "/ort/../private.txt", "//etc/passwd", "/nothing",
-    ],
-)  # fmt: skip
-def test_anything_else_is_not_found(ask, target):
-    response, body = ask(target)
-    assert response.status == 404
-    assert b"this is" not in body
+def test_anything_else_is_not_found(ask):
+    for target in ("private.txt", "gone.js", "ort/", "../secret.txt", "%2e%2e/secret.txt",
+                   "ort/../private.txt", "/etc/passwd", "nothing"):  # fmt: skip
+        response, body = ask(f"/{target}")
+        assert response.status == 404, target
+        assert b"this is" not in body
 
 
 def test_head_gives_the_length_alone_and_other_methods_are_refused(ask):
@@ -89,12 +84,10 @@ def test_head_gives_the_length_alone_and_other_methods_are_refused(ask):
     assert ask("/main.js", method="POST")[0].status == 501
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [("localhost:PORT", 200), ("evil.example", 403), ("127.0.0.1", 403), ("", 403)],
-)
-def test_foreign_host_name_is_refused(ask, host, status):
-    assert ask("/site.json", host=host)[0].status == status
+def test_foreign_host_name_is_refused(ask):
+    assert ask("/site.json", host="localhost:PORT")[0].status == 200
+    for host in ("evil.example", "127.0.0.1", ""):
+        assert ask("/site.json", host=host)[0].status == 403
 
 
 def test_taken_port_is_an_error_with_a_way_out(folder):

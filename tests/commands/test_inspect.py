@@ -3,9 +3,7 @@ import json
 import faults
 import pytest
 import tiny
-
-from convnet_edge.commands.inspect import InspectOptions, inspect
-from convnet_edge.sealing.default_model import shipped_model
+from emulated import EXPORTED
 
 
 def test_inspect_tells_what_the_file_holds(run, tiny_model):
@@ -26,24 +24,17 @@ def test_inspect_tells_what_the_file_holds(run, tiny_model):
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        ("", ("2 Conv", "Ankle Boot", "[✓] graph digest", "next: ")),
+        ("", ("Conv: 2", "Ankle Boot", "[✓] graph digest", "next: ")),
         (".int8", ("standard QDQ, for any runtime",)),
         (".int8-ort", ("for onnxruntime's CPU provider only",)),
     ],
 )
 def test_inspect_as_text_tells_of_the_network_a_file_stands_for(run, model, parts):
-    path = shipped_model().with_name(f"fashion-mnist{model}.onnx")
-    if not path.exists():
-        pytest.skip("the integer models are in the checkout only")
-    text = run("inspect", path).stdout
+    text = run("inspect", EXPORTED / f"fashion-mnist{model}.onnx").stdout
     for part in ("225,034", "2,215,168", *parts):
         assert part in text
 
 
-def test_inspect_shows_a_changed_file_as_changed(tiny_model):
-    def nudge(proto):
-        tensor = proto.graph.initializer[0]
-        tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
-
-    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), nudge))
-    assert inspect(InspectOptions(tiny_model)).as_json()["digests_hold"] is False
+def test_inspect_shows_a_changed_file_as_changed(run, tiny_model):
+    tiny_model.write_bytes(faults.change_graph(tiny_model.read_bytes(), faults.nudge_one_weight))
+    assert json.loads(run("inspect", tiny_model, "--json").stdout)["digests_hold"] is False

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from convnet_edge import CompareOptions
 from convnet_edge.commands.app import COMMANDS, bridge
-from convnet_edge.commands.terminal import Done
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.options import SHARE, TIME, Options, option
 
@@ -44,7 +43,6 @@ def call(options, *arguments):
     def command(options: options, terminal):
         """Do it."""
         got.append((options, terminal.json))
-        return Done()
 
     app.command()(bridge(command))
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "120"})

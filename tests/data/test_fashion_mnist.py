@@ -12,6 +12,16 @@ from convnet_edge.data import fashion_mnist as data
 from convnet_edge.runtime.errors import InputError
 
 
+@pytest.fixture
+def data_dir(tmp_path):
+    """A folder with the embedded training files under the names of the full ones."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for name in data.TRAIN_FILES:
+        shutil.copy(data.SAMPLE_DIR / f"{name}.gz", folder)
+    return folder
+
+
 def load(data_dir, name="fashion-mnist"):
     return data.load_training_set(name, data_dir)
 
@@ -99,34 +109,25 @@ def test_decompression_bomb_is_refused(data_dir, monkeypatch):
         load(data_dir)
 
 
-@pytest.fixture
-def mirror(data_dir):
-    """Serve the folder on the loopback address, as the download's mirror."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(data_dir))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-def test_download_by_torchvision_ends_in_the_data_dir(
-    small, data_dir, mirror, tmp_path, monkeypatch
-):
+def test_download_by_torchvision_ends_in_the_data_dir(small, data_dir, tmp_path, monkeypatch):
     from torchvision import datasets
 
     for name in data.TEST_FILES:
         shutil.copy(data.SAMPLE_DIR / f"{name}.gz", data_dir)
     resources = [(file.name, hashlib.md5(file.read_bytes()).hexdigest())
                  for file in sorted(data_dir.iterdir())]  # fmt: skip
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
     monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
-    assert len(load(tmp_path / "new")) == 10_000
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(data_dir))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
+        assert len(load(tmp_path / "new")) == 10_000
+        server.shutdown()
     assert (tmp_path / "new" / data.TORCHVISION_SUBDIR).is_dir()
 
 
-def test_after_a_failed_download_the_other_ways_are_named_and_work(
-    small, data_dir, tmp_path, monkeypatch
-):
+def test_failed_download_names_other_ways_that_work(small, data_dir, tmp_path, monkeypatch):
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])

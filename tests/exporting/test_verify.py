@@ -9,27 +9,25 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
 
 
-def test_verify_against_the_checkpoint_compares_all_test_images(run, exported, trained):
+def test_verify_against_the_checkpoint(run, on_few, few, exported, trained):
     result = run("verify", exported.model_path, "--against", trained.checkpoint_path, "--json")
     assert result.exit_code == 0, result.output
     comparison = json.loads(result.stdout)["comparison"]
-    assert comparison["n_images"] == 10_000
-    assert comparison["n_agreeing_labels"] == 10_000 - len(comparison["flips"])
+    assert comparison["n_images"] == len(few)
+    assert comparison["n_agreeing_labels"] == len(few) - len(comparison["flips"])
     assert comparison["mean_error"] < comparison["max_error"] < 1e-3
 
 
-def test_another_checkpoint_is_found_out_and_its_flips_are_listed(
-    exported, trained, tmp_path, test_set
-):
+def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trained, tmp_path, few):
     loaded = checkpoint.load(trained.checkpoint_path, kind="model")
     loaded.tensors["layer_stack.9.bias"][0] += 100  # every image becomes a T-Shirt
     other = tmp_path / "other.safetensors"
     checkpoint.save(other, loaded)
     classifier = Classifier(exported.model_path)
-    proof, against = verify.compare_network(classifier, other, test_set.images[:500])
+    proof, against = verify.compare_network(classifier, other, few.images)
     assert against.path == str(other)
     assert not any(check.passed for check in proof.checks)
-    assert len(proof.comparison.flips) > 250
+    assert len(proof.comparison.flips) > len(few) / 2
 
 
 def alter_golden(document):
@@ -54,43 +52,19 @@ def test_altered_file_fails_with_exit_1_and_is_opened_only_if_its_digests_hold(
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     assert named in result.stderr
-    assert "Traceback" not in result.output
+    assert "is not proved on cpu" in result.stderr or "digest" in named
+    assert "next: convnet-edge" not in result.output
     names = [check["name"] for check in json.loads((tmp_path / "x.json").read_text())["checks"]]
     assert (names == ["graph digest", "contract digest"]) == ("digest" in named)
 
 
 @pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (lambda m: m[: len(m) // 2], "not a readable ONNX file"),
-        (lambda _: b"\x89PNG", "not a readable ONNX file"),
-        (lambda m: faults.unsealed(m), "no contracts"),
-        (lambda m: faults.change_graph(m, faults.move_weights_outside), "outside the file"),
-        (lambda m: b"", "0 bytes"),
-    ],
+    ("difference", "verdict"), [(0, "bit-equal"), (1e-7, "within tolerance"), (0.1, "different")]
 )
-@pytest.mark.parametrize("command", ["verify", "inspect", "bench", "predict"])
-def test_unreadable_model_is_exit_2_in_every_command(run, tmp_path, command, make, named):
-    path = tmp_path / "bad.onnx"
-    path.write_bytes(make(tiny.grey()))
-    result = run(command, *(["--model", path] if command == "predict" else [path]))
-    assert result.exit_code == 2, result.output
-    assert named in result.stderr
-    assert len(result.stderr.strip().splitlines()) <= 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.onnx"]
-
-
-@pytest.mark.parametrize(
-    ("change", "verdict"),
-    [
-        (lambda values: values, "bit-equal"),
-        (lambda values: values + 1e-7, "within tolerance"),
-        (lambda values: values + 0.1, "different"),
-    ],
-)
-def test_two_models_are_equal_near_or_different_and_where(tmp_path, change, verdict):
+def test_two_models_are_equal_near_or_different_and_where(tmp_path, difference, verdict):
     def alter(proto):
-        faults.set_weight(proto, "linear.bias", change)
+        with faults.weight(proto, "linear.bias") as bias:
+            bias += difference
 
     path = tmp_path / "other.onnx"
     path.write_bytes(faults.change_sealed(tiny.grey(), alter))

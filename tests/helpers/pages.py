@@ -2,10 +2,10 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+from environments import run
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,15 +53,6 @@ def lay_out(folder, test_set):
 
 def run_line(line, folder):
     """Run one `convnet-edge …` or `python3 …` of a page, shortened; it has to succeed."""
-    program, *arguments = shlex.split(line)
+    program, *arguments = [*shlex.split(line), *SHORTENED.get(line, [])]
     programs = {"convnet-edge": ["-m", "convnet_edge"], "python3": []}
-    return run_python([*programs[program], *arguments, *SHORTENED.get(line, [])], folder, line)
-
-
-def run_python(arguments, folder, what):
-    """Run this Python with `arguments` in `folder`; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{what}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return run(sys.executable, *programs[program], *arguments, cwd=folder)

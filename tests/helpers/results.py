@@ -1,11 +1,10 @@
 """Make bench results as `convnet-edge bench` would write them, without measuring anything."""
 
-from __future__ import annotations
-
 import json
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -22,41 +21,23 @@ DELETE = object()
 
 def full(batch_ms: dict[int, float] | None = None) -> result.Result:
     """Return a result with every field filled, its times around those given by batch size."""
-    batch_ms = batch_ms or {1: 0.08, 8: 0.5, 64: 2.6}
-    reason = result.Reason("drift", "NOISY", 0.14, 0.1, NOISY["text"], batch_size=8)
-    rows = [_latency(size, ms) for size, ms in batch_ms.items()]
+    rows = [_latency(*each) for each in (batch_ms or {1: 0.08, 8: 0.5, 64: 2.6}).items()]
+    noisy = result.Verdict("NOISY", (result.Reason(**NOISY | {"batch_size": 8}),))
     placement = {"CPUExecutionProvider": ["Conv", "Relu", "Gemm"]}
-    return result.Result(
+    return _filled(
+        result.Result,
         schema=result.SCHEMA,
-        measured_at="2026-11-24T01:03:49+00:00",
-        convnet_edge="0.1.0",
-        model=result.Model("fashion-mnist.onnx", 915_110, "ab" * 32, "cd" * 32, 225_034, 2_215_168,
-                           "float32", integers=False),
-        provider=result.Provider("cpu", "cpu", True, 2, True, False, False, "float32", placement,
-                                 {"CPU": 9}, 0, ["libcuda.so.1"]),
-        machine=result.Machine(
-            "0123456789abcdef", "AMD EPYC", "x86_64", ["avx2", "fma"], 2, [0, 1], 2, 1.5,
-            "performance", False, 2400.0, 51.5, 0.35, 25_276_510_208, 20_276_510_208, "Linux 6.18",
-            "docker", "3.11.7", ["NVIDIA H100"], "550.1", {"numpy": "2.4.6", "onnxruntime": "1.32"},
-        ),
-        settings={"batch_sizes": list(batch_ms), "duration_s": 5.0, "quick": False},
-        checks=(result.Check("golden vectors, batch 1", True, "16 images, largest error 2e-06",
-                             2e-6, 1.8e-5, False),),
-        cost=result.Cost(2_215_168, 900_136, 7.1e10, "float32 matrix product", 0.031),
-        profile=(result.NodeTime("relu_nchwc", "Conv", "CPU", 18.2, 0.6),),
+        model=_filled(result.Model, name="fashion-mnist.onnx", model_bytes=915_110),
+        provider=_filled(result.Provider, asked="cpu", obtained="cpu", placement=placement),
+        machine=_filled(result.Machine, id="0123456789abcdef", cpu="AMD EPYC", clock_mhz=2400.0,
+                        memory_bytes=25_276_510_208, versions={"onnxruntime": "1.32"}),
+        settings={"batch_sizes": [row.batch_size for row in rows], "duration_s": 5.0},
+        checks=(result.Check("golden vectors, batch 1", True, "16 images", 2e-6, 1.8e-5),),
         accuracy=_accuracy(),
-        cold_start=result.ColdStart(3, tuple(_start(factor) for factor in (1.0, 1.1, 2.0))),
-        latency=(replace(rows[0], histogram_ns=[(70_000, 3)],
-                         verdict=result.Verdict("NOISY", (reason,))), *rows[1:]),
-        throughput=(result.Throughput(64, 2, 1, 23_878.0, (23_000.0, 23_878.0, 24_100.0)),),
-        paced=result.Paced(10.0, 60.0, 1, 2, percentiles_ms(np.full(600, 150_000)),
-                           (result.Minute(0, 600, 0.15, 0.16, 2400.0, 51.5),), 1.8),
-        pairs=(result.Pair("fashion-mnist.int8.onnx", "ef" * 32, 10_000, 11, 8, 25, [3, 4], 0.26,
-                           [3]),),
-        verdict=result.Verdict("NOISY", (reason,)),
-        peak_memory_bytes=130_000_000,
+        latency=(replace(rows[0], histogram_ns=[(70_000, 3)], verdict=noisy), *rows[1:]),
+        pairs=(_filled(result.Pair, name="fashion-mnist.int8.onnx"),),
+        verdict=noisy,
         failed="golden vectors: largest error 0.4 > 1.8e-05",
-        interrupted=True,
     )  # fmt: skip
 
 
@@ -97,11 +78,25 @@ def read(path: Path) -> result.Result:
     return found
 
 
-def _start(factor: float) -> result.FreshProcess:
-    parts = [factor * ms for ms in (20.0, 110.0, 0.4, 9.0, 12.0, 0.6)]
-    return result.FreshProcess(
-        *parts, sum(parts), {"8": 0.9 * factor}, {"1": 0.08, "8": 0.5}, 2e-6, 72_000_000
-    )
+def _filled(kind: Any, **known: Any) -> Any:
+    """Return a `kind` of result; what is not known is something of its declared type."""
+    hints = get_type_hints(kind).items()
+    return kind(**known, **{name: _some(hint) for name, hint in hints if name not in known})
+
+
+def _some(hint: Any) -> Any:
+    if is_dataclass(hint):
+        return _filled(hint)
+    kind, parts = get_origin(hint), [p for p in get_args(hint) if p not in (NoneType, ...)]
+    if kind is Literal:
+        return parts[0]
+    if kind is UnionType:
+        return _some(parts[0])
+    if kind is dict:
+        return {"1": _some(parts[1])}
+    if kind is not None:
+        return kind(map(_some, parts))
+    return {bool: True, int: 2, float: 0.5, str: "some text"}[hint]
 
 
 def _accuracy() -> result.Accuracy:
@@ -109,15 +104,16 @@ def _accuracy() -> result.Accuracy:
     bins = [
         result.Bin(i / 10, (i + 1) / 10, 100 * i, (i + 0.5) / 10, i / 10) for i in range(10)
     ]  # fmt: skip
-    return result.Accuracy(
-        10_000,
-        9_323,
-        0.9323,
-        wilson_interval(9_323, 10_000),
-        tuple(result.ClassScore(label, 1000, 0.93, 0.92, 0.925) for label in LABELS),
-        tuple(map(tuple, confusion.tolist())),
-        result.Calibration(0.031, tuple(bins)),
-        "5b" * 32,
+    return _filled(
+        result.Accuracy,
+        n=10_000,
+        n_correct=9_323,
+        accuracy=0.9323,
+        interval=wilson_interval(9_323, 10_000),
+        classes=tuple(_filled(result.ClassScore, label=label) for label in LABELS),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        calibration=result.Calibration(0.031, tuple(bins)),
+        images_sha256="5b" * 32,
     )
 
 
@@ -125,25 +121,15 @@ def _latency(batch_size: int, median_ms: float) -> result.Latency:
     n_runs = 500 if batch_size > 1 else 2000
     draws = np.random.default_rng(batch_size).gamma(4, 0.03, n_runs)
     samples = np.maximum(1e6 * median_ms * (0.9 + draws), 1).astype(int)
-    times = samples / 1e6
-    return result.Latency(
-        batch_size,
-        n_runs,
-        n_warmup=50,
-        elapsed_s=float(times.sum() / 1e3),
-        images_per_s=1e3 * batch_size / float(times.mean()),
-        mean_ms=float(times.mean()),
-        min_ms=float(times.min()),
-        max_ms=float(times.max()),
+    return _filled(
+        result.Latency,
+        batch_size=batch_size,
+        n_runs=n_runs,
+        images_per_s=1e9 * batch_size / float(samples.mean()),
         percentiles_ms=percentiles_ms(samples),
-        cpu_ms_per_run=2 * median_ms,
-        n_switched=3,
         waited_share=0.001,
-        timer_step_ns=30.0,
-        n_outputs_checked=64,
         largest_output_error=1e-6,
-        share_of_bound=0.4,
-        split=result.Split(0.01, 0.07, 0.01),
         verdict=result.Verdict("VALID", ()),
         samples_ns=samples.tolist(),
+        histogram_ns=None,
     )

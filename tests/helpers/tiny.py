@@ -11,16 +11,19 @@ from functools import cache
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from PIL import Image
 
 from convnet_edge.runtime import contract, preprocess, selftest
+from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.sealing import document as sealing
+from convnet_edge.sealing import parity
 
 LABELS = ("bar", "cross", "ring")
 GREY, RGB = (1, 8, 8), (3, 12, 10)  # C, H, W
 N_CHANNELS, N_GOLDENS, N_MEASURED = 4, 6, 60
 FLOOR = 2.0**-20  # a few roundings of logits of about 1: this much on any processor
-TOLERANCE = 8 * FLOOR
+TOLERANCE = parity.TOLERANCE_FACTOR * FLOOR
 OPSET, IR_VERSION = 18, 8
 
 
@@ -53,12 +56,17 @@ def images(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
 
 
 @cache
-def labels(n: int) -> np.ndarray:
-    """Return (n,) int64: what the grey model says of `images(n)`, but every fourth wrong."""
-    said = logits(images(n)).argmax(axis=1)
+def labels(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
+    """Return (n,) uint8: what the model says of `images(n)`, but every fourth wrong."""
+    said = logits(images(n, shape), shape).argmax(axis=1).astype(np.uint8)
     said[3::4] = (said[3::4] + 1) % len(LABELS)
     said.flags.writeable = False
     return said
+
+
+def image_set(n: int, shape: tuple[int, int, int] = GREY) -> ImageSet:
+    """Return `images(n)` with their labels."""
+    return ImageSet(images(n, shape), labels(n, shape), "i" * 64, "l" * 64, "tiny")
 
 
 @cache
@@ -80,16 +88,15 @@ def weights(shape: tuple[int, int, int] = GREY) -> dict[str, np.ndarray]:
 def logits(pixels: np.ndarray, shape: tuple[int, int, int] = GREY) -> np.ndarray:
     """Return the float64 logits (N, 3) of uint8 `pixels` (N, H, W) or (N, H, W, C)."""
     w = {name: values.astype(np.float64) for name, values in weights(shape).items()}
-    x = pixels.reshape(len(pixels), *shape[1:], shape[0]).astype(np.float64) / 255
-    height, width = shape[1] - 2, shape[2] - 2
-    features = np.zeros((len(x), N_CHANNELS, height // 2, width // 2))  # Relu: none below 0
-    for row in range(height // 2 * 2):
-        for column in range(width // 2 * 2):
-            patch = x[:, row : row + 3, column : column + 3]  # (N, 3, 3, C)
-            for channel, filter_ in enumerate(w["conv.weight"]):
-                sums = (patch * filter_.transpose(1, 2, 0)).sum(axis=(1, 2, 3))
-                cell = features[:, channel, row // 2, column // 2]
-                np.maximum(cell, sums + w["conv.bias"][channel], out=cell)
+    channels, height, width = shape
+    x = pixels.reshape(len(pixels), height, width, channels) / 255
+    features = np.zeros((len(x), N_CHANNELS, (height - 2) // 2, (width - 2) // 2))  # Relu: ≥ 0
+    for row, column in np.ndindex(2 * features.shape[2], 2 * features.shape[3]):
+        patch = x[:, row : row + 3, column : column + 3]
+        for channel, filter_ in enumerate(w["conv.weight"]):
+            sums = (patch * filter_.transpose(1, 2, 0)).sum(axis=(1, 2, 3))
+            cell = features[:, channel, row // 2, column // 2]
+            np.maximum(cell, sums + w["conv.bias"][channel], out=cell)
     return features.reshape(len(x), -1) @ w["linear.weight"].T + w["linear.bias"]
 
 
@@ -111,53 +118,35 @@ def pictures() -> tuple[contract.SamplePicture, ...]:
 def graph(shape: tuple[int, int, int], dtype: str) -> onnx.ModelProto:
     """Return the network without a contract, shapes inferred."""
     arrays = dict(weights(shape))
-    first, takes = "images", TensorProto.FLOAT
-    nodes = []
+    takes, first, cast = "float", "images", ""
     if dtype == "uint8":
-        first, takes = "values", TensorProto.UINT8
-        nodes = [helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT)]
+        takes, first, cast = "uint8", "values", "values = Cast <to = 1> (images)"
         scaled = arrays["conv.weight"].astype(np.float64) / 255
         arrays["conv.weight"] = scaled.astype(np.float32)
-    nodes += [
-        helper.make_node("Conv", [first, "conv.weight", "conv.bias"], ["sums"],
-                         kernel_shape=[3, 3]),
-        helper.make_node("Relu", ["sums"], ["active"]),
-        helper.make_node("MaxPool", ["active"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Flatten", ["pooled"], ["features"], axis=1),
-        helper.make_node("Gemm", ["features", "linear.weight", "linear.bias"], ["logits"],
-                         transB=1),
-    ]  # fmt: skip
-    proto = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "tiny",
-            [helper.make_tensor_value_info("images", takes, ["batch", *shape])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
-            [numpy_helper.from_array(values, name) for name, values in arrays.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>
+        tiny ({takes}[batch, {", ".join(map(str, shape))}] images)
+            => (float[batch, {len(LABELS)}] logits) {{
+            {cast}
+            sums = Conv <kernel_shape = [3, 3]> ({first}, "conv.weight", "conv.bias")
+            active = Relu (sums)
+            pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (active)
+            features = Flatten <axis = 1> (pooled)
+            logits = Gemm <transB = 1> (features, "linear.weight", "linear.bias")
+        }}""")
+    proto.graph.initializer.extend(map(numpy_helper.from_array, arrays.values(), arrays))
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
 
 
-def document(shape: tuple[int, int, int], dtype: str) -> dict[str, object]:
+def document(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> dict[str, object]:
     """Return the contract's document, without schema and digests."""
     n_parameters = sum(values.size for values in weights(shape).values())
-    chosen = images(N_GOLDENS, shape)
-    n_correct = N_MEASURED - N_MEASURED // 4
-    scale = "uint8 value / 255" if dtype == "float32" else "the uint8 value; the graph scales it"
+    test = image_set(N_MEASURED, shape)
+    reference = parity.Reference(test.images, logits(test.images, shape), FLOOR)
     return {
         "name": "tiny",
         "class_labels": list(LABELS),
-        "input": {
-            "name": "images",
-            "dtype": dtype,
-            "shape": list(shape),
-            "layout": "NCHW, batch axis free",
-            "range": [0.0, 1.0] if dtype == "float32" else [0, 255],
-            "scale": scale,
-        },
+        "input": sealing.describe_input(dtype, shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
         "preprocessing": {
             "steps": list(preprocess.STEPS),
@@ -172,27 +161,14 @@ def document(shape: tuple[int, int, int], dtype: str) -> dict[str, object]:
             ],
         },
         "training": {"data": "none", "n_images": 0, "recipe": "none", "epochs": 0, "seed": 0},
-        "measured": {
-            "what": "float64 numpy on `images`",
-            "n": N_MEASURED,
-            "n_correct": n_correct,
-            "accuracy": n_correct / N_MEASURED,
-            "interval_95": {"low": 0.627, "high": 0.842},
-        },
         "parameters": {"n": n_parameters, "n_by_formula": n_parameters},
         "versions": {"training": {}, "export": {}},
         "exporter": "by hand",
-        "goldens": {
-            "indices": list(range(N_GOLDENS)),
-            "images": contract.encode_pixels(chosen),
-            "logits": logits(chosen, shape).round(9).tolist(),
-            "floor": FLOOR,
-            "tolerance": TOLERANCE,
-        },
+        **sealing.describe_proof("float64 numpy", reference, test, np.arange(N_GOLDENS), LABELS),
     }
 
 
-def _seal(shape: tuple[int, int, int], dtype: str) -> bytes:
+def _seal(shape: tuple[int, int, int], dtype: sealing.InputDtype) -> bytes:
     serialised = graph(shape, dtype).SerializeToString(deterministic=True)
     return contract.seal(serialised, document(shape, dtype))
 

@@ -44,25 +44,21 @@ def test_save_then_load_gives_tensors_and_header_back(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_load_model_rebuilds_the_network(stored):
-    made, path = stored
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, Architecture()])
+def test_load_model_rebuilds_the_network(tmp_path, architecture):
+    made, path = make(architecture), tmp_path / "x.safetensors"
+    if architecture == Architecture():
+        del made.header["model"]["width"]  # as in older files
+    checkpoint.save(path, made)
     model, loaded = checkpoint.load_model(path)
-    assert model.architecture == ARCHITECTURE
+    assert model.architecture == architecture
     assert not model.training
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, made.tensors[name])
+    torch.testing.assert_close(dict(model.state_dict()), made.tensors, rtol=0, atol=0)
     assert loaded.header["training"] == {"recipe": "tutorial"}
 
 
-def test_load_model_takes_an_older_header_without_a_width(tmp_path):
-    older = make(Architecture())
-    del older.header["model"]["width"]
-    checkpoint.save(tmp_path / "x.safetensors", older)
-    model, _ = checkpoint.load_model(tmp_path / "x.safetensors")
-    assert model.architecture == Architecture()
-
-
-def stored_with(header):
+def stored_with(text):
+    header = None if text is None else {checkpoint.HEADER_KEY: text}
     return safetensors.torch.save({"a": torch.zeros(1)}, header)
 
 
@@ -70,17 +66,12 @@ def stored_with(header):
     ("content", "found"),
     [
         (b"", "empty"),
-        (b"hello", "damaged"),
-        (bytes(8) + b"{}", "damaged"),
-        (b"\xff" * 64, "damaged"),
         (pickle.dumps({"a": 1}), "damaged"),
         ((20).to_bytes(8, "little") + b"[" * 20, "damaged"),
         (stored_with(None), "foreign"),
-        *(
-            (stored_with({checkpoint.HEADER_KEY: text}), "foreign")
-            for text in ("[1]", "3", "null", '"x"')
-        ),
-        (stored_with({checkpoint.HEADER_KEY: "{"}), "damaged"),
+        (stored_with("[1]"), "foreign"),
+        (stored_with("3"), "foreign"),
+        (stored_with("{"), "damaged"),
     ],
 )
 def test_load_of_something_else_is_an_input_error(tmp_path, content, found):
@@ -113,7 +104,6 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
         ({"model": SHAPE | {"width": 1e9}}, "described"),
         ({"model": SHAPE | {"width": float("inf")}}, "infinity"),
         ({"model": SHAPE | {"kernel_size": 1 << 70}}, "kernel"),
-        ({"model": [1]}, "indices"),
         ({"model": None}, "subscriptable"),
         ({"class_labels": ["x"] * 1_000_000}, "described"),
         ({"class_labels": [1] * 3}, "not names"),
@@ -121,14 +111,9 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
         ({"versions": None}, "not described"),
     ],
 )
-def test_header_that_fits_no_such_weights_is_refused_before_anything_is_built(
-    stored, monkeypatch, change, named
-):
-    def must_not_build(*_, **__):
-        raise AssertionError("built")
-
+def test_header_that_does_not_fit_is_refused_unbuilt(stored, monkeypatch, change, named):
     made, path = stored
-    monkeypatch.setattr(checkpoint, "Convnet", must_not_build)
+    monkeypatch.setattr(checkpoint, "Convnet", lambda *_, **__: pytest.fail("built"))
     dumps = json.dumps
     monkeypatch.setattr(checkpoint.json, "dumps", lambda header, **_: dumps(header, allow_nan=True))
     checkpoint.save(path, Checkpoint("model", made.tensors, made.header | change))

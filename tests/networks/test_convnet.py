@@ -7,7 +7,6 @@ from convnet_edge.networks.convnet import (
     Architecture,
     Convnet,
     compute_logits,
-    count_parameters,
     fold_normalization,
     hidden_activity,
     reference_logits,
@@ -37,7 +36,7 @@ def test_layers_are_the_tutorials_in_order_and_by_name():
 )
 def test_parameter_formula_equals_the_count(architecture):
     net = Convnet(architecture)
-    assert count_parameters(net) == architecture.n_parameters
+    assert sum(p.numel() for p in net.parameters()) == architecture.n_parameters
     assert net(torch.zeros(2, *architecture.image_shape)).shape == (2, architecture.n_classes)
     assert net.layer_stack[3].out_channels == round(64 * architecture.width)
     assert net.layer_stack[9].in_features == round(128 * architecture.width)

@@ -1,68 +1,50 @@
-import importlib.util
 import signal
 import sys
 import time
 
+import loadgen
 import numpy as np
 import pytest
-from pages import REPOSITORY
 
 from convnet_edge.runtime.classifier import Classifier
 from convnet_edge.runtime.errors import InputError
 
-specification = importlib.util.spec_from_file_location(
-    "loadgen", REPOSITORY / "benchmarks" / "loadgen.py"
-)
-loadgen = importlib.util.module_from_spec(specification)
-sys.modules["loadgen"] = loadgen
-specification.loader.exec_module(loadgen)
-
-N = 500
 DURATION_S = 0.3
-NAMES = [f"{scenario}-{mode}" for scenario in loadgen.SCENARIOS for mode in loadgen.MODES]
+SCENARIOS = list(loadgen.SCENARIOS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def classifier(model_bytes):
     return Classifier(model_bytes, threads=1)
 
 
-@pytest.fixture
-def measure(classifier, test_set, tmp_path):
+@pytest.fixture(scope="module")
+def measure(classifier, few, tmp_path_factory):
+    """Measure in a folder whose audit.config would cut the runs to seven queries."""
+    folder = tmp_path_factory.mktemp("loadgen")
+    (folder / "audit.config").write_text("*.*.max_query_count = 7\n")
+
     def run(**changes):
-        arguments = {"duration_s": DURATION_S, "log_dir": tmp_path / "logs", **changes}
-        return loadgen.run_loadgen(
-            classifier, test_set.images[:N], test_set.labels[:N], **arguments
-        )
+        arguments = {"duration_s": DURATION_S, "log_dir": folder / "logs", **changes}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            return loadgen.run_loadgen(classifier, few.images, few.labels, **arguments)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def runs(model_bytes, test_set, tmp_path_factory):
-    """The four runs, in a folder whose audit.config would cut them to seven queries."""
-    folder = tmp_path_factory.mktemp("loadgen")
-    (folder / "audit.config").write_text("*.*.max_query_count = 7\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        found = loadgen.run_loadgen(
-            Classifier(model_bytes, threads=1),
-            test_set.images[:N],
-            test_set.labels[:N],
-            duration_s=DURATION_S,
-            log_dir=folder / "logs",
-            batch_size=48,  # leaves a rest
-        )
+def runs(measure):
+    found = measure(batch_size=48)  # leaves a rest
     return {f"{run.scenario}-{run.mode}": run for run in found}
 
 
-@pytest.mark.parametrize("scenario", loadgen.SCENARIOS)
-def test_accuracy_run_scores_as_the_classifier_does(runs, classifier, test_set, scenario):
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_accuracy_run_scores_as_the_classifier_does(runs, classifier, few, scenario):
     run = runs[f"{scenario}-accuracy"]
-    labels = classifier(test_set.images[:N]).labels
-    assert run.accuracy == float(np.mean(labels == test_set.labels[:N]))
+    assert run.accuracy == float(np.mean(classifier(few.images).labels == few.labels))
     assert run.valid is None
-    assert run.n_queries * run.results["samples_per_query"] == N
+    assert run.n_queries * run.results["samples_per_query"] == len(few)
     assert f"{run.accuracy * 100:.2f} %" in run.summary()
 
 
@@ -91,48 +73,33 @@ def test_pace_too_slow_gives_invalid_and_says_so(measure, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_failing_model_surfaces_and_the_process_lives(measure, classifier, monkeypatch, name):
-    scenario, mode = name.rsplit("-", 1)
+@pytest.mark.parametrize(
+    ("scenario", "mode", "error"),
+    [
+        *((scenario, mode, InputError) for scenario in SCENARIOS for mode in loadgen.MODES),
+        ("single-stream", "performance", KeyboardInterrupt),
+    ],
+)
+def test_failure_and_ctrl_c_end_the_run_at_once(
+    measure, classifier, monkeypatch, scenario, mode, error
+):
+    run, before, stages = classifier.session.run, signal.getsignal(signal.SIGINT), []
 
-    def stage(text):
-        if text == f"LoadGen {scenario} {mode}":
-            monkeypatch.setattr(classifier.session, "run", fail_after(20, classifier.session.run))
-
-    with pytest.raises(InputError, match="broken on purpose"):
-        measure(stage=stage, batch_size=4)
-
-
-def fail_after(n_runs, run):
-    count = 0
-
-    def failing(batch):
-        nonlocal count
-        count += 1
-        if count > n_runs:
-            raise InputError("broken on purpose", expected="a run", next_step="none")
-        return run(batch)
-
-    return failing
-
-
-def test_ctrl_c_ends_the_run_before_its_duration(measure, classifier, monkeypatch):
-    duration_s = 8
-    run = classifier.session.run
-    stages = []
-
-    def interrupted(batch):
-        if stages[-1] == "LoadGen single-stream performance":
+    def breaking(batch):
+        stages.append("a run")
+        if f"LoadGen {scenario} {mode}" in stages and stages[-20:] == ["a run"] * 20:
+            if error is InputError:
+                raise InputError("broken on purpose", expected="a run", next_step="none")
             signal.raise_signal(signal.SIGINT)
         return run(batch)
 
-    monkeypatch.setattr(classifier.session, "run", interrupted)
-    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(classifier.session, "run", breaking)
+    duration_s = DURATION_S if error is InputError else 8
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        measure(stage=stages.append, duration_s=duration_s)
-    assert time.monotonic() - started < duration_s
-    assert stages[-1] == "LoadGen single-stream performance"
+    with pytest.raises(error):
+        measure(stage=stages.append, batch_size=4, duration_s=duration_s)
+    assert time.monotonic() - started < 8
+    assert [stage for stage in stages if stage != "a run"][-1] == f"LoadGen {scenario} {mode}"
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -6,30 +6,24 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+import results
+from emulated import EXPORTED, REPOSITORY
 from environments import empty_environment, offline, run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEVICE_COMMANDS = (
-    ["verify"],
-    ["inspect"],
-    ["bench", "--quick"],
-    ["report"],
-    ["predict"],
-    ["predict", "x.png"],
-)
+from convnet_edge.bundling.bundle import bundle
+from convnet_edge.bundling.options import BundleOptions
 
 
 def test_lock_pins_and_hashes_everything_that_the_project_asks_for():
     lock = (REPOSITORY / "requirements.lock").read_text()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = project["dependencies"] + [
-        r for n in ("cpu", "plot", "train", "dev") for r in extras[n]
-    ]
-    for requirement in asked:
+    asked = (extras[name] for name in ("cpu", "plot", "train", "dev"))
+    for requirement in chain(project["dependencies"], *asked):
         name = re.match(r"[\w-]+", requirement).group().lower()
         if name != "convnet-edge":
             assert re.search(rf"^{name}==", lock, re.MULTILINE), name
@@ -55,89 +49,67 @@ def test_wheel_with_cpu_extra_works_in_an_empty_environment_offline(wheel, tmp_p
     installed = run(python, "-m", "pip", "list", "--format=freeze").lower()
     assert not re.search(r"^(torch|onnx|matplotlib)==", installed, re.MULTILINE)
     program = tmp_path / "venv" / "bin" / "convnet-edge"
-    for arguments in DEVICE_COMMANDS:
-        run(*offline(str(program), *arguments), cwd=tmp_path)
+    for line in ("verify", "inspect", "bench --quick", "report", "predict", "predict x.png"):
+        run(*offline(str(program), *line.split()), cwd=tmp_path)
     assert not list(tmp_path.glob("*/*.png"))
 
 
-def python_3_10():
-    """Return a Python 3.10 of this machine, None without one."""
-    found = [shutil.which("python3.10"), *Path.home().glob(".pyenv/versions/3.10.*/bin/python")]
-    for candidate in found:
-        if candidate:
-            done = subprocess.run([str(candidate), "--version"], capture_output=True, text=True)
-            if done.returncode == 0 and done.stdout.startswith("Python 3.10."):
-                return candidate
-    return None
+PYTHON_3_10 = next(  # a shim of that name in the PATH works only where pyenv has one
+    (str(path) for path in Path.home().glob(".pyenv/versions/3.10.*/bin/python")),
+    shutil.which("python3.10"),
+)
 
 
 @pytest.mark.index
-@pytest.mark.skipif(python_3_10() is None, reason="no Python 3.10 here")
+@pytest.mark.skipif(PYTHON_3_10 is None, reason="no Python 3.10 here")
 @pytest.mark.parametrize(
     "packages", [("numpy", "onnxruntime"), ("numpy<2", "onnxruntime==1.16.3")], ids=str
 )
-def test_runtime_alone_runs_on_python_3_10(tmp_path, exported, packages):
-    import convnet_edge
-
-    python = empty_environment(tmp_path / "venv", "pillow", *packages, python=python_3_10())
-    shutil.copytree(Path(convnet_edge.__file__).parent / "runtime", tmp_path / "copied_runtime")
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from copied_runtime import Classifier, selftest\n"
-        "from copied_runtime.measure import accuracy, bench, cold_start, options, result\n"
-        "for path in map(Path, sys.argv[1:]):\n"
-        "    classifier = Classifier(path, threads=1)\n"
-        "    checks = selftest.run_selftest(classifier)\n"
-        "    assert all(check.passed for check in checks), (path, checks)\n"
-        "images = classifier.contract.goldens.images\n"
-        "labels = classifier(images).labels\n"
-        "test = accuracy.ImageSet(images, labels, '', '', 'goldens')\n"
-        "asked = options.BenchOptions(batch_sizes=(1, 2), duration_s=0.05,\n"
-        "                             pace_hz=50, sustain_s=0.1)\n"
-        "found = bench.bench_model(classifier, asked, name='x', version='0', test=test,\n"
-        "                          checks=checks, start=cold_start.Task(path)).result\n"
-        "assert result.as_json(found)['latency'][1]['n_runs'] > 10\n"
-        "assert found.throughput and found.profile and len(found.paced.minutes) == 1\n"
-        "print(sys.version_info[:2], found.accuracy.accuracy == 1)\n"
-    )
-    shipped = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
-    assert len(shipped) == 3
-    out = run(python, "-c", code, exported.model_path, *shipped, cwd=tmp_path)
-    assert out.startswith("(3, 10)")
-    assert out.strip().endswith("True")
+def test_bundle_runs_on_a_device_s_old_python(tmp_path, exported, packages):
+    python = empty_environment(tmp_path / "venv", "pillow", *packages, python=PYTHON_3_10)
+    models = (exported.model_path, *sorted(EXPORTED.glob("*.onnx")))
+    path = bundle(BundleOptions(models, with_test_set=True, out=tmp_path / "b.pyz")).path
+    found = json.loads(run(python, path, "selftest", "--json"))
+    assert found["passed"] is True
+    assert len(found["models"]) == 4
+    run(python, path, "bench", "--batch-sizes", "1,2", "--duration", "0.05", "--profile",
+        "--pace", "50hz", "--sustain", "0.1s", "--out", tmp_path / "r.json")  # fmt: skip
+    found = results.read(tmp_path / "r.json")
+    assert found.machine.python.startswith("3.10.")
+    assert [row.batch_size for row in found.latency] == [1, 2]
+    assert found.accuracy.n == 10_000
+    assert found.throughput
+    assert found.profile
+    assert found.paced
 
 
 @pytest.mark.index
 def test_openvino_takes_all_nodes_or_says_which_it_leaves(wheel, tmp_path):
     python = empty_environment(tmp_path / "venv", wheel, "onnxruntime-openvino")
-    folder = REPOSITORY / "exported"
+    out = tmp_path / "r.json"
 
     def bench(name, *options):
-        command = [python, "-m", "convnet_edge", "bench", folder / name, "--quick",
-                   "--provider", "openvino", "--out", "r.json", *options]  # fmt: skip
-        done = subprocess.run(
-            [str(c) for c in command], cwd=tmp_path, capture_output=True, text=True
-        )
-        return done, (tmp_path / "r.json")
+        command = [python, "-m", "convnet_edge", "bench", EXPORTED / name, "--quick",
+                   "--provider", "openvino", "--out", out, *options]  # fmt: skip
+        return subprocess.run(map(str, command), cwd=tmp_path, capture_output=True, text=True)
 
-    for name in ("fashion-mnist.onnx", "fashion-mnist.int8.onnx"):
-        done, path = bench(name)
-        assert done.returncode == 0, done.stderr
-        found = json.loads(path.read_text())
-        assert found["provider"]["obtained"] == "openvino"
-        assert set(found["provider"]["n_nodes_run"]) == {"OpenVINO"}
-        assert all(check["passed"] for check in found["checks"])
-        assert abs(found["accuracy"]["accuracy"] - 0.932) < 0.002
-        path.unlink()
-    done, path = bench("fashion-mnist.int8-ort.onnx")
+    done = bench("fashion-mnist.int8-ort.onnx")
     assert done.returncode == 2
     assert "openvino does not take every node" in done.stderr
     assert "QLinearConv" in done.stderr
-    assert not path.exists()
-    done, path = bench("fashion-mnist.int8-ort.onnx", "--allow-cpu-nodes")
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads(path.read_text())["provider"]["n_nodes_run"]) == {"CPU", "OpenVINO"}
+    assert not out.exists()
+    for name, options, ran in (
+        ("fashion-mnist.onnx", (), {"OpenVINO"}),
+        ("fashion-mnist.int8.onnx", (), {"OpenVINO"}),
+        ("fashion-mnist.int8-ort.onnx", ("--allow-cpu-nodes",), {"CPU", "OpenVINO"}),
+    ):
+        done = bench(name, *options)
+        assert done.returncode == 0, done.stderr
+        found = results.read(out)
+        assert found.provider.obtained == "openvino"
+        assert set(found.provider.n_nodes_run) == ran
+        assert all(check.passed for check in found.checks)
+        assert abs(found.accuracy.accuracy - 0.932) < 0.002
 
 
 @pytest.mark.slow

@@ -1,31 +1,23 @@
-"""docs/reference and docs/explanation say what the code does."""
+"""What README and docs state is what the code does and what was measured."""
 
-import importlib.util
+import hashlib
 import json
 import re
-from pathlib import Path
 
+import generate
 import pytest
+import readme_table
+from pages import REPOSITORY
 
 from convnet_edge.quantizing import quantize
 from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import selftest
+from convnet_edge.runtime.measure import stats, verdict
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 SHIPPED = sorted((REPOSITORY / "exported").glob("fashion-mnist*.onnx"))
-
-
-def load_generator():
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "reference" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_generator()
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "reference").glob("*.md")), ids=lambda p: p.name)
@@ -67,27 +59,55 @@ def test_contract_page_lists_the_steps_of_the_shipped_file():
     assert document["preprocessing"]["pixel_tolerance"] == selftest.PIXEL_TOLERANCE
 
 
-def test_parity_page_states_the_code_s_constants():
-    page = (DOCS / "explanation" / "parity.md").read_text()
-    assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in page
-    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in page
+def test_explanations_state_the_code_s_constants_and_the_shipped_scores():
+    explanation = DOCS / "explanation"
+    parity_page, int8_page = (
+        " ".join((explanation / name).read_text().split()) for name in ("parity.md", "int8.md")
+    )
+    assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in parity_page
+    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in parity_page
     *most, last = parity.BATCH_SIZES
-    assert f"batches of {', '.join(map(str, most))} and {last} images" in page
-
-
-def test_int8_page_states_the_code_s_constants_and_the_shipped_scores():
-    page = " ".join((DOCS / "explanation" / "int8.md").read_text().split())
-    assert f"come from {quantize.N_CALIBRATION:,} training images" in page
-    assert f"{quantize.N_GATE:,} other training images decide" in page
-    assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in page
+    assert f"batches of {', '.join(map(str, most))} and {last} images" in parity_page
+    assert f"come from {quantize.N_CALIBRATION:,} training images" in int8_page
+    assert f"{quantize.N_GATE:,} other training images decide" in int8_page
+    assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in int8_page
     report = json.loads((REPOSITORY / "exported/fashion-mnist.int8.quantize.json").read_text())
     test = report["test"]
     stated = f"{test['n_lost']} lost, {test['n_gained']} gained of {test['n']:,}, McNemar p = "
-    assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in page
+    assert f"<!-- shipped -->{stated}{test['mcnemar_p']:.2f}<!-- end -->" in int8_page
 
 
-def test_every_page_is_in_the_index():
-    index = (DOCS / "README.md").read_text()
-    for path in DOCS.rglob("*.md"):
-        name = path.relative_to(DOCS).as_posix()
-        assert name == "README.md" or f"]({name})" in index, name
+def test_table_is_made_from_the_stored_results():
+    shipped = {hashlib.sha256(path.read_bytes()).hexdigest() for path in SHIPPED}
+    readme = (REPOSITORY / "README.md").read_text()
+    training = (DOCS / "training.md").read_text()
+    for result in readme_table._stored("bench"):
+        assert result["model"]["model_sha256"] in shipped
+    assert readme_table.table() in readme
+    assert readme_table.recipe_table() in readme
+    assert readme_table.training_table() in training
+    assert readme_table.kills() in " ".join(training.split())
+    peers = json.loads((readme_table.REFERENCE_DIR / "peers-cpu.json").read_text())
+    card = (REPOSITORY / "exported" / "README.md").read_text()
+    assert readme_table.peers_table(peers["rows"]) in card
+    assert f"within each of {peers['n_rounds']} rounds" in card
+    for row in peers["rows"]:
+        assert row["name"].split(",")[0] != "convnet-edge" or row["model_sha256"] in shipped
+
+
+def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():
+    page = (DOCS / "verdicts.md").read_text()
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    rows = {cells[0].strip(): cells[1:] for cells in lines}
+    for name, threshold in (
+        ("coarse timer", verdict.MAX_TIMER_STEP_SHARE),
+        ("wide interval", verdict.MAX_HALF_WIDTH_SHARE),
+        ("drift", verdict.MAX_DRIFT_SHARE),
+        ("two modes", verdict.MAX_MODE_DISTANCE_SHARE),
+        ("interrupted runs", verdict.MAX_SWITCHED_SHARE),
+        ("interrupted runs", verdict.MAX_WAITED_SHARE),
+    ):
+        assert f"{100 * threshold:g} %" in "".join(rows[name]), name
+    assert f"{verdict.MIN_RUNS} runs" in "".join(rows["too few runs"])
+    for p in (0.5, 0.9, 0.95, 0.99, 0.999):
+        assert rows[f"p{100 * p:g}"][0].strip() == f"{stats.percentile_floor(p):,}"

@@ -8,23 +8,19 @@ UPDATE_SNAPSHOT=1 pytest tests/project/test_snapshot.py --slow, and read the dif
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import faults
 import pytest
+from pages import REPOSITORY
 from PIL import Image
 
-from convnet_edge.data import fashion_mnist
+from convnet_edge.commands.app import COMMANDS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 TABLE = SNAPSHOT.with_suffix(".txt")  # each line runs in the folder that those before it left
-N_IMAGES = 500  # of the test set: keys are compared, not values
 UPDATE = bool(os.environ.get("UPDATE_SNAPSHOT"))
 
-COMMANDS = ("train", "export", "quantize", "verify", "inspect", "bench", "compare", "report",
-            "bundle", "serve", "predict", "doctor", "quickstart")  # fmt: skip
 CASES: dict[str, list[str]] = {}
 for text in TABLE.read_text().splitlines():
     if text.startswith(" "):
@@ -32,6 +28,8 @@ for text in TABLE.read_text().splitlines():
     else:
         CASES[text.rstrip(":")] = []
 CASES["options"] = [f"{command} --help" for command in COMMANDS]
+SHORT = {"quantizing.quantize.ROUND_S": 0.01, "runtime.measure.bench.N_PROCESSES": 1,
+         "runtime.measure.bench.THROUGHPUT_S": 0.1}  # fmt: skip
 
 # whose content follows from the machine or its calm, and whose names are data
 UNSTABLE = {"versions", "isa", "affinity", "gpus", "gpu_libraries", "reasons", "samples_ns",
@@ -71,16 +69,13 @@ def contents(folder):
 
 
 @pytest.fixture(scope="session")
-def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_factory):
+def material(trained, exported, model_bytes, graph_bytes, few, tmp_path_factory):
     """Good and bad files, by name."""
     folder = tmp_path_factory.mktemp("material")
-    middle = len(graph_bytes) // 2
-    altered = bytearray(model_bytes)
-    altered[middle] ^= 1
     files = {
         "copy.onnx": model_bytes,
-        "truncated.onnx": model_bytes[:middle],
-        "altered.onnx": bytes(altered),
+        "truncated.onnx": model_bytes[: len(model_bytes) // 2],
+        "altered.onnx": faults.change_graph(model_bytes, faults.put_nan),
         "unsealed.onnx": graph_bytes,
         "lying.onnx": faults.change_sealed(model_bytes, faults.nudge_one_weight),
         "spoilt.onnx": faults.change_sealed(model_bytes, faults.spoil_for_integers),
@@ -95,7 +90,7 @@ def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_fac
     (folder / "folder").mkdir()
     (folder / "pictures").mkdir()
     for index in range(2):
-        Image.fromarray(test_set.images[index]).save(folder / "pictures" / f"{index}.png")
+        Image.fromarray(few.images[index]).save(folder / "pictures" / f"{index}.png")
     lock = json.loads((REPOSITORY / "package-lock.json").read_text())
     about = {"name": "onnxruntime-web",
              "version": lock["packages"]["node_modules/onnxruntime-web"]["version"]}  # fmt: skip
@@ -113,11 +108,10 @@ def material(trained, exported, model_bytes, graph_bytes, test_set, tmp_path_fac
     [pytest.param(name, marks=pytest.mark.slow if "slow" in name else ()) for name in CASES],
 )
 def test_command_line_does_what_the_snapshot_says(
-    run, material, tmp_path, test_set, monkeypatch, case
+    run, on_few, material, tmp_path, monkeypatch, case
 ):
-    few = replace(test_set, images=test_set.images[:N_IMAGES], labels=test_set.labels[:N_IMAGES])
-    if not case.startswith("quantize"):  # it finds the golden images again, by their index
-        monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: few)
+    for name, value in SHORT.items():
+        monkeypatch.setattr(f"convnet_edge.{name}", value)
     found = []
     for line in CASES[case]:
         before = contents(tmp_path)

@@ -11,20 +11,15 @@ from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
 
 
-@pytest.fixture
-def page_path(tmp_path):
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_opened_from_disk_is_quiet_fits_a_phone_and_reads_well(tmp_path, scheme):
+    from playwright.sync_api import sync_playwright
+
     made.write(tmp_path, "a.json", reasons=[made.NOISY], model__name="long-name-" * 12 + ".onnx")
     made.write(tmp_path, "b.json", failed="golden vectors: " + "x" * 300, latency=[])
     made.write(tmp_path, "c.json", machine__id="f" * 16, verdict__status="INVALID")
-    return report(ReportOptions((tmp_path,), tmp_path / "report.html")).html_path
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_opened_from_disk_is_quiet_fits_a_phone_and_reads_well(page_path, scheme):
-    from playwright.sync_api import sync_playwright
-
-    url = page_path.as_uri()
+    url = report(ReportOptions((tmp_path,), tmp_path / "report.html")).html_path.as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]

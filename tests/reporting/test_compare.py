@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated import EXPORTED
+import tiny
 
 from convnet_edge.reporting import compare as stage
 from convnet_edge.reporting.options import CompareOptions
 from convnet_edge.runtime.errors import CheckFailedError, UndecidedError
+from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.runtime.measure.result import FreshProcess
 
 N_PAIRS = 11
@@ -96,16 +97,11 @@ def test_a_gate_that_fails_outweighs_one_that_cannot_tell(processes):
         stage.require_gates(found)
 
 
-@pytest.mark.slow
-def test_real_processes_of_one_model_are_equally_fast(tiny_model, monkeypatch):
-    monkeypatch.setattr(stage, "STEADY_S", 0.02)
-    options = CompareOptions(tiny_model, tiny_model, n_pairs=6, max_slowdown=9.0, threads=1)
-    stage.require_gates(stage.compare(options))
-
-
-@pytest.mark.parametrize(("least", "outcome"), [(0.9, "holds"), (0.999, "fails")])
+@pytest.mark.parametrize(("least", "outcome"), [(0.75, "holds"), (0.76, "fails")])
 def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcome):
-    (tmp_path / "b.onnx").write_bytes((EXPORTED / "fashion-mnist.onnx").read_bytes())
+    test = ImageSet(tiny.images(60), tiny.labels(60), "", "", "tiny")
+    monkeypatch.setattr(stage.fashion_mnist, "load_test_set", lambda: test)
+    (tmp_path / "b.onnx").write_bytes(tiny.grey())
     monkeypatch.chdir(tmp_path)
     processes(BASE_MS, BASE_MS)
     found = compare(min_accuracy=least)

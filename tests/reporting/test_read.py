@@ -1,20 +1,15 @@
 """Results of unknown origin: what is written is read whole, what is wrong is refused by its key."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import results as made
-import tiny
 
 from convnet_edge.reporting import read
-from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import bench, cold_start, result
-from convnet_edge.runtime.measure.accuracy import ImageSet
-from convnet_edge.runtime.measure.options import BenchOptions
-from convnet_edge.runtime.measure.stats import percentile_floor
+from convnet_edge.runtime.measure import result
+from convnet_edge.runtime.measure.stats import percentiles_ms
 
 BROKEN = {
     "truncated": json.dumps(made.document()).encode()[:-100],
@@ -29,7 +24,6 @@ BROKEN = {
 WRONG = {
     "model": ({"model": "x"}, "model"),
     "no model": ({"model": made.DELETE}, "model"),
-    "bytes": ({"model__model_bytes": "many"}, "model.model_bytes"),
     "a fraction of a byte": ({"model__model_bytes": 1.5}, "model.model_bytes"),
     "a flag as a count": ({"provider__threads": True}, "provider.threads"),
     "negative": ({"peak_memory_bytes": -1}, "peak_memory_bytes"),
@@ -39,18 +33,10 @@ WRONG = {
         "cold_start.processes[0].p50_ms.1",
     ),
     "not a number": ({"cost__bound_ms": float("nan")}, "cost.bound_ms"),
-    "infinite": ({"cost__bound_ms": float("inf")}, "cost.bound_ms"),
     "too large for a float": ({"cost__bound_ms": 10**400}, "cost.bound_ms"),
-    "rows as an object": ({"latency": {}}, "latency"),
-    "a null row": ({"latency": [None]}, "latency[0]"),
     "batch size 0": ({"latency": [{"batch_size": 0}]}, "latency[0].batch_size"),
-    "three in a bin": (
-        {"latency": [{"batch_size": 1, "n_runs": 1, "histogram_ns": [[1, 2, 3]]}]},
-        "latency[0].histogram_ns[0]",
-    ),
     "an unknown verdict": ({"verdict__status": "GREAT"}, "verdict.status"),
     "a ragged matrix": ({"accuracy__confusion": [[1, 2], [3]]}, "accuracy.confusion"),
-    "operators": ({"provider__placement": {"cpu": "Conv"}}, "provider.placement.cpu"),
 }
 
 
@@ -58,24 +44,6 @@ def test_what_is_written_is_read_whole(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(result.as_json(made.full())))
     assert made.read(path) == made.full()
-
-
-def test_result_of_a_real_bench_is_read_whole(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "N_PROCESSES", 1)
-    classifier = Classifier(tiny_model)
-    labels = tiny.labels(64).astype(np.uint8)
-    found = bench.bench_model(
-        classifier,
-        BenchOptions(quick=True, pace_hz=50.0, sustain_s=0.5),
-        name=tiny_model.name,
-        version="0",
-        test=ImageSet(tiny.images(64), labels, "00" * 32, "11" * 32, "tiny"),
-        checks=selftest.run_selftest(classifier),
-        start=cold_start.Task(tiny_model),
-    ).result
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(result.as_json(found)))
-    assert result.as_json(made.read(path)) == json.loads(path.read_text())
 
 
 def test_keys_of_other_versions_are_dropped_and_negative_degrees_are_not(tmp_path):
@@ -119,41 +87,25 @@ def test_text_that_could_mislead_a_reader_is_made_visible(tmp_path):
     assert made.read(path).model.name == "a\ufffdb\ufffdc\ufffd\ufffdd"
 
 
-@pytest.fixture
-def raw(tmp_path):
-    """Read a result of one batch size that has raw samples alone, as the web page writes it."""
-
-    def read_raw(samples_ns, **row):
-        whole = {"n_runs": len(samples_ns), "timer_step_ns": 5000.0, "n_outputs_checked": 1}
-        whole |= {"batch_size": 1, "largest_output_error": 1e-6, "samples_ns": samples_ns}
-        return made.read(made.write(tmp_path, latency=[whole | row], verdict=None))
-
-    return read_raw
-
-
-def test_raw_samples_get_their_percentiles_and_verdicts(raw):
-    (row,) = raw(list(range(900_000, 900_200))).latency
-    assert row.percentile(0.5).value == pytest.approx(0.900099)
-    assert row.percentile(0.99).value is None
-    assert row.percentile(0.99).floor == percentile_floor(0.99)
-    assert row.verdict.status == "VALID"
-
-
 @pytest.mark.parametrize(
-    ("samples_ns", "row", "status", "reason"),
+    ("samples_ns", "row", "status", "reasons"),
     [
-        ([900_000] * 5, {}, "INVALID", "too few runs"),
-        ([900_000] * 50, {"timer_step_ns": 100_000.0}, "INVALID", "coarse timer"),
-        ([900_000] * 50, {"largest_output_error": 0.1}, "INVALID", "wrong outputs"),
-        ([900_000] * 50, {"largest_output_error": None}, "INVALID", "wrong outputs"),
-        ([900_000] * 50 + [1_900_000] * 50, {}, "NOISY", "drift"),
+        (range(900_000, 900_200), {}, "VALID", set()),
+        ([900_000] * 5, {}, "INVALID", {"too few runs"}),
+        ([900_000] * 50, {"timer_step_ns": 100_000.0}, "INVALID", {"coarse timer"}),
+        ([900_000] * 50, {"largest_output_error": 0.1}, "INVALID", {"wrong outputs"}),
+        ([900_000] * 50 + [1_900_000] * 50, {}, "NOISY", {"drift"}),
     ],
 )
-def test_raw_samples_are_judged_by_bench_s_rules(raw, samples_ns, row, status, reason):
-    found = raw(samples_ns, **row)
+def test_raw_samples_as_of_the_web_page_are_judged_by_benchs_rules(
+    tmp_path, samples_ns, row, status, reasons
+):
+    raw = {"batch_size": 1, "n_runs": len(samples_ns), "samples_ns": [*samples_ns]}
+    raw |= {"n_outputs_checked": 1, "largest_output_error": 1e-6, "timer_step_ns": 5000.0}
+    found = made.read(made.write(tmp_path, latency=[raw | row], verdict=None))
     assert found.verdict.status == found.latency[0].verdict.status == status
-    assert reason in [(one.name) for one in found.verdict.reasons]
-    assert found.verdict.reasons[0].batch_size == 1
+    assert reasons <= {one.name for one in found.verdict.reasons if one.batch_size == 1}
+    assert found.latency[0].percentiles_ms == percentiles_ms(np.array(samples_ns))
 
 
 def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_path):
@@ -169,13 +121,3 @@ def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_pat
     (tmp_path / "c.json").write_bytes(BROKEN["truncated"])
     with pytest.raises(InputError, match=r"c\.json is no JSON"):
         read.read_results([tmp_path])
-
-
-def test_without_argument_results_come_from_their_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = Path("benchmarks/results")
-    folder.mkdir(parents=True)
-    with pytest.raises(InputError, match="convnet-edge bench"):
-        read.read_results(())
-    made.write(folder)
-    assert list(read.read_results(())) == [folder / "a.json"]

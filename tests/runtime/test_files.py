@@ -77,12 +77,6 @@ def test_two_writers_of_one_name_never_tear_it(tmp_path, monkeypatch):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"theirs")]
 
 
-def test_write_atomically_under_a_file_is_an_input_error(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be written"):
-        files.write_atomically(tmp_path / "file" / "child", b"x")
-
-
 def test_write_json_round_trips_and_refuses_nan(tmp_path):
     files.write_json(tmp_path / "a" / "f.json", {"é": [1, 2.5, None]})
     assert json.loads((tmp_path / "a" / "f.json").read_text()) == {"é": [1, 2.5, None]}

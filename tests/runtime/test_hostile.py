@@ -1,13 +1,10 @@
 """Files mutated at random, with and without digests that fit again: refused, or right."""
 
-import json
 import os
 import random
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,73 +38,59 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def models(path: Path) -> Iterator[Callable[[], str]]:
-    """Yield the opening of mutation after mutation of a model file."""
+def open_model_and_run(data: bytes, number: int) -> None:
     import faults
-    import numpy as np
 
-    from convnet_edge.runtime import Classifier, contract
-    from convnet_edge.runtime.model_file import open_model
+    from convnet_edge.runtime import Classifier, contract, model_file
 
-    model = path.read_bytes()
-    graph, stated = faults.unsealed(model), open_model(model).contract
-
-    def open_and_run(mutated):
-        logits = Classifier(mutated, threads=1).logits(stated.goldens.images)
-        return "ran" if np.isfinite(logits).all() else "not finite"
-
-    for number in range(N_MUTATIONS):
-        rng = random.Random(number)
-        # every second one as by somebody who wants it to be run
-        mutated = mutate(graph if number % 2 else model, rng)
-        yield partial(
-            open_and_run, contract.seal(mutated, stated.document) if number % 2 else mutated
-        )
+    stated = model_file.open_model(data).contract
+    rng = random.Random(number)
+    # every second one as by somebody who wants it to be run
+    if number % 2:
+        mutated = contract.seal(mutate(faults.unsealed(data), rng), stated.document)
+    else:
+        mutated = mutate(data, rng)
+    Classifier(mutated, threads=1).logits(stated.goldens.images)
 
 
-def checkpoints(path: Path) -> Iterator[Callable[[], str]]:
-    """Yield the loading of mutation after mutation of a checkpoint."""
+def load_checkpoint(data: bytes, number: int) -> None:
     from convnet_edge.networks import checkpoint
 
-    data, other = path.read_bytes(), path.with_name("mutated.safetensors")
-    for number in range(N_MUTATIONS):
-        other.write_bytes(mutate(data, random.Random(number)))
-        yield lambda: str(checkpoint.load_model(other) and "ran")
+    path = Path("mutated.safetensors")
+    path.write_bytes(mutate(data, random.Random(number)))
+    checkpoint.load_model(path)
 
 
-def work(attempts: Iterable[Callable[[], str]]) -> None:
-    """Print what comes of each attempt, one JSON line each: what was printed outlives a crash."""
+def work(attempt: str, path: str) -> None:
+    """Print what comes of each attempt, a line each: what was printed outlives a crash."""
     from convnet_edge.runtime.errors import EdgeError
 
-    for attempt in attempts:
+    data = Path(path).read_bytes()
+    for number in range(N_MUTATIONS):
         try:
-            outcome = attempt()
-        except EdgeError as error:
-            outcome = f"refused: {error}"[:300]
-        print(json.dumps(outcome), flush=True)
+            globals()[attempt](data, number)
+            print("ran", flush=True)
+        except EdgeError:
+            print("refused", flush=True)
 
 
-def limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-
-
-def outcomes(kind: str, path: Path) -> list[str]:
+def outcomes(attempt, path: Path) -> list[str]:
     done = subprocess.run(
-        [sys.executable, __file__, kind, str(path)],
-        capture_output=True, text=True, timeout=SECONDS_EACH * N_MUTATIONS,
-        preexec_fn=limit_memory, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, __file__, attempt.__name__, str(path)],
+        capture_output=True, text=True, timeout=SECONDS_EACH * N_MUTATIONS, cwd=path.parent,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = done.stdout.split()
     assert done.returncode == 0, f"mutation {len(found)}\n{done.stderr[-3000:]}"
     assert len(found) == N_MUTATIONS
-    assert sum(outcome.startswith("refused") for outcome in found) > N_MUTATIONS // 4
+    assert found.count("refused") > N_MUTATIONS // 4
     return found
 
 
 def test_mutated_models_are_refused_or_run_and_never_crash(tiny_model):
-    found = outcomes("onnx", tiny_model)
-    without_fitting_digests = found[::2]
-    assert all(outcome.startswith("refused") for outcome in without_fitting_digests)
+    without_fitting_digests = outcomes(open_model_and_run, tiny_model)[::2]
+    assert set(without_fitting_digests) == {"refused"}
 
 
 @pytest.mark.slow
@@ -115,13 +98,15 @@ def test_mutated_shipped_models_are_refused_or_run_and_never_crash(tmp_path):
     for source in EXPORTED.glob("fashion-mnist*.onnx"):
         path = tmp_path / source.name
         path.write_bytes(source.read_bytes())
-        outcomes("onnx", path)
+        outcomes(open_model_and_run, path)
 
 
 @pytest.mark.slow
-def test_mutated_checkpoints_are_refused_or_load_and_never_crash(trained):
-    outcomes("checkpoint", trained.checkpoint_path)
+def test_mutated_checkpoints_are_refused_or_load_and_never_crash(trained, tmp_path):
+    path = tmp_path / "whole.safetensors"
+    path.write_bytes(trained.checkpoint_path.read_bytes())
+    outcomes(load_checkpoint, path)
 
 
 if __name__ == "__main__":
-    work({"onnx": models, "checkpoint": checkpoints}[sys.argv[1]](Path(sys.argv[2])))
+    work(*sys.argv[1:])

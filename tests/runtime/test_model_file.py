@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 
 import onnx
@@ -36,13 +35,6 @@ def test_open_model_agrees_with_the_onnx_package(name):
     assert file.inputs["images"][0] == "batch"
 
 
-def test_counts_follow_from_the_layers():
-    file, weights = open_model(tiny.grey()), tiny.weights()
-    assert file.n_parameters == sum(values.size for values in weights.values())
-    assert file.n_multiplications == 6 * 6 * weights["conv.weight"].size + 3 * 36
-    assert file.op_counts() == {"Conv": 1, "Relu": 1, "MaxPool": 1, "Flatten": 1, "Gemm": 1}
-
-
 def test_n_multiplications_without_shapes_is_unknown():
     proto = onnx.load_from_string(tiny.grey())
     del proto.graph.value_info[:]
@@ -57,24 +49,8 @@ def test_file_with_two_graphs_is_refused():
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: b"not a model at all",
-        lambda data: b"\x89PNG\r\n\x1a\n",
-        lambda data: b"\x08\x08",
-        lambda data: bytes(1000),
-        lambda data: b"\xff" * 100,
-    ],
+    "data", [b"", b"no model", b"\x89PNG\r\n\x1a\n", b"\x08\x08", bytes(1000), b"\xff" * 100]
 )
-def test_something_else_is_an_input_error(damage):
+def test_something_else_is_an_input_error(data):
     with pytest.raises(InputError, match="not a readable ONNX file"):
-        open_model(damage(tiny.grey()))
-
-
-def test_every_truncation_is_refused():
-    """A cut between two top-level fields is a shorter valid message; it then lacks the contract."""
-    data = tiny.grey()
-    for size in [*range(64), *range(64, len(data), math.ceil(len(data) / 400))]:
-        with pytest.raises(InputError):
-            open_model(data[:size])
+        open_model(data)

@@ -27,9 +27,26 @@ def dark_image():
     return image
 
 
-def test_decode_picture_of_a_data_set_image_is_the_identity(dark_image):
-    pixels = preprocess.decode_picture(encode(Image.fromarray(dark_image)), SHAPE)
-    np.testing.assert_array_equal(pixels, dark_image)
+def transparent(image):
+    canvas = np.zeros((*SHAPE, 4), np.uint8)
+    canvas[..., 3] = image  # black ink, as opaque as the garment is bright
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("store", "file_format", "deviation"),
+    [
+        (lambda image: image, "PNG", 0),
+        (lambda image: image.astype(np.uint16) * 257, "PNG", 0),
+        (lambda image: (image / 255).astype(np.float32), "TIFF", 1),
+        (lambda image: image.astype(np.float32), "TIFF", 1),
+        (transparent, "PNG", 1),
+    ],
+)
+def test_decode_picture_of_any_type_gives_the_image(dark_image, store, file_format, deviation):
+    data = encode(Image.fromarray(store(dark_image)), file_format)
+    pixels = preprocess.decode_picture(data, SHAPE)
+    assert np.abs(pixels.astype(int) - dark_image).max() <= deviation
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK", "YCbCr", "RGBX"])
@@ -42,21 +59,9 @@ def test_decode_picture_of_any_mode_gives_nearly_the_same(mode):
     assert np.abs(pixels.astype(int) - square).max() <= 1
 
 
-def test_decode_picture_of_16_bits_keeps_the_range(dark_image):
-    deep = Image.fromarray(dark_image.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(preprocess.decode_picture(encode(deep), SHAPE), dark_image)
-
-
 def test_decode_picture_of_a_very_dark_16_bit_picture_stays_dark():
     deep = Image.fromarray(np.full(SHAPE, 200, np.uint16))
     assert preprocess.decode_picture(encode(deep), SHAPE).max() == 1
-
-
-@pytest.mark.parametrize("scale", [1.0, 255.0])
-def test_decode_picture_of_floats_takes_both_ranges(dark_image, scale):
-    values = (dark_image / 255 * scale).astype(np.float32)
-    pixels = preprocess.decode_picture(encode(Image.fromarray(values), "TIFF"), SHAPE)
-    assert np.abs(pixels.astype(int) - dark_image).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -81,13 +86,6 @@ def test_decode_picture_dark_on_light_is_inverted_unless_overruled(dark_image):
     plain = encode(Image.fromarray(dark_image))
     turned = preprocess.decode_picture(plain, SHAPE, invert=True)
     np.testing.assert_array_equal(turned, 255 - dark_image)
-
-
-def test_decode_picture_transparent_is_on_white(dark_image):
-    canvas = np.zeros((*SHAPE, 4), np.uint8)
-    canvas[..., 3] = dark_image  # black ink, as opaque as the garment is bright
-    pixels = preprocess.decode_picture(encode(Image.fromarray(canvas)), SHAPE)
-    assert np.abs(pixels.astype(int) - dark_image).max() <= 1
 
 
 def test_palette_transparency_counts(dark_image):
@@ -122,19 +120,11 @@ def test_canvas_takes_the_borders_median_with_corners_once():
     assert preprocess.fit(grey, (3, 5))[0].tolist() == [5, 1, 2, 3, 5]
 
 
-def chunk(kind, content):
-    return (
-        struct.pack(">I", len(content)) + kind + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )  # fmt: skip
-
-
 def bomb(side):
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )  # fmt: skip
+    """Return a PNG of one pixel that says it has side x side."""
+    data = encode(Image.new("L", (1, 1)))
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 @pytest.mark.parametrize("side", [50_000, 10_000])
@@ -149,9 +139,3 @@ def test_decode_picture_of_damage_says_which(dark_image):
         preprocess.decode_picture(b"hello", SHAPE)
     with pytest.raises(InputError, match="damaged"):
         preprocess.decode_picture(data[: len(data) // 2], SHAPE)
-
-
-def test_without_pillow_the_error_names_it(dark_image, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(InputError, match="pillow is not installed"):
-        preprocess.decode_picture(b"x", SHAPE)

@@ -5,7 +5,6 @@ from importlib import metadata
 import pytest
 
 from convnet_edge.runtime import providers
-from convnet_edge.runtime.errors import InputError
 
 ORT = types.SimpleNamespace(
     __version__="0.0",
@@ -25,12 +24,6 @@ ORT = types.SimpleNamespace(
 )
 def test_full_name_takes_short_and_full_names(asked, name):
     assert providers.full_name(ORT, asked) == name
-
-
-def test_full_name_of_an_unknown_provider_lists_the_known():
-    with pytest.raises(InputError, match="cpu, cuda, openvino") as caught:
-        providers.full_name(ORT, "tpu")
-    assert "xnnpack" in caught.value.expected
 
 
 def test_two_builds_that_overwrite_each_other_are_named(monkeypatch):

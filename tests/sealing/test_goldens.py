@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from convnet_edge.runtime import preprocess
-from convnet_edge.sealing import goldens
+from convnet_edge.sealing import document
 
 
 def units(n_images, *active):
@@ -30,7 +30,7 @@ ADDING = units(5, (1, [0, 1, 2]), (2, [0, 1, 2]), (3, [3, 4]), (4, [5]))  # 2 ad
 )
 def test_choose_goldens_covers_classes_and_units(labels, activity, images, chosen):
     labels = np.array(labels)
-    found = goldens.choose_goldens(labels, activity, images, n_classes=labels.max() + 1)
+    found = document.choose_goldens(labels, activity, images, n_classes=labels.max() + 1)
     assert found.tolist() == chosen
 
 
@@ -39,7 +39,7 @@ def test_sample_pictures_show_their_images(test_set):
     shown = (
         np.pad(images[0], ((3, 3), (9, 5))), images[1], np.pad(images[2], ((7, 7), (1, 2)))
     )  # fmt: skip
-    for (name, encoded), grey in zip(goldens.make_pictures(images).items(), shown, strict=True):
+    for (name, encoded), grey in zip(document.make_pictures(images).items(), shown, strict=True):
         pixels = preprocess.decode_picture(encoded, (28, 28))
         expected = preprocess.fit(grey.astype(float), (28, 28), invert=False)
         assert np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.98, name

@@ -36,14 +36,12 @@ def test_compare_measures_against_the_reference():
 def test_flip_is_allowed_in_a_near_tie_and_listed():
     comparison, values, labels = judge({1: [0.5 + 1e-6, 0.5]})
     assert (comparison.flips, comparison.flips_outside_near_ties) == ((1,), ())
-    assert values.passed
-    assert labels.passed
+    assert (values.passed, labels.passed) == (True, True)
 
 
 def test_flip_elsewhere_fails_and_names_the_image():
     _, values, labels = judge({2: [1.0, 2.0]})
-    assert not values.passed
-    assert not labels.passed
+    assert (values.passed, labels.passed) == (False, False)
     assert "images [2]" in labels.detail
 
 
@@ -79,14 +77,11 @@ def test_row_that_depends_on_its_batch_fails_only_in_company(monkeypatch):
     assert not any(found.values())
 
 
-def test_fixed_batch_axis_fails_every_other_size():
+def test_fixed_batch_axis_fails():
     fixed = Classifier(change_sealed(tiny.grey(), fix_batch_axis))
-    found = passed(fixed)
-    assert not found["batch 1"]
-    assert not found["batch 3"]
+    assert not any(passed(fixed).values())  # nor at 2: there is no image alone to compare with
     checks = {check.name: check.passed for check in parity.check_graph(fixed.file)}
-    assert checks["dynamic batch axis"] is False
-    assert checks["opset"] is True
+    assert (checks["dynamic batch axis"], checks["opset"]) == (False, True)
     proof = parity.compare_all(fixed, HAND_MADE)  # a run that fails is a check that fails
     assert [check.passed for check in proof.checks] == [False]
     assert as_json(proof.comparison)["max_error"] is None

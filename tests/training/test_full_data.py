@@ -1,9 +1,9 @@
 """The chain on the real data, through the commands that the README shows."""
 
 import json
-import subprocess
 import sys
 
+import environments
 import pytest
 
 from convnet_edge.sealing.default_model import shipped_model
@@ -14,10 +14,7 @@ SHIPPED_ACCURACY_FLOOR = 0.928
 
 
 def convnet_edge(*arguments, cwd):
-    command = [sys.executable, "-m", "convnet_edge", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    return environments.run(sys.executable, "-m", "convnet_edge", *arguments, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -38,10 +35,10 @@ def test_train_export_verify_bench_predict_on_the_full_data(tmp_path):
 
 @pytest.mark.slow
 def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
-    done = convnet_edge("quickstart", cwd=tmp_path)
+    printed = convnet_edge("quickstart", cwd=tmp_path)
     folder = tmp_path / "runs" / "quickstart"
-    assert "next: convnet-edge train" in done.stdout
-    assert "convnet.int8.onnx" in done.stdout
+    assert "next: convnet-edge train" in printed
+    assert "convnet.int8.onnx" in printed
     assert (folder / "convnet.pyz").stat().st_size > 500_000
     assert (folder / "report.html").stat().st_size > 20_000
     for name in ("convnet.train.png", "convnet.parity.png", "report.latency.png",
@@ -49,7 +46,7 @@ def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
                  "bench/convnet-cpu.predictions.png",
                  "bench/convnet.int8-cpu.differences.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 5_000
-        assert name in done.stdout
+        assert name in printed
 
 
 @pytest.mark.slow

@@ -33,11 +33,7 @@ class ImageSet:
 
 
 def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Accuracy:
-    """Score `predicted` (N,) against `labels` (N,), both class indices.
-
-    Raises:
-        ValueError: no images, or differing numbers of them.
-    """
+    """Score `predicted` (N,) against `labels` (N,), both class indices."""
     if len(predicted) != len(labels) or len(labels) == 0:
         raise ValueError(f"{len(predicted)} predictions for {len(labels)} labels")
     n_classes = len(class_labels)
@@ -46,24 +42,22 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
     n_hits, n_true, n_said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     n_correct = int(n_hits.sum())
     counts = zip(class_labels, n_hits.tolist(), n_true.tolist(), n_said.tolist(), strict=True)
+    classes = tuple(
+        ClassScore(label, n, _share(hits, said), _share(hits, n), _share(2 * hits, n + said))
+        for label, hits, n, said in counts
+    )
     return Accuracy(
         n=len(labels),
         n_correct=n_correct,
         accuracy=n_correct / len(labels),
         interval=wilson_interval(n_correct, len(labels)),
-        classes=tuple(_class_score(*each) for each in counts),
+        classes=classes,
         confusion=tuple(map(tuple, confusion.tolist())),
     )
 
 
-def _class_score(label: str, n_hits: int, n_true: int, n_said: int) -> ClassScore:
-    return ClassScore(
-        label=label,
-        n=n_true,
-        precision=n_hits / n_said if n_said else None,
-        recall=n_hits / n_true if n_true else None,
-        f1=2 * n_hits / (n_true + n_said) if n_true + n_said else None,
-    )
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def calibrate(probabilities: Array, labels: Array) -> Calibration:

@@ -17,7 +17,7 @@ from ..classifier import Classifier
 from ..errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from ..providers import TESTED
 from ..selftest import require
-from ..session import Bound
+from ..session import Bound, Settings
 from . import accuracy, cold_start, cost, machine, timing, verdict
 from . import result as results
 from .options import BenchOptions
@@ -97,16 +97,14 @@ def bench_model(
 ) -> Measured:
     """Measure an opened model whose self-test gave `checks`, as `options` say.
 
-    name: of the model file. version: of this program. test: None measures no accuracy. start: what
-    a fresh process opens, path and member; the rest follows from the options. first: the model
-    that this one is compared with.
+    version: of this program. test: None measures no accuracy. start: what a fresh process opens,
+    path and member; the rest follows from the options. first: the model to compare with.
 
     Raises:
         CheckFailedError: a check failed, or an output of a timed run is wrong.
         InterruptedRunError: Ctrl-C. What was measured until then was handed out in both cases.
     """
-    began = _describe(classifier, options, name, version)
-    began = replace(began, checks=tuple(checks))
+    began = replace(_describe(classifier, options, name, version), checks=tuple(checks))
     run = Measured(classifier, options, test, listener or Listener(), began)
     try:
         require(
@@ -133,12 +131,13 @@ def bench_model(
     return run
 
 
-def require_believable(found: Sequence[Result], *, strict: bool) -> None:
-    """Raise if a verdict is INVALID, or NOISY where `strict`.
+def settings_of(options: BenchOptions) -> Settings:
+    """Return how the sessions of the models run."""
+    return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
 
-    Raises:
-        CheckFailedError: naming the first such model and its reasons.
-    """
+
+def require_believable(found: Sequence[Result], *, strict: bool) -> None:
+    """Raise CheckFailedError if a verdict is INVALID, or NOISY where `strict`."""
     refused = ("INVALID", "NOISY") if strict else ("INVALID",)
     for each in found:
         if each.verdict and each.verdict.status in refused:
@@ -266,14 +265,17 @@ def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
         min_runs=verdict.MIN_RUNS if options.quick else options.min_runs,
         tick=run.listener.share,
     )
-    row, samples_ns = timed.row, timed.samples_ns
+    row, samples_ns, split = timed.row, timed.samples_ns, None
+    if bound:
+        parts_ns = [bound.run_split(feed.batches[0])[1] for _ in range(N_SPLIT_RUNS)]
+        split = results.Split(*(np.median(parts_ns, axis=0) / 1e6).tolist())
     run.samples_ms[batch_size] = samples_ns / 1e6
     p50_ms, is_short = row.percentiles_ms[0].value, len(samples_ns) <= max_raw
     bound_ms = known.bound_ms if known else None
     return replace(
         row,
         share_of_bound=bound_ms * batch_size / p50_ms if bound_ms and p50_ms else None,
-        split=_split(bound, feed.batches[0]) if bound else None,
+        split=split,
         verdict=verdict.judge(row, samples_ns, timed.starts_ns, tolerance=classifier.tolerance),
         samples_ns=samples_ns.tolist() if is_short else None,
         histogram_ns=None if is_short else histogram(samples_ns),
@@ -287,11 +289,6 @@ def _bind(run: Measured, example: Array) -> Bound:
         graphed = replace(session.settings, cuda_graph=True)
         session = Classifier(classifier.file, settings=graphed).session
     return Bound(session, example, len(classifier.contract.class_labels))
-
-
-def _split(bound: Bound, example: Array) -> results.Split:
-    parts = [bound.run_split(example)[1] for _ in range(N_SPLIT_RUNS)]
-    return results.Split(*(np.median(parts, axis=0) / 1e6).tolist())
 
 
 def histogram(samples_ns: Array) -> list[tuple[int, int]]:
@@ -315,17 +312,10 @@ def _measure_throughput(run: Measured) -> None:
     rounds = timing.take_turns(
         loads, run.images, n_rounds=N_ROUNDS, slot_s=slot_s, tick=run.listener.share
     )
-    rows = [
-        results.Throughput(
-            load.batch_size,
-            load.classifier.session.threads,
-            load.n_callers,
-            statistics.median(found),
-            found,
-        )
-        for load, found in zip(loads, rounds, strict=True)
-    ]
-    run.note(throughput=tuple(rows))
+    for load, found in zip(loads, rounds, strict=True):
+        threads, middle = load.classifier.session.threads, statistics.median(found)
+        row = results.Throughput(load.batch_size, threads, load.n_callers, middle, found)
+        run.note(throughput=(*run.result.throughput, row))
 
 
 def _sustain(run: Measured) -> None:
@@ -365,14 +355,12 @@ def _time_minute(
     """Time one minute of a run of `duration_s`; read clock and temperature in between."""
     passed_s = number * MINUTE_S
     minute_s = min(MINUTE_S, duration_s - passed_s)
-    clocks_mhz: list[float | None] = []
-    temperatures_c: list[float | None] = []
+    sensed = [(machine.clock_mhz(), machine.temperature_c())]
 
     def tick(share: float) -> None:
         run.listener.share(min(1.0, (passed_s + share * minute_s) / duration_s))
-        if share * minute_s >= SENSE_EVERY_S * len(clocks_mhz):
-            clocks_mhz.append(machine.clock_mhz())
-            temperatures_c.append(machine.temperature_c())
+        if share * minute_s >= SENSE_EVERY_S * len(sensed):
+            sensed.append((machine.clock_mhz(), machine.temperature_c()))
 
     timed = timing.time_runs(
         run.classifier.session.run,
@@ -386,40 +374,28 @@ def _time_minute(
     error = timed.row.largest_output_error or 0.0
     timing.require_right(error, run.classifier.tolerance, what=f"a run in minute {number + 1}")
     p50, p90 = timed.row.percentiles_ms[:2]
-    sensed = _known_median(clocks_mhz), _known_median(temperatures_c)
-    return Minute(number, timed.row.n_runs, p50.value, p90.value, *sensed), timed
-
-
-def _known_median(readings: Sequence[float | None]) -> float | None:
-    known = [reading for reading in readings if reading is not None]
-    return statistics.median(known) if known else None
+    known = ([value for value in column if value is not None] for column in zip(*sensed))  # noqa: B905 - pairs
+    medians = (statistics.median(values) if values else None for values in known)
+    return Minute(number, timed.row.n_runs, p50.value, p90.value, *medians), timed
 
 
 def _compare(first: Measured, run: Measured) -> Pair:
-    """Compare with the first model, on the labels and on which images they differ."""
+    """Compare with the first model, by the labels of the test images."""
     model, test, one, other = first.result.model, run.test, first.logits, run.logits
     if test is None or one is None or other is None or one.shape != other.shape:
         raise InputError(
-            f"{model.name} and {run.result.model.name} cannot be compared: "
-            + ("no test images" if test is None else "they have different classes"),
-            expected="models of the same task, and test images to run both on",
+            f"{model.name} and {run.result.model.name} cannot be compared",
+            expected="models of the same classes, and test images to run both on",
             next_step="bench them one at a time",
         )
-    pair = accuracy.compare(one.argmax(axis=1), other.argmax(axis=1), test.labels)
+    labels, other_labels = one.argmax(axis=1), other.argmax(axis=1)
+    # shown are images labelled differently, then those nearest to it: by the smaller margin between
+    # the likeliest two classes, of both models
+    margins = [np.diff(np.sort(logits, axis=1)[:, -2:], axis=1)[:, 0] for logits in (one, other)]
+    nearness = np.where(labels == other_labels, 0, -1e6) + np.minimum(*margins)
     return replace(
-        pair,
+        accuracy.compare(labels, other_labels, test.labels),
         name=model.name,
         model_sha256=model.model_sha256 or "",
-        shown=_most_differing(one, other).tolist(),
+        shown=np.argsort(nearness, kind="stable")[:GALLERY_SIZE].tolist(),
     )
-
-
-def _most_differing(first: Array, second: Array) -> Array:
-    """Return images that both label differently, then those nearest to it, by index.
-
-    How near: the smaller margin between the likeliest two classes, of both models.
-    """
-    margins = [np.diff(np.sort(logits, axis=1)[:, -2:], axis=1)[:, 0] for logits in (first, second)]
-    nearness = np.minimum(*margins)
-    nearness[first.argmax(axis=1) != second.argmax(axis=1)] -= 1e6
-    return np.argsort(nearness, kind="stable")[:GALLERY_SIZE]

@@ -9,18 +9,22 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import archive
+from ..classifier import Classifier
 from ..errors import InputError
-from ..session import Settings
+from ..session import Settings, import_onnxruntime
+from . import machine
 from .result import FreshProcess
+from .stats import Array
 
 TIMEOUT_S = 600
-STEADY_WARMUP_SHARE = 0.25
+WARMUP_SHARE = 0.25
 CHILD = (
     "import time; began = time.perf_counter_ns()\n"
     "import json, sys; task = json.loads(sys.argv[1]); sys.path[:] = task['path']\n"
@@ -49,13 +53,8 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
     Raises:
         InputError: the process failed; with its last words.
     """
-    asked = {
-        **asdict(task),
-        "model_path": str(task.model_path),
-        "path": sys.path,
-        "module": __name__,
-        "spawned_ns": time.perf_counter_ns(),
-    }
+    asked = {**asdict(task), "model_path": str(task.model_path), "path": sys.path}
+    asked |= {"module": __name__, "spawned_ns": time.perf_counter_ns()}
     command = [sys.executable, "-c", CHILD, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - this interpreter
     if done.returncode != 0:
@@ -72,18 +71,10 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
 def answer(task: dict[str, Any], began_ns: int) -> None:
     """Do `task` in the fresh process, and print the result for the process that started it."""
     clock = time.perf_counter_ns
-    from .. import archive
-    from ..classifier import Classifier
-    from ..session import import_onnxruntime
-    from . import machine
-
     import_onnxruntime()
     imported = clock()
-    path = Path(task["model_path"])
-    if task["member"] is None:
-        model = path.read_bytes()
-    else:
-        model = archive.read_archive(path).models()[task["member"]]
+    path, member = Path(task["model_path"]), task["member"]
+    model = path.read_bytes() if member is None else archive.read_archive(path).models()[member]
     read = clock()
     classifier = Classifier(model, settings=Settings(**task["settings"]))
     opened = clock()
@@ -92,6 +83,7 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     classifier.session.run(inputs[:1])
     ended = clock()
     create_ms = classifier.session.create_ms
+    steady, samples_ns = _run_on(classifier, inputs, task)
     found = FreshProcess(
         interpreter_ms=(began_ns - task["spawned_ns"]) / 1e6,
         import_ms=(imported - began_ns) / 1e6,
@@ -100,28 +92,28 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
         session_ms=create_ms,
         first_run_ms=(ended - first_began) / 1e6,
         total_ms=(ended - task["spawned_ns"]) / 1e6,
+        peak_memory_bytes=machine.peak_memory_bytes(),
+        **steady,
     )
-    found, samples_ns = _run_on(found, classifier, inputs, task)
-    found = replace(found, peak_memory_bytes=machine.peak_memory_bytes())
     print(json.dumps([asdict(found), samples_ns]))  # noqa: T201 - to the process that asked
 
 
 def _run_on(
-    found: FreshProcess, classifier: Any, inputs: Any, task: dict[str, Any]
-) -> tuple[FreshProcess, list[int]]:
-    """Add the first and the median run at each batch size, and the worst error of all."""
-    from .timing import cut, time_runs
+    classifier: Classifier, inputs: Array, task: dict[str, Any]
+) -> tuple[dict[str, Any], list[int]]:
+    """Return first and median run at each batch size, the worst error, and the first's times."""
+    from .timing import cut, time_runs  # no program needs it for its first answer
 
-    run, duration_s, error = classifier.session.run, task["steady_s"], 0.0
+    run, firsts_ms, medians_ms, error = classifier.session.run, {}, {}, 0.0
     samples_ns: list[int] = []
     for size in task["batch_sizes"]:
         feed = cut(inputs, classifier.contract.goldens.logits, size)
         began = time.perf_counter_ns()
         first = run(feed.batches[0])
         if size != 1:
-            found.batch_first_run_ms[str(size)] = (time.perf_counter_ns() - began) / 1e6
-        timed = time_runs(run, feed, duration_s=duration_s, warmup_share=STEADY_WARMUP_SHARE)
-        found.p50_ms[str(size)] = float(np.median(timed.samples_ns) / 1e6)
+            firsts_ms[str(size)] = (time.perf_counter_ns() - began) / 1e6
+        timed = time_runs(run, feed, duration_s=task["steady_s"], warmup_share=WARMUP_SHARE)
+        medians_ms[str(size)] = float(np.median(timed.samples_ns) / 1e6)
         samples_ns = samples_ns or timed.samples_ns.tolist()
         error = max(error, feed.largest_error({0: first}), timed.row.largest_output_error or 0.0)
-    return replace(found, error=error), samples_ns
+    return {"batch_first_run_ms": firsts_ms, "p50_ms": medians_ms, "error": error}, samples_ns

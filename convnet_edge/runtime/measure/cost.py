@@ -15,7 +15,6 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..errors import InputError
-from ..files import MIB, read_bytes
 from ..protobuf import field
 from ..providers import SUFFIX
 from ..session import Bound, Session, Settings
@@ -26,7 +25,6 @@ SIDE = 768
 N_ROUNDS = 5
 FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6  # TensorProto.DataType
 N_WARMUP, N_PROFILED = 10, 100
-MAX_PROFILE_BYTES = 256 * MIB
 COPY = "Memcpy"  # onnxruntime's own operations between a device and the host
 
 
@@ -36,16 +34,15 @@ def estimate(classifier: Classifier) -> Cost:
     The bound is the time of one image if all its multiplications ran at the peak, of numbers like
     the model's.
     """
-    file = classifier.file
     integers = classifier.contract.quantization is not None
     try:
         peak = measure_peak(classifier, integers=integers)
     except InputError:  # the provider lacks that operation, which says nothing about the model
         peak = None
-    n_multiplications = file.n_multiplications
+    n_multiplications = classifier.file.n_multiplications
     return Cost(
         n_multiplications=n_multiplications,
-        weight_bytes=sum(len(weight.content) for weight in file.weights.values()),
+        weight_bytes=sum(len(weight.content) for weight in classifier.file.weights.values()),
         peak_multiplications_per_s=peak,
         peak_of="int8 matrix product" if integers else "float32 matrix product",
         bound_ms=1e3 * n_multiplications / peak if peak and n_multiplications else None,
@@ -53,11 +50,7 @@ def estimate(classifier: Classifier) -> Cost:
 
 
 def measure_peak(classifier: Classifier, *, integers: bool) -> float:
-    """Return multiplications a second of a matrix product on the classifier's own provider.
-
-    Raises:
-        InputError: the provider cannot run it.
-    """
+    """Return multiplications a second of a matrix product on the classifier's own provider."""
     like = classifier.session
     settings = Settings(like.provider, like.threads, spin=like.settings.spin)
     session = Session(product_model(integers=integers), settings)
@@ -84,34 +77,24 @@ def product_model(*, integers: bool) -> bytes:
 
 
 def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
-    """Return each node of 100 runs of all `images` (N, H, W) uint8 at once, in running order.
-
-    Raises:
-        InputError: the session cannot be opened again, or there is no temporary folder.
-    """
+    """Return each node of 100 runs of all `images` (N, H, W) uint8 at once, in running order."""
     batch, settings = classifier.to_input(images), classifier.session.settings
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
         session = Session(classifier.file.data, replace(settings, profile_prefix=prefix))
         for _ in range(N_WARMUP + N_PROFILED):
             session.run(batch)
-        path = Path(session.end_profile())
-        text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step="profile a smaller model")
-    return summarize(json.loads(text))
+        return summarize(json.loads(Path(session.end_profile()).read_bytes()))
 
 
 def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:
     """Return the nodes of onnxruntime's profile, without the runs that warmed up."""
     durations: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            args = event.get("args", {})
-            key = (
-                event["name"].removesuffix("_kernel_time"),
-                str(args.get("op_name", "?")),
-                str(args.get("provider", "?")).removesuffix(SUFFIX),
-            )
-            durations.setdefault(key, []).append(float(event["dur"]))
+        name, args = event["name"].removesuffix("_kernel_time"), event.get("args", {})
+        if event["cat"] == "Node" and name != event["name"]:
+            key = name, args["op_name"], args["provider"].removesuffix(SUFFIX)
+            durations.setdefault(key, []).append(event["dur"])
     times = {key: float(np.median(all_[N_WARMUP:] or all_)) for key, all_ in durations.items()}
     total = sum(times.values()) or 1.0
     return tuple(NodeTime(*key, time_us, time_us / total) for key, time_us in times.items())

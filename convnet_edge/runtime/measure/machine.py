@@ -38,33 +38,23 @@ ISA_FLAGS = {
 
 def usable_cores() -> int:
     """Return how many cores this process may really use: affinity, then the cgroup's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = cgroup_cores()
-    return max(1, min(cores or 1, int(quota) if quota else cores or 1))
+    cores = len(_affinity() or ()) or os.cpu_count() or 1
+    return max(1, min(cores, int(cgroup_cores() or cores)))
 
 
 def cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Return the CPU quota of the cgroup (v2, else v1) in cores, None where there is none."""
-    fields = (_read(root / "cpu.max") or "").split()
-    if len(fields) != 2:
-        fields = [
-            _read(root / "cpu/cpu.cfs_quota_us") or "-1",
-            _read(root / "cpu/cpu.cfs_period_us") or "0",
-        ]
+    first_version = root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us"
+    text = _read(root / "cpu.max") or " ".join(_read(path) or "" for path in first_version)
     with contextlib.suppress(ValueError, ZeroDivisionError):
-        quota = int(fields[0]) / int(fields[1])
-        return quota if quota > 0 else None
+        quota, period = map(int, text.split())
+        return quota / period if quota > 0 else None
     return None
 
 
 def passport() -> dict[str, Any]:
-    """Return what a reader needs to judge a measurement made here, as plain JSON values.
-
-    id: of what makes two machines' times comparable (`ID_PARTS`); load, temperature, clock and
-    software are stated beside it.
-    """
-    info = _key_values(_read(Path("/proc/cpuinfo")) or "")
-    memory = _key_values(_read(Path("/proc/meminfo")) or "")
+    """Return what a reader needs to judge a measurement made here: `result.Machine`, as JSON."""
+    info, memory = _key_values(Path("/proc/cpuinfo")), _key_values(Path("/proc/meminfo"))
     found = {
         "cpu": info.get("model name")
         or _read(Path("/proc/device-tree/model"))
@@ -72,7 +62,7 @@ def passport() -> dict[str, Any]:
         "architecture": platform.machine(),
         "isa": sorted(set(info.get("flags", info.get("Features", "")).split()) & ISA_FLAGS),
         "cores": os.cpu_count(),
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "affinity": _affinity(),
         "usable_cores": usable_cores(),
         "cgroup_cores": cgroup_cores(),
         "governor": _read(CPU_DIR / "cpu0/cpufreq/scaling_governor"),
@@ -121,11 +111,11 @@ def involuntary_switches() -> int | None:
 def gpu_names(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """Return the model of each NVIDIA GPU that the kernel's driver knows."""
     files = sorted(root.glob("*/information"))
-    return [_key_values(_read(file) or "").get("Model", "unknown") for file in files]
+    return [_key_values(file).get("Model", "unknown") for file in files]
 
 
-def versions(packages: tuple[str, ...] = VERSIONED) -> dict[str, str]:
-    """Return the version of each of `packages` that is installed, by default those that matter."""
+def versions(packages: Iterable[str] = VERSIONED) -> dict[str, str]:
+    """Return the version of each of these that is installed, by default of all that matter."""
     found = {}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -138,10 +128,8 @@ def waited_ns(root: Path = Path("/proc/self/task")) -> int | None:
 
     Nanoseconds, summed over the threads that live: the second field of the kernel's schedstat.
     """
-    texts = [_read(file) for file in root.glob("*/schedstat")]
-    with contextlib.suppress(ValueError, IndexError):
-        return sum(int(text.split()[1]) for text in texts if text) if any(texts) else None
-    return None
+    texts = [text for file in root.glob("*/schedstat") if (text := _read(file))]
+    return sum(int(text.split()[1]) for text in texts) if texts else None
 
 
 def mapped_gpu_libraries() -> list[str]:
@@ -156,13 +144,15 @@ def peak_memory_bytes() -> int | None:
 
     On Linux from /proc: `ru_maxrss` there starts at the size of the process that forked this one.
     """
-    status = _key_values(_read(Path("/proc/self/status")) or "")
-    if "VmHWM" in status:
-        return int(status["VmHWM"].split()[0]) * 1024
-    if _resource is None:
-        return None
-    peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+    peak = _kib(_key_values(Path("/proc/self/status")).get("VmHWM"))
+    if peak is None and _resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak
+
+
+def _affinity() -> list[int] | None:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def _read(path: Path) -> str | None:
@@ -184,7 +174,7 @@ def _kib(text: str | None) -> int | None:
     return int(text.split()[0]) * 1024 if text else None
 
 
-def _key_values(text: str) -> dict[str, str]:
-    """Parse `key : value` lines; the first of each key counts."""
-    pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line]
+def _key_values(path: Path) -> dict[str, str]:
+    """Parse a file of `key : value` lines; the first of each key counts."""
+    pairs = [line.split(":", 1) for line in (_read(path) or "").splitlines() if ":" in line]
     return {key.strip(): value.strip() for key, value in reversed(pairs)}

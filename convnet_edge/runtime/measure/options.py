@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import MODEL_TEXT, RATE, TIME, Options, option, provider, require, threads
+from ..options import RATE, TIME, Options, models, option, provider, require, threads
 
 RESULTS_DIR = Path("benchmarks/results")
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
@@ -14,13 +14,7 @@ SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 class BenchOptions(Options):
     """What to measure, of which models; the first is what the others are compared with."""
 
-    models: tuple[Path, ...] = option(
-        (),
-        "The .onnx files, the main one first.",
-        positional=True,
-        metavar="MODEL",
-        default_text=MODEL_TEXT,
-    )
+    models: tuple[Path, ...] = models()
     provider: str = provider()
     threads: int | None = threads()
     batch_sizes: tuple[int, ...] = option(

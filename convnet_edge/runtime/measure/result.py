@@ -1,8 +1,7 @@
 """A bench result, declared once: each field with its type, unit and meaning.
 
-Writers (host, bundle, the page's JavaScript) fill it, `as_json` writes it, the host's reader checks
-files against it, tables and the reference page are made from it. What was not measured is None or
-empty. Nothing heavy is imported here.
+Writers (host, bundle, the page's JavaScript) fill it, the host's reader checks files against it,
+tables and the reference page are made from it. What was not measured is None or empty.
 """
 
 import math
@@ -59,12 +58,8 @@ class Provider:
     io_binding: Annotated[bool | None, "whether buffers stayed on the device"] = None
     cuda_graph: Annotated[bool | None, "whether runs replayed a captured CUDA graph"] = None
     precision: Annotated[str | None, "`float32`, or a reduced one"] = None
-    placement: Annotated[
-        dict[str, list[str]] | None, "operator types by the provider that holds them"
-    ] = None
-    n_nodes_run: Annotated[
-        dict[str, int] | None, "nodes by the provider that ran them, from a profile"
-    ] = None
+    placement: Annotated[dict[str, list[str]] | None, "operator types, by who holds them"] = None
+    n_nodes_run: Annotated[dict[str, int] | None, "nodes, by who ran them in a profile"] = None
     n_copies: Annotated[int | None, "copies between devices in a run"] = None
     gpu_libraries: Annotated[list[str] | None, "CUDA libraries mapped into the process"] = None
 
@@ -119,9 +114,7 @@ class Cost:
 
     n_multiplications: Annotated[int | None, "in convolutions and linear layers, one image"]
     weight_bytes: Annotated[int, "read in every run"]
-    peak_multiplications_per_s: Annotated[
-        float | None, "of a matrix product here; null if this provider cannot run one"
-    ]
+    peak_multiplications_per_s: Annotated[float | None, "null if the provider cannot run peak_of"]
     peak_of: Annotated[str, "by which operation"]
     bound_ms: Annotated[float | None, "least time of one image that follows from the peak, ms"]
 
@@ -176,10 +169,7 @@ class Accuracy:
     accuracy: Annotated[float, "share that is right"]
     interval: Annotated[Interval, "95 %, Wilson"]
     classes: Annotated[tuple[ClassScore, ...], "in the model's order"]
-    confusion: Annotated[
-        tuple[tuple[int, ...], ...],
-        "counts: a row for what it is, a column for what the model says",
-    ]
+    confusion: Annotated[tuple[tuple[int, ...], ...], "counts: rows are true, columns predicted"]
     calibration: Annotated[Calibration | None, "of the probabilities"] = None
     images_sha256: Annotated[str | None, "of the test images, decompressed"] = None
 
@@ -200,12 +190,8 @@ class FreshProcess:
     session_ms: Annotated[float | None, "creating the session"]
     first_run_ms: Annotated[float | None, "first run of one image"]
     total_ms: Annotated[float | None, "all of it"]
-    batch_first_run_ms: Annotated[dict[str, float], "first run by batch size"] = field(
-        default_factory=dict
-    )
-    p50_ms: Annotated[dict[str, float], "median run by batch size afterwards"] = field(
-        default_factory=dict
-    )
+    batch_first_run_ms: Annotated[dict[str, float], "by batch size"] = field(default_factory=dict)
+    p50_ms: Annotated[dict[str, float], "of runs afterwards"] = field(default_factory=dict)
     error: Annotated[float | None, "worst of the outputs checked, absolute, in logits"] = None
     peak_memory_bytes: Annotated[int | None, "largest resident size of the process"] = None
 
@@ -270,9 +256,7 @@ class Latency:
     percentiles_ms: Annotated[tuple[Percentile, ...], "p50 to p99.9, ms"] = ()
     cpu_ms_per_run: Annotated[float | None, "processor time of all threads"] = None
     n_switched: Annotated[int | None, "runs in which the kernel took a core away"] = None
-    waited_share: Annotated[
-        float | None, "of the time that our threads waited for a core, added up over the threads"
-    ] = None
+    waited_share: Annotated[float | None, "of the time: what all threads waited for a core"] = None
     timer_step_ns: Annotated[float | None, "smallest step of the clock"] = None
     n_outputs_checked: Annotated[int, "timed outputs compared afterwards"] = 0
     largest_output_error: Annotated[float | None, "of those, absolute, in logits"] = None
@@ -280,9 +264,7 @@ class Latency:
     split: Annotated[Split | None, "through bound buffers"] = None
     verdict: Annotated[Verdict | None, "on this batch size"] = None
     samples_ns: Annotated[list[int] | None, "every run in order; or, if too many,"] = None
-    histogram_ns: Annotated[list[tuple[int, int]] | None, "[lower edge, count], bins 1 % wide"] = (
-        None
-    )
+    histogram_ns: Annotated[list[tuple[int, int]] | None, "[lower edge, count], 1 % wide"] = None
 
     def percentile(self, p: float) -> Percentile | None:
         """Return the entry of `p`, None where there is none."""

@@ -25,9 +25,6 @@ def wilson_interval(n_hits: int, n: int) -> Interval:
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
     inference", JASA 22 (1927) 209-212.
-
-    Raises:
-        ValueError: unless 0 <= n_hits <= n and n > 0.
     """
     if not 0 <= n_hits <= n or n == 0:
         raise ValueError(f"{n_hits} hits among {n} trials")
@@ -44,9 +41,6 @@ def paired_drop_bound(n_lost: int, n_gained: int, n: int) -> float:
     was lost less the share that was gained, plus what chance may hide. Source: D. G. Bonett and
     R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions based
     on paired data", J. Educ. Behav. Stat. 37 (2012) 479-488.
-
-    Raises:
-        ValueError: unless both counts fit into n > 0.
     """
     if n <= 0 or min(n_lost, n_gained) < 0 or n_lost + n_gained > n:
         raise ValueError(f"{n_lost} lost and {n_gained} gained of {n}")
@@ -75,8 +69,7 @@ def median_interval(values: Array) -> Interval:
     ordered = np.sort(values)
     if 2 * 0.5 ** len(ordered) > 0.05:
         return Interval(-math.inf, math.inf)
-    low, high = _interval_ranks(len(ordered), 0.5)
-    return Interval(float(ordered[low - 1]), float(ordered[high - 1]))
+    return Interval(*_order_interval(ordered, 0.5))
 
 
 @functools.cache
@@ -93,20 +86,13 @@ def percentile_floor(p: float) -> int:
 
 
 def percentile(samples: Array, p: float) -> Percentile:
-    """Return percentile `p` of `samples` by nearest rank, with its order-statistic interval.
-
-    The 95 % interval takes the order statistics whose ranks enclose the binomial's middle
-    95 %: no distribution is assumed, independence is (W. J. Conover, "Practical Nonparametric
-    Statistics", section 3.2).
-    """
+    """Return percentile `p` of `samples` by nearest rank, None below its floor."""
     n, floor = len(samples), percentile_floor(p)
     if n < floor:
         return Percentile(p, floor, None, None, None)
     ordered = np.sort(samples)
-    rank = max(1, math.ceil(p * n - 1e-9))
-    low, high = _interval_ranks(n, p)
-    value, lower, upper = (float(ordered[index - 1]) for index in (rank, low, high))
-    return Percentile(p, floor, value, lower, upper)
+    value = float(ordered[math.ceil(p * n - 1e-9) - 1])
+    return Percentile(p, floor, value, *_order_interval(ordered, p))
 
 
 def percentiles_ms(samples_ns: Array) -> tuple[Percentile, ...]:
@@ -114,12 +100,17 @@ def percentiles_ms(samples_ns: Array) -> tuple[Percentile, ...]:
     return tuple(percentile(samples_ns / 1e6, p) for p in PERCENTILES)
 
 
-def _interval_ranks(n: int, p: float) -> tuple[int, int]:
-    """Return 1-based ranks with P(Bin < low) <= 2.5 % and P(Bin >= high) <= 2.5 %."""
+def _order_interval(ordered: Array, p: float) -> tuple[float, float]:
+    """Return the order statistics whose ranks enclose the binomial's middle 95 %.
+
+    No distribution is assumed, independence is (W. J. Conover, "Practical Nonparametric
+    Statistics", section 3.2): P(Bin < low rank) <= 2.5 %, P(Bin >= high rank) <= 2.5 %.
+    """
+    n = len(ordered)
     reach = 9 * math.sqrt(n * p * (1 - p)) + 9  # beyond it there is next to nothing
     k = np.arange(max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach)) + 1)
     log_ratios = np.log((n - k[:-1]) / (k[:-1] + 1) * p / (1 - p))  # of neighbouring probabilities
     logs = np.concatenate([[0.0], np.cumsum(log_ratios)])
     cumulative = np.cumsum(np.exp(logs - logs.max()))
     low, high = np.searchsorted(cumulative / cumulative[-1], (0.025, 0.975))
-    return max(1, int(k[low])), min(n, int(k[high]) + 1)
+    return float(ordered[max(1, k[low]) - 1]), float(ordered[min(n - 1, k[high])])

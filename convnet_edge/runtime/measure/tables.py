@@ -1,7 +1,7 @@
-"""Lay out a result as tables of plain text, for a terminal, Markdown, a page or a device's screen.
+"""Lay out a result as lines and tables of plain text, for a terminal, a page or a device's screen.
 
 THE description of every table of a result; its words are made from the names and units of fields.
-How a table looks is up to who shows it; which results may be compared is the report's business.
+Which results may be compared is the report's business.
 """
 
 import re
@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .result import Accuracy, ColdStart, Latency, Paced, Percentile, Result
+from .result import Accuracy, ColdStart, Latency, Paced, Pair, Percentile, Result
 
 NONE = "–"
 FACTS = ("what", "value")
+ON_TERMINALS = ("classes", "cold start", "latency", "throughput", "paced", "minutes")
+MACHINE_FACTS = ("usable_cores", "gpus", "governor", "temperature_c", "container", "load_1min")
+COST_FACTS = ("n_multiplications", "weight_bytes", "peak_multiplications_per_s")
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~])")
 LABELS = {
     "n": "images",
@@ -44,6 +47,55 @@ class Table:
     tints: tuple[tuple[float, ...], ...] = ()
 
 
+def card(result: Result) -> list[str]:
+    """Return what is measured, where and what it must cost, before any time is known."""
+    model, ran, machine, cost = result.model, result.provider, result.machine, result.cost
+    nodes = ", ".join(f"{n} on {name}" for name, n in (ran.n_nodes_run or {}).items())
+    copies = f", {ran.n_copies} copies between them" if ran.n_copies else ""
+    lines = [
+        f"{model.name}: {model.model_bytes:,} bytes, on {ran.obtained}"
+        f"{'' if ran.tested else ' (untested provider)'}, {ran.threads} "
+        f"thread{'s' * (ran.threads != 1)}; nodes: {nodes}{copies}"
+    ]
+    if ran.gpu_libraries:
+        lines.append(f"mapped: {', '.join(ran.gpu_libraries)}")
+    lines.append(f"machine {machine.id}: {machine.cpu}, {_known(machine, MACHINE_FACTS)}")
+    if cost is not None:
+        bound = f"; an image takes {cost.bound_ms:.3g} ms or more" if cost.bound_ms else ""
+        lines.append(f"cost: {_known(cost, COST_FACTS)} ({cost.peak_of}){bound}")
+    return lines
+
+
+def _known(found: Any, names: Sequence[str]) -> str:
+    """Return those of the fields of these names that are known, in words."""
+    values = {heading(name): shown(name, getattr(found, name)) for name in names}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
+
+
+def report_lines(result: Result, width: int) -> list[str]:
+    """Return what a terminal of `width` columns shows: checks, accuracy, tables, verdict."""
+    lines, score = [check.line() for check in result.checks], result.accuracy
+    if score is not None and score.calibration is not None:
+        error = f"calibration error {100 * score.calibration.error:.2f} %"
+        lines.append(f"test accuracy {score.summary()}; {error}")
+    lines += map(pair_line, result.pairs)
+    names = {*ON_TERMINALS, *["profile"] * bool(result.settings.get("profile"))}
+    lines += [f"\n{to_text(one, width)}" for one in tables_of(result) if one.name in names]
+    if result.verdict is not None:
+        lines.append(f"\nverdict: {result.verdict.status}")
+        lines += [f"  {reason.line()}" for reason in result.verdict.reasons]
+    return lines
+
+
+def pair_line(pair: Pair) -> str:
+    """Return how a model compares with the first one."""
+    return (
+        f"against {pair.name}: {pair.n_differing} of {pair.n:,} images labelled differently, "
+        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; difference "
+        f"{'not ' if pair.mcnemar_p > 0.05 else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
+    )
+
+
 def tables_of(result: Result) -> tuple[Table, ...]:
     """Return the tables of one result in reading order; what was not measured has none."""
     settings = [("measured_at", result.measured_at), *result.settings.items()]
@@ -65,7 +117,6 @@ def tables_of(result: Result) -> tuple[Table, ...]:
         *_accuracy(result.accuracy),
         _listed("throughput", "Throughput by load", result.throughput),
         *_paced(result.paced),
-        _split(result.latency),
         _listed("profile", "Profile of the nodes", result.profile),
         _listed("pairs", "Paired with the first model, on the same images", result.pairs,
                 but=("model_sha256", "differing", "shown")),
@@ -105,8 +156,8 @@ def _cold_start(cold_start: ColdStart | None) -> Table:
             parts.setdefault(part, []).append(value)
     peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
     caption = f"Cold start of {len(processes)} fresh process{'es' * (len(processes) != 1)}"
-    caption += f"; peak memory {size_text(max(peaks))}" if peaks else ""
-    rows = [(part, *map(milliseconds, (statistics.median(times), min(times), max(times))))
+    caption += f"; peak memory {_size(max(peaks))}" if peaks else ""
+    rows = [(part, *map(_milliseconds, (statistics.median(times), min(times), max(times))))
             for part, times in parts.items()]  # fmt: skip
     columns = ("part", "median ms", "lowest ms", "highest ms")
     return Table("cold start", caption, columns, tuple(rows))
@@ -125,13 +176,15 @@ def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
     yield "runs", number(row.n_runs)
     for found in row.percentiles_ms:
         needs = f"needs {found.floor:,}"
-        yield f"p{100 * found.p:g} ms", needs if found.value is None else milliseconds(found.value)
+        yield f"p{100 * found.p:g} ms", needs if found.value is None else _milliseconds(found.value)
         if found.p == 0.5 and found.low is not None:
-            yield "p50 95 % ms", f"{milliseconds(found.low)}–{milliseconds(found.high)}"
+            yield "p50 95 % ms", f"{_milliseconds(found.low)}–{_milliseconds(found.high)}"
     for name in ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
                  "n_switched", "waited_share"):  # fmt: skip
         if getattr(row, name) is not None:
             yield heading(name), shown(name, getattr(row, name))
+    for name, value in _fields(row.split):
+        yield heading(name), shown(name, value)
     if row.verdict is not None:
         yield "verdict", row.verdict.status
 
@@ -148,7 +201,7 @@ def _accuracy(accuracy: Accuracy | None) -> list[Table]:
         Table("confusion", caption, ("true", *labels), tuple(counts), tuple(tints)),
     ]
     if accuracy.calibration is not None:
-        caption = f"Calibration, expected error {percent(accuracy.calibration.error, 2)}"
+        caption = f"Calibration, expected error {_percent(accuracy.calibration.error, 2)}"
         filled = [one for one in accuracy.calibration.bins if one.n]
         found.append(_listed("calibration", caption, filled))
     return found
@@ -164,19 +217,12 @@ def _paced(paced: Paced | None) -> list[Table]:
     return [_facts("paced", caption, facts), minutes]
 
 
-def _split(latencies: Sequence[Latency]) -> Table:
-    found = [row for row in latencies if row.split is not None]
-    table = _listed("split", "Through bound buffers", [row.split for row in found])
-    rows = [(number(row.batch_size), *cells) for row, cells in zip(found, table.rows)]  # noqa: B905 - one each
-    return Table(table.name, table.caption, ("batch", *table.columns), tuple(rows))
-
-
 def percentile_text(found: Percentile | None) -> str:
     """Return a percentile in milliseconds with its interval, or how many runs it needs."""
     if found is None or found.value is None:
         return NONE if found is None else f"n/a (needs {found.floor:,})"
-    ends = f" ({milliseconds(found.low)}–{milliseconds(found.high)})"
-    return milliseconds(found.value) + ends * (found.low is not None)
+    ends = f" ({_milliseconds(found.low)}–{_milliseconds(found.high)})"
+    return _milliseconds(found.value) + ends * (found.low is not None)
 
 
 def accuracy_text(accuracy: Accuracy | None) -> str:
@@ -184,25 +230,24 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return NONE
     ends = f"{100 * accuracy.interval.low:.2f}–{100 * accuracy.interval.high:.2f}"
-    return f"{percent(accuracy.accuracy, 2)} ({ends})"
+    return f"{_percent(accuracy.accuracy, 2)} ({ends})"
 
 
 def cold_start_text(cold_start: ColdStart | None) -> str:
     """Return the median cold start in milliseconds."""
     processes = cold_start.processes if cold_start else ()
     totals = [process.total_ms for process in processes if process.total_ms is not None]
-    return f"{milliseconds(statistics.median(totals))} (n = {len(totals)})" if totals else NONE
+    return f"{_milliseconds(statistics.median(totals))} (n = {len(totals)})" if totals else NONE
 
 
-def milliseconds(value: float | None) -> str:
-    """Return a time with as many decimals as its size deserves."""
+def _milliseconds(value: float | None) -> str:
     if value is None:
         return NONE
-    return f"{value:,.{1 + sum(value < limit for limit in (1, 10, 100))}f}"
+    n_places = 1 + sum(value < limit for limit in (1, 10, 100))
+    return f"{value:,.{n_places}f}"
 
 
-def percent(share: float, places: int = 1) -> str:
-    """Return a share in percent."""
+def _percent(share: float, places: int = 1) -> str:
     return f"{100 * share:.{places}f} %"
 
 
@@ -211,8 +256,7 @@ def number(value: float) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
-def size_text(value: float) -> str:
-    """Return a number of bytes: all of them for a file, megabytes for a memory."""
+def _size(value: float) -> str:  # all bytes of a file, megabytes of a memory
     return f"{value:,} bytes" if value < 1e7 else f"{value / 1e6:,.0f} MB"
 
 
@@ -226,7 +270,7 @@ def shown(name: str, value: Any) -> str:
         return ", ".join(shown(name, inner) for inner in value)
     if isinstance(value, (bool, str)):
         return value if isinstance(value, str) else "yes" if value else "no"
-    return percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
+    return _percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
 
 
 def heading(name: str) -> str:
@@ -238,10 +282,10 @@ def heading(name: str) -> str:
 
 # what a field's name ends with: the unit in its heading, and how its numbers are written
 UNITS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "_ms": (" ms", milliseconds),
-    "_ms_per_run": (" ms a run", milliseconds),
+    "_ms": (" ms", _milliseconds),
+    "_ms_per_run": (" ms a run", _milliseconds),
     "_us": (" µs", "{:,.1f}".format),
-    "_bytes": ("", size_text),
+    "_bytes": ("", _size),
     "_multiplications_per_s": (" 10⁹ multiplications/s", lambda value: f"{value / 1e9:,.1f}"),
     "_per_s": ("/s", "{:,.0f}".format),
     "_s": (" s", number),

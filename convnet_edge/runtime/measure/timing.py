@@ -1,8 +1,7 @@
 """Time runs on varying real images: THE loop, for one caller, several at once, or a camera's pace.
 
-Measures one run: from a batch in host memory to logits in host memory. Some outputs of the timed
-runs are kept and compared afterwards. What the times may claim is judged in `verdict`; the order of
-measuring is `bench`'s.
+A run is from a batch in host memory to logits in host memory. What the times may claim is judged in
+`verdict`; the order of measuring is `bench`'s.
 """
 
 import statistics
@@ -11,7 +10,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +54,10 @@ class Feed:
 
 @dataclass(frozen=True)
 class Timing:
-    """The timed runs at one batch size, one caller.
+    """The timed runs at one batch size, one caller, and what a result says of them: its row.
 
-    row: what a result says of them, but for the verdict. samples_ns, starts_ns: (R,) int64, each
-    run's wall time and when it began, in order. n_late, n_dropped: as in `result.Paced`.
+    samples_ns, starts_ns: (R,) int64, each run's wall time and when it began, in order.
+    n_late, n_dropped: as in `result.Paced`.
     """
 
     row: Latency
@@ -184,36 +183,29 @@ def time_runs(
 
     loop(run, feed.batches, recorder, go_on, period_ns=int(1e9 / pace_hz) if pace_hz else 0)
     elapsed_ns, cpu_ns = clock() - started, time.process_time_ns() - cpu_before
-    waited_after = machine.waited_ns()
-    row = replace(
-        _row(recorder, feed),
-        n_warmup=len(warm.samples_ns),
-        elapsed_s=elapsed_ns / 1e9,
-        cpu_ms_per_run=cpu_ns / 1e6 / len(recorder.samples_ns),
-        n_switched=None if switches is None else n_switched,
-        timer_step_ns=_timer_step_ns(),
-    )
-    if waited_before is not None and waited_after is not None:
-        waited_ns = max(0, waited_after - waited_before)  # threads that ended take theirs with them
-        row = replace(row, waited_share=waited_ns / elapsed_ns)
-    samples_ns, starts_ns = np.array(recorder.samples_ns), np.array(recorder.starts_ns)
-    return Timing(row, samples_ns, starts_ns, recorder.n_late, recorder.n_dropped)
-
-
-def _row(recorder: Recorder, feed: Feed) -> Latency:
-    """Return what the times and the outputs that were kept say."""
+    waited_after, waited_share = machine.waited_ns(), None
+    if waited_before is not None and waited_after is not None:  # threads that ended take theirs
+        waited_share = max(0, waited_after - waited_before) / elapsed_ns
     samples_ns, batch_size = np.array(recorder.samples_ns), len(feed.batches[0])
-    return Latency(
+    row = Latency(
         batch_size,
         n_runs=len(samples_ns),
+        n_warmup=len(warm.samples_ns),
+        elapsed_s=elapsed_ns / 1e9,
         images_per_s=float(1e9 * batch_size / samples_ns.mean()),
         mean_ms=float(samples_ns.mean() / 1e6),
         min_ms=float(samples_ns.min() / 1e6),
         max_ms=float(samples_ns.max() / 1e6),
         percentiles_ms=percentiles_ms(samples_ns),
+        cpu_ms_per_run=cpu_ns / 1e6 / len(samples_ns),
+        n_switched=None if switches is None else n_switched,
+        waited_share=waited_share,
+        timer_step_ns=_timer_step_ns(),
         n_outputs_checked=len(recorder.kept),
         largest_output_error=feed.largest_error(recorder.kept),
     )
+    starts_ns = np.array(recorder.starts_ns)
+    return Timing(row, samples_ns, starts_ns, recorder.n_late, recorder.n_dropped)
 
 
 def _timer_step_ns() -> float:
@@ -233,18 +225,14 @@ def take_turns(
     """Return the images a second of each round, by load, measured in turn, round after round.
 
     So a machine whose speed swings treats all alike. images: (N, H, W) uint8. slot_s: of each
-    measurement; its first tenth warms up and is not counted.
-
-    Raises:
-        CheckFailedError: an output of a timed run differs from the reference run.
+    measurement; its first tenth warms up and is not counted. A wrong output is a CheckFailedError.
     """
     feeds = [prepare(load.classifier, images, load.batch_size) for load in loads]
-    rounds: list[list[float]] = [[] for _ in loads]
-    for number in range(n_rounds):
-        for index, (load, feed) in enumerate(zip(loads, feeds, strict=True)):
-            rounds[index].append(_rate(load, feed, slot_s))
-            tick((number * len(loads) + index + 1) / (n_rounds * len(loads)))
-    return tuple(tuple(found) for found in rounds)
+    rates: list[float] = []
+    for load, feed in list(zip(loads, feeds, strict=True)) * n_rounds:
+        rates.append(_rate(load, feed, slot_s))
+        tick(len(rates) / (n_rounds * len(loads)))
+    return tuple(tuple(rates[index :: len(loads)]) for index in range(len(loads)))
 
 
 def median_ms(images_per_s: Sequence[float], batch_size: int = 1) -> float:
@@ -270,12 +258,11 @@ def _rate(load: Load, feed: Feed, slot_s: float) -> float:
     def call(_: int) -> Recorder:
         recorder = Recorder()
         starts_ns = recorder.starts_ns
-        loop(
-            load.classifier.session.run,
-            feed.batches,
-            recorder,
-            lambda now_ns, n_runs: now_ns < until_ns or not n_runs or starts_ns[-1] < warm_ns,
-        )
+
+        def go_on(now_ns: int, n_runs: int) -> bool:
+            return now_ns < until_ns or not n_runs or starts_ns[-1] < warm_ns
+
+        loop(load.classifier.session.run, feed.batches, recorder, go_on)
         return recorder
 
     with ThreadPoolExecutor(load.n_callers) as pool:

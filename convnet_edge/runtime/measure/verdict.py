@@ -35,7 +35,7 @@ def judge(row: Latency, samples_ns: Array, starts_ns: Array, *, tolerance: float
     samples_ns, starts_ns: (R,) int64, each run's wall time and when it began, in order. tolerance:
     of the outputs checked.
     """
-    reasons = list(_forbidding(row, samples_ns, tolerance))
+    reasons = list(_faults(row, samples_ns, tolerance))
     if len(samples_ns) >= MIN_RUNS:
         reasons += [
             Reason(name, "NOISY", value, most, f"{found} (at most {most:.0%}); {advice}")
@@ -89,28 +89,22 @@ def mode_distance(medians: Array) -> float | None:
     return distance if distance > MIN_ASHMAN_D * spread else None
 
 
-def _forbidding(row: Latency, samples_ns: Array, tolerance: float) -> Iterator[Reason]:
+def _faults(row: Latency, samples_ns: Array, tolerance: float) -> Iterator[Reason]:
     n, step_ns, error = len(samples_ns), row.timer_step_ns or 0.0, row.largest_output_error
     if error is None:  # as JSON has no NaN
         error = math.inf if row.n_outputs_checked else 0.0
     if not error <= tolerance:  # NaN too
-        yield Reason(
-            "wrong outputs", "INVALID", error if math.isfinite(error) else None, tolerance,
-            f"a timed run gave logits off by {error:.2g}, at most {tolerance:.2g} is allowed; "
-            "check this machine with `convnet-edge verify`",
-        )  # fmt: skip
+        text = f"a timed run gave logits off by {error:.2g}, at most {tolerance:.2g} is allowed"
+        text += "; check this machine with `convnet-edge verify`"
+        yield Reason("wrong outputs", "INVALID", error, tolerance, text)
     if n < MIN_RUNS:
-        yield Reason(
-            "too few runs", "INVALID", n, MIN_RUNS,
-            f"{n} runs, p50 needs {MIN_RUNS}; time for longer with --duration",
-        )  # fmt: skip
+        text = f"{n} runs, p50 needs {MIN_RUNS}; time for longer with --duration"
+        yield Reason("too few runs", "INVALID", n, MIN_RUNS, text)
     elif step_ns > MAX_TIMER_STEP_SHARE * (middle := float(np.median(samples_ns))):
         share = step_ns / max(middle, 1e-9)
-        yield Reason(
-            "coarse timer", "INVALID", share, MAX_TIMER_STEP_SHARE,
-            f"the clock steps by {step_ns / 1e3:.3g} µs, {share:.0%} of p50 (at most "
-            f"{MAX_TIMER_STEP_SHARE:.0%}); measure larger batches",
-        )  # fmt: skip
+        text = f"the clock steps by {step_ns / 1e3:.3g} µs, {share:.0%} of p50"
+        text += f" (at most {MAX_TIMER_STEP_SHARE:.0%}); measure larger batches"
+        yield Reason("coarse timer", "INVALID", share, MAX_TIMER_STEP_SHARE, text)
 
 
 def _doubts(

@@ -48,15 +48,6 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     assert sum(row.n for row in found.bins) == 6
 
 
-def test_probabilities_that_mean_what_they_say_are_calibrated():
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.5, 1, 50_000)
-    labels = (rng.random(50_000) > confidence).astype(int)
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    assert accuracy.calibrate(probabilities, labels).error < 0.01
-    assert accuracy.calibrate(probabilities, np.zeros(50_000, int)).error > 0.2
-
-
 def test_compare_counts_lost_gained_and_differing():
     labels = np.array([0, 1, 2, 0, 1])
     found = accuracy.compare(np.array([0, 1, 2, 1, 2]), np.array([0, 2, 2, 0, 0]), labels)

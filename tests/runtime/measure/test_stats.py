@@ -23,19 +23,11 @@ def test_percentile_below_its_floor_is_none():
     assert stats.percentile(np.arange(662.0), 0.99).value == 655.0
 
 
-def test_percentile_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    truth = -math.log(1 - 0.9)
-    rows = [stats.percentile(rng.exponential(size=200), 0.9) for _ in range(1000)]
-    covered = np.mean([row.low <= truth <= row.high for row in rows])
-    assert 0.94 <= covered <= 0.985
-    assert np.mean([row.low <= row.value <= row.high for row in rows]) == 1
-
-
 @pytest.mark.parametrize(("n", "p"), [(11, 0.5), (40, 0.5), (64, 0.9), (900, 0.9), (900, 0.99)])
 def test_percentile_interval_has_the_ranks_of_the_exact_binomial(n, p):
     found = stats.percentile(np.arange(1.0, n + 1), p)
     low, high = int(found.low), int(found.high)
+    assert low <= found.value <= high
 
     def cdf(k):
         return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
@@ -84,13 +76,6 @@ def test_median_interval_needs_six_values():
     assert stats.median_interval(np.arange(5.0)).high == math.inf
     assert stats.median_interval(np.arange(6.0)) == stats.Interval(0, 5)
     assert stats.median_interval(np.arange(11.0)) == stats.Interval(1, 9)
-
-
-def test_median_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(5)
-    found = [stats.median_interval(rng.exponential(size=11)) for _ in range(2000)]
-    covered = np.mean([row.low <= math.log(2) <= row.high for row in found])
-    assert 0.95 <= covered <= 0.99
 
 
 @pytest.mark.parametrize(

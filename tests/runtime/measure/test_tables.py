@@ -9,7 +9,7 @@ from convnet_edge.runtime.measure.tables import Table
 
 NAMES = ("model", "provider", "settings", "machine", "versions", "checks", "cost", "cold start",
          "latency", "classes", "confusion", "calibration", "throughput", "paced", "minutes",
-         "split", "profile", "pairs")  # fmt: skip
+         "profile", "pairs")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

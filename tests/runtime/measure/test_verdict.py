@@ -37,7 +37,7 @@ def switching(distance):
 @pytest.mark.parametrize("n", [60, 200, 2000, 20_000])
 def test_quiet_runs_are_valid_nearly_always(n):
     rng = np.random.default_rng(0)
-    assert [judge(quiet(rng, n))[0] for _ in range(100)].count("VALID") >= 95
+    assert [judge(quiet(rng, n))[0] for _ in range(40)].count("VALID") >= 38
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,11 @@ def test_each_doubt_states_value_threshold_and_advice():
     assert "slower" in next(reason.text for reason in reasons if reason.name == "drift")
 
 
-@pytest.mark.parametrize("draw", ["normal", "uniform", "gamma"])
-def test_one_broad_hump_is_not_two_modes(draw):
+def test_one_broad_hump_is_not_two_modes():
     rng = np.random.default_rng(3)
-    makers = {
-        "normal": lambda: rng.normal(1, 0.2, 50),
-        "uniform": lambda: rng.uniform(0.5, 1.5, 50),
-        "gamma": lambda: 1 + rng.gamma(2, 0.1, 50),
-    }
-    found = [verdict.mode_distance(makers[draw]()) is not None for _ in range(300)]
-    assert np.mean(found) <= 0.02
+    for draw in (rng.normal(1, 0.2, (200, 50)), rng.uniform(0.5, 1.5, (200, 50)),
+                 1 + rng.gamma(2, 0.1, (200, 50))):  # fmt: skip
+        assert np.mean([verdict.mode_distance(row) is not None for row in draw]) <= 0.02
 
 
 def test_modes_need_three_blocks_each():
