@@ -20,8 +20,8 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically
-from ..runtime.measure.result import Check
-from ..runtime.protobuf import length_field, number_field
+from ..runtime.measure.check import Check
+from ..runtime.protobuf import field
 from ..sealing.default_model import choose_model
 from . import site
 from .options import BundleOptions
@@ -145,9 +145,9 @@ def _encode_tensor(name: str, values: Array) -> bytes:
     """Return `values`, float32 or uint8 of any shape, as a serialised TensorProto."""
     little_endian = values.astype(values.dtype.newbyteorder("<"))
     fields = (
-        *(number_field(1, size) for size in values.shape),  # dims
-        number_field(2, ELEMENT_TYPES[values.dtype.name]),  # data_type
-        length_field(8, name.encode()),  # name
-        length_field(9, little_endian.tobytes()),  # raw_data
+        *(field(1, size) for size in values.shape),  # dims
+        field(2, ELEMENT_TYPES[values.dtype.name]),  # data_type
+        field(8, name.encode()),  # name
+        field(9, little_endian.tobytes()),  # raw_data
     )
     return b"".join(fields)

@@ -31,15 +31,13 @@ class InspectOptions(Options):
 def command(options: InspectOptions, terminal: Terminal) -> None:
     """Print what a model file is: contract, operations, opset, parameters, digests."""
     from ..runtime.measure.tables import heading, shown
-    from ..runtime.selftest import check_digests
 
     path, file = choose_model(options.model), inspect(options)
-    digests = check_digests(file)
-    document = _document(path, file, unchanged=all(check.passed for check in digests))
+    document = _document(path, file)
     facts = {heading(name): shown(name, document[name]) for name in SHOWN}
     for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
-    terminal.say(*(f"{'':>15}  {check.line()}" for check in digests))
+    terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
     terminal.finish(document, f"convnet-edge verify {path}")
 
 
@@ -54,7 +52,7 @@ def inspect(options: InspectOptions) -> ModelFile:
     return open_model(choose_model(options.model))
 
 
-def _document(path: Path, file: ModelFile, *, unchanged: bool) -> dict[str, Any]:
+def _document(path: Path, file: ModelFile) -> dict[str, Any]:
     """Return plain JSON values; golden images by their number, sample pictures by their names."""
     stated, goldens = file.contract.document, file.contract.goldens
     samples = [sample.name for sample in file.contract.samples]
@@ -71,7 +69,7 @@ def _document(path: Path, file: ModelFile, *, unchanged: bool) -> dict[str, Any]
         "n_multiplications": file.n_multiplications,
         "inputs": {name: list(shape) for name, shape in file.inputs.items()},
         "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-        "digests_hold": unchanged,
+        "digests_hold": all(check.passed for check in file.digests),
         "contract": {
             **stated,
             "goldens": {"n": len(goldens.images), **tolerated},

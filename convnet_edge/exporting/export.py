@@ -20,7 +20,8 @@ from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
-from ..runtime.measure.result import Accuracy, Check
+from ..runtime.measure.check import Check
+from ..runtime.measure.result import Accuracy
 from ..runtime.model_file import open_model
 from ..sealing import goldens, parity, seal
 from . import graph

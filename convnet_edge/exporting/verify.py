@@ -17,7 +17,8 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.files import write_json
 from ..runtime.measure import machine
-from ..runtime.measure.result import Check, as_json
+from ..runtime.measure.check import Check
+from ..runtime.measure.result import as_json
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
 from ..sealing import parity
@@ -77,7 +78,7 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
     """
     path = choose_model(options.model)
     file = open_model(path)
-    checks = selftest.check_digests(file)
+    checks = file.digests
     against = comparison = None
     if all(check.passed for check in checks):  # an altered file is not opened
         step(f"opening the model on {options.provider}")
@@ -156,8 +157,8 @@ def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:
     if (mine.opsets, mine.ir_version) != (other.opsets, other.ir_version):
         formats = [f"{file.opsets}, IR {file.ir_version}" for file in (mine, other)]
         yield f"opsets {formats[0]}, not {formats[1]}"
-    here, there = ({w.name: w.content for w in file.weights} for file in (mine, other))
-    changed = {name for name in here.keys() & there if here[name] != there[name]}
+    here, there = mine.weights, other.weights
+    changed = {name for name in here.keys() & there if here[name].content != there[name].content}
     alone = here.keys() ^ there
     for what, names in (("that differ", changed), ("in one of them alone", alone)):
         if names:

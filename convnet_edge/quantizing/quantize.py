@@ -19,7 +19,8 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
-from ..runtime.measure.result import Accuracy, Check, Interval
+from ..runtime.measure.check import Check
+from ..runtime.measure.result import Accuracy, Interval
 from ..runtime.session import Settings
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model

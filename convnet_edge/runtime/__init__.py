@@ -3,8 +3,6 @@
 from convnet_edge.runtime import Classifier
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckFailedError, EdgeError, InputError

@@ -20,8 +20,9 @@ from .contract import NEXT_STEP
 from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import print_any_letter, write_json
 from .measure import bench, cold_start, machine, tables
+from .measure.check import Check
 from .measure.options import BenchOptions
-from .measure.result import Check, as_json
+from .measure.result import as_json
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse
 from .selftest import run_selftest

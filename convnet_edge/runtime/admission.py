@@ -27,19 +27,10 @@ OPERATIONS = {
 WEIGHT_PLACES = {"Conv": 1, "Gemm": 1, "QLinearConv": 3, "QGemm": 3}
 # integer attributes and the least and greatest value of each; no other may occur
 ATTRIBUTES = {
-    "allowzero": (0, 0),
-    "axis": (0, 1),
-    "ceil_mode": (0, 0),
-    "channels_last": (1, 1),
-    "dilations": (1, 1),
-    "group": (1, 1),
-    "kernel_shape": (1, 64),
-    "pads": (0, 0),
-    "storage_order": (0, 0),
-    "strides": (1, 64),
-    "to": (1, 1),
-    "transA": (0, 0),
-    "transB": (0, 1),
+    **dict.fromkeys(("allowzero", "ceil_mode", "pads", "storage_order", "transA"), (0, 0)),
+    **dict.fromkeys(("axis", "transB"), (0, 1)),
+    **dict.fromkeys(("channels_last", "dilations", "group", "to"), (1, 1)),
+    **dict.fromkeys(("kernel_shape", "strides"), (1, 64)),
 }
 MAX_NODES = 100
 MAX_IMAGE_BYTES = 8 << 20  # of the largest intermediate result of one image, in float32
@@ -47,17 +38,11 @@ MAX_MULTIPLICATIONS = 1 << 30  # of one image
 
 
 def admit(file: ModelFile) -> None:
-    """Return if `file` is as it was exported, and safe to open and to run.
-
-    Raises:
-        InputError: a digest is not the one that it states; or an operation, an attribute, a shape
-            or a size that no exported file has.
-    """
-    for name, (found, stated) in file.digests().items():
-        if found != stated:
+    """Raise an InputError unless `file` is as it was exported, and safe to open and to run."""
+    for digest in file.digests:
+        if not digest.passed:
             raise InputError(
-                f"the file was altered after its export: its {name} is {found[:16]}…, the file "
-                f"states {stated[:16]}…",
+                f"the file was altered after its export: {digest.name}: {digest.detail}",
                 expected="the bytes that were proved at export",
                 next_step="fetch the file again, or export it anew",
             )
@@ -68,8 +53,6 @@ def admit(file: ModelFile) -> None:
 
 
 def _foreign_parts(file: ModelFile) -> Iterator[str]:
-    if file.foreign:
-        yield f"the file holds {', '.join(file.foreign)}"
     if (len(file.inputs), len(file.outputs)) != (1, 1):
         yield f"the graph has {len(file.inputs)} inputs and {len(file.outputs)} outputs, not one"
     if len(file.nodes) > MAX_NODES:
@@ -78,8 +61,6 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
         name = node.name[:80]
         if node.op_type not in OPERATIONS.get(node.domain, ()):
             yield f"the graph has the operation {name!r}"
-        if node.nested:
-            yield f"the operation {name} holds a tensor or a graph of its own"
         for attribute, values in node.integers.items():
             low, high = ATTRIBUTES.get(attribute, (0, -1))
             if not all(low <= value <= high for value in values):
@@ -88,14 +69,13 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
 
 def _excess(file: ModelFile) -> Iterator[str]:
     """Follow the numbers of one image from operation to operation."""
-    weights = {weight.name: weight.dims for weight in file.weights}
+    weights = {name: weight.dims for name, weight in file.weights.items()}
     height, width = file.contract.image_shape
     ((images, shape),) = file.inputs.items()
     if shape[1:] != (1, height, width):
         taken = ", ".join(map(str, shape))[:80]
         yield f"the graph takes ({taken}), its contract says (batch, 1, {height}, {width})"
-    sizes = {images: height * width}
-    multiplications = 0
+    sizes, multiplications = {images: height * width}, 0
     for node in file.nodes:
         source, *others = node.inputs or ("",)
         if node.op_type == "DequantizeLinear" and source in weights:
@@ -138,6 +118,6 @@ def _mixes_images(file: ModelFile, node: Node) -> bool:
         return node.integers.get("axis", (1,)) != (1,)
     if node.op_type != "Reshape":
         return False
-    shapes = [w.integers() for w in file.weights if node.inputs[1:2] == (w.name,)]
-    kept = len(shapes) == 1 and shapes[0][:1] == (0,) and all(size > 0 for size in shapes[0][1:])
-    return not kept
+    shape = file.weights.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    sizes = shape.integers() if shape else ()
+    return sizes[:1] != (0,) or min(sizes[1:], default=1) < 1

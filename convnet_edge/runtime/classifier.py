@@ -100,7 +100,7 @@ class Classifier:
         if not isinstance(images, np.ndarray):
             shape = self.contract.image_shape
             pictures = [preprocess.read_picture(Path(path), shape) for path in images]
-            images = np.stack(pictures) if pictures else np.zeros((0, *shape), np.uint8)
+            images = np.array(pictures, np.uint8).reshape(-1, *shape)
         logits = self.logits(images[None] if images.ndim == 2 else images)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,10 +1,8 @@
 """The contract: the one JSON document inside an exported file that makes it self-describing.
 
-Labels, input, preprocessing, training, measurements, golden vectors, and two SHA-256 digests:
-`graph_sha256` over the file's bytes without the contract's own metadata entry, and
-`contract_sha256` over the document's text with its own 64 digits written as zeros. A digest shows
-that nothing changed since the export; it is no signature and says nothing of who made the file.
-Running the model against the golden vectors is the self-test's business.
+Of its two SHA-256, `graph_sha256` is over the file's bytes without the contract's own metadata
+entry, `contract_sha256` over the document's text with its own 64 digits written as zeros. They show
+that nothing changed since the export; they are no signature and do not say who made the file.
 """
 
 import base64
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .protobuf import length_field
+from .protobuf import field
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -94,8 +92,8 @@ def seal(model: bytes, document: dict[str, Any]) -> bytes:
     )
     own = hashlib.sha256(text.encode()).hexdigest()
     text = text.replace(_stated_digest(_ZEROS), _stated_digest(own))
-    entry = length_field(1, KEY.encode()) + length_field(2, text.encode())
-    return model + length_field(METADATA_FIELD, entry)
+    entry = field(1, KEY.encode()) + field(2, text.encode())
+    return model + field(METADATA_FIELD, entry)
 
 
 def parse(text: bytes) -> Contract:
@@ -136,40 +134,35 @@ def _stated_digest(digest: str) -> str:
 def _parse(document: dict[str, Any]) -> Contract:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
-    if not isinstance(document["class_labels"], list):
-        raise TypeError("class_labels are no list")
-    labels = tuple(document["class_labels"])
-    if not 2 <= len(labels) <= 10_000 or not all(isinstance(label, str) for label in labels):
-        raise ValueError("class_labels are not 2 to 10,000 names")
+    labels = document["class_labels"]
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not named or not 2 <= len(labels) <= 10_000:
+        raise ValueError("class_labels are not a list of 2 to 10,000 names")
     channels, height, width = (int(size) for size in document["input"]["shape"])
     if channels != 1 or not all(1 <= side <= MAX_SIDE for side in (height, width)):
         raise ValueError(f"input shape {channels} x {height} x {width} is not one grey image")
     input_dtype = document["input"]["dtype"]
     if input_dtype not in INPUT_DTYPES:
         raise ValueError(f"input of type {input_dtype!r}, not {' or '.join(INPUT_DTYPES)}")
-    digest = document["digest"]
-    if any(len(bytes.fromhex(digest[key])) != 32 for key in ("graph_sha256", "contract_sha256")):
-        raise ValueError("digests are not SHA-256")
     shape, quantization, float_counts = (height, width), document.get("quantization"), None
     if quantization is not None:
         n = quantization.get("n_multiplications")
         float_counts = int(document["parameters"]["n"]), None if n is None else int(n)
-    samples = (
-        (str(one["name"]), _decode(one["encoded"]), _decode_pixels(one["pixels"], shape))
-        for one in document["preprocessing"]["samples"]
-    )
     return Contract(
-        class_labels=labels,
+        class_labels=tuple(labels),
         input_name=str(document["input"]["name"]),
         input_dtype=input_dtype,
         output_name=str(document["output"]["name"]),
         image_shape=shape,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
-        samples=tuple(SamplePicture(*sample) for sample in samples),
+        samples=tuple(
+            SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
+            for s in document["preprocessing"]["samples"]
+        ),
         quantization=quantization,
         float_counts=float_counts,
-        graph_sha256=digest["graph_sha256"],
-        contract_sha256=digest["contract_sha256"],
+        graph_sha256=str(document["digest"]["graph_sha256"]),
+        contract_sha256=str(document["digest"]["contract_sha256"]),
         document=document,
     )
 

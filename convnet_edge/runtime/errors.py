@@ -3,8 +3,6 @@
 Nothing here prints or exits; the command line turns `exit_code` into the process's own.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 

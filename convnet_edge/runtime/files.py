@@ -58,16 +58,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 16}.tmp"):
             leftover.unlink(missing_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
         if os.name == "posix":  # Windows cannot open a folder; its rename is durable enough
             descriptor = os.open(path.parent, os.O_RDONLY)
             try:
@@ -81,6 +76,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             expected=f"a writable folder with {len(data) / MIB:.2g} MiB free",
             next_step="free some space" if full else "choose another place with --out",
         ) from error
+    finally:  # it is there no more if all went well
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def print_any_letter() -> None:

@@ -1,12 +1,8 @@
 """Turn any picture into the model's input, by steps that every language can repeat within ±2.
 
-The steps are part of the contract: EXIF turn, transparency on white, grey by stated weights,
-inverted if the border is bright (photographs are dark on light, Fashion-MNIST is light on dark),
-area average until the longer side fits, centred on the border's median. Pillow decodes; the
-arithmetic is ours, because resizers differ between libraries.
+The steps are part of the contract: photographs are dark on light, Fashion-MNIST is light on dark.
+Pillow decodes; the arithmetic is ours, because resizers differ between libraries.
 """
-
-from __future__ import annotations
 
 import io
 import warnings
@@ -92,7 +88,9 @@ def decode_picture(
 
 def fit(grey: Array, shape: tuple[int, int], *, invert: bool | None = None) -> Array:
     """Bring `grey`, (h, w) of values 0 to 255, to `shape` (H, W) uint8, light on dark."""
-    background = border_median(grey)
+    border = np.ones(grey.shape, bool)
+    border[1:-1, 1:-1] = False
+    background = float(np.median(grey[border]))
     if background > BRIGHT_BORDER if invert is None else invert:
         grey, background = 255.0 - grey, 255.0 - background
     height, width = grey.shape
@@ -107,13 +105,6 @@ def fit(grey: Array, shape: tuple[int, int], *, invert: bool | None = None) -> A
     return pixels
 
 
-def border_median(grey: Array) -> float:
-    """Return the median of the outermost pixels of `grey` (h, w), corners once."""
-    border = np.ones(grey.shape, bool)
-    border[1:-1, 1:-1] = False
-    return float(np.median(grey[border]))
-
-
 def area_weights(size: int, new_size: int) -> Array:
     """Return the (new_size, size) matrix whose row i averages the span of output pixel i."""
     edges = np.arange(new_size + 1) * (size / new_size)
@@ -124,14 +115,19 @@ def area_weights(size: int, new_size: int) -> Array:
     return weights
 
 
-def _grey(picture: Image.Image) -> Array:
+def _grey(picture: "Image.Image") -> Array:
     """Return (h, w) float64 grey values, 0 to 255, of a picture of any mode."""
     from PIL import Image, ImageOps
 
     picture.load()
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _deep_grey(np.asarray(picture, np.float64), picture.mode)
+    if picture.mode.startswith("I") or picture.mode == "F":  # more than 8 bits
+        deep = np.asarray(picture, np.float64)
+        if not np.isfinite(deep).all() or deep.min() < 0 or deep.max() > 65535:
+            raise ValueError("values outside 0 to 65535")
+        if picture.mode.startswith("I;16") or deep.max() > 255:
+            return deep / 257
+        return deep * 255 if picture.mode == "F" and deep.max() <= 1 else deep
     if picture.mode in ("L", "1") and not picture.has_transparency_data:
         return np.asarray(picture.convert("L"), np.float64)
     if picture.has_transparency_data:
@@ -140,12 +136,3 @@ def _grey(picture: Image.Image) -> Array:
     rgb = np.asarray(picture.convert("RGB"), np.float64)
     grey: Array = rgb @ np.array(GREY_WEIGHTS)
     return grey
-
-
-def _deep_grey(values: Array, mode: str) -> Array:
-    """Scale 16-bit integers ("I;16…", or "I" beyond 255) and floats in [0, 1] to 0 to 255."""
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ValueError("values outside 0 to 65535")
-    if mode.startswith("I;16") or values.max() > 255:
-        return values / 257
-    return values * 255 if mode == "F" and values.max() <= 1 else values

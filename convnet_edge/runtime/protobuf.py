@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _VARINT, _LENGTH = 0, 2
-_FIXED = {1: 8, 5: 4}  # bytes by wire type
+_SIZES = {_VARINT: None, _LENGTH: None, 1: 8, 5: 4}  # bytes by wire type; None: a varint says
 
 
 class Message:
@@ -19,17 +19,13 @@ class Message:
     """
 
     def __init__(self, data: memoryview) -> None:
-        self._fields: dict[int, list[int | memoryview]] = {}
-        for number, value, _ in read_fields(data):
-            self._fields.setdefault(number, []).append(value)
-
-    def holds(self, *numbers: int) -> bool:
-        """Return whether any of these fields occurs."""
-        return any(number in self._fields for number in numbers)
+        self.fields: dict[int, list[int | memoryview]] = {}
+        for number, value, _, _ in read_fields(data):
+            self.fields.setdefault(number, []).append(value)
 
     def parts(self, number: int) -> list[memoryview]:
         """Return each occurrence of a field of bytes."""
-        return [v for v in self._fields.get(number, ()) if isinstance(v, memoryview)]
+        return [v for v in self.fields.get(number, ()) if isinstance(v, memoryview)]
 
     def part(self, number: int) -> memoryview:
         """Return a field of bytes, empty if there is none."""
@@ -50,7 +46,7 @@ class Message:
     def integers(self, number: int) -> tuple[int, ...]:
         """Return the values of a repeated integer field, packed or one by one."""
         values: list[int] = []
-        for found in self._fields.get(number, ()):
+        for found in self.fields.get(number, ()):
             if isinstance(found, int):
                 values.append(found)
                 continue
@@ -62,39 +58,34 @@ class Message:
 
     def integer(self, number: int) -> int:
         """Return an integer field, 0 if there is none."""
-        return next((v for v in reversed(self._fields.get(number, ())) if isinstance(v, int)), 0)
+        return next((v for v in reversed(self.fields.get(number, ())) if isinstance(v, int)), 0)
 
 
-def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
-    """Yield (field number, value, offset behind it); fixed-width fields as their bytes."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = _read_varint(data, position)
+def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int, int]]:
+    """Yield (number, value, start, end) of each field; fixed-width values as their bytes."""
+    start, n_bytes = 0, len(data)
+    while start < n_bytes:
+        tag, end = _read_varint(data, start)
         number, wire_type = tag >> 3, tag & 7
-        if wire_type == _VARINT and number:
-            integer, position = _read_varint(data, position)
-            yield number, integer, position
-            continue
-        if wire_type == _LENGTH:
-            size, position = _read_varint(data, position)
-        else:
-            size = _FIXED.get(wire_type, 0)
-        if not number or not (size or wire_type == _LENGTH):
-            raise ValueError(f"field {number} of wire type {wire_type} at byte {position}")
-        if position + size > end:
-            raise ValueError(f"truncated: {position + size - end:,} bytes are missing")
-        yield number, data[position : position + size], position + size
-        position += size
+        if not number or wire_type not in _SIZES:
+            raise ValueError(f"field {number} of wire type {wire_type} at byte {start}")
+        size = _SIZES[wire_type]
+        if size is None:
+            size, end = _read_varint(data, end)
+        value: int | memoryview = size
+        if wire_type != _VARINT:
+            value, end = data[end : end + size], end + size
+        if end > n_bytes:
+            raise ValueError(f"truncated: {end - n_bytes:,} bytes are missing")
+        yield number, value, start, end
+        start = end
 
 
-def length_field(number: int, payload: bytes) -> bytes:
-    """Return field `number` of a message, with `payload` behind its length."""
-    return _write_varint(number << 3 | _LENGTH) + _write_varint(len(payload)) + payload
-
-
-def number_field(number: int, value: int) -> bytes:
-    """Return field `number` of a message, holding the integer `value` (not negative)."""
-    return _write_varint(number << 3 | _VARINT) + _write_varint(value)
+def field(number: int, value: int | bytes) -> bytes:
+    """Return a field of a message: an integer (not negative), or bytes behind their length."""
+    if isinstance(value, int):
+        return _write_varint(number << 3 | _VARINT) + _write_varint(value)
+    return _write_varint(number << 3 | _LENGTH) + _write_varint(len(value)) + value
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:

@@ -55,9 +55,12 @@ def unavailable(provider: str, reason: str) -> InputError:
     install = INSTALL.get(provider, f"install onnxruntime for {provider} and what that loads")
     if any(sign in reason for sign in DRIVER_SIGNS):
         install = "install the NVIDIA driver, or a newer one"
-    reasons = filter(None, (reason, _several_builds()))
+    builds = machine.versions(BUILDS)
+    if len(builds) > 1:  # onnxruntime issue 26996
+        listed = " and ".join(f"{name} {version}" for name, version in builds.items())
+        reason += f"; {listed} are installed, which overwrite each other's files"
     return InputError(
-        f"asked for {provider}, which cannot be opened here: {'; '.join(reasons)}",
+        f"asked for {provider}, which cannot be opened here: {reason}",
         expected=f"every node on {provider} (the CPU never takes its place unasked)",
         next_step=f"{install}, or pass --provider cpu",
     )
@@ -75,25 +78,17 @@ def missing_part(ort: Any, provider: str) -> str | None:
             try:
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             except OSError as error:
-                return "; ".join(filter(None, (str(error), _other_major(str(error)))))
+                return f"{error}{_other_major(str(error))}"
     if provider == "cuda" and not machine.gpu_names():
         return "no NVIDIA device or driver (nothing under /proc/driver/nvidia/gpus)"
     return None
 
 
-def _several_builds() -> str | None:
-    """Return a sentence if several packages claim onnxruntime's files (onnxruntime issue 26996)."""
-    found = [f"{name} {version}" for name, version in machine.versions(BUILDS).items()]
-    if len(found) < 2:
-        return None
-    return f"{' and '.join(found)} are installed, which overwrite each other's files"
-
-
-def _other_major(reason: str) -> str | None:
-    """Return a sentence if the library that `reason` misses is here in another major version."""
+def _other_major(reason: str) -> str:
+    """Return what to add if the library that `reason` misses is here in another major version."""
     missing = re.search(r"(lib\w+)\.so\.(\d+)", reason)
     if missing is None:
-        return None
+        return ""
     name, wanted = missing.groups()
     found = {
         file.name.removeprefix(f"{name}.so.").split(".")[0]
@@ -101,8 +96,8 @@ def _other_major(reason: str) -> str | None:
         for file in Path(folder).glob(f"nvidia/**/{name}.so.*")
     }
     if not found or wanted in found:
-        return None
+        return ""
     return (
-        f"here is {name} {', '.join(sorted(found))}, this onnxruntime was built for {wanted}: "
+        f"; here is {name} {', '.join(sorted(found))}, this onnxruntime was built for {wanted}: "
         "CUDA's major versions differ"
     )

@@ -4,7 +4,7 @@ The digests prove the file, the golden vectors prove machine and provider, the s
 prove the preprocessing. Comparing with PyTorch itself is the host's business (parity).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -12,16 +12,15 @@ from . import preprocess
 from .classifier import Classifier
 from .contract import Array, Contract
 from .errors import CheckFailedError, InputError, MissingPackageError
-from .measure.result import Check
-from .model_file import ModelFile
+from .measure.check import Check
 
 PIXEL_TOLERANCE = 2
 
 
 def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
     """Run every check that a device can: digests, golden vectors, sample pictures."""
-    digests, pictures = check_digests(classifier.file), check_pictures(classifier.contract)
-    return (*digests, *check_goldens(classifier), pictures)
+    digests, goldens = classifier.file.digests, _check_goldens(classifier)
+    return (*digests, *goldens, check_pictures(classifier.contract))
 
 
 def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool = False) -> None:
@@ -41,32 +40,20 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
         )
 
 
-def check_digests(file: ModelFile) -> tuple[Check, ...]:
-    """Compare both SHA-256 digests with those that the file states."""
-    checks = []
-    for name, (found, stated) in file.digests().items():
-        says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
-        checks.append(Check(name, found == stated, f"sha256 {found[:16]}…, {says}"))
-    return tuple(checks)
-
-
-def check_goldens(classifier: Classifier) -> tuple[Check, ...]:
+def _check_goldens(classifier: Classifier) -> Iterator[Check]:
     """Compare the logits of the golden images, alone and as one batch, with the stored ones."""
-    goldens = classifier.contract.goldens
-    limit = goldens.tolerance
-    checks = []
+    goldens, limit = classifier.contract.goldens, classifier.tolerance
     for batch_size in (1, len(goldens.images)):
         name = f"golden vectors, batch {batch_size}"
         try:
             logits = classifier.logits(goldens.images, batch_size=batch_size)
         except InputError as refusal:
-            checks.append(Check(name, False, refusal.found))
+            yield Check(name, False, refusal.found)
             continue
         error = largest_error(logits, goldens.logits)
         compared = "<=" if error <= limit else "is not <="
         detail = f"{len(logits)} images, largest error {error:.2g} {compared} {limit:.2g}"
-        checks.append(Check(name, error <= limit, detail, error, limit))
-    return tuple(checks)
+        yield Check(name, error <= limit, detail, error, limit)
 
 
 def check_pictures(stated: Contract) -> Check:

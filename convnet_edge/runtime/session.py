@@ -4,8 +4,6 @@ Every silent fallback is switched off, and the session itself is asked what it g
 mean is the classifier's business; why a provider cannot be opened is found in `providers`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import time
@@ -50,15 +48,13 @@ class Session:
     """An opened ONNX file of one input and one output. Thread-safe.
 
     settings: with the provider's short name and the threads really used. input_dtype: "float32" or
-    "uint8" if it is a classifier's. precision: always "float32". placement: the operations that
-    each provider got, in graph order before fusion; None where this onnxruntime cannot tell.
-    create_ms: wall time of opening, without importing onnxruntime.
+    "uint8" if it is a classifier's. placement: the operations that each provider got, in graph
+    order before fusion; None where this onnxruntime cannot tell. create_ms: wall time of opening,
+    without importing onnxruntime.
 
     Raises:
         InputError: the provider cannot be opened, or onnxruntime refuses the model.
     """
-
-    precision = "float32"
 
     def __init__(self, model: bytes, settings: Settings | None = None) -> None:
         settings = settings or Settings()
@@ -72,7 +68,7 @@ class Session:
         self.threads = settings.threads or machine.usable_cores()
         self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
-        self._session = _open(ort, model, name, self.settings)
+        self._session = _open(ort, model, self.settings)
         self.create_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.placement = _placement(self._session)
         if self.placement and name not in self.placement:
@@ -91,17 +87,6 @@ class Session:
             raise _run_failed(batch.shape, error) from error
         return logits
 
-    def bind(self, batch: Array, n_classes: int) -> Bound:
-        """Return runs of batches shaped like `batch` through buffers kept on the device."""
-        return Bound(self, self._session, batch, n_classes)
-
-    def provider_error(self) -> str | None:
-        """Return what is wrong if the session is no longer on the provider asked for."""
-        obtained = providers.short_name(self._session.get_providers()[0])
-        if obtained == self.provider:
-            return None
-        return f"asked for {self.provider}, ran on {obtained}"
-
     def end_profile(self) -> str:
         """Close the profile that `settings.profile_prefix` asked for; return its path."""
         return str(self._session.end_profiling())
@@ -114,17 +99,17 @@ class Bound:
     (N, n_classes).
     """
 
-    def __init__(self, opened: Session, session: Any, batch: Array, n_classes: int) -> None:
+    def __init__(self, session: Session, batch: Array, n_classes: int) -> None:
         make = import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
-        device = "cuda" if opened.provider == "cuda" else "cpu"
-        self._session, self._shape = session, batch.shape
+        device = "cuda" if session.provider == "cuda" else "cpu"
+        self._session, self._shape = session._session, batch.shape
         # not ortvalue_from_numpy: on a CPU that shares the caller's memory and overwrites it
         self._input = make(batch.shape, batch.dtype, device, 0)
-        output_dtype = np.dtype(opened.output_dtype)
+        output_dtype = np.dtype(session.output_dtype)
         self._output = make((len(batch), n_classes), output_dtype, device, 0)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(opened.input_name, self._input)
-        self._binding.bind_ortvalue_output(opened.output_name, self._output)
+        self._binding = self._session.io_binding()
+        self._binding.bind_ortvalue_input(session.input_name, self._input)
+        self._binding.bind_ortvalue_output(session.output_name, self._output)
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, C) of `batch`, copied in, run and copied out."""
@@ -168,27 +153,25 @@ def onnxruntime_errors() -> tuple[type[BaseException], ...]:
     return (*(k for k in kinds if issubclass(k, Exception)), RuntimeError, ValueError)
 
 
-def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
-    """Open `model` with onnxruntime on the provider `name`: the one place where that is done."""
-    short = providers.short_name(name)
+def _open(ort: Any, model: bytes, settings: Settings) -> Any:
+    """Open `model` with onnxruntime on a provider: the one place where that is done."""
+    short, name = settings.provider, providers.full_name(ort, settings.provider)
     if name not in ort.get_available_providers():
-        raise providers.unavailable(
-            short, f"this onnxruntime {ort.__version__} is built without it"
-        )
-    wanted: list[Any] = [(name, _provider_settings(name, settings))]
-    if settings.allow_cpu_nodes and name != CPU:
-        wanted.append(CPU)
+        reason = f"this onnxruntime {ort.__version__} is built without it"
+        raise providers.unavailable(short, reason)
+    wanted: list[Any] = [(name, _provider_settings(settings))]
     if name != CPU:
+        wanted += [CPU] if settings.allow_cpu_nodes else []
         ort.set_default_logger_severity(4)
     if name in providers.ON_CUDA and hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
-    options = _options(ort, name, settings)
+    options = _options(ort, settings)
     try:
         session = ort.InferenceSession(model, options, providers=wanted, enable_fallback=0)
     except onnxruntime_errors() as error:
         if PARTIAL in str(error):
-            raise _partial(ort, model, name, settings) from error
+            raise _partial(ort, model, settings) from error
         if name != CPU:
             reason = providers.missing_part(ort, short) or _first_line(error)
             raise providers.unavailable(short, reason) from error
@@ -205,13 +188,13 @@ def _open(ort: Any, model: bytes, name: str, settings: Settings) -> Any:
     return session
 
 
-def _options(ort: Any, name: str, settings: Settings) -> Any:
+def _options(ort: Any, settings: Settings) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # the reason is found and raised, not logged
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if name != CPU and not settings.allow_cpu_nodes:
+    if settings.provider != "cpu" and not settings.allow_cpu_nodes:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if not settings.spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -223,24 +206,23 @@ def _options(ort: Any, name: str, settings: Settings) -> Any:
     return options
 
 
-def _provider_settings(name: str, settings: Settings) -> dict[str, str]:
-    if name == providers.TESTED["cuda"]:
+def _provider_settings(settings: Settings) -> dict[str, str]:
+    if settings.provider == "cuda":
         # TF32 keeps 10 bits of float32's 23: no parity unless switched off
         return {"use_tf32": "0", "enable_cuda_graph": str(int(settings.cuda_graph))}
-    if name == providers.TESTED["openvino"]:  # it has threads and a reduced precision of its own
+    if settings.provider == "openvino":  # it has threads and a reduced precision of its own
         return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(settings.threads)}
     return {}
 
 
-def _partial(ort: Any, model: bytes, name: str, settings: Settings) -> InputError:
+def _partial(ort: Any, model: bytes, settings: Settings) -> InputError:
     """Return the error for a provider that does not take every node, naming those it leaves."""
-    short = providers.short_name(name)
-    session = _open(ort, model, name, replace(settings, allow_cpu_nodes=True))
+    session = _open(ort, model, replace(settings, allow_cpu_nodes=True))
     left = (_placement(session) or {}).get(CPU, [])
     names = ", ".join(sorted(set(left))) or "unknown to this onnxruntime"
     return InputError(
-        f"{short} does not take every node; the CPU would run {len(left)} ({names})",
-        expected=f"every node on {short}",
+        f"{settings.provider} does not take every node; the CPU would run {len(left)} ({names})",
+        expected=f"every node on {settings.provider}",
         next_step="pass --allow-cpu-nodes to measure the mixture, or --provider cpu",
     )
 
@@ -263,5 +245,4 @@ def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -12,7 +12,7 @@ import numpy as np
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import EdgeError
-from ..runtime.measure.result import Check
+from ..runtime.measure.check import Check
 from ..runtime.model_file import ModelFile
 from ..runtime.selftest import largest_error
 

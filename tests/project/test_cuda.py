@@ -11,7 +11,7 @@ from convnet_edge.exporting.export import export
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import InterruptedRunError
-from convnet_edge.runtime.session import Settings
+from convnet_edge.runtime.session import Bound, Settings
 from convnet_edge.training import loop
 from convnet_edge.training.distributed import Processes
 from convnet_edge.training.options import TrainOptions
@@ -51,7 +51,7 @@ def test_captured_graph_replays_new_images(exported, few):
     plain = Classifier(exported.model_path, provider="cuda")
     graphed = Classifier(exported.model_path, settings=settings)
     batches = [plain.to_input(few.images[i : i + 8]) for i in (0, 8, 16)]
-    bound = graphed.session.bind(batches[0], 10)
+    bound = Bound(graphed.session, batches[0], 10)
     for batch in (*batches, *batches):
         assert np.abs(bound.run(batch) - plain.session.run(batch)).max() < 1e-5
 

@@ -66,8 +66,7 @@ def test_ort_cpu_layout_uses_the_kernels_it_was_made_for(quantised):
             "com.microsoft.QGemm": 2}  # fmt: skip
     assert file.op_counts() == {"Slice": 1, "Reshape": 2, "Flatten": 1, **fast}
     conv1 = next(node for node in file.nodes if node.op_type == "QLinearConv")
-    dims = {weight.name: weight.dims for weight in file.weights}[conv1.inputs[3]]
-    assert dims == (128, 4, 3, 2)
+    assert file.weights[conv1.inputs[3]].dims == (128, 4, 3, 2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -90,11 +90,11 @@ def reshaped_to_one_row(proto):
     [
         (custom_operation, "com.example.Evil"),
         (partial(insert_first, op_type="Loop", body=helper.make_graph([], "body", [], [])),
-         "'Loop'"),
+         "tensor or a graph of its own"),
         (filled_memory, "'Expand'"),
         (tensor_in_an_attribute, "tensor or a graph of its own"),
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4), "pads [30000, 30000, 30000, 30000]"),
-        (lambda p: attributes(p, CONV, "pads", [30_000] * 4, [0] * 4), "an attribute twice"),
+        (lambda p: attributes(p, CONV, "pads", [30_000] * 4, [0] * 4), "'pads' described twice"),
         (lambda p: attributes(p, GEMM, "transA", 1), "transA [1]"),
         (product_of_weights, "takes no image"),
         (two_results, "more than one result"),

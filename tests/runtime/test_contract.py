@@ -11,7 +11,7 @@ import tiny
 from convnet_edge.runtime import contract
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
-from convnet_edge.runtime.protobuf import length_field
+from convnet_edge.runtime.protobuf import field
 
 MODEL = tiny.grey()
 GRAPH = faults.unsealed(MODEL)
@@ -20,16 +20,15 @@ DOCUMENT = open_model(MODEL).contract.document
 
 def sealed_as(text):
     """Return the graph with any text where the contract should be."""
-    entry = length_field(1, contract.KEY.encode()) + length_field(2, text)
-    return GRAPH + length_field(contract.METADATA_FIELD, entry)
+    entry = field(1, contract.KEY.encode()) + field(2, text)
+    return GRAPH + field(contract.METADATA_FIELD, entry)
 
 
 def test_seal_gives_the_same_bytes_and_open_the_document_back():
     assert contract.seal(GRAPH, DOCUMENT) == MODEL
     file = open_model(MODEL)
     assert file.contract.document == {**DOCUMENT, "digest": file.contract.document["digest"]}
-    assert file.graph_sha256 == file.contract.graph_sha256
-    assert file.contract_sha256 == file.contract.contract_sha256
+    assert [check.passed for check in file.digests] == [True, True]
     assert faults.unsealed(file.data) == GRAPH
 
 

@@ -10,7 +10,7 @@ from convnet_edge.runtime import session as session_module
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.model_file import open_model
-from convnet_edge.runtime.session import Session, Settings
+from convnet_edge.runtime.session import Bound, Session, Settings
 
 MODEL = tiny.grey()
 
@@ -118,7 +118,7 @@ def test_unfused_nodes_compute_the_same(batches):
 def test_bound_runs_give_the_sessions_logits_which_outlive_the_next_run(batches, size):
     session = Session(MODEL, Settings(threads=1))
     first, second = (batch[:size] for batch in batches)
-    bound, kept = session.bind(first, 3), first.copy()
+    bound, kept = Bound(session, first, 3), first.copy()
     found = [bound.run(batch) for batch in (first, second, first)]
     for batch, logits in zip((first, second, first), found, strict=True):
         assert np.array_equal(logits, session.run(batch))
@@ -134,4 +134,4 @@ def test_run_of_another_shape_is_an_input_error(batches):
     with pytest.raises(InputError, match=r"\(1, 3, 8, 8\)"):
         session.run(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(InputError, match="could not run"):
-        session.bind(batches[0][:2], 3).run(batches[0][:3])
+        Bound(session, batches[0][:2], 3).run(batches[0][:3])

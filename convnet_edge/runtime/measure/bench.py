@@ -20,6 +20,7 @@ from ..selftest import require
 from ..session import Bound, Settings
 from . import accuracy, cold_start, cost, machine, timing, verdict
 from . import result as results
+from .check import Check
 from .options import BenchOptions
 from .result import Latency, Minute, Pair, Reason, Result
 from .stats import Array, percentiles_ms
@@ -90,7 +91,7 @@ def bench_model(
     name: str,
     version: str,
     test: accuracy.ImageSet | None,
-    checks: Sequence[results.Check],
+    checks: Sequence[Check],
     start: cold_start.Task,
     listener: Listener | None = None,
     first: Measured | None = None,
@@ -173,7 +174,7 @@ def _describe(classifier: Classifier, options: BenchOptions, name: str, version:
             spin=session.settings.spin,
             io_binding=options.io_binding or options.cuda_graph,
             cuda_graph=options.cuda_graph,
-            precision=session.precision,
+            precision="float32",
             placement=session.placement,
             gpu_libraries=machine.mapped_gpu_libraries(),
         ),
@@ -276,13 +277,7 @@ def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
         row,
         share_of_bound=bound_ms * batch_size / p50_ms if bound_ms and p50_ms else None,
         split=split,
-        verdict=verdict.judge(
-            row,
-            samples_ns,
-            timed.starts_ns,
-            tolerance=classifier.tolerance,
-            provider_error=classifier.session.provider_error(),
-        ),
+        verdict=verdict.judge(row, samples_ns, timed.starts_ns, tolerance=classifier.tolerance),
         samples_ns=samples_ns.tolist() if is_short else None,
         histogram_ns=None if is_short else histogram(samples_ns),
     )
@@ -294,7 +289,7 @@ def _bind(run: Measured, example: Array) -> Bound:
     if run.options.cuda_graph:  # a captured graph holds one batch size
         graphed = replace(session.settings, cuda_graph=True)
         session = Classifier(classifier.file, settings=graphed).session
-    return session.bind(example, len(classifier.contract.class_labels))
+    return Bound(session, example, len(classifier.contract.class_labels))
 
 
 def histogram(samples_ns: Array) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import archive, model_file
+from .. import archive
 from ..classifier import Classifier
 from ..errors import InputError
 from ..session import Settings, import_onnxruntime
@@ -74,10 +74,7 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     import_onnxruntime()
     imported = clock()
     path, member = Path(task["model_path"]), task["member"]
-    if member is None:
-        model = model_file.read_model_bytes(path)
-    else:
-        model = archive.read_archive(path).models()[member]
+    model = path.read_bytes() if member is None else archive.read_archive(path).models()[member]
     read = clock()
     classifier = Classifier(model, settings=Settings(**task["settings"]))
     opened = clock()

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..errors import InputError
-from ..protobuf import length_field, number_field
+from ..protobuf import field
 from ..providers import SUFFIX
-from ..session import Session, Settings
+from ..session import Bound, Session, Settings
 from .result import Cost, NodeTime
 from .stats import Array
 
@@ -42,7 +42,7 @@ def estimate(classifier: Classifier) -> Cost:
     n_multiplications = classifier.file.n_multiplications
     return Cost(
         n_multiplications=n_multiplications,
-        weight_bytes=classifier.file.weight_bytes,
+        weight_bytes=sum(len(weight.content) for weight in classifier.file.weights.values()),
         peak_multiplications_per_s=peak,
         peak_of="int8 matrix product" if integers else "float32 matrix product",
         bound_ms=1e3 * n_multiplications / peak if peak and n_multiplications else None,
@@ -56,7 +56,7 @@ def measure_peak(classifier: Classifier, *, integers: bool) -> float:
     session = Session(product_model(integers=integers), settings)
     x = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE))
     x = x.astype(np.uint8) if integers else (x / 255).astype(np.float32)
-    bound = session.bind(x, SIDE)
+    bound = Bound(session, x, SIDE)
     fastest_ns = min(bound.run_split(x)[1][1] for _ in range(1 + N_ROUNDS))  # the first warms up
     return SIDE**3 * 1e9 / fastest_ns
 
@@ -66,15 +66,14 @@ def product_model(*, integers: bool) -> bytes:
     values = np.random.default_rng(1).integers(-63, 64, (SIDE, SIDE)).astype(np.int8)
     weights = values if integers else values.astype(np.float32) / np.float32(64)
     taken, held, given = (UINT8, INT8, INT32) if integers else (FLOAT, FLOAT, FLOAT)
-    field, number = length_field, number_field
     op_type = "MatMulInteger" if integers else "MatMul"
     node = field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, op_type.encode())
-    tensor = number(1, SIDE) * 2 + number(2, held) + field(8, b"w") + field(9, weights.tobytes())
+    tensor = field(1, SIDE) * 2 + field(2, held) + field(8, b"w") + field(9, weights.tobytes())
     graph = (
         field(1, node) + field(2, b"product") + field(5, tensor)
         + field(11, _value(b"x", taken)) + field(12, _value(b"y", given))
     )  # fmt: skip
-    return number(1, 8) + field(8, field(1, b"") + number(2, 18)) + field(7, graph)
+    return field(1, 8) + field(8, field(1, b"") + field(2, 18)) + field(7, graph)
 
 
 def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
@@ -102,6 +101,6 @@ def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:
 
 
 def _value(name: bytes, element_type: int) -> bytes:
-    shape = length_field(1, number_field(1, SIDE)) * 2
-    tensor = number_field(1, element_type) + length_field(2, shape)
-    return length_field(1, name) + length_field(2, length_field(1, tensor))
+    shape = field(1, field(1, SIDE)) * 2
+    tensor = field(1, element_type) + field(2, shape)
+    return field(1, name) + field(2, field(1, tensor))

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
+from .check import Check
+
 SCHEMA = "convnet-edge/bench/3"
 Status = Literal["VALID", "NOISY", "INVALID"]
 Setting = bool | int | float | str | None | list[int]
@@ -89,23 +91,6 @@ class Machine:
     gpus: Annotated[list[str] | None, "names"] = None
     gpu_driver: Annotated[str | None, "NVIDIA driver's version"] = None
     versions: Annotated[dict[str, str], "by package"] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check's outcome."""
-
-    name: Annotated[str, "of the check"]
-    passed: Annotated[bool, "whether it held"]
-    detail: Annotated[str, "in words"]
-    value: Annotated[float | None, "measured; null where neither fits, or not finite"] = None
-    limit: Annotated[float | None, "allowed"] = None
-    skipped: Annotated[bool, "could not be run here; neither passes nor fails"] = False
-
-    def line(self) -> str:
-        """Return the check as people read it: `[✓] name: detail`."""
-        mark = "-" if self.skipped else "✓" if self.passed else "x"
-        return f"[{mark}] {self.name}: {self.detail}"
 
 
 @dataclass(frozen=True)

@@ -29,23 +29,13 @@ MIN_MODE_BLOCKS = 3
 MIN_MODE_SHARE = 0.1
 
 
-def judge(
-    row: Latency,
-    samples_ns: Array,
-    starts_ns: Array,
-    *,
-    tolerance: float,
-    provider_error: str | None = None,
-) -> Verdict:
+def judge(row: Latency, samples_ns: Array, starts_ns: Array, *, tolerance: float) -> Verdict:
     """Return the verdict on the timed runs of which `row` holds what disturbed them.
 
     samples_ns, starts_ns: (R,) int64, each run's wall time and when it began, in order. tolerance:
-    of the outputs checked. provider_error: what is wrong with the provider, None if it is the one
-    asked for.
+    of the outputs checked.
     """
     reasons = list(_faults(row, samples_ns, tolerance))
-    if provider_error is not None:
-        reasons.append(Reason("wrong provider", "INVALID", None, None, provider_error))
     if len(samples_ns) >= MIN_RUNS:
         reasons += [
             Reason(name, "NOISY", value, most, f"{found} (at most {most:.0%}); {advice}")

@@ -7,12 +7,12 @@ from convnet_edge.runtime.measure.result import Latency
 STEADY = np.full(1000, 2.0)
 
 
-def judge(samples_ms, *, tolerance=0.0, provider_error=None, **seen):
+def judge(samples_ms, *, tolerance=0.0, **seen):
     """Return status, names of the reasons, and the reasons, of runs back to back."""
     samples = np.asarray(np.asarray(samples_ms) * 1e6, np.int64)
     starts = np.concatenate([[0], np.cumsum(samples)[:-1]]) + 123
     row = Latency(1, len(samples), **{"n_switched": 0, "timer_step_ns": 30.0, **seen})
-    found = verdict.judge(row, samples, starts, tolerance=tolerance, provider_error=provider_error)
+    found = verdict.judge(row, samples, starts, tolerance=tolerance)
     return found.status, {reason.name for reason in found.reasons}, found.reasons
 
 
@@ -49,7 +49,6 @@ def test_quiet_runs_are_valid_nearly_always(n):
         (STEADY, {"largest_output_error": np.inf, "tolerance": 1}, "INVALID", {"wrong outputs"}),
         (STEADY, {"largest_output_error": None, "n_outputs_checked": 1}, "INVALID",
          {"wrong outputs"}),
-        (STEADY, {"provider_error": "asked for cuda, ran on cpu"}, "INVALID", {"wrong provider"}),
         (STEADY[:11], {}, "VALID", set()),
         (STEADY[:10], {}, "INVALID", {"too few runs"}),
         (STEADY[:0], {}, "INVALID", {"too few runs"}),
