@@ -116,9 +116,14 @@ def test_without_a_name_there_must_be_one_page_here(folder, monkeypatch):
         serve.serve(ServeOptions(), print)
 
 
+def default_interrupt():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_command_takes_the_one_page_here_prints_its_address_and_ends_with_ctrl_c(folder):
     command = [sys.executable, "-m", "convnet_edge", "serve", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = default_interrupt  # a job in the background ignores Ctrl-C
     with subprocess.Popen(command, cwd=folder.parent, **pipes) as it:
         line = it.stdout.readline()
         port = int(line.split(":")[2].split("/")[0])
@@ -127,6 +132,9 @@ def test_command_takes_the_one_page_here_prints_its_address_and_ends_with_ctrl_c
         assert connection.getresponse().read() == b"this is main.js"
         connection.close()
         it.send_signal(signal.SIGINT)
-        _, errors = it.communicate(timeout=20)
+        try:
+            _, errors = it.communicate(timeout=20)
+        finally:
+            it.kill()
     assert it.returncode == 130
     assert errors == "convnet-edge: interrupted\n"
