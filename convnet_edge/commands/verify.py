@@ -11,6 +11,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     """
     from ..exporting.verify import verify
     from ..runtime.selftest import require
+    from ..sealing.parity import list_first
 
     with terminal.progress():
         result = verify(options, terminal.step)
@@ -20,7 +21,11 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
         *(check.line() for check in report.checks),
         *(report.against.where if report.against else ()),
         *([found.summary()] if found else ()),
-        *([f"Label flips: images {list(found.flips)}"] if found and found.flips else ()),
+        *(
+            [f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}"]
+            if found and found.flips
+            else ()
+        ),
         "PASS" if report.passed else "FAIL",
     )
     terminal.wrote((result.report_path,))

@@ -155,6 +155,8 @@ def parity_errors(figure: Figure, errors: Array, *, floor: float, tolerance: flo
     title = f"onnxruntime against PyTorch in float64, {len(errors):,} test images"
     axes.set(xlabel="largest |logit − float64 reference| of an image", ylabel="images", title=title)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0e}")  # its own writes TeX, which is not parsed here
+    axes.xaxis.set_minor_formatter("")
     axes.legend()
 
 

@@ -4,6 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import results as made
+from matplotlib.figure import Figure
 from PIL import Image
 
 from convnet_edge.drawing import pictures
@@ -51,3 +52,13 @@ def test_colours_stand_out_on_both_backgrounds(background):
     for color in pictures.COLORS:
         high, low = sorted((luminance(color), luminance(background)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 3, color
+
+
+def test_axis_of_the_parity_picture_has_plain_numbers():
+    figure = Figure()
+    errors = np.geomspace(1e-7, 1e-5, 50)
+    pictures.parity_errors.__wrapped__(figure, errors, floor=2e-6, tolerance=1.6e-5)
+    figure.canvas.draw()
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels(which="both")]
+    assert "1e−06" in labels  # with the minus of print
+    assert not [label for label in labels if "$" in label]
