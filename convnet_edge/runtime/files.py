@@ -45,19 +45,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` under its final name only once all of it is on the disk.
 
     A temporary file beside `path`, fsync, rename, fsync of the folder: after a crash at any
-    moment `path` holds the old content or the new, never a part. The next write of that name
-    removes what a killed process left. The temporary names are random: with a shared one, a rename
-    could publish what another process is still writing. So of two that write one name at the same
-    moment, one may be refused, but neither tears it.
+    moment `path` holds the old content or the new, never a part. Of several that write one name at
+    the same moment the last one wins: each has a temporary name of its own, which holds its process
+    id, so that the next write removes what a killed process of this machine left.
 
     Raises:
         InputError: the folder cannot be made or written, or the disk is full; nothing is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 16}.tmp"):
-            leftover.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*-{'?' * 16}.tmp"):
+            if not _is_running(leftover.name.removeprefix(f".{path.name}.").split("-")[0]):
+                leftover.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
@@ -79,6 +79,18 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:  # it is there no more if all went well
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_running(process_id: str) -> bool:
+    if os.name != "posix" or not process_id.isdigit():  # Windows has no signal 0
+        return True
+    try:
+        os.kill(int(process_id), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no process id at all
+        return True
+    return True
 
 
 def print_any_letter() -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -116,14 +117,11 @@ def test_without_a_name_there_must_be_one_page_here(folder, monkeypatch):
         serve.serve(ServeOptions(), print)
 
 
-def default_interrupt():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_command_takes_the_one_page_here_prints_its_address_and_ends_with_ctrl_c(folder):
     command = [sys.executable, "-m", "convnet_edge", "serve", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    pipes["preexec_fn"] = default_interrupt  # a job in the background ignores Ctrl-C
+    # a job in the background ignores Ctrl-C
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=folder.parent, **pipes) as it:
         line = it.stdout.readline()
         port = int(line.split(":")[2].split("/")[0])

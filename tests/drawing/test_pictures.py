@@ -59,6 +59,5 @@ def test_axis_of_the_parity_picture_has_plain_numbers():
     errors = np.geomspace(1e-7, 1e-5, 50)
     pictures.parity_errors.__wrapped__(figure, errors, floor=2e-6, tolerance=1.6e-5)
     figure.canvas.draw()
-    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels(which="both")]
-    assert "1e−06" in labels  # with the minus of print
-    assert not [label for label in labels if "$" in label]
+    labels = {tick.get_text() for tick in figure.axes[0].get_xticklabels(which="both")}
+    assert {"", "1e−06"} <= labels <= {"", *(f"1e−{n:02}" for n in range(20))}

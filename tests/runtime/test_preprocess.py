@@ -49,14 +49,25 @@ def test_decode_picture_of_any_type_gives_the_image(dark_image, store, file_form
     assert np.abs(pixels.astype(int) - dark_image).max() <= deviation
 
 
+@pytest.fixture
+def square():
+    return np.pad(np.full((12, 12), 255, np.uint8), 8)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK", "YCbCr", "RGBX"])
-def test_decode_picture_of_any_mode_gives_nearly_the_same(mode):
-    square = np.zeros(SHAPE, np.uint8)
-    square[8:20, 8:20] = 255
+def test_decode_picture_of_any_mode_gives_nearly_the_same(square, mode):
     picture = Image.fromarray(square).convert("RGB").convert(mode)
     data = encode(picture, "TIFF" if mode in ("CMYK", "YCbCr", "RGBX") else "PNG")
-    pixels = preprocess.decode_picture(data, SHAPE)
-    assert np.abs(pixels.astype(int) - square).max() <= 1
+    assert np.abs(preprocess.decode_picture(data, SHAPE).astype(int) - square).max() <= 1
+
+
+@pytest.mark.parametrize("steps", [("HSV",), ("RGBA", "RGBa"), ("P", "PA")])
+def test_modes_that_only_decoders_make_are_grey_too(square, monkeypatch, steps):
+    picture = Image.fromarray(square).convert("RGB")
+    for mode in steps:
+        picture = picture.convert(mode)
+    monkeypatch.setattr(Image, "open", lambda _: picture)
+    assert np.abs(preprocess.decode_picture(b"", SHAPE).astype(int) - square).max() <= 1
 
 
 def test_decode_picture_of_a_very_dark_16_bit_picture_stays_dark():

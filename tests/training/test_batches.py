@@ -42,6 +42,13 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     torch.testing.assert_close(-(batch.targets * log_p).sum() / len(few), smoothed)
 
 
+def test_the_tutorial_draws_its_permutation_and_nothing_else():
+    drawn_from, permuted = (torch.Generator().manual_seed(3) for _ in range(2))
+    (order,) = draw_choices(100, 8, RECIPES["tutorial"], drawn_from).values()
+    assert torch.equal(order, torch.randperm(100, generator=permuted))
+    assert torch.equal(drawn_from.get_state(), permuted.get_state())
+
+
 def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
     recipe = RECIPES["best"]
     first, again, other = (

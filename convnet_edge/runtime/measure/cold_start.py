@@ -17,7 +17,10 @@ import numpy as np
 
 from .. import archive
 from ..classifier import Classifier
+from ..contract import NEXT_STEP
 from ..errors import InputError
+from ..files import read_bytes
+from ..model_file import MAX_MODEL_BYTES
 from ..session import Settings, import_onnxruntime
 from . import machine
 from .result import FreshProcess
@@ -74,7 +77,10 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
     import_onnxruntime()
     imported = clock()
     path, member = Path(task["model_path"]), task["member"]
-    model = path.read_bytes() if member is None else archive.read_archive(path).models()[member]
+    if member is None:
+        model = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
+    else:
+        model = archive.read_archive(path).models()[member]
     read = clock()
     classifier = Classifier(model, settings=Settings(**task["settings"]))
     opened = clock()

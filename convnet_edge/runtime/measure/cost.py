@@ -15,6 +15,7 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..errors import InputError
+from ..files import MIB, read_bytes
 from ..protobuf import field
 from ..providers import SUFFIX
 from ..session import Bound, Session, Settings
@@ -25,6 +26,7 @@ SIDE = 768
 N_ROUNDS = 5
 FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6  # TensorProto.DataType
 N_WARMUP, N_PROFILED = 10, 100
+MAX_PROFILE_BYTES = 256 * MIB
 COPY = "Memcpy"  # onnxruntime's own operations between a device and the host
 
 
@@ -84,7 +86,9 @@ def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
         session = Session(classifier.file.data, replace(settings, profile_prefix=prefix))
         for _ in range(N_WARMUP + N_PROFILED):
             session.run(batch)
-        return summarize(json.loads(Path(session.end_profile()).read_bytes()))
+        path = Path(session.end_profile())
+        text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step="free space in TMPDIR")
+        return summarize(json.loads(text))
 
 
 def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:

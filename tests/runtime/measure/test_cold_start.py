@@ -1,4 +1,5 @@
 import subprocess
+from pathlib import Path
 
 import pytest
 import tiny
@@ -28,6 +29,11 @@ def test_parts_and_runs_of_a_cold_start(tiny_model):
 def test_process_that_fails_is_an_input_error_with_its_last_words(tiny_model):
     with pytest.raises(InputError, match="tpu"):
         cold_start.start_process(cold_start.Task(tiny_model, Settings(provider="tpu")))
+
+
+def test_model_that_is_no_regular_file_is_refused_before_it_is_read():
+    with pytest.raises(InputError, match="not a regular file"):  # /dev/zero would fill the memory
+        cold_start.start_process(cold_start.Task(Path("/dev/null")))
 
 
 def test_process_that_is_killed_is_an_input_error(tiny_model, monkeypatch):
