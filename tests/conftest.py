@@ -1,5 +1,6 @@
 """Shared by all tests: one tiny trained model, and its export."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from convnet_edge.training.options import TrainOptions
 
 N_FEW = 300
 ON_REQUEST = ("slow", "index", "browser", "arm")  # pyproject.toml says what they need
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from functools import partial
+import urllib.request
 
 import pytest
 
@@ -120,15 +120,11 @@ def test_without_a_name_there_must_be_one_page_here(folder, monkeypatch):
 def test_command_takes_the_one_page_here_prints_its_address_and_ends_with_ctrl_c(folder):
     command = [sys.executable, "-m", "convnet_edge", "serve", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # a job in the background ignores Ctrl-C
-    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=folder.parent, **pipes) as it:
         line = it.stdout.readline()
         port = int(line.split(":")[2].split("/")[0])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("GET", "/main.js")
-        assert connection.getresponse().read() == b"this is main.js"
-        connection.close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/main.js", timeout=10) as response:
+            assert response.read() == b"this is main.js"
         it.send_signal(signal.SIGINT)
         try:
             _, errors = it.communicate(timeout=20)
