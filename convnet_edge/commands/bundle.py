@@ -21,9 +21,8 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
     from ..runtime.measure.tables import heading, shown
 
     made = bundle(options)
-    terminal.say(
-        *(f"{name}: {len(checks)} checks hold here" for name, checks in made.checks.items())
-    )
+    names = ", ".join(made.checks)
+    terminal.answer(f"{made.path}: {names}; {sum(map(len, made.checks.values()))} checks hold here")
     for name, value in made.document.items():
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")
