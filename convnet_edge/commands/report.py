@@ -12,7 +12,7 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
     from ..reporting.report import report
 
     made = report(options)
-    terminal.say(made.markdown)
+    terminal.say(*made.summary)
     terminal.note(*(f"warning: {warning}" for warning in made.warnings))
     terminal.wrote((made.html_path, made.markdown_path), made.pictures)
     document = {
