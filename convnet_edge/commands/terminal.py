@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..drawing.pictures import Picture
     from ..runtime.measure.check import Check
 
+MAX_PICTURES = 2  # named one by one
 COLOURS = {"VALID": "green", "PASS": "green", "[✓]": "green", "NOISY": "yellow", "[?]": "yellow",
            "INVALID": "red", "FAIL": "red", "[x]": "red"}  # fmt: skip
 COLOURED = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in COLOURS))
@@ -119,10 +120,13 @@ class Terminal:
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
         self.pictures += pictures
-        paths = [*map(str, files), *(str(one.path) for one in pictures if one.drawn)]
+        drawn = [str(one.path) for one in pictures if one.drawn]
+        n_more = len(drawn) if files and len(drawn) > MAX_PICTURES and not self.verbose else 0
+        paths = [*map(str, files), *drawn[n_more:]]
         if paths:
             stem = paths[0].removesuffix(Path(paths[0]).suffix)
-            self.say(f"wrote {', '.join([paths[0], *(p.removeprefix(stem) for p in paths[1:])])}")
+            listed = ", ".join([paths[0], *(path.removeprefix(stem) for path in paths[1:])])
+            self.say(f"wrote {listed}{f' and {n_more} pictures' * bool(n_more)}")
         left_out = [str(picture.path) for picture in pictures if not picture.drawn]
         if left_out:
             from ..drawing.pictures import INSTALL

@@ -15,7 +15,15 @@ from .result import Accuracy, ColdStart, Interval, Latency, Paced, Pair, Percent
 
 NONE = "–"
 WIDTH = 80  # of a terminal that nobody has widened
-MAX_ROWS = 8  # of the first screen, for few models at few batch sizes
+SCREEN = {
+    "model": 26,
+    "batch": 6,
+    "p50 ms": 10,
+    "p99 ms": 10,
+    "images/s": 10,
+    "accuracy": 9,
+    "memory": 9,
+}  # the columns of a bench's first screen, and their widths
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
 MAX_P = 0.05  # from which on a difference is not shown
 FACTS = ("what", "value")
@@ -94,39 +102,53 @@ def _known(found: Any, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
 
 
-def summary(results: Sequence[Result]) -> list[str]:
-    """Return the first screen of one or several models: for three of them, 18 lines at most.
-
-    Where there are many rows, batch size 1 and that of the most images a second speak for a model.
-    Intervals, checks that held and further reasons are `report_lines`' business.
-    """
-    ran, cpu, rows = results[0].provider, results[0].machine.cpu or NONE, []
-    is_short = sum(len(one.latency) for one in results) > MAX_ROWS
-    for one in results:
-        name, memory = one.model.name, shown("memory_bytes", one.memory_bytes)
-        accuracy, _ = accuracy_parts(one.accuracy)
-        for row in _telling(one.latency) if is_short else one.latency:
-            times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
-            rate = shown("images_per_s", row.images_per_s)
-            rows.append((name, number(row.batch_size), *times, rate, accuracy, memory))
-            name = accuracy = memory = ""  # said once for each model
+def screen_head(result: Result) -> list[str]:
+    """Return how the first screen of a bench begins: what is timed where, over the columns."""
+    ran, cpu = result.provider, result.machine.cpu or NONE
     threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
-    caption = f"Time of a run on {ran.obtained}, {threads}, {cpu}"
-    columns = ("model", "batch", "p50 ms", "p99 ms", "images/s", "accuracy", "memory")
-    timed = Table("summary", shorten(caption), columns, tuple(rows))
-    failed = [line for one in results for check in one.checks if not (check.passed or check.skipped)
-              for line in textwrap.wrap(check.line(), WIDTH)]  # fmt: skip
-    lines = [*failed, *(to_text(timed.fitted()).splitlines() if rows else ())]
-    lines += map(_verdict_line, results)
-    pairs = [(one.model.name, pair) for one in results for pair in one.pairs]
-    return lines + (to_text(_paired(pairs)).splitlines() if pairs else [])
+    return [shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _screen_line([*SCREEN])]
 
 
-def _telling(rows: Sequence[Latency]) -> list[Latency]:
-    """Return the row of the smallest batch size, and that of the most images a second."""
-    first = min(rows, key=lambda row: row.batch_size, default=None)
-    best = max(rows, key=lambda row: row.images_per_s or 0, default=None)
-    return [row for row in rows if row in (first, best)]
+def screen_row(result: Result) -> str:
+    """Return the line of the batch size timed last; what holds for the model, in its first one."""
+    row, is_first = result.latency[-1], len(result.latency) == 1
+    times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
+    rate, memory = (
+        shown("images_per_s", row.images_per_s),
+        shown("memory_bytes", result.memory_bytes),
+    )
+    about = (accuracy_parts(result.accuracy)[0], memory) if is_first else ("", "")
+    name = result.model.name if is_first else ""
+    return _screen_line([name, number(row.batch_size), *times, rate, *about])
+
+
+def _screen_line(cells: Sequence[str]) -> str:
+    first, *others = (*zip(cells, SCREEN.values(), strict=True),)
+    aligned = f"{shorten(*first):<{first[1]}}" + "".join(
+        f"{cell:>{width}}" for cell, width in others
+    )
+    return aligned.rstrip()
+
+
+def screen_end(result: Result) -> list[str]:
+    """Return how the first screen ends for a model: checks that failed, verdict, comparison."""
+    failed = (check for check in result.checks if not (check.passed or check.skipped))
+    return [
+        *(check.line() for check in failed),
+        _verdict_line(result),
+        *map(pair_line, result.pairs),
+    ]
+
+
+def brief(result: Result) -> str:
+    """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
+    first, status = result.latency[0], result.verdict.status if result.verdict else NONE
+    most = max(row.images_per_s or 0.0 for row in result.latency)
+    return (
+        f"{result.model.name}: p50 {percentile_parts(first.percentile(0.5))[0]} ms at batch "
+        f"{first.batch_size}, {most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: "
+        f"{status}"
+    )
 
 
 def _verdict_line(result: Result) -> str:
@@ -136,24 +158,9 @@ def _verdict_line(result: Result) -> str:
         end = f"failed: {result.failed}"
     elif verdict is not None:
         reasons = [reason.brief() for reason in verdict.reasons]
-        end = ", ".join((verdict.status, *reasons[:1]))
-        end += f"; {len(reasons) - 1} more" * (len(reasons) > 1)
-    end = textwrap.shorten(end, WIDTH - 12, placeholder="…")
-    return f"{shorten(result.model.name, WIDTH - 2 - len(end))}: {end}"
-
-
-def _paired(pairs: Sequence[tuple[str, Pair]]) -> Table:
-    """Return a row for each model that was compared with the first, and what may be said of it."""
-    rows = []
-    for name, pair in pairs:
-        said = "better" if pair.n_gained > pair.n_lost else "worse"
-        said = "cannot tell" if pair.mcnemar_p > MAX_P else said
-        counts = (pair.n_lost, pair.n_gained, pair.n_differing)
-        rows.append((name, *map(number, counts), shown("mcnemar_p", pair.mcnemar_p), said))
-    first = pairs[0][1]
-    caption = shorten(f"Right answers against {first.name}, on the same {first.n:,} images")
-    columns = ("model", "lost", "gained", "differing", "McNemar's p", "so")
-    return Table("paired", caption, columns, tuple(rows)).fitted()
+        end = ": ".join((verdict.status, *reasons[:1]))
+        end += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
+    return f"  {textwrap.shorten(end, WIDTH - 2, placeholder='…')}"
 
 
 def shorten(text: str, room: int = WIDTH) -> str:
@@ -179,7 +186,7 @@ def report_lines(result: Result, width: int) -> list[str]:
 def pair_line(pair: Pair) -> str:
     """Return how a model compares with the first one."""
     return (
-        f"against {pair.name}: {pair.n_differing} of {pair.n:,} images labelled differently, "
+        f"against {pair.name}: {pair.n_differing} of {pair.n:,} labels differ, "
         f"{pair.n_lost} right answers lost, {pair.n_gained} gained; difference "
         f"{'not ' if pair.mcnemar_p > MAX_P else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
     )
