@@ -31,7 +31,7 @@ CONTENT_TYPES = {  # browsers run nothing of another type, whatever this compute
 USUAL_PORTS = {"http": 80, "https": 443}
 ELSEWHERE, ALL_HOSTS = "192.0.2.1", "224.0.0.1"  # RFC 5737's documentation, RFC 1112's group
 ELSEWHERE_6 = "2001:db8::1"  # RFC 3849
-NEW_CERTIFICATE = "make both anew: docs/how-to/https-host.md says how"
+NEW_CERTIFICATE = "mkcert -cert-file cert.pem -key-file key.pem ADDRESS"
 
 
 class PageServer(ThreadingTCPServer):

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -437,10 +438,12 @@ def test_first_screen_has_the_address_as_a_picture_and_says_what_works(folder):
     with subprocess.Popen(command, cwd=folder.parent, **pipes) as it:
         os.close(theirs)
         shown = b""
-        while not shown.endswith(b"all of that.\r\n"):
-            shown += os.read(ours, 4096)
-        it.send_signal(signal.SIGINT)
-        it.wait(20)
+        try:
+            while not shown.endswith(b"all of that.\r\n"):
+                assert select.select([ours], [], [], 20)[0], shown
+                shown += os.read(ours, 4096)
+        finally:
+            it.kill()
     os.close(ours)
     style = re.compile(r"\x1b\[[\d;]*m")
     text = style.sub("", shown.decode())
