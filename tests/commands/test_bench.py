@@ -38,7 +38,7 @@ def undrawn(monkeypatch):
 
 def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
     result = run("bench", tiny_model, *SHORT, "--batch-sizes", "1,64", "--profile",
-                 "--pace", "50hz", "--sustain", "0.5s")  # fmt: skip
+                 "--pace", "50hz", "--sustain", "0.5s", "--verbose")  # fmt: skip
     assert result.exit_code == 0, result.output
     found = read_result(tmp_path / "r.json")
     assert [row.batch_size for row in found.latency] == [1, 64]
@@ -47,10 +47,11 @@ def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
     assert found.settings["threads"] == 1
     drawn = {"latency", "confusion", "reliability", "predictions", "profile", "minutes"}
     assert {path.name.split(".")[1] for path in tmp_path.glob("r.*.png")} == drawn
-    assert all(f"wrote r.{what}.png" in result.stderr for what in drawn)
     text = result.stdout
+    (wrote,) = [line for line in text.splitlines() if line.startswith("wrote r.json, ")]
+    assert all(f".{what}.png" in wrote for what in drawn)
     for part in ("on cpu, 1 thread", "95 % interval", "n/a (needs 6,636)", "Cold start", "verdict:",
-                 "Profile", "Throughput", "wrote r.json"):  # fmt: skip
+                 "Profile", "Throughput"):  # fmt: skip
         assert part in text, part
     assert text.index("cost: ") < text.index("Time of a run")
     assert text.endswith("next: convnet-edge report r.json\n")
@@ -60,7 +61,8 @@ def test_json_is_the_result_file_and_tables_fit_80_columns(
     undrawn, run, tiny_model, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("COLUMNS", "80")
-    result = run("bench", tiny_model, *SHORT, "--batch-sizes", "1,8,64,256", "--json")
+    result = run("bench", tiny_model, *SHORT, "--batch-sizes", "1,8,64,256", "--json",
+                 "--verbose")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads((tmp_path / "r.json").read_text())
     text = result.stderr
@@ -75,7 +77,7 @@ def test_noisy_is_exit_0_unless_strict(undrawn, run, tiny_model, monkeypatch):
     command = ("bench", tiny_model, *SHORT, "--quick")
     relaxed = run(*command)
     assert relaxed.exit_code == 0, relaxed.output
-    assert "verdict: NOISY\n  batch 1: " in relaxed.stdout
+    assert "  NOISY: interrupted runs at batch 1 (" in relaxed.stdout
     strict = run(*command, "--strict")
     assert strict.exit_code == 1
     assert "is NOISY" in strict.stderr
@@ -118,7 +120,7 @@ def test_several_models_are_paired_with_the_first(undrawn, run, tiny_model, tmp_
     assert pair.name == tiny_model.name
     assert pair.n_gained - pair.n_lost == second.accuracy.n_correct - first.accuracy.n_correct
     assert f"against {tiny_model.name}: " in result.stdout
-    assert "next: convnet-edge report benchmarks/results/tiny-cpu.json " in result.stdout
+    assert result.stdout.endswith("next: convnet-edge report\n")
 
 
 @pytest.mark.slow

@@ -174,7 +174,12 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     result = quantised["portable"]
     monkeypatch.setattr(stage, "quantize", lambda *_: result)  # once is enough
     printed = run("quantize").stdout
-    for part in ("[✓] accuracy gate", "4 integer, 0 float", "exact McNemar p", "int8 is"):
+    for part in (
+        "[✓] accuracy gate",
+        "runs 4 layers as integers, 0 as floats",
+        "exact McNemar p",
+        "int8 is",
+    ):
         assert part in printed
     assert "standard QDQ, for any runtime" in run("inspect", result.model_path).stdout
 
