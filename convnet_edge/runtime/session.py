@@ -6,6 +6,7 @@ mean is the classifier's business; why a provider cannot be opened is found in `
 
 import contextlib
 import io
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -133,7 +134,8 @@ class Bound:
 
 
 def import_onnxruntime() -> Any:
-    """Return the module onnxruntime."""
+    """Return the module onnxruntime, with its reports about its use switched off."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.32 writes when it is imported
     try:
         import onnxruntime
     except ImportError as error:
@@ -142,6 +144,7 @@ def import_onnxruntime() -> Any:
             expected="onnxruntime, or onnxruntime-gpu for CUDA",
             next_step='pip install "convnet-edge[cpu]"',
         ) from error
+    onnxruntime.disable_telemetry_events()  # older versions know only this
     return onnxruntime
 
 
