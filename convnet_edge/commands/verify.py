@@ -14,7 +14,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     from ..sealing.parity import list_first
 
     with terminal.progress():
-        result = verify(options, terminal.step)
+        result = verify(options, terminal.step, terminal.note)
     report, found = result.report, result.report.comparison
     terminal.say(
         f"Verified {result.model_path} on {report.provider}, {report.precision}:",
