@@ -124,7 +124,8 @@ def compare_network(
     from ..networks import checkpoint, convnet  # torch: only this path needs it
 
     model, _ = checkpoint.load_model(path)
-    _require_same_images(path, model.architecture.image_shape[1:], mine)
+    network = model.architecture
+    _require_alike(path, network.n_classes, network.image_shape[1:], mine)
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
     with _in_time(mine, len(images), note):
         return parity.compare_all(mine, reference), Against(str(path))
@@ -135,7 +136,8 @@ def compare_model(
 ) -> tuple[Proof, Against]:
     """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
-    _require_same_images(path, other.contract.image_shape, mine)
+    stated = other.contract
+    _require_alike(path, len(stated.class_labels), stated.image_shape, mine)
     with _in_time(mine, len(images), note):
         logits = mine.logits(images)
     with _in_time(other, len(images), note):
@@ -172,10 +174,11 @@ def _in_time(classifier: Classifier, n_images: int, note: Say) -> Iterator[None]
         yield
 
 
-def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
-    expected = classifier.contract.image_shape
-    said = f"{path} is for images of {found}"
-    require(found == expected, said, f"the model's {expected}", "--against")
+def _require_alike(path: Path, n_classes: int, shape: tuple[int, ...], mine: Classifier) -> None:
+    stated = mine.contract
+    sizes = (shape, n_classes), (stated.image_shape, len(stated.class_labels))
+    found, expected = (f"images of {sides} in {n} classes" for sides, n in sizes)
+    require(found == expected, f"{path} is for {found}", f"the model's {expected}", "--against")
 
 
 def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:

@@ -8,6 +8,7 @@ import tiny
 from convnet_edge.exporting import verify
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.errors import InputError
 from convnet_edge.sealing import parity
 
 
@@ -30,6 +31,16 @@ def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trai
     assert against.path == str(other)
     assert not any(check.passed for check in proof.checks)
     assert len(proof.comparison.flips) > len(few) / 2
+
+
+def test_model_of_other_classes_is_refused_not_compared(tiny_model):
+    def rename(document):
+        document["class_labels"].append("cone")
+        document["goldens"]["logits"] = [[*row, 0.0] for row in document["goldens"]["logits"]]
+
+    tiny_model.write_bytes(faults.change_document(tiny.grey(), rename))
+    with pytest.raises(InputError, match=r"images of \(8, 8\) in 4 classes"):
+        verify.compare_model(Classifier(tiny.grey()), tiny_model, tiny.images(60))
 
 
 def test_long_comparison_is_said_first_and_one_that_never_ends_is_ended(
