@@ -8,8 +8,9 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from convnet_edge.runtime import Classifier, contract, session
+from convnet_edge.runtime import Classifier, admission, contract, session
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.model_file import open_model
 
 MODEL = tiny.grey()
 CONV, FLATTEN, GEMM = 0, 3, -1  # where they stand in it
@@ -207,6 +208,24 @@ def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, chang
     with pytest.raises(InputError) as caught:
         Classifier(model)
     assert named in caught.value.found
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 9])
+def test_widest_network_that_train_makes_is_admitted(kernel):
+    def widen(proto):
+        del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
+        side, current = 28, "images"
+        for i, (n_in, n_out) in enumerate(((1, 128), (128, 256))):
+            add_weight(proto, f"w{i}", np.zeros((n_out, n_in, kernel, kernel), np.float32))
+            pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+            proto.graph.node.append(helper.make_node("Conv", [current, f"w{i}"], [f"x{i}"]))
+            proto.graph.node.append(helper.make_node("MaxPool", [f"x{i}"], [f"y{i}"], **pool))
+            side, current = (side - kernel + 1) // 2, f"y{i}"
+        proto.graph.node.append(helper.make_node("Flatten", [current], ["row"]))
+        add_weight(proto, "w2", np.zeros((512, 256 * side**2), np.float32))
+        proto.graph.node.append(helper.make_node("Gemm", ["row", "w2"], ["logits"], transB=1))
+
+    admission.admit(open_model(faults.change_sealed(images_of(28, 16), widen)))
 
 
 @pytest.mark.parametrize("stated", [{"dtype": "uint8"}, {"name": "pixels"}])
