@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 SHOWN = ("path", "model_bytes", "model_sha256", "ir_version", "opsets", "ops", "n_parameters",
          "n_multiplications", "inputs", "outputs")  # fmt: skip
-LAYOUTS = {
-    "portable": "standard QDQ, for any runtime",
-    "ort-cpu": "for onnxruntime's CPU provider only",
-}
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,8 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
 
 def _stated(contract: dict[str, Any]) -> dict[str, str]:
     """Return what people read of a contract, by what it is."""
+    from ..runtime.contract import LAYOUTS
+
     measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
     found = {
         "scale": contract["input"]["scale"],

@@ -14,7 +14,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     from ..sealing.parity import list_first
 
     with terminal.progress():
-        result = verify(options, terminal.step)
+        result = verify(options, terminal.step, terminal.note)
     report, found = result.report, result.report.comparison
     n_held = sum(check.passed for check in report.checks)
     terminal.say(*(check.line() for check in report.checks))

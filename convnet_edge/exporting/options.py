@@ -35,4 +35,4 @@ class VerifyOptions(Options):
     against: Path | None = option(
         None, "A checkpoint or another model: compare all 10,000 test images."
     )
-    out: Path | None = option(None, "Report file.", default_text="exported/NAME.verify.json")
+    out: Path | None = option(None, "Report file.", default_text="NAME.verify.json beside it")

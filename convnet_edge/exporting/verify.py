@@ -3,7 +3,9 @@
 Needs only numpy and onnxruntime unless a checkpoint is named.
 """
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -22,9 +24,14 @@ from ..runtime.measure.result import as_json
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
 from ..sealing import parity
-from ..sealing.default_model import EXPORTED_DIR, choose_model
+from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from .options import VerifyOptions
+
+LONG_S = 10.0
+PATIENCE = 10  # times the estimate, after which runs are ended
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,13 @@ class VerifyResult:
     report: VerifyReport
 
 
-def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
+def verify(
+    options: VerifyOptions, step: Say = lambda _: None, note: Say = lambda _: None
+) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
+
+    step hears what is being done, note how long it takes where that is long. The report goes beside
+    the model; that of the model which comes with the program into the current folder's `exported`.
 
     Raises:
         InputError: the model, the provider or the checkpoint cannot be opened.
@@ -88,7 +100,7 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         if options.against is not None:
             step(f"comparing with {options.against}")
             compare = compare_network if options.against.suffix == ".safetensors" else compare_model
-            proof, against = compare(classifier, options.against, data.load_test_set().images)
+            proof, against = compare(classifier, options.against, data.load_test_set().images, note)
             checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
         passed=all(check.passed or check.skipped for check in checks),
@@ -99,26 +111,37 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         comparison=comparison,
         checks=checks,
     )
-    report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
+    beside = EXPORTED_DIR if path == shipped_model() else path.parent
+    report_path = options.out or beside / f"{path.stem}.verify.json"
     write_json(report_path, as_json(report))
     return VerifyResult(path, report_path, report)
 
 
-def compare_network(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
+def compare_network(
+    mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
+) -> tuple[Proof, Against]:
     """Compare a model with the checkpoint at `path`, in float64, on `images` (N, H, W) uint8."""
     from ..networks import checkpoint, convnet  # torch: only this path needs it
 
     model, _ = checkpoint.load_model(path)
-    _require_same_images(path, model.architecture.image_shape[1:], mine)
+    network = model.architecture
+    _require_alike(path, network.n_classes, network.image_shape[1:], mine)
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
-    return parity.compare_all(mine, reference), Against(str(path))
+    with _in_time(mine, len(images), note):
+        return parity.compare_all(mine, reference), Against(str(path))
 
 
-def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
+def compare_model(
+    mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
+) -> tuple[Proof, Against]:
     """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
-    _require_same_images(path, other.contract.image_shape, mine)
-    logits, known = (side.logits(images) for side in (mine, other))
+    stated = other.contract
+    _require_alike(path, len(stated.class_labels), stated.image_shape, mine)
+    with _in_time(mine, len(images), note):
+        logits = mine.logits(images)
+    with _in_time(other, len(images), note):
+        known = other.logits(images)
     floor = mine.tolerance / parity.TOLERANCE_FACTOR
     reference = Reference(images, known.astype(np.float64), floor)
     found = parity.compare(logits, reference)
@@ -139,10 +162,23 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
     return Proof((check,), logits, found), Against(str(path), other.file.sha256, verdict, where)
 
 
-def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
-    expected = classifier.contract.image_shape
-    said = f"{path} is for images of {found}"
-    require(found == expected, said, f"the model's {expected}", "--against")
+@contextmanager
+def _in_time(classifier: Classifier, n_images: int, note: Say) -> Iterator[None]:
+    """Estimate from the golden images how long `n_images` take; end the runs if they never end."""
+    goldens, started = classifier.contract.goldens.images, time.perf_counter()
+    classifier.logits(goldens)
+    expected_s = n_images * (time.perf_counter() - started) / len(goldens)
+    if expected_s > LONG_S:
+        note(f"running {n_images:,} images takes about {expected_s:.0f} s here")
+    with classifier.session.limit(PATIENCE * max(expected_s, 1.0)):
+        yield
+
+
+def _require_alike(path: Path, n_classes: int, shape: tuple[int, ...], mine: Classifier) -> None:
+    stated = mine.contract
+    sizes = (shape, n_classes), (stated.image_shape, len(stated.class_labels))
+    found, expected = (f"images of {sides} in {n} classes" for sides, n in sizes)
+    require(found == expected, f"{path} is for {found}", f"the model's {expected}", "--against")
 
 
 def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:

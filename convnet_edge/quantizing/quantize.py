@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from ..data import fashion_mnist as data
 from ..runtime import contract, selftest
@@ -21,13 +20,13 @@ from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, Interval
-from ..runtime.session import Settings
+from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
-VERSIONS = seal.versions(onnx, onnxruntime)
+VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 5_000
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25

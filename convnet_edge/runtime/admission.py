@@ -2,17 +2,17 @@
 
 A file from elsewhere may be made to fill the memory, to run for hours, or to read other files. What
 convnet-edge writes is a chain of few operations, each on the result of the one before and on the
-file's own weights, none of which enlarges an image but by its channels. So memory and work of one
-image follow from the weights' shapes, and are bounded here. Whether an admitted file computes the
-right thing is the self-test's business.
+file's own weights. So the shapes of one image, its memory and its work follow from the weights, and
+are bounded here. Whether an admitted file computes the right thing is the self-test's business.
 """
 
 import math
 from collections.abc import Iterator
 from itertools import chain
 
-from .contract import NEXT_STEP
+from .contract import MAX_CONTRACT_BYTES, NEXT_STEP
 from .errors import InputError
+from .files import MIB
 from .model_file import ModelFile, Node
 
 # by domain: what the exporters and rewrites of this program write
@@ -25,6 +25,7 @@ OPERATIONS = {
 }  # fmt: skip
 # where each layer's weights stand among its inputs
 WEIGHT_PLACES = {"Conv": 1, "Gemm": 1, "QLinearConv": 3, "QGemm": 3}
+WINDOWS = {"Conv", "QLinearConv", "MaxPool", "NhwcMaxPool"}  # that slide over an image
 # integer attributes and the least and greatest value of each; no other may occur
 ATTRIBUTES = {
     **dict.fromkeys(("allowzero", "ceil_mode", "pads", "storage_order", "transA"), (0, 0)),
@@ -32,9 +33,14 @@ ATTRIBUTES = {
     **dict.fromkeys(("channels_last", "dilations", "group", "to"), (1, 1)),
     **dict.fromkeys(("kernel_shape", "strides"), (1, 64)),
 }
+ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8}  # FLOAT, UINT8, INT8, INT32, INT64
 MAX_NODES = 100
-MAX_IMAGE_BYTES = 8 << 20  # of the largest intermediate result of one image, in float32
-MAX_MULTIPLICATIONS = 1 << 30  # of one image
+MAX_OTHER_BYTES = MAX_CONTRACT_BYTES + MIB  # of the file, without the weights that are stored raw
+MAX_WEIGHTS = 1 << 25  # numbers that layers take, those of a weight once for each
+MAX_IMAGE_BYTES = 2 * MIB  # of the largest intermediate result of one image, in float32
+MAX_WORK = 1 << 26  # multiplications, or comparisons, of one image
+MAX_PROOF_BYTES = 64 * MIB  # of that result of all golden images, which run as one batch
+MAX_PROOF_WORK = 1 << 30  # of all golden images
 
 
 def admit(file: ModelFile) -> None:
@@ -46,7 +52,7 @@ def admit(file: ModelFile) -> None:
                 expected="the bytes that were proved at export",
                 next_step="fetch the file again, or export it anew",
             )
-    for reason in chain(_foreign_parts(file), _excess(file)):
+    for reason in chain(_foreign_parts(file), _foreign_weights(file), _excess(file)):
         raise InputError(
             reason, expected="a graph as `convnet-edge export` writes it", next_step=NEXT_STEP
         )
@@ -65,59 +71,122 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
             low, high = ATTRIBUTES.get(attribute, (0, -1))
             if not all(low <= value <= high for value in values):
                 yield f"the operation {name} has {attribute[:80]} {list(values[:8])}"
+        if set(node.texts) - {"NOTSET"}:  # auto_pad, switched off
+            yield f"the operation {name} has the setting {node.texts[0][:80]!r}"
+        if len(node.outputs) != 1:
+            yield f"the operation {name} has {len(node.outputs)} results, not one"
+
+
+def _foreign_weights(file: ModelFile) -> Iterator[str]:
+    for name, weight in file.weights.items():
+        if weight.element_type not in ELEMENT_BYTES:
+            yield f"the weights {name[:80]!r} are of type {weight.element_type}"
+        needed = math.prod(weight.dims) * ELEMENT_BYTES[weight.element_type]
+        if len(weight.raw) not in (0, needed) or math.prod(weight.dims) > len(weight.content):
+            yield f"the weights {name[:80]!r} are not as many as their shape says"
+    other_bytes = len(file.data) - sum(len(weight.raw) for weight in file.weights.values())
+    if other_bytes > MAX_OTHER_BYTES:
+        yield f"{other_bytes:,} bytes beside the weights, more than {MAX_OTHER_BYTES:,}"
 
 
 def _excess(file: ModelFile) -> Iterator[str]:
-    """Follow the numbers of one image from operation to operation."""
+    """Follow one image from operation to operation."""
     weights = {name: weight.dims for name, weight in file.weights.items()}
-    height, width = file.contract.image_shape
-    ((images, shape),) = file.inputs.items()
-    if shape[1:] != (1, height, width):
-        taken = ", ".join(map(str, shape))[:80]
-        yield f"the graph takes ({taken}), its contract says (batch, 1, {height}, {width})"
-    sizes, multiplications = {images: height * width}, 0
+    ((current, taken),) = file.inputs.items()
+    shape: tuple[int, ...] = (1, *file.contract.image_shape)
+    if taken[1:] != shape:
+        says = ", ".join(map(str, taken))[:80]
+        yield f"the graph takes ({says}), its contract says (batch, {', '.join(map(str, shape))})"
+    largest, work, n_weights = math.prod(shape), 0, 0
     for node in file.nodes:
         source, *others = node.inputs or ("",)
+        (given,) = node.outputs
         if node.op_type == "DequantizeLinear" and source in weights:
-            weights |= dict.fromkeys(node.outputs, weights[source])
+            weights[given] = weights[source]
+            n_weights += math.prod(weights[given])
             continue
-        if source not in sizes:
-            yield f"an operation {node.op_type} takes no image"
-            return
+        if source != current:
+            yield f"an operation {node.op_type} does not take the result of the one before"
         if any(name and name not in weights for name in others):
             yield f"an operation {node.op_type} takes more than one result of others"
         if _mixes_images(file, node):
             yield f"an operation {node.op_type} may mix images"
-        size = sizes[source]
+        before = math.prod(shape)
+        layer: tuple[int, ...] = ()
         if node.op_type in WEIGHT_PLACES:
-            place = WEIGHT_PLACES[node.op_type]
-            dims = weights.get(node.inputs[place], ()) if len(node.inputs) > place else ()
-            if len(dims) < 2 or min(dims) < 1:
+            layer = weights.get("".join(node.inputs[WEIGHT_PLACES[node.op_type] :][:1]), ())
+            if len(layer) < 2 or min(layer) < 1:
                 yield f"an operation {node.op_type} has no weights"
-                return
-            # of a convolution, the most places that images of `size` numbers may have
-            places = -(-size // dims[1]) if node.op_type.endswith("Conv") else 1
-            size = places * (dims[0] if node.op_type.endswith("Conv") else max(dims))
-            multiplications += places * math.prod(dims)
-        sizes |= dict.fromkeys(node.outputs, size)
-    largest = 4 * max(sizes.values(), default=0)
-    if largest > MAX_IMAGE_BYTES:
-        yield f"one image may take {largest:,} bytes, more than {MAX_IMAGE_BYTES:,}"
-    if multiplications > MAX_MULTIPLICATIONS:
-        yield f"one image may take {multiplications:,} multiplications, more than " \
-            f"{MAX_MULTIPLICATIONS:,}"  # fmt: skip
+            n_weights += math.prod(layer)
+        shape = _shape_after(file, node, shape, layer)
+        if min(shape, default=0) < 1 or (node.op_type == "Reshape" and math.prod(shape) > before):
+            yield f"an operation {node.op_type} does not fit what it takes"
+        current, largest = given, max(largest, math.prod(shape))
+        work += _work(node, shape, layer)
+    goldens = len(file.contract.goldens.images)
+    for found, limit, what in (
+        (n_weights, MAX_WEIGHTS, "the layers take {:,} weights"),
+        (4 * largest, MAX_IMAGE_BYTES, "one image may take {:,} bytes"),
+        (work, MAX_WORK, "one image may take {:,} multiplications or comparisons"),
+        (4 * largest * goldens, MAX_PROOF_BYTES, "the golden images may take {:,} bytes"),
+        (work * goldens, MAX_PROOF_WORK, "the golden images may take {:,} multiplications"),
+    ):
+        if found > limit:
+            yield f"{what.format(found)}, more than {limit:,}"
+
+
+def _shape_after(
+    file: ModelFile, node: Node, shape: tuple[int, ...], layer: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the shape of an image after an operation; () if it does not fit.
+
+    It is the largest possible one: what Slice leaves out is not subtracted. layer: the shape of the
+    weights, () without.
+    """
+    if node.op_type in ("Gemm", "QGemm"):
+        return (max(layer),)
+    if node.op_type == "Flatten":
+        return (math.prod(shape),)
+    if node.op_type == "Reshape":
+        return file.weights[node.inputs[1]].integers()[1:]
+    if node.op_type not in WINDOWS:
+        return shape
+    sides = shape[:-1] if _channels_last(node) else shape[1:]
+    channels = layer[:1] or (shape[-1:] if _channels_last(node) else shape[:1])
+    kernel = layer[2:] or node.integers.get("kernel_shape", ())
+    strides = node.integers.get("strides", (1,) * len(sides))
+    if not len(sides) == len(kernel) == len(strides):
+        return ()
+    steps = zip(sides, kernel, strides, strict=True)
+    left = tuple((side - size) // stride + 1 for side, size, stride in steps)
+    return (*left, *channels) if _channels_last(node) else (*channels, *left)
+
+
+def _work(node: Node, shape: tuple[int, ...], layer: tuple[int, ...]) -> int:
+    """Return the multiplications or comparisons that give one image's result of `shape`."""
+    if node.op_type in ("Gemm", "QGemm"):
+        return math.prod(layer)
+    inner = layer[1:] or (node.integers.get("kernel_shape", ()) if node.op_type in WINDOWS else ())
+    return math.prod(shape) * math.prod(inner)
+
+
+def _channels_last(node: Node) -> bool:
+    return node.op_type == "NhwcMaxPool" or node.integers.get("channels_last") == (1,)
 
 
 def _mixes_images(file: ModelFile, node: Node) -> bool:
     """Tell whether an operation may touch the batch axis.
 
     Flatten keeps it at axis 1; Reshape if its shape is a weight that begins with 0, which copies
-    the axis, and leaves no other size open.
+    the axis, and leaves no other size open; Slice if its axes are a weight without 0.
     """
     if node.op_type == "Flatten":
         return node.integers.get("axis", (1,)) != (1,)
-    if node.op_type != "Reshape":
+    place = {"Reshape": 1, "Slice": 3}.get(node.op_type)
+    if place is None:
         return False
-    shape = file.weights.get(node.inputs[1]) if len(node.inputs) > 1 else None
-    sizes = shape.integers() if shape else ()
-    return sizes[:1] != (0,) or min(sizes[1:], default=1) < 1
+    weight = file.weights.get("".join(node.inputs[place:][:1]))
+    numbers = weight.integers() if weight else ()
+    if node.op_type == "Slice":
+        return min(numbers, default=0) < 1
+    return numbers[:1] != (0,) or min(numbers[1:], default=1) < 1

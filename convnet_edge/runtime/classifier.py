@@ -15,7 +15,7 @@ import numpy as np
 from . import admission, preprocess
 from .contract import NEXT_STEP, Array
 from .errors import InputError
-from .model_file import ModelFile, open_model
+from .model_file import ModelFile, naming, open_model
 from .session import Session, Settings
 
 PathLike = str | os.PathLike[str]
@@ -72,9 +72,13 @@ class Classifier:
     ) -> None:
         if not isinstance(model, ModelFile):
             model = open_model(model if isinstance(model, bytes) else Path(model))
-        admission.admit(model)
         self.file, self.contract = model, model.contract
-        self.session = Session(model.data, settings or Settings(provider, threads))
+        with naming(model.path):
+            admission.admit(model)
+            self.session = Session(model.data, settings or Settings(provider, threads))
+            self._require_as_stated()
+
+    def _require_as_stated(self) -> None:
         stated, found = (
             f"{side.input_dtype} {side.input_name!r} and gives {side.output_name!r}"
             for side in (self.contract, self.session)

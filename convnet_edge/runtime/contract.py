@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,31 @@ NEXT_STEP = "export the model again with `convnet-edge export`"
 SCHEMA = 2
 MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
+MAX_SAMPLES = 4
 MAX_SIDE = 4096
-MAX_PIXELS_BYTES = 64 << 20
+MAX_PIXELS_BYTES = 64 << 20  # of golden images and sample pictures
+MAX_DEPTH = 16
+MAX_DIGITS = 20
 INPUT_DTYPES = ("float32", "uint8")  # pixels in [0, 1], or grey values
+LAYOUTS = {
+    "portable": "standard QDQ, for any runtime",
+    "ort-cpu": "for onnxruntime's CPU provider only",
+}
 _ZEROS = "0" * 64
+_NUMBER = (int, float)
+# what is read of the document as it stands, by part
+_KINDS: dict[str, dict[str, Any]] = {
+    "input": {"name": str, "scale": str, "shape": list},
+    "output": {"name": str},
+    "measured": {"what": str, "accuracy": _NUMBER, "n": int},
+    "training": {"data": str, "n_images": int, "recipe": str, "epochs": int, "seed": int},
+    "preprocessing": {"samples": list},
+    "goldens": {"floor": _NUMBER, "tolerance": _NUMBER, "indices": list},
+}
+_INTEGER_KINDS: dict[str, dict[str, Any]] = {
+    "parameters": {"n": int},
+    "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,9 @@ def seal(model: bytes, document: dict[str, Any]) -> bytes:
 def parse(text: bytes) -> Contract:
     """Read a contract's document; InputError for another schema, or content without sense."""
     try:
-        return _parse(json.loads(text))
+        document = json.loads(text, parse_int=_parse_int)
+        _require_plain(document)
+        return _parse(document)
     except (
         ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error,
     ) as error:  # fmt: skip
@@ -138,26 +162,35 @@ def _parse(document: dict[str, Any]) -> Contract:
     named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     if not named or not 2 <= len(labels) <= 10_000:
         raise ValueError("class_labels are not a list of 2 to 10,000 names")
-    channels, height, width = (int(size) for size in document["input"]["shape"])
+    quantization, float_counts = document.get("quantization"), None
+    _require_kinds(document, _KINDS if quantization is None else _KINDS | _INTEGER_KINDS)
+    channels, height, width = document["input"]["shape"]
     if channels != 1 or not all(1 <= side <= MAX_SIDE for side in (height, width)):
         raise ValueError(f"input shape {channels} x {height} x {width} is not one grey image")
     input_dtype = document["input"]["dtype"]
     if input_dtype not in INPUT_DTYPES:
         raise ValueError(f"input of type {input_dtype!r}, not {' or '.join(INPUT_DTYPES)}")
-    shape, quantization, float_counts = (height, width), document.get("quantization"), None
     if quantization is not None:
-        n = quantization.get("n_multiplications")
-        float_counts = int(document["parameters"]["n"]), None if n is None else int(n)
+        if quantization["layout"] not in LAYOUTS:
+            raise ValueError(f"layout {quantization['layout'][:80]!r}, not {' or '.join(LAYOUTS)}")
+        float_counts = document["parameters"]["n"], quantization["n_multiplications"]
+    shape, samples = (height, width), document["preprocessing"]["samples"]
+    n_images = len(document["goldens"]["indices"]) + len(samples)
+    if len(samples) > MAX_SAMPLES or n_images * height * width > MAX_PIXELS_BYTES:
+        raise ValueError(
+            f"{len(samples)} sample pictures, more than {MAX_SAMPLES}, or {n_images} images of "
+            f"{height} x {width} pixels, more than {MAX_PIXELS_BYTES:,}"
+        )
     return Contract(
         class_labels=tuple(labels),
-        input_name=str(document["input"]["name"]),
+        input_name=document["input"]["name"],
         input_dtype=input_dtype,
-        output_name=str(document["output"]["name"]),
+        output_name=document["output"]["name"],
         image_shape=shape,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
         samples=tuple(
             SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
-            for s in document["preprocessing"]["samples"]
+            for s in samples
         ),
         quantization=quantization,
         float_counts=float_counts,
@@ -167,16 +200,46 @@ def _parse(document: dict[str, Any]) -> Contract:
     )
 
 
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _require_plain(value: Any, depth: int = 0) -> None:
+    """Raise ValueError unless JSON and UTF-8 can hold `value`, no deeper than anyone reads it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"lists or objects within each other, more than {MAX_DEPTH}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair cannot be printed
+    elif isinstance(value, dict | list):
+        for part in chain(value, value.values() if isinstance(value, dict) else ()):
+            _require_plain(part, depth + 1)
+
+
+def _require_kinds(document: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> None:
+    """Raise TypeError unless the document's parts have these keys, with values of such kinds."""
+    for part, expected in kinds.items():
+        for key, kind in expected.items():
+            if not isinstance(document[part][key], kind):
+                raise TypeError(f"{part}.{key} is {str(document[part][key])[:80]!r}")
+    versions = document["versions"].values()
+    if not all(isinstance(text, str) for stage in versions for text in stage.values()):
+        raise TypeError("versions are not names")
+
+
 def _parse_goldens(document: dict[str, Any], shape: tuple[int, int], n_classes: int) -> Goldens:
     logits = np.array(document["logits"], np.float64)
     indices = np.array(document["indices"], np.int64)
     floor, tolerance = float(document["floor"]), float(document["tolerance"])
-    if logits.ndim != 2 or logits.shape[1] != n_classes or len(logits) != len(indices):
+    if logits.shape != (len(indices), n_classes) or indices.ndim != 1 or indices.min(initial=0) < 0:
         raise ValueError(f"golden logits of shape {logits.shape}")
     if not 1 <= len(logits) <= MAX_GOLDENS or not np.isfinite(logits).all():
         raise ValueError("golden logits are missing, too many, or not finite")
-    if not (math.isfinite(tolerance) and tolerance > 0 and math.isfinite(floor)):
-        raise ValueError(f"tolerance {tolerance}, floor {floor}")
+    if tolerance <= 0:
+        raise ValueError(f"tolerance {tolerance}")
     images = _decode_pixels(document["images"], (len(logits), *shape))
     return Goldens(images, logits, indices, floor, tolerance)
 
@@ -184,8 +247,6 @@ def _parse_goldens(document: dict[str, Any], shape: tuple[int, int], n_classes: 
 def _decode_pixels(text: Any, shape: tuple[int, ...]) -> Array:
     """Undo `encode_pixels`, never unpacking more than `shape` holds."""
     n_bytes = math.prod(shape)
-    if n_bytes > MAX_PIXELS_BYTES:
-        raise ValueError(f"{n_bytes:,} pixels, more than {MAX_PIXELS_BYTES:,}")
     data = zlib.decompressobj().decompress(_decode(text), n_bytes + 1)
     return np.frombuffer(data, np.uint8).reshape(shape)
 

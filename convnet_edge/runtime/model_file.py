@@ -9,27 +9,37 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import contract
 from .contract import NEXT_STEP, Contract
-from .errors import InputError
+from .errors import EdgeError, InputError
 from .files import MIB, read_bytes
 from .measure.check import Check
 from .protobuf import Message, read_fields
 
-MAX_MODEL_BYTES = 512 * MIB
+MAX_MODEL_BYTES = 256 * MIB
 Shape = tuple[int | str, ...]  # a free axis as its name
 
+MAX_AXES = 8
 _INT64 = 7  # TensorProto.INT64
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
 _SPARSE_WEIGHTS = 15  # of GraphProto
+# how other files begin, from the byte at which that is
+_OTHERS = (
+    (0, b"PK\x03\x04", "a zip, as PyTorch's checkpoints are"),
+    (0, b"\x80\x02", "a pickle, as PyTorch's older checkpoints are"),
+    (8, b'{"', "a safetensors file, as `convnet-edge train` writes"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, which `git lfs pull` replaces"),
+    (0, b"<", "a web page"),
+)
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 
 
@@ -37,7 +47,7 @@ _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs
 class Node:
     """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs.
 
-    integers: of each attribute, by name; () if it holds others.
+    integers: of each attribute, by name; () if it holds others. texts: of all attributes.
     """
 
     op_type: str
@@ -45,6 +55,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     integers: dict[str, tuple[int, ...]]
+    texts: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -54,18 +65,22 @@ class Node:
 
 @dataclass(frozen=True)
 class Weight:
-    """One initializer of the graph. content: all that the file says of it, values included."""
+    """One initializer of the graph.
+
+    content: all that the file says of it, values included. raw: the values where they are stored
+    as their own bytes, else empty.
+    """
 
     element_type: int
     dims: tuple[int, ...]
     content: memoryview
+    raw: memoryview
 
     def integers(self) -> tuple[int, ...]:
-        """Return the values of an int64 weight that is stored raw; () of any other."""
-        raw = Message(self.content).parts(9)
-        if self.element_type != _INT64 or len(raw) != 1 or len(raw[0]) % 8:
+        """Return the values of a short list of int64 that is stored raw; () of any other."""
+        if self.element_type != _INT64 or len(self.raw) % 8 or len(self.raw) > 8 * MAX_AXES:
             return ()
-        return tuple(n for (n,) in struct.iter_unpack("<q", raw[0]))
+        return tuple(n for (n,) in struct.iter_unpack("<q", self.raw))
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class ModelFile:
 
     opsets: version by domain. weights, inputs, outputs, shapes: by name; inputs without the
     weights, shapes of the outputs and all between. digests: whether its bytes give both SHA-256
-    that the contract states.
+    that the contract states. path: None of what was given as its content.
     """
 
     data: bytes
@@ -87,6 +102,7 @@ class ModelFile:
     shapes: dict[str, Shape]
     contract: Contract
     digests: tuple[Check, ...]
+    path: Path | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -128,23 +144,24 @@ def open_model(source: Path | bytes) -> ModelFile:
     """Read a model file, given by its path or content.
 
     Raises:
-        InputError: missing, unreadable or larger than 512 MiB; not ONNX, truncated, with weights
+        InputError: missing, unreadable or larger than 256 MiB; not ONNX, truncated, with weights
             outside the file, or more than one plain graph; without a contract, with several, or
             with one that makes no sense.
     """
     if isinstance(source, Path):
-        source = read_bytes(source, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
-    view = memoryview(source)
+        data = read_bytes(source, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
+        with naming(source):
+            return replace(open_model(data), path=source)
     try:
-        top = Message(view)
+        top = Message(memoryview(source))
         graphs = top.messages(7)
         if not top.integer(1) or len(graphs) != 1:  # other readers would merge several
             raise ValueError(f"IR version {top.integer(1)}, {len(graphs)} graphs in it")
         (graph,) = graphs
-        stated, digests = _read_contract(view)  # first: it is what other tools' files lack
+        stated, digests = _read_contract(top)  # first: it is what other tools' files lack
         if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
             raise ValueError("training steps, functions of its own or sparse weights in it")
-        weights = _by_name(map(_read_weight, graph.parts(5)))
+        weights = _by_name(map(_read_weight, graph.messages(5)))
         inputs, outputs, inner = (
             _by_name(map(_read_shape, graph.messages(field))) for field in (11, 12, 13)
         )
@@ -161,19 +178,31 @@ def open_model(source: Path | bytes) -> ModelFile:
             digests=digests,
         )
     except (ValueError, IndexError) as error:
+        kinds = (what for at, start, what in _OTHERS if source.startswith(start, at))
         raise InputError(
-            f"not a readable ONNX file ({error})",
+            f"not a readable ONNX file ({next(kinds, error)})",
             expected="a whole ONNX model (a protobuf ModelProto): one graph, its weights inside",
             next_step=NEXT_STEP,
         ) from error
 
 
-def _read_contract(data: memoryview) -> tuple[Contract, tuple[Check, ...]]:
+@contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """Let the error that a model file gives rise to begin with its path."""
+    try:
+        yield
+    except EdgeError as error:
+        if path is not None:
+            error.found = f"{path}: {error.found}"
+        raise
+
+
+def _read_contract(top: Message) -> tuple[Contract, tuple[Check, ...]]:
     """Return the one contract in the file, and whether its digests are those of the bytes."""
     found = []
-    for number, value, start, end in read_fields(data):
+    for number, value, start, end in read_fields(top.data):
         if number == contract.METADATA_FIELD and isinstance(value, memoryview):
-            entry = Message(value)
+            entry = Message(value, top)
             if entry.text(1) == contract.KEY:
                 found.append((bytes(entry.part(2)), start, end))
     n_bytes = sum(len(text) for text, _, _ in found)
@@ -181,13 +210,13 @@ def _read_contract(data: memoryview) -> tuple[Contract, tuple[Check, ...]]:
         raise InputError(
             f"{len(found) or 'no'} contracts in the file (metadata entry {contract.KEY!r}), of "
             f"{n_bytes:,} bytes",
-            expected="what `convnet-edge export` writes: one that describes the file, of at most "
-            f"{contract.MAX_CONTRACT_BYTES:,} bytes",
+            expected="what `convnet-edge export` writes of a checkpoint that `train` wrote: "
+            f"one that describes the file, of at most {contract.MAX_CONTRACT_BYTES:,} bytes",
             next_step=NEXT_STEP,
         )
     ((text, start, end),) = found
-    stated, graph_digest = contract.parse(text), hashlib.sha256(data[:start])
-    graph_digest.update(data[end:])
+    stated, graph_digest = contract.parse(text), hashlib.sha256(top.data[:start])
+    graph_digest.update(top.data[end:])
     return stated, (
         _check_digest("graph digest", graph_digest.hexdigest(), stated.graph_sha256),
         _check_digest("contract digest", contract.digest_of(text, stated), stated.contract_sha256),
@@ -218,19 +247,20 @@ def _read_node(message: Message) -> Node:
         inputs=message.texts(1),
         outputs=message.texts(2),
         integers=_by_name((a.text(1), a.integers(3) + a.integers(8)) for a in attributes),
+        texts=tuple(text for a in attributes for text in a.texts(4) + a.texts(9)),
     )
 
 
-def _read_weight(content: memoryview) -> tuple[str, Weight]:
-    message = Message(content)
+def _read_weight(message: Message) -> tuple[str, Weight]:
     name = message.text(8)
     if 13 in message.fields or message.integer(14) == _EXTERNAL:  # never opened
         raise ValueError(f"the weights {name[:80]!r} lie outside the file")
-    return name, Weight(message.integer(2), message.integers(1), content)
+    return name, Weight(message.integer(2), message.integers(1), message.data, message.part(9))
 
 
 def _read_shape(value: Message) -> tuple[str, Shape]:
-    tensor = Message(Message(value.part(2)).part(1))
-    dims = Message(tensor.part(2)).messages(1)
+    dims = value.message(2).message(1).message(2).messages(1)
+    if len(dims) > MAX_AXES:
+        raise ValueError(f"a shape of {len(dims)} axes")
     sizes = (dim.integer(1) if 1 in dim.fields else dim.text(2) or "?" for dim in dims)
     return value.text(1), tuple(sizes)

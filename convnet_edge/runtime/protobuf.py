@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+MAX_FIELDS = 20_000  # and numbers in lists, of a message with all those within
+MAX_TEXT_BYTES = 512
+_MAX_FIELD_NUMBER = (1 << 29) - 1  # other readers drop higher bits, and find another field
 _VARINT, _LENGTH = 0, 2
 _SIZES = {_VARINT: None, _LENGTH: None, 1: 8, 5: 4}  # bytes by wire type; None: a varint says
 
@@ -15,12 +18,16 @@ _SIZES = {_VARINT: None, _LENGTH: None, 1: 8, 5: 4}  # bytes by wire type; None:
 class Message:
     """The fields of one message by number; a field that should occur once counts as last given.
 
-    Where there is no whole message, ValueError, or IndexError if it ends within a number.
+    within: the message that holds it, whose limits are then its own too. Where there is no whole
+    message, or one beyond the limits, ValueError, or IndexError if it ends within a number.
     """
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, within: Message | None = None) -> None:
+        self.data = data
         self.fields: dict[int, list[int | memoryview]] = {}
+        self._left: Iterator[int] = within._left if within else iter(range(MAX_FIELDS))
         for number, value, _, _ in read_fields(data):
+            self._count_one()
             self.fields.setdefault(number, []).append(value)
 
     def parts(self, number: int) -> list[memoryview]:
@@ -33,15 +40,19 @@ class Message:
 
     def messages(self, number: int) -> list[Message]:
         """Return each occurrence of a field of messages."""
-        return [Message(part) for part in self.parts(number)]
+        return [Message(part, self) for part in self.parts(number)]
+
+    def message(self, number: int) -> Message:
+        """Return a field of messages, empty if there is none."""
+        return Message(self.part(number), self)
 
     def texts(self, number: int) -> tuple[str, ...]:
         """Return each occurrence of a string field."""
-        return tuple(str(part, "utf-8") for part in self.parts(number))
+        return tuple(map(_decode, self.parts(number)))
 
     def text(self, number: int) -> str:
         """Return a string field, empty if there is none."""
-        return str(self.part(number), "utf-8")
+        return _decode(self.part(number))
 
     def integers(self, number: int) -> tuple[int, ...]:
         """Return the values of a repeated integer field, packed or one by one."""
@@ -52,6 +63,7 @@ class Message:
                 continue
             position = 0
             while position < len(found):
+                self._count_one()
                 value, position = _read_varint(found, position)
                 values.append(value)
         return tuple(values)
@@ -60,6 +72,10 @@ class Message:
         """Return an integer field, 0 if there is none."""
         return next((v for v in reversed(self.fields.get(number, ())) if isinstance(v, int)), 0)
 
+    def _count_one(self) -> None:
+        if next(self._left, None) is None:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
+
 
 def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int, int]]:
     """Yield (number, value, start, end) of each field; fixed-width values as their bytes."""
@@ -67,7 +83,7 @@ def read_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int, 
     while start < n_bytes:
         tag, end = _read_varint(data, start)
         number, wire_type = tag >> 3, tag & 7
-        if not number or wire_type not in _SIZES:
+        if not 0 < number <= _MAX_FIELD_NUMBER or wire_type not in _SIZES:
             raise ValueError(f"field {number} of wire type {wire_type} at byte {start}")
         size = _SIZES[wire_type]
         if size is None:
@@ -86,6 +102,12 @@ def field(number: int, value: int | bytes) -> bytes:
     if isinstance(value, int):
         return _write_varint(number << 3 | _VARINT) + _write_varint(value)
     return _write_varint(number << 3 | _LENGTH) + _write_varint(len(value)) + value
+
+
+def _decode(text: memoryview) -> str:
+    if len(text) > MAX_TEXT_BYTES:
+        raise ValueError(f"a name of {len(text):,} bytes")
+    return str(text, "utf-8")
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:

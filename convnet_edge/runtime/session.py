@@ -6,7 +6,10 @@ mean is the classifier's business; why a provider cannot be opened is found in `
 
 import contextlib
 import io
+import os
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,14 +81,39 @@ class Session:
         (taken,), (given,) = self._session.get_inputs(), self._session.get_outputs()
         self.input_name, self.output_name = taken.name, given.name
         self.input_dtype, self.output_dtype = (DTYPES.get(v.type, v.type) for v in (taken, given))
+        self._run_options: Any = None
 
     def run(self, batch: Array) -> Array:
         """Return the logits (N, C) float32 of `batch` (N, 1, H, W) of type `input_dtype`."""
         try:
-            logits: Array = self._session.run([self.output_name], {self.input_name: batch})[0]
+            logits: Array = self._session.run(
+                [self.output_name], {self.input_name: batch}, self._run_options
+            )[0]
         except onnxruntime_errors() as error:
+            if self._run_options is not None and self._run_options.terminate:
+                raise InputError(
+                    "the runs were ended, they take far longer than those of the golden images",
+                    expected="about the same time for each image",
+                    next_step="try again on a machine that does nothing else",
+                ) from error
             raise _run_failed(batch.shape, error) from error
         return logits
+
+    @contextlib.contextmanager
+    def limit(self, duration_s: float) -> Iterator[None]:
+        """End the runs that still go on after `duration_s`, and refuse more of them.
+
+        onnxruntime looks at that between two operations.
+        """
+        self._run_options = import_onnxruntime().RunOptions()
+        timer = threading.Timer(duration_s, setattr, (self._run_options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._run_options = None
 
     def end_profile(self) -> str:
         """Close the profile that `settings.profile_prefix` asked for; return its path."""
@@ -133,7 +161,8 @@ class Bound:
 
 
 def import_onnxruntime() -> Any:
-    """Return the module onnxruntime."""
+    """Return the module onnxruntime, with its reports about its use switched off."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.32 writes when it is imported
     try:
         import onnxruntime
     except ImportError as error:
@@ -142,6 +171,7 @@ def import_onnxruntime() -> Any:
             expected="onnxruntime, or onnxruntime-gpu for CUDA",
             next_step='pip install "convnet-edge[cpu]"',
         ) from error
+    onnxruntime.disable_telemetry_events()  # older versions know only this
     return onnxruntime
 
 

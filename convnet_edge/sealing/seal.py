@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .. import __version__
 from ..runtime import contract, preprocess, selftest
 from ..runtime.contract import Array
+from ..runtime.errors import InputError
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
@@ -60,6 +61,12 @@ def describe_proof(
 
     reference: its logits of the test images. chosen: (K,) the golden images, by index.
     """
+    if chosen.max() >= len(test.images):
+        raise InputError(
+            f"golden vectors of image {chosen.max()}",
+            expected=f"one of the {len(test.images):,} test images",
+            next_step=contract.NEXT_STEP,
+        )
     score = accuracy.score(reference.logits.argmax(axis=1), test.labels, tuple(class_labels))
     return {
         "measured": {"what": f"{what} on the test images", **accuracy.describe(score, test)},

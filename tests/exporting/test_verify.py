@@ -1,4 +1,5 @@
 import json
+import time
 
 import faults
 import pytest
@@ -7,6 +8,8 @@ import tiny
 from convnet_edge.exporting import verify
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.sealing import parity
 
 
 def test_verify_against_the_checkpoint(run, on_few, few, exported, trained):
@@ -28,6 +31,52 @@ def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trai
     assert against.path == str(other)
     assert not any(check.passed for check in proof.checks)
     assert len(proof.comparison.flips) > len(few) / 2
+
+
+def test_model_of_other_classes_is_refused_not_compared(tiny_model):
+    def rename(document):
+        document["class_labels"].append("cone")
+        document["goldens"]["logits"] = [[*row, 0.0] for row in document["goldens"]["logits"]]
+
+    tiny_model.write_bytes(faults.change_document(tiny.grey(), rename))
+    with pytest.raises(InputError, match=r"images of \(8, 8\) in 4 classes"):
+        verify.compare_model(Classifier(tiny.grey()), tiny_model, tiny.images(60))
+
+
+def test_long_comparison_is_said_first_and_one_that_never_ends_is_ended(
+    monkeypatch, tiny_model, tmp_path
+):
+    said, mine = [], Classifier(tiny.grey())
+    monkeypatch.setattr(verify, "LONG_S", 0)
+    proof, _ = verify.compare_model(mine, tiny_model, tiny.images(60), said.append)
+    assert [text.partition(" about ")[0] for text in said] == ["running 60 images takes"] * 2
+    assert proof.checks[0].passed
+    monkeypatch.setattr(verify, "PATIENCE", 1e-4)
+
+    class Slow(Classifier):
+        def to_input(self, images):
+            time.sleep(0.01)
+            return super().to_input(images)
+
+    slow = Slow(tiny.grey())
+    reference = parity.Reference(tiny.images(60), tiny.logits(tiny.images(60)), tiny.FLOOR)
+    with verify._in_time(slow, 60, said.append):
+        proof = parity.compare_all(slow, reference)
+    assert not proof.checks[0].passed
+    assert "the runs were ended" in proof.checks[0].detail
+
+
+def test_report_goes_beside_the_model_and_leaves_another_of_its_name_alone(
+    run, tiny_model, tmp_path
+):
+    own = tmp_path / "exported" / "tiny.verify.json"
+    own.parent.mkdir()
+    own.write_text("proof of another model")
+    assert run("verify", tiny_model).exit_code == 0
+    assert own.read_text() == "proof of another model"
+    assert tiny_model.with_name("tiny.verify.json").exists()
+    assert run("verify").exit_code == 0
+    assert (tmp_path / "exported" / "fashion-mnist.verify.json").exists()
 
 
 def alter_golden(document):

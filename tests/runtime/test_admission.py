@@ -8,16 +8,16 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from convnet_edge.runtime import Classifier, session
+from convnet_edge.runtime import Classifier, admission, contract, session
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.model_file import open_model
 
 MODEL = tiny.grey()
 CONV, FLATTEN, GEMM = 0, 3, -1  # where they stand in it
 
 
-def add_weight(proto, name, shape):
-    """Add a weight of which the file says the shape alone."""
-    proto.graph.initializer.append(TensorProto(name=name, data_type=1, dims=shape))
+def add_weight(proto, name, values):
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
 
 
 def insert_first(proto, op_type, *others, output="x", **about):
@@ -34,8 +34,7 @@ def custom_operation(proto):
 
 
 def filled_memory(proto):
-    shape = np.array([1 << 20, 1 << 20], np.int64)
-    proto.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
+    add_weight(proto, "shape", [1 << 20, 1 << 20])
     insert_first(proto, "Expand", "shape")
 
 
@@ -51,9 +50,52 @@ def attributes(proto, node, name, *values):
 
 
 def product_of_weights(proto):
-    add_weight(proto, "tall", (200_000, 1))
-    add_weight(proto, "wide", (1, 200_000))
+    add_weight(proto, "tall", np.ones((20_000, 1), np.float32))
+    add_weight(proto, "wide", np.ones((1, 20_000), np.float32))
     proto.graph.node.insert(0, helper.make_node("Gemm", ["tall", "wide"], ["huge"]))
+
+
+def weight_of_a_shape_alone(proto):
+    proto.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[1 << 20, 1 << 20]))
+
+
+def weight_of_another_length(proto):
+    proto.graph.initializer.append(
+        TensorProto(name="w", data_type=1, dims=[2], raw_data=bytes(1 << 20))
+    )
+
+
+def one_weight_many_times(proto):
+    """Let each operation unpack the same small weight anew, as onnxruntime does on opening."""
+    add_weight(proto, "packed", np.zeros(1 << 20, np.int8))
+    add_weight(proto, "scale", np.float32(1))
+    for i in range(45):
+        node = helper.make_node("DequantizeLinear", ["packed", "scale"], [f"unpacked{i}"])
+        proto.graph.node.insert(0, node)
+
+
+def side_branch(proto):
+    proto.graph.node.append(helper.make_node("Relu", ["images"], ["kept"]))
+
+
+def slice_of_the_batch(proto, *axes):
+    for name, values in (("starts", [0]), ("ends", [1]), ("axes", axes)):
+        add_weight(proto, name, np.array(values, np.int64))
+    insert_first(proto, "Slice", "starts", "ends", "axes")
+
+
+def slice_of_axes_unsaid(proto):
+    add_weight(proto, "places", np.array([0], np.int64))
+    insert_first(proto, "Slice", "places", "places")
+
+
+def reshaped_to_more(proto):
+    add_weight(proto, "more", np.array([0, 1, 1 << 40, 8], np.int64))
+    insert_first(proto, "Reshape", "more")
+
+
+def many_parts_beside_the_weights(proto):
+    proto.graph.quantization_annotation.add(tensor_name="x" * (6 << 20))
 
 
 def two_results(proto):
@@ -61,7 +103,7 @@ def two_results(proto):
 
 
 def first_layer(proto, *dims):
-    add_weight(proto, "channels", dims)
+    add_weight(proto, "channels", np.zeros(dims, np.float32))
     insert_first(proto, "Conv", "channels")
 
 
@@ -80,7 +122,7 @@ def larger_input(proto):
 
 
 def reshaped_to_one_row(proto):
-    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, -1], np.int64), "row"))
+    add_weight(proto, "row", [1, -1])
     flatten = proto.graph.node[FLATTEN]
     flatten.CopyFrom(helper.make_node("Reshape", [flatten.input[0], "row"], flatten.output))
 
@@ -96,10 +138,22 @@ def reshaped_to_one_row(proto):
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4), "pads [30000, 30000, 30000, 30000]"),
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4, [0] * 4), "'pads' described twice"),
         (lambda p: attributes(p, GEMM, "transA", 1), "transA [1]"),
-        (product_of_weights, "takes no image"),
+        (lambda p: attributes(p, CONV, "auto_pad", "SAME_UPPER"), "setting 'SAME_UPPER'"),
+        (lambda p: p.graph.node[2].output.append("places"), "MaxPool has 2 results"),
+        (product_of_weights, "does not take the result of the one before"),
+        (side_branch, "does not take the result of the one before"),
         (two_results, "more than one result"),
-        (lambda p: first_layer(p, 40_000, 1, 1, 1), "one image may take 40,960,000 bytes"),
-        (lambda p: first_layer(p, 1000, 1, 160, 160), "multiplications, more than"),
+        (lambda p: first_layer(p, 40_000, 1, 1, 1), "one image may take 10,240,000 bytes"),
+        (lambda p: first_layer(p, 4, 1, 9, 9), "does not fit"),
+        (weight_of_a_shape_alone, "not as many as their shape says"),
+        (weight_of_another_length, "not as many as their shape says"),
+        (lambda p: add_weight(p, "odd", np.zeros(3, np.complex64)), "of type 14"),
+        (one_weight_many_times, "the layers take 47,186,"),
+        (many_parts_beside_the_weights, "bytes beside the weights"),
+        (lambda p: slice_of_the_batch(p, 0), "Slice may mix images"),
+        (lambda p: slice_of_the_batch(p, -4), "Slice may mix images"),
+        (slice_of_axes_unsaid, "Slice may mix images"),
+        (reshaped_to_more, "Reshape does not fit"),
         (many_operations, "operations, more than 100"),
         (lambda p: p.functions.add(name="f", domain="com.example"), "functions of its own"),
         (lambda p: p.graph.sparse_initializer.add(dims=[1 << 40]), "sparse weights"),
@@ -120,6 +174,58 @@ def test_hostile_graph_is_refused_before_onnxruntime_sees_it(monkeypatch, change
     with pytest.raises(InputError) as caught:
         Classifier(faults.change_sealed(MODEL, change))
     assert named in caught.value.found
+
+
+def images_of(side, n_goldens):
+    """Return the model for larger images, which only its first operation can take."""
+
+    def enlarge(document):
+        blank, logits = np.zeros((n_goldens, side, side), np.uint8), [[0.0] * 3] * n_goldens
+        proof = {"images": contract.encode_pixels(blank), "logits": logits}
+        document["goldens"].update(proof, indices=[0] * n_goldens)
+        document["input"]["shape"] = [1, side, side]
+        document["preprocessing"]["samples"] = []
+
+    def resize(proto):
+        for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.dim_value = side
+
+    return faults.change_sealed(faults.change_document(MODEL, enlarge), resize)
+
+
+@pytest.mark.parametrize(
+    ("side", "n_goldens", "change", "named"),
+    [
+        (200, 1, partial(insert_first, op_type="MaxPool", kernel_shape=[64, 64]),
+         "one image may take 77,"),
+        (150, 1, lambda p: first_layer(p, 10, 1, 20, 20), "one image may take 69,"),
+        (160, 30, lambda p: first_layer(p, 1, 1, 64, 64), "the golden images may take 1,1"),
+        (300, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 363,"),
+    ],
+)  # fmt: skip
+def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, change, named):
+    model = faults.change_sealed(images_of(side, n_goldens), change)
+    with pytest.raises(InputError) as caught:
+        Classifier(model)
+    assert named in caught.value.found
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 9])
+def test_widest_network_that_train_makes_is_admitted(kernel):
+    def widen(proto):
+        del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
+        side, current = 28, "images"
+        for i, (n_in, n_out) in enumerate(((1, 128), (128, 256))):
+            add_weight(proto, f"w{i}", np.zeros((n_out, n_in, kernel, kernel), np.float32))
+            pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+            proto.graph.node.append(helper.make_node("Conv", [current, f"w{i}"], [f"x{i}"]))
+            proto.graph.node.append(helper.make_node("MaxPool", [f"x{i}"], [f"y{i}"], **pool))
+            side, current = (side - kernel + 1) // 2, f"y{i}"
+        proto.graph.node.append(helper.make_node("Flatten", [current], ["row"]))
+        add_weight(proto, "w2", np.zeros((512, 256 * side**2), np.float32))
+        proto.graph.node.append(helper.make_node("Gemm", ["row", "w2"], ["logits"], transB=1))
+
+    admission.admit(open_model(faults.change_sealed(images_of(28, 16), widen)))
 
 
 @pytest.mark.parametrize("stated", [{"dtype": "uint8"}, {"name": "pixels"}])

@@ -2,6 +2,7 @@ import copy
 import functools
 import json
 import math
+import types
 
 import faults
 import numpy as np
@@ -62,21 +63,39 @@ def test_no_contract_and_two_are_refused():
         ("input.shape", [1, 0, 8], "input shape"),
         ("input.shape", [1, 1 << 40, 8], "input shape"),
         ("input.shape", [1, 4096, 4096], "pixels, more than"),
+        ("input.shape", [1, 8, 8.0], "damaged"),
+        ("input.scale", 1, "input.scale is '1'"),
+        ("measured", None, "damaged"),
+        ("measured.accuracy", "high", "measured.accuracy is 'high'"),
+        ("measured.n", 10**400, "a number of 401 digits"),
+        ("measured.accuracy", math.nan, "nan is no finite number"),
+        ("training", {}, "'epochs'|'data'"),
+        ("training.n_images", [], "training.n_images is"),
+        ("versions", {"export": {"torch": 2}}, "versions are not names"),
+        ("name", "\ud800", "surrogates not allowed"),
+        ("name", functools.reduce(lambda inner, _: [inner], range(900), 0), "within each other"),
         ("input.shape", [1, math.inf, 8], "damaged"),
         ("input.dtype", "float64", "float64"),
         ("goldens", [], "damaged"),
         ("goldens.logits", [], "golden logits"),
         ("goldens.logits", [["x"] * 3], "damaged"),
-        ("goldens.logits", [[math.nan] * 3] * 6, "not finite"),
-        ("goldens.indices", [1 << 70] * 6, "damaged"),
+        ("goldens.logits", [["nan"] * 3] * 6, "not finite"),
+        ("goldens.indices", [1 << 60] * 6 + [[1]], "damaged"),
+        ("goldens.indices", [-1] * 6, "golden logits"),
         ("goldens.images", "AAAA", "damaged"),
         ("goldens.images", "ä", "damaged"),
         ("goldens.images", 7, "damaged"),
         ("goldens.tolerance", 0, "tolerance"),
         ("goldens.tolerance", "infinity", "tolerance"),
-        ("preprocessing.samples", None, "damaged"),
+        ("preprocessing.samples", None, "preprocessing.samples is 'None'"),
+        ("preprocessing.samples", DOCUMENT["preprocessing"]["samples"] * 3, "6 sample pictures"),
         ("preprocessing", [], "damaged"),
         ("quantization", [], "damaged"),
+        (
+            "quantization",
+            {"layout": "new", "weight_bits": 7, "n_multiplications": 1},
+            "layout 'new'",
+        ),
     ],
 )
 def test_nonsense_inside_is_an_input_error_that_names_it(path, value, named):
@@ -97,3 +116,43 @@ def test_no_document_is_an_input_error(text):
 def test_absurd_size_is_named():
     with pytest.raises(InputError, match="at most 4,194,304 bytes"):
         open_model(sealed_as(b'"' + b"x" * contract.MAX_CONTRACT_BYTES + b'"'))
+
+
+VALUES = (None, "", "x" * 400, [], {}, [[]], -1, 0, 10**19, 10**400, 1e308, math.nan, True)
+
+
+def places(value, path=()):
+    """Yield where each value of a document stands."""
+    inner = value.items() if isinstance(value, dict) else ()
+    inner = enumerate(value[:2]) if isinstance(value, list) else inner
+    for key, part in inner:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def test_each_part_of_a_contract_may_be_anything_and_is_read_or_refused(tmp_path):
+    """What inspect prints, and what a bundle says of a model, is made of what was read."""
+    from convnet_edge.bundling.bundle import _about
+    from convnet_edge.commands import inspect
+
+    path, refused, read = tmp_path / "odd.onnx", 0, 0
+    for place in places(DOCUMENT):
+        for value in (*VALUES, KeyError):
+            changed = copy.deepcopy(DOCUMENT)
+            owner = functools.reduce(lambda part, key: part[key], place[:-1], changed)
+            if value is KeyError:
+                del owner[place[-1]]
+            else:
+                owner[place[-1]] = value
+            try:
+                file = open_model(sealed_as(json.dumps(changed).encode()))
+            except InputError:
+                refused += 1
+                continue
+            read += 1
+            document = inspect._document(path, file)
+            inspect._stated(document["contract"])
+            json.dumps(document, allow_nan=False)
+            model = types.SimpleNamespace(contract=file.contract, file=file)
+            json.dumps(_about("odd.onnx", model), allow_nan=False)
+    assert min(read, refused) > 100

@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import faults
 import onnx
 import pytest
 import tiny
 
+from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
 
@@ -54,3 +56,45 @@ def test_file_with_two_graphs_is_refused():
 def test_something_else_is_an_input_error(data):
     with pytest.raises(InputError, match="not a readable ONNX file"):
         open_model(data)
+
+
+@pytest.mark.parametrize(
+    ("start", "named"),
+    [
+        (b"PK\x03\x04" + bytes(40), "a zip, as PyTorch's"),
+        (b"\x80\x02\x8a\nl\xfc\x9c", "a pickle"),
+        (b'\x40\0\0\0\0\0\0\0{"weight":', "a safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+    ],
+)
+def test_another_kind_of_file_is_named(start, named):
+    with pytest.raises(InputError, match=named):
+        open_model(start)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda: b"no model", "not a readable ONNX file"),
+        (lambda: faults.unsealed(tiny.grey()), "no contracts in the file"),
+        (lambda: faults.change_graph(tiny.grey(), faults.put_nan), "the file was altered"),
+        (lambda: faults.change_sealed(tiny.grey(), rename_output), "the contract says"),
+        (lambda: faults.change_sealed(tiny.grey(), raise_opset), "refuses the model"),
+    ],
+)
+def test_error_about_a_file_names_it_once(tmp_path, content, reason):
+    path = tmp_path / "third.onnx"
+    path.write_bytes(content())
+    with pytest.raises(InputError, match=reason) as caught:
+        Classifier(path)
+    assert caught.value.found.startswith(f"{path}: ")
+    assert str(caught.value).count(path.name) == 1
+
+
+def rename_output(proto):
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = "scores"
+
+
+def raise_opset(proto):
+    proto.opset_import[0].version = 999

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import time
 import types
 
 import faults
@@ -135,3 +139,22 @@ def test_run_of_another_shape_is_an_input_error(batches):
         session.run(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(InputError, match="could not run"):
         Bound(session, batches[0][:2], 3).run(batches[0][:3])
+
+
+def test_runs_beyond_their_time_are_ended_and_later_ones_are_not(batches):
+    session = Session(MODEL, Settings(threads=1))
+    with session.limit(0.001):
+        time.sleep(0.1)
+        with pytest.raises(InputError, match="the runs were ended"):
+            session.run(batches[0])
+    assert session.run(batches[0]).shape == (5, 3)
+
+
+def test_nothing_is_written_under_the_home_folder(tmp_path):
+    model, home = tmp_path / "tiny.onnx", tmp_path / "home"
+    model.write_bytes(MODEL)
+    home.mkdir()
+    code = f"from convnet_edge.runtime import Classifier; Classifier({str(model)!r})"
+    told = {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=told, cwd=tmp_path)
+    assert not [*home.rglob("*")]

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import tiny
 
 from convnet_edge.runtime import preprocess
-from convnet_edge.sealing import goldens
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.sealing import goldens, parity, seal
 
 
 def units(n_images, *active):
@@ -43,3 +45,10 @@ def test_sample_pictures_show_their_images(test_set):
         pixels = preprocess.decode_picture(encoded, (28, 28))
         expected = preprocess.fit(grey.astype(float), (28, 28), invert=False)
         assert np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.98, name
+
+
+def test_golden_image_that_is_no_test_image_is_an_input_error():
+    test = tiny.image_set(tiny.N_MEASURED)
+    reference = parity.Reference(test.images, tiny.logits(test.images), tiny.FLOOR)
+    with pytest.raises(InputError, match="golden vectors of image 60"):
+        seal.describe_proof("", reference, test, np.array([0, 60]), tiny.LABELS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from .result import Accuracy, Bin, Calibration, ClassScore, Pair
 from .stats import Array, mcnemar, wilson_interval
 
@@ -37,6 +38,12 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
     if len(predicted) != len(labels) or len(labels) == 0:
         raise ValueError(f"{len(predicted)} predictions for {len(labels)} labels")
     n_classes = len(class_labels)
+    if labels.max() >= n_classes:
+        raise InputError(
+            f"a model of {n_classes} classes, for images of class {labels.max()}",
+            expected=f"classes 0 to {n_classes - 1}, as the model's",
+            next_step="name a model for these images",
+        )
     confusion = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
     n_hits, n_true, n_said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)

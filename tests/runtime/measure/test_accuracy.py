@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure import accuracy
 
 LABELS = ("a", "b", "c")
@@ -21,6 +22,11 @@ def test_score_counts_what_a_slow_loop_counts():
     assert row.f1 == pytest.approx(2 / (1 / row.recall + 1 / row.precision))
     assert score.interval.low < score.accuracy < score.interval.high
     assert score.summary().endswith(f"–{100 * score.interval.high:.2f}, n = 500)")
+
+
+def test_images_of_classes_that_the_model_lacks_are_an_input_error():
+    with pytest.raises(InputError, match="a model of 3 classes, for images of class 9"):
+        accuracy.score(np.array([0, 1]), np.array([0, 9]), LABELS)
 
 
 def test_score_of_a_class_never_seen_is_none_not_zero():
