@@ -50,7 +50,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except EdgeError as error:
-            lines, exit_code = [*error.details, str(error)], error.exit_code
+            lines, exit_code = [*error.details, error.line], error.exit_code
         except KeyboardInterrupt:
             lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
         except ModuleNotFoundError as error:
@@ -61,7 +61,7 @@ class _Group(TyperGroup):
                 expected="the host side of convnet-edge for this command",
                 next_step='pip install "convnet-edge[train,cpu]"',
             )
-            lines, exit_code = [str(missing)], missing.exit_code
+            lines, exit_code = [missing.line], missing.exit_code
         # of the processes that torchrun started, one on each machine complains
         if rank() == 0 or os.environ.get("LOCAL_RANK") == "0":
             who = f"convnet-edge (process {rank()})" if rank() else "convnet-edge"

@@ -1,10 +1,13 @@
 """The Python API: the functions and options of the commands, at a light import's price."""
 
 import ast
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import convnet_edge as ce
@@ -43,3 +46,49 @@ def test_options_and_help_import_no_framework(use):
 
 def test_a_device_can_parse_it():
     ast.parse(Path(ce.__file__).read_text(), feature_version=(3, 10))
+
+
+WRONG = [
+    (ce.TrainOptions, "epochs", "3", "a whole number from 1"),
+    (ce.TrainOptions, "epochs", 2.5, "a whole number from 1"),
+    (ce.TrainOptions, "epochs", True, "a whole number from 1"),
+    (ce.TrainOptions, "seed", None, "a whole number from 0"),
+    (ce.TrainOptions, "data", Path("photos"), "fashion-mnist or sample"),
+    (ce.TrainOptions, "data", ["sample"], "fashion-mnist or sample"),
+    (ce.TrainOptions, "out", 5, "a name that ends in .safetensors"),
+    (ce.TrainOptions, "resume", "yes", "True or False"),
+    (ce.TrainOptions, "learning_rate", "fast", "a number above 0"),
+    (ce.TrainOptions, "learning_rate", float("nan"), "a number above 0"),
+    (ce.BenchOptions, "batch_sizes", 8, "a tuple of whole numbers from 1 to 4,096"),
+    (ce.BenchOptions, "batch_sizes", ("8",), "whole numbers from 1 to 4,096"),
+    (ce.BenchOptions, "batch_sizes", (), "whole numbers from 1 to 4,096"),
+    (ce.BenchOptions, "threads", 2**64, "a whole number from 1 to 4,096"),
+    (ce.BenchOptions, "min_runs", 2**64, "a whole number from 11 to 1,000,000,000"),
+    (ce.BenchOptions, "duration_s", "4s", "a number above 0 and at most 3,600"),
+    (ce.BenchOptions, "provider", 3, "text"),
+    (ce.BenchOptions, "models", "a.onnx", "a tuple of paths"),
+    (ce.CompareOptions, "base", None, "a path"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "expected"), WRONG)
+def test_a_value_of_another_type_is_one_error_that_names_the_argument(kind, name, value, expected):
+    with pytest.raises(ce.InputError) as caught:
+        kind(**{name: value})
+    assert re.match(rf"{name}=.*; expected {expected}; next: change {name}$", str(caught.value))
+
+
+def test_text_stands_for_a_path_and_a_list_for_a_tuple():
+    options = ce.BenchOptions(["a.onnx", Path("b.onnx")], batch_sizes=[np.int64(8)], out="r")
+    assert options == ce.BenchOptions((Path("a.onnx"), Path("b.onnx")), batch_sizes=(8,),
+                                      out=Path("r"))  # fmt: skip
+    assert type(options.batch_sizes[0]) is int
+    assert ce.ExportOptions("c.safetensors", out="x.onnx").out_path == Path("x.onnx")
+
+
+@pytest.mark.parametrize("kind", [ce.InputError, ce.CheckFailedError])
+def test_an_error_passes_whole_from_one_process_to_another(kind):
+    error = kind("--seed 3", expected="4", next_step="change --seed", details=("a", "b"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.details) == (kind, str(error), error.details)
+    assert str(error) == "seed=3; expected 4; next: change seed"

@@ -23,7 +23,9 @@ class BenchOptions(Options):
     duration_s: float = option(
         4.0, "Timed seconds for each batch size, at least.", high=3600, flag="--duration", **SECONDS
     )
-    min_runs: int = option(130, "Timed runs for each batch size, at least.", low=11)
+    min_runs: int = option(
+        130, "Timed runs for each batch size, at least.", low=11, high=1_000_000_000
+    )
     quick: bool = option(
         False, "Under 10 s: batches of 1 and 64 whatever else is said, no throughput."
     )
