@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..runtime.errors import EdgeError, InputError, InterruptedRunError
@@ -40,10 +41,26 @@ from .terminal import Terminal, rank
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
+METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
-class _Group(TyperGroup):
+class _PlainHelp:
+    """What commands and their group share: a help text without the type of a switch or a file."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in found:
+            if one.param_type_name == "argument" or one.is_flag:
+                one.display_type_rich = lambda **_: None
+        return found
+
+
+class _Command(_PlainHelp, TyperCommand):
+    """A command."""
+
+
+class _Group(_PlainHelp, TyperGroup):
     """The error boundary: a known error becomes one line on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -134,8 +151,11 @@ def bridge(run: Callable[..., None], *, json: bool = True) -> Callable[..., None
 def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
     kind, default = one.kind, one.default
-    metavar = one.metavar or (one.flag if one.positional else None)
+    metavar = one.metavar or (one.flag if one.positional else METAVARS.get(one.kind))
+    metavar = "N,N,…" if kind is int and one.is_list else metavar
     shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
+    if one.panel and not one.positional:
+        shown["rich_help_panel"] = one.panel
     if one.units is not None or (one.is_list and not one.positional):
         kind, shown["parser"] = str, partial(parse, one)
         if default is not None:  # as a person would type it
@@ -171,5 +191,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.command,
     "quickstart": quickstart.command,
 }
-for name, function in COMMANDS.items():
-    app.command(name)(bridge(function, json=name not in ("serve", "quickstart")))
+PANELS = {
+    "Train": ("train",),
+    "Prove": ("export", "quantize", "verify", "inspect"),
+    "Measure": ("bench", "compare", "report"),
+    "Hand over": ("bundle", "serve", "predict"),
+    "Help": ("doctor", "quickstart"),
+}
+for panel, names in PANELS.items():
+    for name in names:
+        run = bridge(COMMANDS[name], json=name not in ("serve", "quickstart"))
+        app.command(name, cls=_Command, rich_help_panel=panel)(run)

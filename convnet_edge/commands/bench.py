@@ -32,6 +32,11 @@ class Benched:
     result: Result
     pictures: tuple[Picture, ...]
 
+    def __repr__(self) -> str:
+        from ..runtime.measure.result import brief
+
+        return brief(self)
+
 
 def command(options: BenchOptions, terminal: Terminal) -> None:
     """Measure accuracy, cold start, latency, throughput and memory here, with a verdict.
@@ -70,6 +75,8 @@ def bench(
     done: Callable[[Benched], None] = lambda _: None,
 ) -> tuple[Benched, ...]:
     """Measure one model after the other, write and draw; compare the others with the first.
+
+    Example: `ce.bench(ce.BenchOptions(["a.onnx", "b.onnx"], threads=1))[0].result.verdict`
 
     Raises:
         InputError: a model or the provider cannot be opened, or a result not be written.

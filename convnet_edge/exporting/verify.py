@@ -18,7 +18,7 @@ from ..runtime.contract import Array
 from ..runtime.files import write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import as_json
+from ..runtime.measure.result import as_json, brief
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
 from ..sealing import parity
@@ -60,6 +60,8 @@ class VerifyReport:
     schema: str = "convnet-edge/verify/2"
     machine: dict[str, Any] = field(default_factory=machine.passport)
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class VerifyResult:
@@ -69,9 +71,13 @@ class VerifyResult:
     report_path: Path
     report: VerifyReport
 
+    __repr__ = brief
+
 
 def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
+
+    Example: `ce.verify(ce.VerifyOptions("exported/convnet.onnx")).report.passed`
 
     Raises:
         InputError: the model, the provider or the checkpoint cannot be opened.

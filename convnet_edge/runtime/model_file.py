@@ -88,6 +88,11 @@ class ModelFile:
     contract: Contract
     digests: tuple[Check, ...]
 
+    def __repr__(self) -> str:
+        from .measure.result import brief  # opening a file does not wait for it
+
+        return brief(self)
+
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the whole file."""

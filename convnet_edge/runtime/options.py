@@ -37,7 +37,7 @@ class Declared:
     what the value must exceed. flag: as a person types it, the argument's name for a positional
     one. metavar: what stands for the value in a help text. units: what a text may end with, and its
     value. suffixes: one of which the name of a file must end with. default_text: what None stands
-    for. positional: an argument, not an option.
+    for. positional: an argument, not an option. panel: under which heading of the help text.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Declared:
     suffixes: tuple[str, ...] = ()
     default_text: str | None = None
     positional: bool = False
+    panel: str | None = None
 
     @property
     def range_text(self) -> str:
@@ -132,6 +133,8 @@ def declared(options: type) -> tuple[Declared, ...]:
         is_list = get_origin(kind) is tuple
         dashed = one.name.replace("_", "-")
         about.setdefault("flag", dashed.upper() if about.get("positional") else f"--{dashed}")
+        if one.name == "format" or one.name.endswith("out"):
+            about.setdefault("panel", "Output")
         about["default"] = None if one.default is MISSING else one.default
         item = get_args(kind)[0] if is_list else kind
         found.append(Declared(one.name, item, is_list, type(None) in kinds, **about))

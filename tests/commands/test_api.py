@@ -6,14 +6,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import results
+from pages import REPOSITORY
 
 import convnet_edge as ce
 
 STAGES = ("train", "export", "verify", "quantize", "inspect", "bench", "compare", "report",
           "bundle", "predict")  # fmt: skip
+BENCHED = REPOSITORY / "benchmarks/results/reference/fashion-mnist-cpu-epyc-1-thread.json"
 OPTIONS = [f"{stage.capitalize()}Options" for stage in STAGES]
 
 
@@ -92,3 +96,38 @@ def test_an_error_passes_whole_from_one_process_to_another(kind):
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.details) == (kind, str(error), error.details)
     assert str(error) == "seed=3; expected 4; next: change seed"
+
+
+def test_what_a_stage_returns_says_in_a_line_what_it_is(trained, exported, tmp_path):
+    file = ce.inspect(ce.InspectOptions(exported.model_path))
+    verified = ce.verify(ce.VerifyOptions(exported.model_path, out=tmp_path / "v.json"))
+    for found, path in (
+        (trained, trained.checkpoint_path),
+        (exported, exported.model_path),
+        (verified, verified.report_path),
+        (exported.report, "passed=True"),
+        (exported.report.comparison, "n_images=300"),
+        (verified.report, "provider='cpu'"),
+        (file, f"{len(file.data):,} bytes"),
+        (exported.picture, exported.picture.path),
+        (ce.Benched(Path("r.json"), results.read(BENCHED), (exported.picture,)), "r.json"),
+        (results.read(BENCHED), "status='NOISY'"),
+    ):
+        shown = repr(found)
+        assert shown.startswith(f"{type(found).__name__}(")
+        assert str(path) in shown
+        assert len(shown) < 1000, shown
+        assert "\n" not in shown
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_each_function_s_example_makes_its_options_and_calls_it(name):
+    example = re.search(r"Example: `(.+)`", getattr(ce, name).__doc__)[1]
+    package = MagicMock(**{kind: getattr(ce, kind) for kind in OPTIONS})
+    eval(example, {"ce": package})
+    ((options,), _) = getattr(package, name).call_args
+    assert type(options) is getattr(ce, f"{name.capitalize()}Options")
+
+
+def test_what_can_be_asked_for_is_listed():
+    assert {*STAGES, *OPTIONS, "TrainResult", "Predictions", "InputError"} <= set(dir(ce))

@@ -41,6 +41,16 @@ def wheel(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
+def test_example_runs_the_whole_chain_and_shows_what_it_made(tmp_path):
+    printed = run(sys.executable, REPOSITORY / "examples" / "chain.py", tmp_path, cwd=tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"convnet.onnx", "convnet.int8.onnx", "report.html", "convnet.pyz", "bench"} <= made
+    assert f"ExportResult(model_path={tmp_path / 'convnet.onnx'}" in printed
+    assert "batch_sizes=0; expected whole numbers from 1 to 4,096" in printed
+    assert max(map(len, printed.splitlines())) < 1000
+
+
 USE = """
 import convnet_edge as ce
 trained = ce.train(ce.TrainOptions(data="sample", epochs=3))
@@ -65,6 +75,7 @@ TYPES = ("TrainResult", "ExportResult", "VerifyResult", "QuantizeResult", "Bench
          "ReportResult", "Bundle", "str", "ModelFile", "Classifier")  # fmt: skip
 
 
+@pytest.mark.slow  # mypy takes 9 s
 def test_static_checker_sees_the_types_of_the_installed_wheel(wheel, tmp_path):
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
         "--target", tmp_path / "site", wheel)  # fmt: skip
