@@ -39,7 +39,7 @@ print(quantized.report.recommendation)
 models = (exported.model_path, quantized.model_path)
 measured = ce.bench(ce.BenchOptions(models, quick=True, threads=1, out=out_dir / "bench"))
 for one in measured:
-    print(one.result.model.name, one.result.verdict)
+    print(one.result)
 
 # %% Report: a page that opens anywhere
 results = tuple(one.result_path for one in measured)
