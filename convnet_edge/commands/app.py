@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -41,7 +40,6 @@ from .terminal import Terminal, rank
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
-METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
@@ -151,8 +149,7 @@ def bridge(run: Callable[..., None], *, json: bool = True) -> Callable[..., None
 def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
     kind, default = one.kind, one.default
-    metavar = one.metavar or (one.flag if one.positional else METAVARS.get(one.kind))
-    metavar = "N,N,…" if kind is int and one.is_list else metavar
+    metavar = one.metavar or (one.flag if one.positional else None)
     shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
     if one.panel and not one.positional:
         shown["rich_help_panel"] = one.panel

@@ -110,7 +110,7 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     shown = one.default_text if default is None else listed
     if shown is not None and one.name != "out":  # a device writes nothing unasked
         text += f" Default: {shown}."
-    about |= {"metavar": one.metavar or "VALUE", "type": lambda value: parse(one, value)}
+    about |= {"metavar": one.metavar, "type": lambda value: parse(one, value)}
     parser.add_argument(one.flag, help=text, **about)
 
 

@@ -18,6 +18,7 @@ from .errors import ARGUMENTS, InputError
 RATE = {"hz": 1.0, "": 1.0}
 TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 SHARE = {"%": 0.01, "": 1.0}
+METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 NOUNS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -137,6 +138,8 @@ def declared(options: type) -> tuple[Declared, ...]:
             about.setdefault("panel", "Output")
         about["default"] = None if one.default is MISSING else one.default
         item = get_args(kind)[0] if is_list else kind
+        if not about.get("positional"):
+            about.setdefault("metavar", "N,N,..." if is_list else METAVARS.get(item))
         found.append(Declared(one.name, item, is_list, type(None) in kinds, **about))
     return tuple(found)
 

@@ -1,6 +1,7 @@
 """The Python API: the functions and options of the commands, at a light import's price."""
 
 import ast
+import inspect
 import pickle
 import re
 import subprocess
@@ -127,6 +128,13 @@ def test_each_function_s_example_makes_its_options_and_calls_it(name):
     eval(example, {"ce": package})
     ((options,), _) = getattr(package, name).call_args
     assert type(options) is getattr(ce, f"{name.capitalize()}Options")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_each_function_needs_its_options_alone(name):
+    parameters = list(inspect.signature(getattr(ce, name)).parameters.values())
+    assert parameters[0].name == "options"
+    assert all(one.default is not one.empty for one in parameters[1:])
 
 
 def test_what_can_be_asked_for_is_listed():
