@@ -9,9 +9,11 @@ import re
 from typing import Any, ClassVar
 
 ARGUMENTS: dict[str, str] = {}  # of the flags that are not their argument's name with dashes
+# what may follow a flag that is named without a value
+WORDS = "and|as|at|but|by|for|from|has|if|in|into|is|not|of|on|or|out|than|that|to|was|with|without"
 FLAG = re.compile(
     r"`[^`]*`|(?<![\w./-])(?P<flag>--[a-z-]*[a-z])"
-    r"(?P<value> (?!(and|for|if|into|is|on|or|out|than|that|to|was|with)\b)(?=\w|['\"./({\[-]))?"
+    rf"(?P<value> (?!({WORDS})\b)(?=\w|['\"./({{\[-]))?"
 )
 
 

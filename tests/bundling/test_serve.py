@@ -383,7 +383,7 @@ def test_certificate_that_cannot_be_used_is_refused_before_listening(
 
 @pytest.mark.parametrize(("given", "lacking"), [("cert", "key"), ("key", "cert")])
 def test_certificate_and_key_belong_together(tmp_path, given, lacking):
-    with pytest.raises(InputError, match=f"--{given} without --{lacking}.*both, or neither"):
+    with pytest.raises(InputError, match=f"{given} without {lacking}.*both, or neither"):
         ServeOptions(**{given: tmp_path / "x.pem"})
 
 

@@ -84,6 +84,7 @@ def test_an_option_s_value_is_told_from_the_words_that_follow():
         ("leave --threads out", "leave threads out"),
         ("more --pairs", "more n_pairs"),
         ("--duration 3, --out a/b.json", "duration_s=3, out=a/b.json"),
+        ("--cert without --key", "cert without key"),
         ("--cuda-graph with --provider cpu", "cuda_graph with provider=cpu"),
         ("see `convnet-edge bench --profile`", "see `convnet-edge bench --profile`"),
         ("my--file.onnx and a/--b.onnx", "my--file.onnx and a/--b.onnx"),
