@@ -21,6 +21,7 @@ from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically
 from ..runtime.measure.check import Check
+from ..runtime.measure.result import brief
 from ..runtime.protobuf import field
 from ..sealing.default_model import choose_model
 from . import site
@@ -40,9 +41,13 @@ class Bundle:
     checks: dict[str, tuple[Check, ...]]
     document: dict[str, Any]
 
+    __repr__ = brief
+
 
 def bundle(options: BundleOptions) -> Bundle:
     """Write what `options.target` asks for, byte for byte the same each time.
+
+    Example: `ce.bundle(ce.BundleOptions(["exported/convnet.onnx"], out="convnet.pyz")).path`
 
     Raises:
         InputError: a model is unreadable, altered, or does not fit the others; onnxruntime-web is

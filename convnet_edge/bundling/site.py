@@ -24,7 +24,7 @@ SITE, WORKER, ID_MARK = "site.json", "sw.js", b"@SITE@"
 REMAKE = "make the page with `convnet-edge bundle --target web`"
 ORT_WEB = "onnxruntime-web 1.30.0"
 ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-INSTALL = f"npm install --ignore-scripts --no-save {ORT_WEB.replace(' ', '@')}"
+INSTALL = f"`npm install --ignore-scripts --no-save {ORT_WEB.replace(' ', '@')}`"
 MAX_FILE_BYTES = 512 * MIB
 HEADERS = {  # the first two give the page threads and a finer clock; its policy it states itself
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -87,7 +87,7 @@ def read_site(folder: Path) -> frozenset[str]:
 
 def read_own(path: Path) -> bytes:
     """Return the content of a file of this package."""
-    next_step = "pip install --force-reinstall convnet-edge"
+    next_step = "`pip install --force-reinstall convnet-edge`"
     return read_bytes(path, limit=16 * MIB, next_step=next_step)
 
 

@@ -15,7 +15,7 @@ from inspect import Parameter, Signature, cleandoc
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..runtime.errors import EdgeError, InputError, InterruptedRunError
@@ -48,14 +48,29 @@ VERBOSE = ("train", "export", "quantize", "bench", "report", "quickstart")
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
-class _Group(TyperGroup):
+class _PlainHelp:
+    """What commands and their group share: a help text without the type of a switch or a file."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in found:
+            if one.param_type_name == "argument" or one.is_flag:
+                one.display_type_rich = lambda **_: None
+        return found
+
+
+class _Command(_PlainHelp, TyperCommand):
+    """A command."""
+
+
+class _Group(_PlainHelp, TyperGroup):
     """The error boundary: a known error becomes one line on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except EdgeError as error:
-            lines, exit_code = [*error.details, str(error)], error.exit_code
+            lines, exit_code = [*error.details, error.line], error.exit_code
         except KeyboardInterrupt:
             lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
         except ModuleNotFoundError as error:
@@ -66,7 +81,7 @@ class _Group(TyperGroup):
                 expected="the host side of convnet-edge for this command",
                 next_step='pip install "convnet-edge[train,cpu]"',
             )
-            lines, exit_code = [str(missing)], missing.exit_code
+            lines, exit_code = [missing.line], missing.exit_code
         # of the processes that torchrun started, one on each machine complains
         if rank() == 0 or os.environ.get("LOCAL_RANK") == "0":
             who = f"convnet-edge (process {rank()})" if rank() else "convnet-edge"
@@ -147,6 +162,8 @@ def _parameter(one: Declared) -> Parameter:
     kind, default = one.kind, one.default
     metavar = one.metavar or (one.flag if one.positional else None)
     shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
+    if one.panel and not one.positional:
+        shown["rich_help_panel"] = one.panel
     if one.units is not None or (one.is_list and not one.positional):
         kind, shown["parser"] = str, partial(parse, one)
         if default is not None:  # as a person would type it
@@ -182,6 +199,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.command,
     "quickstart": quickstart.command,
 }
-for name, function in COMMANDS.items():
-    has_json = name not in ("serve", "quickstart")
-    app.command(name)(bridge(function, json=has_json, verbose=name in VERBOSE))
+PANELS = {
+    "Train": ("train",),
+    "Prove": ("export", "quantize", "verify", "inspect"),
+    "Measure": ("bench", "compare", "report"),
+    "Hand over": ("bundle", "serve", "predict"),
+    "Help": ("doctor", "quickstart"),
+}
+for panel, names in PANELS.items():
+    for name in names:
+        has_json = name not in ("serve", "quickstart")
+        run = bridge(COMMANDS[name], json=has_json, verbose=name in VERBOSE)
+        app.command(name, cls=_Command, rich_help_panel=panel)(run)

@@ -32,6 +32,11 @@ class Benched:
     result: Result
     pictures: tuple[Picture, ...]
 
+    def __repr__(self) -> str:
+        from ..runtime.measure.result import brief
+
+        return brief(self)
+
 
 def command(options: BenchOptions, terminal: Terminal) -> None:
     """Measure accuracy, cold start, latency, throughput and memory here, with a verdict.
@@ -65,7 +70,7 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
         elif terminal.verbose:
             terminal.say(*tables.report_lines(one.result, shutil.get_terminal_size().columns))
         else:
-            terminal.answer(tables.brief(one.result))
+            terminal.answer(tables.in_one_line(one.result))
         terminal.wrote((one.result_path,), one.pictures)
 
     listener = Listener(terminal.step, terminal.share, opened=opened, timed=timed)
@@ -85,6 +90,8 @@ def bench(
     done: Callable[[Benched], None] = lambda _: None,
 ) -> tuple[Benched, ...]:
     """Measure one model after the other, write and draw; compare the others with the first.
+
+    Example: `ce.bench(ce.BenchOptions(["a.onnx", "b.onnx"], threads=1))[0].result.verdict`
 
     Raises:
         InputError: a model or the provider cannot be opened, or a result not be written.

@@ -40,6 +40,8 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
 def inspect(options: InspectOptions) -> ModelFile:
     """Read the model file: its graph, weights, contract and digests; nothing is proved by that.
 
+    Example: `ce.inspect(ce.InspectOptions("exported/convnet.onnx")).n_parameters`
+
     Raises:
         InputError: unreadable, not ONNX, or without a contract.
     """

@@ -45,8 +45,8 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
     for answer in predict(options):
         path = str(answer.path)
         if answer.error is not None:
-            terminal.note(f"convnet-edge: {answer.error}")
-            yield {"path": path, "error": str(answer.error)}
+            terminal.note(f"convnet-edge: {answer.error.line}")
+            yield {"path": path, "error": answer.error.line}
             continue
         top = [{"label": label, "probability": share} for label, share in answer.top]
         document = {"path": path, "label": answer.label, "top": top}

@@ -28,7 +28,8 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))
-    terminal.finish(report, f"convnet-edge bench {result.model_path}" if report.passed else "")
+    then = "bench" if result.is_quantized else "quantize"
+    terminal.finish(report, f"convnet-edge {then} {result.model_path}" if report.passed else "")
     require(
         report.checks,
         what=f"{result.model_path} is not proved on {options.provider}",

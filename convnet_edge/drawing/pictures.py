@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import numpy as np
 
 from ..runtime.files import write_atomically
-from ..runtime.measure.result import Calibration, NodeTime, Paced
+from ..runtime.measure.result import Calibration, NodeTime, Paced, brief
 from ..runtime.measure.stats import Array
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Picture:
     path: Path
     drawn: bool
     svg: str | None = None
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)

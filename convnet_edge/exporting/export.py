@@ -21,7 +21,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy
+from ..runtime.measure.result import Accuracy, brief
 from ..runtime.model_file import open_model
 from ..sealing import goldens, parity, seal
 from . import graph
@@ -46,6 +46,8 @@ class ParityReport:
     tolerance_factor: int = parity.TOLERANCE_FACTOR
     versions: dict[str, str] = field(default_factory=lambda: VERSIONS)
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -58,9 +60,13 @@ class ExportResult:
     n_parameters: int
     score: Accuracy
 
+    __repr__ = brief
+
 
 def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None) -> ExportResult:
     """Export as `options` say. `step` hears what is being done.
+
+    Example: `ce.export(ce.ExportOptions("checkpoints/convnet.safetensors", input="uint8"))`
 
     Raises:
         InputError: the checkpoint cannot be read.

@@ -20,7 +20,7 @@ from ..runtime.contract import Array
 from ..runtime.files import write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import as_json
+from ..runtime.measure.result import as_json, brief
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
 from ..sealing import parity
@@ -67,14 +67,19 @@ class VerifyReport:
     schema: str = "convnet-edge/verify/2"
     machine: dict[str, Any] = field(default_factory=machine.passport)
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, and where it and its model are."""
+    """The report, where it and its model are, and whether that is of integers."""
 
     model_path: Path
     report_path: Path
     report: VerifyReport
+    is_quantized: bool
+
+    __repr__ = brief
 
 
 def verify(
@@ -84,6 +89,8 @@ def verify(
 
     step hears what is being done, note how long it takes where that is long. The report goes beside
     the model; that of the model which comes with the program into the current folder's `exported`.
+
+    Example: `ce.verify(ce.VerifyOptions("exported/convnet.onnx")).report.passed`
 
     Raises:
         InputError: the model, the provider or the checkpoint cannot be opened.
@@ -114,7 +121,8 @@ def verify(
     beside = EXPORTED_DIR if path == shipped_model() else path.parent
     report_path = options.out or beside / f"{path.stem}.verify.json"
     write_json(report_path, as_json(report))
-    return VerifyResult(path, report_path, report)
+    is_quantized = file.contract.quantization is not None
+    return VerifyResult(path, report_path, report, is_quantized)
 
 
 def compare_network(

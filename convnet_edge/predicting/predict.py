@@ -42,6 +42,8 @@ class Prediction:
 def predict(options: PredictOptions) -> Iterator[Prediction]:
     """Yield an answer for each picture, in order; folders are searched within.
 
+    Example: `[one.label for one in ce.predict(ce.PredictOptions(["photos/"]))]`
+
     Raises:
         InputError: the model or the provider cannot be opened.
     """

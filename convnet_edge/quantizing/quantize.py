@@ -19,7 +19,7 @@ from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, Interval
+from ..runtime.measure.result import Accuracy, Interval, brief
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
@@ -134,6 +134,8 @@ class QuantizeReport:
     machine: dict[str, Any] = field(default_factory=machine.passport)
     versions: dict[str, str] = field(default_factory=lambda: VERSIONS)
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class QuantizeResult:
@@ -143,6 +145,8 @@ class QuantizeResult:
     report_path: Path
     report: QuantizeReport
     score: Accuracy
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,8 @@ def quantize(
     options: QuantizeOptions, step: Callable[[str], None] = lambda _: None
 ) -> QuantizeResult:
     """Quantise as `options` say. `step` hears what is being done.
+
+    Example: `ce.quantize(ce.QuantizeOptions("exported/convnet.onnx", layout="ort-cpu"))`
 
     Raises:
         InputError: the model or the training images cannot be read, or the layout does not fit.

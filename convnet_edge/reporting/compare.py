@@ -15,7 +15,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.cold_start import Task, start_process
-from ..runtime.measure.result import Interval
+from ..runtime.measure.result import Interval, brief
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.session import Settings
 from .options import CompareOptions
@@ -51,6 +51,8 @@ class Comparison:
     base_p50_ms: tuple[float, ...]
     new_p50_ms: tuple[float, ...]
 
+    __repr__ = brief
+
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         found, (base, new) = asdict(self), (self.options.base, self.options.new)
@@ -60,6 +62,8 @@ class Comparison:
 
 def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: None) -> Comparison:
     """Measure both models as `options` say; `share` gets what is done of it, in [0, 1].
+
+    Example: `ce.compare(ce.CompareOptions("a.onnx", "b.onnx", max_slowdown=0.02)).ratio`
 
     The order within a pair alternates, A B B A: what slows the machine for a while slows both.
 

@@ -24,7 +24,7 @@ MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
 FAMILY, NEWEST = SCHEMA.rsplit("/", 1)
 AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
-UPGRADE = "pip install --upgrade convnet-edge"
+UPGRADE = "`pip install --upgrade convnet-edge`"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 

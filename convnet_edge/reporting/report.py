@@ -15,7 +15,7 @@ from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
 from ..runtime.files import write_atomically
 from ..runtime.measure import tables
-from ..runtime.measure.result import Machine, Result
+from ..runtime.measure.result import Machine, Result, brief
 from ..runtime.measure.tables import NONE, Table
 from .options import ReportOptions
 from .read import read_results
@@ -50,6 +50,8 @@ class ReportResult:
     summary: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True)
 class _Page:
@@ -72,6 +74,8 @@ class _Page:
 
 def report(options: ReportOptions) -> ReportResult:
     """Read the results and write the report; the same results give the same bytes.
+
+    Example: `ce.report(ce.ReportOptions(["pi.json", "laptop.json"], out="r.html"))`
 
     Raises:
         InputError: there is no result, one is unusable, or the report cannot be written.

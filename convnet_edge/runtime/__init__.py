@@ -3,20 +3,20 @@
 from convnet_edge.runtime import Classifier
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import CheckFailedError, EdgeError, InputError
 
-if TYPE_CHECKING:
-    from .classifier import Classifier, Predictions
-
 __all__ = ["CheckFailedError", "Classifier", "EdgeError", "InputError", "Predictions"]
 
+if TYPE_CHECKING:
+    from .classifier import Classifier, Predictions
+else:  # a checker that saw it would take any name for one that exists
 
-def __getattr__(name: str) -> Any:
-    """Import the classifier when it is first asked for: numpy's 0.1 s would slow every --help."""
-    if name in ("Classifier", "Predictions"):
-        from . import classifier
+    def __getattr__(name: str) -> object:
+        """Import the classifier when it is first asked for: numpy's 0.1 s would slow --help."""
+        if name in ("Classifier", "Predictions"):
+            from . import classifier
 
-        return getattr(classifier, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(classifier, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

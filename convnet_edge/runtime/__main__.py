@@ -53,7 +53,7 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
         options = BenchOptions(**{**DEFAULTS, **given})
         code: int = asked.run(archive, asked, options)
     except EdgeError as error:
-        print(f"{path.name}: {error}", file=sys.stderr)
+        print(f"{path.name}: {error.line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{path.name}: interrupted", file=sys.stderr)
@@ -110,7 +110,7 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     shown = one.default_text if default is None else listed
     if shown is not None and one.name != "out":  # a device writes nothing unasked
         text += f" Default: {shown}."
-    about |= {"metavar": one.metavar or "VALUE", "type": lambda value: parse(one, value)}
+    about |= {"metavar": one.metavar, "type": lambda value: parse(one, value)}
     parser.add_argument(one.flag, help=text, **about)
 
 
@@ -163,7 +163,7 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         try:
             rows.append((str(path), classifier([path]).top(3)[0]))
         except InputError as error:
-            print(f"{archive.path.name}: {error}", file=sys.stderr)
+            print(f"{archive.path.name}: {error.line}", file=sys.stderr)
             code = error.exit_code
     answers, lines = [], []
     for name, top in rows:
@@ -213,7 +213,7 @@ def _candidates(
             opened[name] = Classifier(model, settings=bench.settings_of(options))
         except InputError as error:
             errors.append(error)
-            found.append(Candidate(name, False, f"cannot be opened: {error}"))
+            found.append(Candidate(name, False, f"cannot be opened: {error.line}"))
             continue
         checks = run_selftest(opened[name])
         failed = (f"{c.name}: {c.detail}" for c in checks if not c.passed and not c.skipped)

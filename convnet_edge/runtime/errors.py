@@ -1,13 +1,28 @@
 """The errors that a user can meet: what was found, what was expected, what to do next.
 
-Nothing here prints or exits; the command line turns `exit_code` into the process's own.
+Nothing here prints or exits; the command line turns `exit_code` into the process's own. Messages
+are written as the command line says them (`--batch-size 8`); `str(error)` says the same of Python's
+arguments (`batch_size=8`). Commands stand between backticks, and stay as they are.
 """
 
-from typing import ClassVar
+import re
+from typing import Any, ClassVar
+
+ARGUMENTS: dict[str, str] = {}  # of the flags that are not their argument's name with dashes
+# what may follow a flag that is named without a value
+WORDS = "and|as|at|but|by|for|from|has|if|in|into|is|not|of|on|or|out|than|that|to|was|with|without"
+FLAG = re.compile(
+    r"`[^`]*`|(?<![\w./-])(?P<flag>--[a-z-]*[a-z])"
+    rf"(?P<value> (?!({WORDS})\b)(?=\w|['\"./({{\[-]))?"
+)
 
 
 class EdgeError(Exception):
-    """Base of every error that is the user's to mend rather than a defect of this program."""
+    """Base of every error that is the user's to mend rather than a defect of this program.
+
+    found, expected, next_step: its three parts, options as on the command line. exit_code: with
+    which the command line ends.
+    """
 
     exit_code: ClassVar[int] = 2
 
@@ -21,8 +36,17 @@ class EdgeError(Exception):
         self.expected = expected
         self.next_step = next_step
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
+        """The three parts as the command line prints them."""
         return f"{self.found}; expected {self.expected}; next: {self.next_step}"
+
+    def __str__(self) -> str:
+        return FLAG.sub(_as_argument, self.line)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it passes from one process to another
+        parts = (self.expected, self.next_step, self.details)
+        return _again, (type(self), self.found, *parts)
 
 
 class InputError(EdgeError):
@@ -49,3 +73,18 @@ class InterruptedRunError(EdgeError):
     """The user stopped a long run; `next_step` says how to go on."""
 
     exit_code: ClassVar[int] = 130
+
+
+def _again(
+    kind: type[EdgeError], found: str, expected: str, next_step: str, details: tuple[str, ...]
+) -> EdgeError:
+    """Return the error that another process raised."""
+    return kind(found, expected=expected, next_step=next_step, details=details)
+
+
+def _as_argument(found: re.Match[str]) -> str:
+    """Return `--name value` as `name=value`; a command as it is."""
+    if found["flag"] is None:
+        return found[0]
+    name = ARGUMENTS.get(found["flag"]) or found["flag"][2:].replace("-", "_")
+    return f"{name}=" if found["value"] else name

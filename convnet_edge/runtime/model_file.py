@@ -104,6 +104,11 @@ class ModelFile:
     digests: tuple[Check, ...]
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        from .measure.result import brief  # opening a file does not wait for it
+
+        return brief(self)
+
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the whole file."""

@@ -5,17 +5,27 @@ are made from these declarations. Nothing heavy is imported here.
 """
 
 import math
+import os
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import InputError
+from .errors import ARGUMENTS, InputError
 
 RATE = {"hz": 1.0, "": 1.0}
 TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 SHARE = {"%": 0.01, "": 1.0}
+METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
+NOUNS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "True or False each"),
+    str: ("text", "texts"),
+    Path: ("a path", "paths"),
+}
 MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 
@@ -28,7 +38,7 @@ class Declared:
     what the value must exceed. flag: as a person types it, the argument's name for a positional
     one. metavar: what stands for the value in a help text. units: what a text may end with, and its
     value. suffixes: one of which the name of a file must end with. default_text: what None stands
-    for. positional: an argument, not an option.
+    for. positional: an argument, not an option. panel: under which heading of the help text.
     """
 
     name: str
@@ -46,6 +56,7 @@ class Declared:
     suffixes: tuple[str, ...] = ()
     default_text: str | None = None
     positional: bool = False
+    panel: str | None = None
 
     @property
     def range_text(self) -> str:
@@ -56,30 +67,30 @@ class Declared:
         if self.low > -math.inf:
             ends.append(f"from {self.low:g}")
         if self.high < math.inf:
-            ends.append(f"{'to' if self.low > -math.inf else 'at most'} {self.high:,g}")
+            highest = f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:,g}"
+            ends.append(f"{'to' if self.low > -math.inf else 'at most'} {highest}")
         return (" and " if self.above > -math.inf else " ").join(ends)
 
 
 class Options:
     """What every stage's options are: a frozen dataclass whose values are checked when it is made.
 
+    Text stands for a path, too, and a list for a tuple: they are converted.
+
     Raises:
-        InputError: a value is outside its range, or options do not fit each other.
+        InputError: a value is of another type, outside its range, or does not fit the others.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Tell errors the arguments whose flags have another name."""
+        for name, one in vars(cls).items():
+            if isinstance(one, Field) and "flag" in one.metadata:
+                ARGUMENTS[one.metadata["flag"]] = name
 
     def __post_init__(self) -> None:
         """Check every value; options that have to fit each other are checked on top of that."""
         for one in declared(type(self)):
-            value = getattr(self, one.name)
-            values = value if one.is_list else () if value is None and one.optional else (value,)
-            expected = _expected_instead(one, values)
-            if expected is not None:
-                shown = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-                raise InputError(
-                    f"{one.flag} {', '.join(shown) or '(none)'}",
-                    expected=expected,
-                    next_step=f"change {one.flag}",
-                )
+            object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
@@ -123,8 +134,12 @@ def declared(options: type) -> tuple[Declared, ...]:
         is_list = get_origin(kind) is tuple
         dashed = one.name.replace("_", "-")
         about.setdefault("flag", dashed.upper() if about.get("positional") else f"--{dashed}")
+        if one.name == "format" or one.name.endswith("out"):
+            about.setdefault("panel", "Output")
         about["default"] = None if one.default is MISSING else one.default
         item = get_args(kind)[0] if is_list else kind
+        if not about.get("positional"):
+            about.setdefault("metavar", "N,N,..." if is_list else METAVARS.get(item))
         found.append(Declared(one.name, item, is_list, type(None) in kinds, **about))
     return tuple(found)
 
@@ -159,17 +174,58 @@ def parse(one: Declared, text: str) -> Any:
         ) from error
 
 
-def _expected_instead(one: Declared, values: Sequence[Any]) -> str | None:
-    """Return what was expected instead of `values`, None if they are allowed."""
-    if get_origin(one.kind) is Literal:
-        allowed = get_args(one.kind)
-        return None if set(values) <= set(allowed) else " or ".join(allowed)
-    if one.suffixes:
-        named = all(Path(value).name.endswith(one.suffixes) for value in values)
-        return None if named else f"a name that ends in {' or '.join(one.suffixes)}"
-    if one.kind not in (int, float):
+def _checked(one: Declared, value: Any) -> Any:
+    """Return `value` as the type that is declared.
+
+    Raises:
+        InputError: it is none that is allowed.
+    """
+    if value is None and one.optional:
         return None
+    listed = isinstance(value, (list, tuple))
+    given = tuple(value) if listed and one.is_list else (value,)
+    values = tuple(_converted(one.kind, item) for item in given)
+    of_type = None not in values and (listed or not one.is_list)
+    if of_type and _allowed(one, values):
+        return values if one.is_list else values[0]
+    # from a command line all is of its type, and a person knows what was typed
+    shown = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+    text = (", ".join(shown) or "(none)") if of_type else repr(value)[:80]
+    raise InputError(
+        f"{one.name}={text}" if one.positional else f"{one.flag} {text}",
+        expected="a tuple of " * (one.is_list and not listed) + _expected(one),
+        next_step=f"change {one.name if one.positional else one.flag}",
+    )
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """Return `value` as the plain type that `kind` is, None if it is of another."""
+    if kind is Path:
+        return Path(value) if isinstance(value, (str, os.PathLike)) else None
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if kind not in (int, float):  # text, or some of it
+        return value if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _allowed(one: Declared, values: Sequence[Any]) -> bool:
+    if get_origin(one.kind) is Literal:
+        return set(values) <= set(get_args(one.kind))
+    if one.suffixes:
+        return all(value.name.endswith(one.suffixes) for value in values)
+    if one.kind not in (int, float):
+        return True
     inside = all(one.low <= v <= one.high and one.above < v < math.inf for v in values)
-    lacking = one.is_list and not values
-    noun = "numbers" if one.is_list else "a number"
-    return None if inside and not lacking else f"{noun} {one.range_text}"
+    return inside and (bool(values) or not one.is_list)
+
+
+def _expected(one: Declared) -> str:
+    """Return what is allowed, in words."""
+    if get_origin(one.kind) is Literal:
+        return " or ".join(get_args(one.kind))
+    if one.suffixes:
+        return f"a name that ends in {' or '.join(one.suffixes)}"
+    return f"{NOUNS[one.kind][one.is_list]} {one.range_text}".rstrip()

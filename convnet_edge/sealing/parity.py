@@ -13,6 +13,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import EdgeError
 from ..runtime.measure.check import Check
+from ..runtime.measure.result import brief
 from ..runtime.model_file import ModelFile
 from ..runtime.selftest import largest_error
 
@@ -91,6 +92,8 @@ class Comparison:
     near_ties: tuple[int, ...]
     flips_outside_near_ties: tuple[int, ...]
     margin_certificate: Certificate
+
+    __repr__ = brief
 
     def summary(self) -> str:
         """Return the margin certificate and the tolerance that would do, as people read them."""

@@ -47,6 +47,8 @@ Tell = Callable[[Event], None]
 def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainResult | None:
     """Train as `options` say; write checkpoint, record and curve.
 
+    Example: `ce.train(ce.TrainOptions(data="sample", epochs=3))`
+
     Returns None where there is nothing to hand over: the run to resume is complete already, or
     this is one of several processes and another one leads.
 

@@ -30,14 +30,20 @@ class TrainOptions(Options):
     batch_size: int | None = option(
         None, "Images a step, over all processes.", low=1, default_text="the recipe's"
     )
-    kernel_size: int = option(3, "Of both convolutions, in pixels.", low=1)
+    kernel_size: int = option(3, "Of both convolutions, in pixels.", low=1, panel="Advanced")
     width: float = option(
-        1.0, "Of every layer; 0.5 is 16-32-64, a quarter of the work.", above=0, high=4
+        1.0,
+        "Of every layer; 0.5 is 16-32-64, a quarter of the work.",
+        above=0,
+        high=4,
+        panel="Advanced",
     )
     validate: int = option(0, "Training images to hold out and score after each epoch.", low=0)
     seed: int = option(0, "Repeats a CPU run bit for bit (same thread count).", low=0)
-    device: Device = option("auto", "auto: cuda, else mps, else cpu.")
-    precision: Precision = option("float32", "bf16: convolutions and linear layers in bfloat16.")
+    device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")
+    precision: Precision = option(
+        "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"
+    )
     resume: bool = option(False, "Go on from the last complete epoch.")
     out: Path = option(
         Path("checkpoints/convnet.safetensors"),

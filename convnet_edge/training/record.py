@@ -15,7 +15,7 @@ from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError
 from ..runtime.files import write_json
 from ..runtime.measure import accuracy, machine
-from ..runtime.measure.result import Accuracy, as_json
+from ..runtime.measure.result import Accuracy, as_json, brief
 from ..sealing import seal
 from .run import EpochMetrics, Run
 
@@ -37,6 +37,8 @@ class TrainResult:
     epochs: tuple[EpochMetrics, ...]
     test: Accuracy
     record: dict[str, Any]
+
+    __repr__ = brief
 
 
 def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:

@@ -6,6 +6,7 @@ A test fails when the pages and the code differ. What the tables say is declared
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -15,6 +16,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import convnet_edge as ce
 from convnet_edge.runtime import errors
 from convnet_edge.runtime.measure.result import Result, Setting
 from convnet_edge.runtime.options import Declared, declared
@@ -113,9 +115,73 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
                      for line in lines)  # fmt: skip
 
 
+def functions() -> str:
+    """Return a section for each function of the package: its signature and its docstring."""
+    found = [name for name in dir(ce) if inspect.isfunction(getattr(ce, name)) and name[0] != "_"]
+    return "\n\n".join(f"### {name}\n\n{_callable(_source(getattr(ce, name)))}" for name in found)
+
+
+def classes() -> str:
+    """Return a section for each result, and for what a device uses: fields and methods."""
+    kinds = (kind for kind in _kinds() if not issubclass(kind, errors.EdgeError))
+    return "\n\n".join(f"### {kind.__name__}\n\n{_class(_source(kind))}" for kind in kinds)
+
+
+def raised() -> str:
+    """Return the table of errors."""
+    rows = [(f"`{kind.__name__}`", f"`{kind.__base__.__name__}`", str(kind.exit_code),
+             _paragraphs(_source(kind))[0])
+            for kind in _kinds() if issubclass(kind, errors.EdgeError)]  # fmt: skip
+    return table(("error", "is a", "exit code", "meaning"), rows)
+
+
+def _kinds() -> Iterator[Any]:
+    found = (getattr(ce, name) for name in dir(ce) if not name.endswith("Options"))
+    return filter(inspect.isclass, found)
+
+
+def _source(what: Any) -> Any:
+    return ast.parse(inspect.getsource(what)).body[0]
+
+
+def _class(node: Any) -> str:
+    fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+    rows = [[f"`{ast.unparse(part)}`" for part in (one.target, one.annotation)] for one in fields]
+    methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    shown = [one for one in methods if one.name[0] != "_" or one.name in ("__init__", "__call__")]
+    parts = [*_paragraphs(node), *([table(("field", "type"), rows)] if rows else [])]
+    return "\n\n".join([*parts, *map(_callable, shown)])
+
+
+def _callable(node: Any) -> str:
+    for defaults in (node.args.defaults, node.args.kw_defaults):  # a listener that hears nothing
+        defaults[:] = [
+            ast.Constant(...) if isinstance(one, ast.Lambda) else one for one in defaults
+        ]
+    if any("property" in ast.unparse(one) for one in node.decorator_list):
+        signature = f"{node.name}: {ast.unparse(node.returns)}"
+    else:
+        signature = f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
+    return "\n\n".join([f"```python\n{signature}\n```", *_paragraphs(node)])
+
+
+def _paragraphs(node: Any) -> list[str]:
+    """Return the paragraphs of a docstring; of what it raises, a list."""
+    found = []
+    for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+        if paragraph.startswith("Raises:"):
+            items = re.split(r"\n {4}(?=\w+:)", paragraph)[1:]
+            found.append("\n".join(f"- raises `{' '.join(item.split()).replace(':', '`:', 1)}"
+                                   for item in items))  # fmt: skip
+        elif paragraph:
+            found.append(" ".join(paragraph.split()))
+    return found
+
+
 def fill(page: str) -> str:
     """Return `page` with the generated parts as they follow from the code."""
-    parts = {"result": result, "options": options, "exits": exits}
+    parts = {"result": result, "options": options, "exits": exits, "functions": functions,
+             "classes": classes, "raised": raised}  # fmt: skip
     return MARKED.sub(lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", page)
 
 

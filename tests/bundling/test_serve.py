@@ -175,7 +175,7 @@ def test_hosts_are_the_names_and_the_address_that_was_reached(
 
 @pytest.mark.parametrize("host", ["", "..", "a" * 70, "192.0.2.200", "nowhere.invalid"])
 def test_address_that_is_not_of_this_computer_is_an_error_with_a_way_out(folder, host):
-    with pytest.raises(InputError, match=r"cannot be used: .*--host 0\.0\.0\.0"):
+    with pytest.raises(InputError, match=r"cannot be used: .*host=0\.0\.0\.0"):
         serve.PageServer(folder, ServeOptions(host=host, port=0))
 
 
@@ -383,7 +383,7 @@ def test_certificate_that_cannot_be_used_is_refused_before_listening(
 
 @pytest.mark.parametrize(("given", "lacking"), [("cert", "key"), ("key", "cert")])
 def test_certificate_and_key_belong_together(tmp_path, given, lacking):
-    with pytest.raises(InputError, match=f"--{given} without --{lacking}.*both, or neither"):
+    with pytest.raises(InputError, match=f"{given} without {lacking}.*both, or neither"):
         ServeOptions(**{given: tmp_path / "x.pem"})
 
 
@@ -391,7 +391,7 @@ def test_taken_port_is_an_error_with_a_way_out(folder):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(InputError, match=r"cannot be used.*--port 0"):
+        with pytest.raises(InputError, match=r"cannot be used.*port=0"):
             serve.PageServer(folder, ServeOptions(port=other.getsockname()[1]))
 
 

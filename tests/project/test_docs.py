@@ -9,11 +9,13 @@ import pytest
 from environments import run
 from pages import REPOSITORY, blocks, fences, lay_out, lines, run_line
 
+from convnet_edge import __version__
 from convnet_edge.runtime import __main__ as device
 from convnet_edge.runtime.archive import Archive
 
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
+JOIN = REPOSITORY / "CONTRIBUTING.md"
 GUIDES = [README, DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 NOT_TYPED = ("python", "text")  # code has its own test; text is what a command printed
 
@@ -83,15 +85,24 @@ def test_every_page_is_in_its_index_and_every_guide_names_commands():
 
 def test_readme_is_short_and_links_lead_somewhere():
     assert len(README.read_text().splitlines()) <= 150
-    for page in (README, *DOCS.rglob("*.md")):
+    for page in (*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_make_targets_of_the_readme_exist():
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README.read_text(), re.MULTILINE))
+    texts = "\n".join(page.read_text() for page in (README, JOIN))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", texts, re.MULTILINE))
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert {"quickstart", "test"} <= named <= {*targets}
+
+
+def test_who_joins_finds_every_room_and_who_cites_the_version():
+    rooms = {path.parent.name for path in REPOSITORY.glob("convnet_edge/*/__init__.py")}
+    assert rooms - set(re.findall(r"(\w+)/`", JOIN.read_text())) == set()
+    citation = (REPOSITORY / "CITATION.cff").read_text()
+    assert f"\nversion: {__version__}\n" in citation
+    assert "http" not in citation + JOIN.read_text() + (REPOSITORY / "SECURITY.md").read_text()
 
 
 def test_python_of_the_readme_runs_and_knows_a_boot(tmp_path, test_set):

@@ -1,6 +1,7 @@
 """The project as others get it: the wheel in an empty environment, and the device's old Python."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +39,61 @@ def wheel(tmp_path_factory):
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "-o", folder, REPOSITORY)
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.mark.slow
+def test_example_runs_the_whole_chain_and_shows_what_it_made(tmp_path):
+    printed = run(sys.executable, REPOSITORY / "examples" / "chain.py", tmp_path, cwd=tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"convnet.onnx", "convnet.int8.onnx", "report.html", "convnet.pyz", "bench"} <= made
+    assert f"ExportResult(model_path={tmp_path / 'convnet.onnx'}" in printed
+    assert "batch_sizes=0; expected whole numbers from 1 to 4,096" in printed
+    assert max(map(len, printed.splitlines())) < 1500
+
+
+USE = """
+import convnet_edge as ce
+trained = ce.train(ce.TrainOptions(data="sample", epochs=3))
+if trained is not None:
+    exported = ce.export(ce.ExportOptions(trained.checkpoint_path, input="uint8"))
+    verified = ce.verify(ce.VerifyOptions(exported.model_path))
+    quantized = ce.quantize(ce.QuantizeOptions(exported.model_path))
+    models = (exported.model_path, quantized.model_path)
+    measured = ce.bench(ce.BenchOptions(models, batch_sizes=(1, 8)))
+    compared = ce.compare(ce.CompareOptions(*models))
+    reported = ce.report(ce.ReportOptions(tuple(one.result_path for one in measured)))
+    bundled = ce.bundle(ce.BundleOptions(models))
+    answers = [one.label for one in ce.predict(ce.PredictOptions(plot=True))]
+    file = ce.inspect(ce.InspectOptions())
+    predictions = ce.Classifier(exported.model_path)
+    reveal_type((trained, exported, verified, quantized, measured[0], compared, reported, bundled,
+                 answers[0], file, predictions))
+ce.trian
+ce.runtime.Classifer
+ce.TrainOptions(epochs="3")
+"""
+TYPES = ("TrainResult", "ExportResult", "VerifyResult", "QuantizeResult", "Benched", "Comparison",
+         "ReportResult", "Bundle", "str", "ModelFile", "Classifier")  # fmt: skip
+
+
+@pytest.mark.slow  # mypy takes 9 s
+def test_static_checker_sees_the_types_of_the_installed_wheel(wheel, tmp_path):
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
+        "--target", tmp_path / "site", wheel)  # fmt: skip
+    (tmp_path / "use.py").write_text(USE)
+    others = ",".join(f"{name}.*" for name in ("torch", "onnx", "onnxruntime", "numpy", "typer"))
+    (tmp_path / "mypy.ini").write_text(f"[mypy-{others}]\nfollow_imports = skip\n")  # half a minute
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "use.py"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"MYPYPATH": "", "PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    revealed, unknown, misspelt, wrong, count = done.stdout.splitlines()
+    assert re.findall(r"[\w.]*?(\w+)(?:,|\]\")", revealed) == list(TYPES), revealed
+    assert 'has no attribute "trian"' in unknown
+    assert 'has no attribute "Classifer"' in misspelt
+    assert 'Argument "epochs" to "TrainOptions" has incompatible type "str"' in wrong
+    assert count.startswith("Found 3 errors")
 
 
 @pytest.mark.index

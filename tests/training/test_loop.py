@@ -264,7 +264,7 @@ def test_validation_scores_images_that_training_never_sees(options):
     assert record["training"]["n_validation_images"] == 140
     assert all(seconds > 0 for seconds in record["time_s"].values())
     assert record["epochs"][0]["duration_s"] <= record["time_s"]["epochs"]
-    with pytest.raises(InputError, match="--validate 640 of 640"):
+    with pytest.raises(InputError, match="validate=640 of 640"):
         loop.train(replace(options, validate=640))
 
 

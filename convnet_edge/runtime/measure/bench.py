@@ -126,7 +126,7 @@ def bench_model(
             next_step="what was measured until then is in the result file",
         ) from error
     except EdgeError as error:
-        run.note(interrupted=False, failed=str(error))
+        run.note(interrupted=False, failed=error.line)
         raise
     finally:
         run.note(peak_memory_bytes=machine.peak_memory_bytes())

@@ -7,6 +7,7 @@ from typing import Any
 from ..options import RATE, TIME, Options, models, option, provider, require, threads
 
 RESULTS_DIR = Path("benchmarks/results")
+ADVANCED = "Advanced"
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 
 
@@ -23,15 +24,23 @@ class BenchOptions(Options):
     duration_s: float = option(
         4.0, "Timed seconds for each batch size, at least.", high=3600, flag="--duration", **SECONDS
     )
-    min_runs: int = option(130, "Timed runs for each batch size, at least.", low=11)
+    min_runs: int = option(
+        130, "Timed runs for each batch size, at least.", low=11, high=1_000_000_000, panel=ADVANCED
+    )
     quick: bool = option(
         False, "Under 10 s: batches of 1 and 64 whatever else is said, no throughput."
     )
     strict: bool = option(False, "Exit 1 if the verdict is NOISY, too.")
-    allow_cpu_nodes: bool = option(False, "Let the CPU run what the provider does not take.")
-    spin: bool = option(True, "Let idle threads wait busily for work.")
-    io_binding: bool = option(False, "Run through buffers on the device; times copies apart.")
-    cuda_graph: bool = option(False, "Replay one captured launch (with --io-binding).")
+    allow_cpu_nodes: bool = option(
+        False, "Let the CPU run what the provider does not take.", panel=ADVANCED
+    )
+    spin: bool = option(True, "Let idle threads wait busily for work.", panel=ADVANCED)
+    io_binding: bool = option(
+        False, "Run through buffers on the device; times copies apart.", panel=ADVANCED
+    )
+    cuda_graph: bool = option(
+        False, "Replay one captured launch (with --io-binding).", panel=ADVANCED
+    )
     pace_hz: float | None = option(
         None,
         "Also run as a camera would, as in 10hz (30 s).",
@@ -48,7 +57,7 @@ class BenchOptions(Options):
         flag="--sustain",
         **SECONDS,
     )
-    profile: bool = option(False, "Show the time of each node.")
+    profile: bool = option(False, "Show the time of each node.", panel=ADVANCED)
     out: Path | None = option(
         None,
         "Result file (.json), or a folder.",

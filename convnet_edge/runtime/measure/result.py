@@ -6,13 +6,41 @@ tables and the reference page are made from it. What was not measured is None or
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .check import Check
 
 SCHEMA = "convnet-edge/bench/3"
 Status = Literal["VALID", "NOISY", "INVALID"]
+TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
+MAX_BRIEF = 60  # characters
 Setting = bool | int | float | str | None | list[int]
+
+
+def brief(found: Any) -> str:
+    """Return a dataclass on one line, for its repr: of what is long, what it is and how many."""
+    shown = ((one.name, getattr(found, one.name)) for one in fields(found))
+    parts = ", ".join(f"{name}={_brief(value)}" for name, value in shown if value is not None)
+    return f"{type(found).__name__}({parts})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list, dict)) and value:
+        return f"<{len(value):,}>"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    telling = next((name for name in TELLING if hasattr(value, name)), None)
+    if telling is not None:
+        return f"{type(value).__name__}({telling}={_brief(getattr(value, telling))}, …)"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = repr(value)
+    if len(text) <= MAX_BRIEF:
+        return text
+    return f"{type(value).__name__}(…)" if is_dataclass(value) else f"{text[:MAX_BRIEF]}…"
 
 
 @dataclass(frozen=True)
@@ -357,6 +385,8 @@ class Result:
     peak_memory_bytes: Annotated[int | None, "largest resident size of the process"] = None
     failed: Annotated[str | None, "the check that ended the bench, if one did"] = None
     interrupted: Annotated[bool, "stopped; what was measured until then is here"] = False
+
+    __repr__ = brief
 
     @property
     def memory_bytes(self) -> int | None:

@@ -140,7 +140,7 @@ def screen_end(result: Result) -> list[str]:
     ]
 
 
-def brief(result: Result) -> str:
+def in_one_line(result: Result) -> str:
     """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
     first, status = result.latency[0], result.verdict.status if result.verdict else NONE
     most = max(row.images_per_s or 0.0 for row in result.latency)
