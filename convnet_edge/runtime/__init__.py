@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from .errors import CheckFailedError, EdgeError, InputError
 
 if TYPE_CHECKING:
-    from .classifier import Classifier, Predictions
+    from .classifier import Classifier, Pictures, Predictions
+    from .preprocess import Picture
 
-__all__ = ["CheckFailedError", "Classifier", "EdgeError", "InputError", "Predictions"]
+__all__ = [
+    "CheckFailedError", "Classifier", "EdgeError", "InputError", "Picture", "Pictures",
+    "Predictions",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import the classifier when it is first asked for: numpy's 0.1 s would slow every --help."""
-    if name in ("Classifier", "Predictions"):
+    if name in ("Classifier", "Picture", "Pictures", "Predictions"):
         from . import classifier
 
         return getattr(classifier, name)
