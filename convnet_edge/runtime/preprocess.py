@@ -9,7 +9,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Array"
 Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow's
+GreyReader = Callable[[Box], Array]
 
 FORMATS = {  # Pillow's names, and how files are called; all others stay shut: PostScript runs gs
     "PNG": (".png",),
@@ -160,9 +161,9 @@ def fit(picture: "Image.Image", shape: tuple[int, int], *, invert: bool | None =
     scale = min(max_height / height, max_width / width)
     new_height = min(max_height, max(1, int(height * scale + 0.5)))
     new_width = min(max_width, max(1, int(width * scale + 0.5)))
-    multiplier = _multiplier(picture)
-    small = _area_average(picture, (new_height, new_width), multiplier)
-    background = _border_median(picture, multiplier)
+    grey = _grey_reader(picture)
+    small = _area_average(grey, (height, width), (new_height, new_width))
+    background = _border_median(grey, height, width)
     if background > BRIGHT_BORDER if invert is None else invert:
         small, background = 255.0 - small, 255.0 - background
     # averages turn as pixels do, and are fewer
@@ -188,26 +189,25 @@ def area_weights(size: int, new_size: int, start: int, stop: int) -> tuple[slice
     return touched, np.clip(overlap, 0, None) / (size / new_size)
 
 
-def _area_average(picture: "Image.Image", new_size: tuple[int, int], multiplier: float) -> Array:
-    """Return the averages (H, W) of the picture's grey values, without holding all of these."""
-    (width, height), (new_height, new_width) = picture.size, new_size
+def _area_average(grey: GreyReader, size: tuple[int, int], new_size: tuple[int, int]) -> Array:
+    """Return the averages (H, W) of (h, w) grey values, without holding all of these."""
+    (height, width), (new_height, new_width) = size, new_size
     averages: Array = np.zeros(new_size)
     for box in _tiles((0, 0, width, height)):
         left, upper, right, lower = box
         rows, row_weights = area_weights(height, new_height, upper, lower)
         columns, column_weights = area_weights(width, new_width, left, right)
-        averages[rows, columns] += row_weights @ _grey(picture, box, multiplier) @ column_weights.T
+        averages[rows, columns] += row_weights @ grey(box) @ column_weights.T
     if not np.isfinite(averages).all():  # NaN, which `getextrema` overlooks
         raise ValueError(BEYOND_16_BITS)
     return averages
 
 
-def _border_median(picture: "Image.Image", multiplier: float) -> float:
+def _border_median(grey: GreyReader, h: int, w: int) -> float:
     """Return the median of the outermost grey values, corners once."""
-    w, h = picture.size
     sides = [(0, 0, w - 1, 1), (w - 1, 0, w, h - 1), (1, h - 1, w, h), (0, 1, 1, h)]
     tiles = [tile for side in (sides if min(w, h) > 1 else [(0, 0, w, h)]) for tile in _tiles(side)]
-    border = np.concatenate([_grey(picture, tile, multiplier).ravel() for tile in tiles])
+    border = np.concatenate([grey(tile).ravel() for tile in tiles])
     return float(np.median(border, overwrite_input=True))
 
 
@@ -234,6 +234,15 @@ def _tiles(area: Box) -> Iterator[Box]:
     for x in range(left, right, n_columns):
         for y in range(upper, lower, n_rows):
             yield x, y, min(x + n_columns, right), min(y + n_rows, lower)
+
+
+def _grey_reader(picture: "Image.Image") -> GreyReader:
+    """Return what reads a part of the picture's grey values; all at once where they are few."""
+    multiplier, whole = _multiplier(picture), (0, 0, *picture.size)
+    if next(_tiles(whole)) != whole:
+        return lambda box: _grey(picture, box, multiplier)
+    values = _grey(picture, whole, multiplier)
+    return lambda box: values[box[1] : box[3], box[0] : box[2]]
 
 
 def _grey(picture: "Image.Image", box: Box, multiplier: float) -> Array:

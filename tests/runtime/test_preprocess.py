@@ -214,7 +214,7 @@ def test_memory_stays_bounded_whatever_the_proportions(tmp_path, size):
     command += [str(tmp_path / f"{name}.png") for name in ("small", "large")]
     found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert found.returncode == 0, found.stderr
-    assert int(found.stdout) < 130 * 1024, "8 million pixels are 32 MB in Pillow"
+    assert int(found.stdout) < 200 * 1024, "8 million pixels are 32 MB in Pillow"
 
 
 @pytest.mark.parametrize("file_format", [*preprocess.FORMATS, "MPO"])
