@@ -238,6 +238,8 @@ def _tiles(area: Box) -> Iterator[Box]:
 
 def _grey_reader(picture: "Image.Image") -> GreyReader:
     """Return what reads a part of the picture's grey values; all at once where they are few."""
+    if picture.mode == "LAB":  # 20 ms a conversion, however small the part
+        picture = picture.convert("RGB")
     multiplier, whole = _multiplier(picture), (0, 0, *picture.size)
     if next(_tiles(whole)) != whole:
         return lambda box: _grey(picture, box, multiplier)

@@ -66,6 +66,13 @@ def test_decode_picture_of_any_mode_gives_nearly_the_same(square, mode):
     assert np.abs(preprocess.decode_picture(data, SHAPE).astype(int) - square).max() <= 1
 
 
+def test_a_mode_that_is_slow_to_set_up_is_converted_once():
+    data = encode(Image.new("RGB", (200_000, 2)).convert("LAB"), "TIFF")
+    start = time.process_time()
+    assert preprocess.decode_picture(data, SHAPE).max() <= 1
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize("steps", [("HSV",), ("RGBA", "RGBa"), ("P", "PA")])
 def test_modes_that_only_decoders_make_are_grey_too(square, monkeypatch, steps):
     picture = Image.fromarray(square).convert("RGB")
