@@ -25,10 +25,12 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
     """
     terminal.note(f"model: {choose_model(options.model)}")
-    answers = list(_label(options, terminal)) if options.images else []
+    is_table = options.format != "text"  # one of no rows, if there are no pictures
+    answers = list(_label(options, terminal)) if options.images or is_table else []
     document: dict[str, Any] = {"predictions": answers}
     if options.plot or not options.images:  # beside answers, the grid's lines are asides
-        document["grid"] = _draw_grid(options, Terminal(json=True) if answers else terminal)
+        beside = bool(answers) or is_table
+        document["grid"] = _draw_grid(options, Terminal(json=True) if beside else terminal)
     terminal.finish(document)
     if any("error" in answer for answer in answers):  # each has been told
         raise typer.Exit(InputError.exit_code)

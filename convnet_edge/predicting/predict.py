@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,7 @@ from ..runtime.errors import InputError
 from ..sealing.default_model import choose_model
 from .options import PredictOptions
 
-PICTURE_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif",
-    ".pgm", ".ppm", ".pbm", ".pnm", ".jp2",
-}  # fmt: skip
+PICTURE_SUFFIXES = {*chain.from_iterable(preprocess.FORMATS.values()), *preprocess.PHONE_SUFFIXES}
 TOP = 3
 RUN_BATCH_SIZE = 64
 

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 from .errors import CheckFailedError, EdgeError, InputError
 
-__all__ = ["CheckFailedError", "Classifier", "EdgeError", "InputError", "Predictions"]
+__all__ = [
+    "CheckFailedError", "Classifier", "EdgeError", "InputError", "Picture", "Pictures",
+    "Predictions",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from .classifier import Classifier, Predictions
+    from .classifier import Classifier, Pictures, Predictions
+    from .preprocess import Picture
 else:  # a checker that saw it would take any name for one that exists
 
     def __getattr__(name: str) -> object:
         """Import the classifier when it is first asked for: numpy's 0.1 s would slow --help."""
-        if name in ("Classifier", "Predictions"):
+        if name in ("Classifier", "Picture", "Pictures", "Predictions"):
             from . import classifier
 
             return getattr(classifier, name)

@@ -6,9 +6,10 @@ print(predictions.names, predictions.probabilities)
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,16 +17,22 @@ from . import admission, preprocess
 from .contract import NEXT_STEP, Array
 from .errors import InputError
 from .model_file import ModelFile, naming, open_model
+from .preprocess import Picture
 from .session import Session, Settings
 
 PathLike = str | os.PathLike[str]
+Pictures: TypeAlias = "Picture | Iterable[Picture]"
 
 RUN_BATCH_SIZE = 256
+N_SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """What the model says of N images, for C classes.
+
+    >>> Classifier("exported/fashion-mnist.onnx")(["boot.png", "shirt.jpg"]).top(1)
+    [[('Ankle Boot', 0.98)], [('Shirt', 0.87)]]
 
     labels: (N,) int64, the index of the likeliest class; probabilities: (N, C) float32, rows sum
     to 1; logits: (N, C) float32, raw outputs; class_labels: the C names.
@@ -35,6 +42,12 @@ class Predictions:
     probabilities: Array
     logits: Array
     class_labels: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        shown = [f"{name} {share:.0%}" for ((name, share),) in self.top(1)[:N_SHOWN]]
+        n = len(self.labels)
+        listed = ", ".join(shown + ["…"] * (n > N_SHOWN)) or "none"
+        return f"Predictions({n} image{'s' * (n != 1)}: {listed})"
 
     @property
     def names(self) -> list[str]:
@@ -53,13 +66,17 @@ class Predictions:
 class Classifier:
     """An opened model: call it with images, get `Predictions`. Safe to call from many threads.
 
+    >>> Classifier("exported/fashion-mnist.onnx")("boot.png").names
+    ['Ankle Boot']
+
     model: path or content of a file that `convnet-edge export` wrote, or such a file already read.
     provider: "cpu", "cuda", "openvino" or another of onnxruntime's, opened or refused, never
     replaced. threads: intra-op threads, None for all usable cores. settings: all of that and more
     (`session.Settings`); if given, it decides.
 
     Raises:
-        InputError: the file was altered or is none of ours, or the provider cannot be opened.
+        InputError: the file was altered or is none of ours, or the provider cannot be opened, or
+            `model` is nothing of these.
     """
 
     def __init__(
@@ -70,8 +87,16 @@ class Classifier:
         *,
         settings: Settings | None = None,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            model = Path(model)
+        if isinstance(model, Path | bytes):
+            model = open_model(model)
         if not isinstance(model, ModelFile):
-            model = open_model(model if isinstance(model, bytes) else Path(model))
+            raise InputError(
+                f"a model of type {type(model).__name__}",
+                expected="the path or the bytes of a model file, or one already read",
+                next_step=NEXT_STEP,
+            )
         self.file, self.contract = model, model.contract
         with naming(model.path):
             admission.admit(model)
@@ -95,20 +120,45 @@ class Classifier:
         """The largest error of a logit that the contract allows."""
         return self.contract.goldens.tolerance
 
-    def __call__(self, images: Array | Sequence[PathLike]) -> Predictions:
-        """Classify `images`: (N, H, W) or (H, W) uint8 as in the data set, or picture files.
+    def __repr__(self) -> str:
+        height, width = self.contract.image_shape
+        name = self.file.path.name if self.file.path else self.contract.document.get("name")
+        return (
+            f"Classifier({name}: {len(self.contract.class_labels)} classes, "
+            f"{height} x {width} grey, {self.session.provider}, {self.session.threads} threads)"
+        )
+
+    def __call__(self, images: Pictures) -> Predictions:
+        """Classify one picture or several: paths, bytes, open files, PIL images, uint8 arrays.
+
+        An array (H, W) or (N, H, W) of the model's size is pixels as they are, light on dark; any
+        other (h, w), (h, w, 3) or (h, w, 4) is one picture, grey, RGB or RGBA, and preprocessed.
+
+        >>> classifier(["boot.png", Path("boot.jpg"), encoded_bytes, camera_frame])
+        Predictions(4 images: Ankle Boot 98%, Ankle Boot 97%, Shirt 87%, …)
 
         Raises:
-            InputError: wrong shape or type, an unreadable picture, or a run that fails.
+            InputError: something else, an unreadable picture, or a run that fails.
         """
-        if not isinstance(images, np.ndarray):
-            shape = self.contract.image_shape
-            pictures = [preprocess.read_picture(Path(path), shape) for path in images]
-            images = np.array(pictures, np.uint8).reshape(-1, *shape)
-        logits = self.logits(images[None] if images.ndim == 2 else images)
+        pixels = self._pixels(images)
+        logits = self.logits(pixels)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         return Predictions(logits.argmax(axis=1), probabilities, logits, self.contract.class_labels)
+
+    def _pixels(self, images: Pictures) -> Array:
+        """Return `images` as (N, H, W) uint8."""
+        shape = self.contract.image_shape
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[1:] == shape:
+            return images
+        is_one = isinstance(images, str | os.PathLike | bytes | np.ndarray)
+        if is_one or hasattr(images, "read") or not isinstance(images, Iterable):
+            return preprocess.to_pixels(images, shape)[None]
+        pictures = [
+            preprocess.to_pixels(picture, shape, name=f"images[{place}]")
+            for place, picture in enumerate(images)
+        ]
+        return np.array(pictures, np.uint8).reshape(-1, *shape)
 
     def logits(self, images: Array, *, batch_size: int = RUN_BATCH_SIZE) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""
@@ -133,7 +183,7 @@ class Classifier:
             raise InputError(
                 f"images of shape {images.shape} and type {images.dtype}",
                 expected=f"(N, {shape[0]}, {shape[1]}) uint8, light on dark",
-                next_step="pass the paths of picture files instead, to have them preprocessed",
+                next_step="pass 0 to 255 as uint8, or picture files to have them preprocessed",
             )
         if self.contract.input_dtype == "uint8":
             return np.ascontiguousarray(images[:, None])

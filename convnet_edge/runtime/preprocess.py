@@ -5,9 +5,14 @@ Pillow decodes; the arithmetic is ours, because resizers differ between librarie
 """
 
 import io
+import os
+import struct
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -18,10 +23,31 @@ from .files import MIB, read_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Array"
+Box = tuple[int, int, int, int]  # left, upper, right, lower, as Pillow's
+GreyReader = Callable[[Box], Array]
+
+FORMATS = {  # Pillow's names, and how files are called; all others stay shut: PostScript runs gs
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and phones' MPO
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+PHONE_SUFFIXES = (".heic", ".heif", ".avif")  # looked at, to say what to do with them
+HEIC_BRANDS = b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 BRIGHT_BORDER = 127.5
+EXIF_ORIENTATION = 0x0112
+BEYOND_16_BITS = "values outside 0 to 65535"
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB as RGB
+MAX_SIDE = 10**7
+MAX_FULL_SCANS, JPEG_SCAN = 50, b"\xff\xda"
 MAX_PICTURE_BYTES = 256 * MIB
+MAX_TILE_PIXELS, MAX_TILE_SIDE = 1 << 16, 4096  # what stays in a processor's cache
+EXPECTED = f"{', '.join(FORMATS)} of at most {MAX_PIXELS // 10**6} million pixels"
 STEPS = (
     "turn as EXIF orientation says",
     "16 bits to 8 by dividing by 257; transparency composited on white",
@@ -31,6 +57,39 @@ STEPS = (
     "centre on a canvas of the border's median (rounded down to the upper left)",
     "round half up to uint8",
 )
+
+
+def to_pixels(picture: Any, shape: tuple[int, int], *, name: str = "the picture") -> Array:
+    """Return a `Picture`, given in any of its ways, as the (H, W) uint8 that the model takes.
+
+    An array of exactly `shape` is those pixels; any other is a picture: grey, RGB or RGBA.
+
+    Raises:
+        InputError: no picture in any of these ways, or for a reason of `read_picture`.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_picture(Path(picture), shape)
+    usable = False
+    if isinstance(picture, np.ndarray):
+        found = f"an array of shape {picture.shape} and type {picture.dtype}"
+        if picture.dtype == np.uint8 and picture.shape == shape:
+            return picture
+        if picture.dtype == np.uint8 and picture.size:
+            usable = picture.ndim == 2 or picture.shape[2:] in ((3,), (4,))
+    else:
+        found = f"of type {type(picture).__name__}"
+        if hasattr(picture, "read"):
+            picture, found = _read_file(picture, name), "a file open for text"
+        usable = isinstance(picture, bytes) or hasattr(picture, "getexif")
+    if not usable:
+        raise InputError(
+            f"{name} is {found}",
+            expected=f"(N, {shape[0]}, {shape[1]}) uint8 pixels as they are; or pictures, each a "
+            "path, bytes, a file open in binary, a PIL image, or uint8 (h, w), (h, w, 3) or "
+            "(h, w, 4)",
+            next_step="pass one of these, or a list of them",
+        )
+    return decode_picture(picture, shape, name=name)
 
 
 def read_picture(path: Path, shape: tuple[int, int], *, invert: bool | None = None) -> Array:
@@ -46,13 +105,18 @@ def read_picture(path: Path, shape: tuple[int, int], *, invert: bool | None = No
 
 
 def decode_picture(
-    data: bytes, shape: tuple[int, int], *, name: str = "the picture", invert: bool | None = None
+    source: "bytes | Image.Image | Array",
+    shape: tuple[int, int],
+    *,
+    name: str = "the picture",
+    invert: bool | None = None,
 ) -> Array:
-    """Decode an encoded picture (PNG, JPEG, …) as the (H, W) uint8 pixels that the model takes.
+    """Turn an encoded picture (PNG, JPEG, …), or a decoded one, into the model's (H, W) uint8.
 
     Raises:
-        InputError: not a picture, truncated, more than 89 million pixels, or Pillow is missing.
+        InputError: not a picture, truncated, too large, or Pillow is missing.
     """
+    picture: Any
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -64,75 +128,185 @@ def decode_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sizes are checked here; damage is an exception
-            with Image.open(io.BytesIO(data)) as picture:
-                n_pixels = picture.width * picture.height
-                if n_pixels > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
-                grey = _grey(picture)
+            picture, n_scans = source, 1
+            if isinstance(source, bytes):
+                picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
+                n_scans = source.count(JPEG_SCAN) if picture.format in ("JPEG", "MPO") else 1
+            elif isinstance(source, np.ndarray):
+                picture = Image.fromarray(source)
+            _require_bounded(picture, n_scans)
+            return fit(picture, shape, invert=invert)
     except (
-        OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError,
-        Image.DecompressionBombError,
+        OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
+        ArithmeticError, AttributeError, struct.error, zlib.error, Image.DecompressionBombError,
     ) as error:  # fmt: skip
         found = f"{name} is damaged: {error}"
         if isinstance(error, UnidentifiedImageError):
             found = f"{name} is not a picture"
-        elif isinstance(error, Image.DecompressionBombError):
-            found = f"{name} is too large: {error}"
+        elif isinstance(error, Image.DecompressionBombError | MemoryError):
+            found = f"{name} is too large: {str(error) or 'no memory for it'}"
         raise InputError(
             found,
-            expected=f"a picture for Pillow, of at most {MAX_PIXELS // 10**6} million pixels",
+            expected=EXPECTED,
             next_step="name a picture file; save it again if damaged, or smaller if too large",
         ) from error
-    return fit(grey, shape, invert=invert)
 
 
-def fit(grey: Array, shape: tuple[int, int], *, invert: bool | None = None) -> Array:
-    """Bring `grey`, (h, w) of values 0 to 255, to `shape` (H, W) uint8, light on dark."""
-    border = np.ones(grey.shape, bool)
-    border[1:-1, 1:-1] = False
-    background = float(np.median(grey[border]))
+def fit(picture: "Image.Image", shape: tuple[int, int], *, invert: bool | None = None) -> Array:
+    """Bring `picture` to `shape` (H, W) uint8, light on dark, by the steps of the contract."""
+    picture.load()
+    orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    is_turned = orientation in (5, 6, 7, 8)
+    (width, height), (max_height, max_width) = picture.size, shape[::-1] if is_turned else shape
+    scale = min(max_height / height, max_width / width)
+    new_height = min(max_height, max(1, int(height * scale + 0.5)))
+    new_width = min(max_width, max(1, int(width * scale + 0.5)))
+    grey = _grey_reader(picture)
+    small = _area_average(grey, (height, width), (new_height, new_width))
+    background = _border_median(grey, height, width)
     if background > BRIGHT_BORDER if invert is None else invert:
-        grey, background = 255.0 - grey, 255.0 - background
-    height, width = grey.shape
-    scale = min(shape[0] / height, shape[1] / width)
-    new_height = min(shape[0], max(1, int(height * scale + 0.5)))
-    new_width = min(shape[1], max(1, int(width * scale + 0.5)))
-    small = area_weights(height, new_height) @ grey @ area_weights(width, new_width).T
+        small, background = 255.0 - small, 255.0 - background
+    # averages turn as pixels do, and are fewer
+    small = small[:: -1 if orientation in (3, 4, 6, 7) else 1]
+    small = small[:, :: -1 if orientation in (2, 3, 7, 8) else 1]
+    small = small.T if is_turned else small
     canvas = np.full(shape, background)
-    top, left = (shape[0] - new_height) // 2, (shape[1] - new_width) // 2
-    canvas[top : top + new_height, left : left + new_width] = small
+    top, left = (shape[0] - small.shape[0]) // 2, (shape[1] - small.shape[1]) // 2
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
     pixels: Array = np.floor(np.clip(canvas, 0, 255) + 0.5).astype(np.uint8)
     return pixels
 
 
-def area_weights(size: int, new_size: int) -> Array:
-    """Return the (new_size, size) matrix whose row i averages the span of output pixel i."""
-    edges = np.arange(new_size + 1) * (size / new_size)
-    starts = np.arange(size)
+def area_weights(size: int, new_size: int, start: int, stop: int) -> tuple[slice, Array]:
+    """Return the k output pixels that pixels `start` to `stop` of `size` lie in, and how much.
+
+    The weights are (k, stop - start); over all `size` pixels those of an output pixel add up to 1.
+    """
+    touched = slice(start * new_size // size, -(-stop * new_size // size))
+    edges = np.arange(touched.start, touched.stop + 1) * (size / new_size)
+    starts = np.arange(start, stop)
     overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
-    overlap = np.clip(overlap, 0, None)
-    weights: Array = overlap / overlap.sum(axis=1, keepdims=True)
-    return weights
+    return touched, np.clip(overlap, 0, None) / (size / new_size)
 
 
-def _grey(picture: "Image.Image") -> Array:
-    """Return (h, w) float64 grey values, 0 to 255, of a picture of any mode."""
-    from PIL import Image, ImageOps
+def _area_average(grey: GreyReader, size: tuple[int, int], new_size: tuple[int, int]) -> Array:
+    """Return the averages (H, W) of (h, w) grey values, without holding all of these."""
+    (height, width), (new_height, new_width) = size, new_size
+    averages: Array = np.zeros(new_size)
+    for box in _tiles((0, 0, width, height)):
+        left, upper, right, lower = box
+        rows, row_weights = area_weights(height, new_height, upper, lower)
+        columns, column_weights = area_weights(width, new_width, left, right)
+        averages[rows, columns] += row_weights @ grey(box) @ column_weights.T
+    if not np.isfinite(averages).all():  # NaN, which `getextrema` overlooks
+        raise ValueError(BEYOND_16_BITS)
+    return averages
 
-    picture.load()
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":  # more than 8 bits
-        deep = np.asarray(picture, np.float64)
-        if not np.isfinite(deep).all() or deep.min() < 0 or deep.max() > 65535:
-            raise ValueError("values outside 0 to 65535")
-        if picture.mode.startswith("I;16") or deep.max() > 255:
-            return deep / 257
-        return deep * 255 if picture.mode == "F" and deep.max() <= 1 else deep
-    if picture.mode in ("L", "1") and not picture.has_transparency_data:
-        return np.asarray(picture.convert("L"), np.float64)
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    rgb = np.asarray(picture.convert("RGB"), np.float64)
-    grey: Array = rgb @ np.array(GREY_WEIGHTS)
+
+def _border_median(grey: GreyReader, h: int, w: int) -> float:
+    """Return the median of the outermost grey values, corners once."""
+    sides = [(0, 0, w - 1, 1), (w - 1, 0, w, h - 1), (1, h - 1, w, h), (0, 1, 1, h)]
+    tiles = [tile for side in (sides if min(w, h) > 1 else [(0, 0, w, h)]) for tile in _tiles(side)]
+    border = np.concatenate([grey(tile).ravel() for tile in tiles])
+    return float(np.median(border, overwrite_input=True))
+
+
+def _multiplier(picture: "Image.Image") -> float:
+    """Return by what to multiply values to have 0 to 255, from more than 8 bits too."""
+    if picture.mode.startswith("I;16"):
+        return 1 / 257
+    if picture.mode not in ("I", "F"):
+        return 1.0
+    extrema: Any = picture.getextrema()  # of one band
+    darkest, brightest = extrema
+    if not 0 <= darkest <= brightest <= 65535:
+        raise ValueError(BEYOND_16_BITS)
+    if brightest > 255:
+        return 1 / 257
+    return 255.0 if picture.mode == "F" and brightest <= 1 else 1.0
+
+
+def _tiles(area: Box) -> Iterator[Box]:
+    """Yield the parts of `area`, small enough for a processor's cache, column by column."""
+    left, upper, right, lower = area
+    n_columns = min(right - left, MAX_TILE_SIDE)
+    n_rows = min(MAX_TILE_PIXELS // n_columns, MAX_TILE_SIDE)
+    for x in range(left, right, n_columns):
+        for y in range(upper, lower, n_rows):
+            yield x, y, min(x + n_columns, right), min(y + n_rows, lower)
+
+
+def _grey_reader(picture: "Image.Image") -> GreyReader:
+    """Return what reads a part of the picture's grey values; all at once where they are few."""
+    if picture.mode == "LAB":  # 20 ms a conversion, however small the part
+        picture = picture.convert("RGB")
+    multiplier, whole = _multiplier(picture), (0, 0, *picture.size)
+    if next(_tiles(whole)) != whole:
+        return lambda box: _grey(picture, box, multiplier)
+    values = _grey(picture, whole, multiplier)
+    return lambda box: values[box[1] : box[3], box[0] : box[2]]
+
+
+def _grey(picture: "Image.Image", box: Box, multiplier: float) -> Array:
+    """Return the (h, w) float64 grey values, 0 to 255, of a part of a picture of any mode."""
+    from PIL import Image
+
+    part = picture.crop(box)
+    if part.mode.startswith("I") or part.mode == "F":
+        return np.asarray(part, np.float64) * multiplier
+    if part.has_transparency_data:
+        white = Image.new("RGBA", part.size, "white")
+        part = Image.alpha_composite(white, part.convert("RGBA"))
+    elif part.mode in ("L", "1"):
+        return np.asarray(part.convert("L"), np.float64)
+    grey: Array = np.asarray(part.convert("RGB")) @ np.array(GREY_WEIGHTS)
     return grey
+
+
+def _formats(data: bytes, name: str) -> tuple[str, ...]:
+    """Return what Pillow may take `data` for; phones' HEIC needs a package, AVIF stays shut."""
+    brands = data[8:32] if data[4:8] == b"ftyp" else b""
+    is_avif = b"avif" in brands or b"avis" in brands
+    if not is_avif and not any(brand in brands for brand in HEIC_BRANDS):
+        return tuple(FORMATS)
+    next_step = "save it as PNG or JPEG"
+    if not is_avif:
+        try:
+            import_module("pillow_heif").register_heif_opener()
+            return ("HEIF",)
+        except ImportError:
+            next_step = f"pip install pillow-heif, or {next_step}"
+    found = f"{name} is {'an AVIF' if is_avif else 'a HEIC'} picture"
+    raise InputError(found, expected=EXPECTED, next_step=next_step)
+
+
+def _require_bounded(picture: "Image.Image", n_scans: int) -> None:
+    """Refuse, before it is decoded, what would take more than a gigabyte or ten seconds."""
+    from PIL import Image
+
+    n_pixels, limit = picture.width * picture.height, MAX_PIXELS
+    if not n_pixels:
+        raise ValueError("it has no pixels")
+    tiles = getattr(picture, "tile", ())
+    if tiles and tiles[0][0] in Image.DECODERS:  # these are written in Python: 1 µs a value
+        limit //= 64
+    elif picture.format == "WEBP" or picture.mode == "CMYK":  # 16 bytes a pixel while it decodes
+        limit //= 2
+    elif n_scans > MAX_FULL_SCANS:  # a progressive JPEG goes over all its pixels in each
+        limit = limit * MAX_FULL_SCANS // n_scans
+    if n_pixels > limit or max(picture.size) > MAX_SIDE:
+        raise Image.DecompressionBombError(
+            f"{picture.width} x {picture.height}, more than {limit:,} pixels or {MAX_SIDE:,} a side"
+        )
+
+
+def _read_file(file: BinaryIO, name: str) -> bytes:
+    """Return the rest of an open file: bytes, if it is open in binary."""
+    try:
+        return file.read(MAX_PICTURE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: closed, or text that does not decode
+        raise InputError(
+            f"{name} cannot be read: {error}",
+            expected="a file open for reading in binary",
+            next_step='open it with open(path, "rb")',
+        ) from error

@@ -115,3 +115,17 @@ def test_predict_with_pictures_and_plot_does_both(run, tmp_path, test_set):
     assert len(result.stdout.splitlines()) == 1
     assert result.stderr.count("test image ") == 15
     assert (tmp_path / "g.png").exists()
+
+
+def test_a_table_without_pictures_is_its_header_and_no_prose(run, test_set):
+    result = run("predict", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    assert [row[:2] for row in csv.reader(io.StringIO(result.stdout))] == [["path", "label"]]
+    assert result.stderr.count("test image ") == 15
+
+
+def test_folders_are_searched_for_what_is_opened_and_for_phone_pictures(tmp_path, tiny_model):
+    for name in ("a.PNG", "b.jfif", "c.heic", "d.avif", "e.eps", "f.jp2", "g.onnx"):
+        (tmp_path / name).write_bytes(b"%!PS")
+    found = [path.name for path in predict_module.expand([tmp_path])]
+    assert found == ["a.PNG", "b.jfif", "c.heic", "d.avif"]

@@ -1,10 +1,13 @@
+import contextlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
-from convnet_edge.runtime import Classifier, InputError
+from convnet_edge.runtime import Classifier, InputError, preprocess
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.runtime.session import Settings
 
@@ -70,6 +73,91 @@ def test_paths_are_preprocessed(classifier, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png"):
         classifier([*paths, tmp_path / "broken.png"])
+
+
+def in_every_way(path):
+    """Return one RGB picture file as everything that a program may hold of it."""
+    with Image.open(path) as picture:
+        decoded = picture.copy()
+    return {
+        "text": str(path), "path": path, "bytes": path.read_bytes(), "open file": path.open("rb"),
+        "BytesIO": io.BytesIO(path.read_bytes()), "PIL": decoded, "array": np.asarray(decoded),
+        "RGBA": np.asarray(decoded.convert("RGBA")), "list": [path],
+        "iterable": iter([str(path)]), "list of arrays": [np.asarray(decoded)],
+    }  # fmt: skip
+
+
+def test_one_picture_gets_one_answer_whichever_way_it_comes(classifier, tmp_path):
+    sample = classifier.contract.samples[0]
+    path = tmp_path / sample.name
+    path.write_bytes(sample.encoded)
+    expected = classifier(sample.pixels).logits
+    for way, given in in_every_way(path).items():
+        with given if way == "open file" else contextlib.nullcontext():
+            np.testing.assert_array_equal(classifier(given).logits, expected, err_msg=way)
+
+
+def test_a_list_may_mix_ways_and_sizes_and_exact_arrays_are_pixels(classifier, tmp_path):
+    large = 255 - IMAGES[1].repeat(5, axis=0).repeat(5, axis=1)  # dark on light: inverted
+    path = tmp_path / "x.png"
+    Image.fromarray(large).save(path)
+    bright = np.full((8, 8), 200, np.uint8)  # of the model's size: not inverted
+    found = classifier([bright, large, path, np.dstack([large] * 3)])
+    expected = classifier(np.stack([bright, *[preprocess.read_picture(path, (8, 8))] * 3]))
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
+    three = IMAGES[:3]  # (3, 8, 8) are three images, (8, 8, 3) is one
+    assert len(classifier(three).labels) == 3
+    assert len(classifier(np.ascontiguousarray(three.transpose(1, 2, 0))).labels) == 1
+
+
+def text_file():
+    return io.StringIO("text")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (3, "the picture is of type int"),
+        (None, "the picture is of type NoneType"),
+        ([IMAGES[0], 3.5], r"images\[1\] is of type float"),
+        ([[1, 2]], r"images\[0\] is of type list"),
+        ([IMAGES[:2]], r"images\[0\] is an array of shape \(2, 8, 8\)"),
+        ([IMAGES[0].astype(np.float32)], r"images\[0\] is an array .* float32"),
+        (text_file(), "the picture is a file open for text"),
+        ([b"", b""], r"images\[0\] is not a picture"),
+        (np.zeros((0, 5), np.uint8), r"of shape \(0, 5\)"),
+        (Image.new("L", (0, 5)), "no pixels"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_one_error_that_names_it_and_its_place(classifier, given, found):
+    with pytest.raises(InputError, match=found):
+        classifier(given)
+
+
+def test_a_closed_file_is_one_error(classifier, tmp_path):
+    (tmp_path / "x").write_bytes(b"x")
+    with (tmp_path / "x").open("rb") as file:
+        pass
+    with pytest.raises(InputError, match=r"cannot be read: .*closed"):
+        classifier(file)
+
+
+@pytest.mark.parametrize("model", [None, 3, ["a.onnx"]])
+def test_a_model_of_another_type_is_one_error(model):
+    with pytest.raises(InputError, match=f"a model of type {type(model).__name__}"):
+        Classifier(model)
+
+
+def test_reprs_say_what_they_are(tiny_model):
+    opened = Classifier(tiny_model, threads=2)
+    assert repr(opened) == "Classifier(tiny.onnx: 3 classes, 8 x 8 grey, cpu, 2 threads)"
+    assert repr(Classifier(tiny.grey(), threads=1)).startswith("Classifier(tiny: 3 classes")
+    (name, share), *_ = opened(IMAGES[0]).top(1)[0]
+    assert repr(opened(IMAGES[0])) == f"Predictions(1 image: {name} {share:.0%})"
+    assert repr(opened(IMAGES[:5])).startswith("Predictions(5 images: ")
+    assert repr(opened(IMAGES[:5])).count("%") == 3
+    assert repr(opened([])) == "Predictions(0 images: none)"
 
 
 def test_one_image_and_none(classifier):

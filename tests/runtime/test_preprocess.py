@@ -1,10 +1,15 @@
 import io
+import random
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from convnet_edge.runtime import preprocess
 from convnet_edge.runtime.errors import InputError
@@ -61,12 +66,19 @@ def test_decode_picture_of_any_mode_gives_nearly_the_same(square, mode):
     assert np.abs(preprocess.decode_picture(data, SHAPE).astype(int) - square).max() <= 1
 
 
+def test_a_mode_that_is_slow_to_set_up_is_converted_once():
+    data = encode(Image.new("RGB", (200_000, 2)).convert("LAB"), "TIFF")
+    start = time.process_time()
+    assert preprocess.decode_picture(data, SHAPE).max() <= 1
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize("steps", [("HSV",), ("RGBA", "RGBa"), ("P", "PA")])
 def test_modes_that_only_decoders_make_are_grey_too(square, monkeypatch, steps):
     picture = Image.fromarray(square).convert("RGB")
     for mode in steps:
         picture = picture.convert(mode)
-    monkeypatch.setattr(Image, "open", lambda _: picture)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: picture)
     assert np.abs(preprocess.decode_picture(b"", SHAPE).astype(int) - square).max() <= 1
 
 
@@ -108,27 +120,47 @@ def test_palette_transparency_counts(dark_image):
 
 @pytest.mark.parametrize(("height", "width"), [(56, 28), (28, 100), (1, 1), (1, 300), (300, 1)])
 def test_fit_keeps_proportions_and_centres(height, width):
-    grey = np.zeros((height, width))
-    pixels = preprocess.fit(grey, SHAPE, invert=True)
+    grey = np.zeros((height, width), np.uint8)
+    pixels = preprocess.fit(Image.fromarray(grey), SHAPE, invert=True)
     assert pixels.shape == SHAPE
     assert (pixels == 255).all(), "the canvas takes the border's colour"
     grey[height // 2, width // 2] = 255
-    marked = preprocess.fit(grey, SHAPE, invert=False)
+    marked = preprocess.fit(Image.fromarray(grey), SHAPE, invert=False)
     assert marked[13:15, 13:15].max() == marked.max() > 0
 
 
-def test_area_average_agrees_with_a_slow_oracle():
-    grey = RNG.uniform(0, 255, (45, 31))
-    fast = preprocess.area_weights(45, 28) @ grey @ preprocess.area_weights(31, 19).T
-    # a fine grid on which both sizes divide
-    fine = grey.repeat(28, axis=0).repeat(19, axis=1)
-    slow = fine.reshape(28, 45, 19, 31).mean(axis=(1, 3))
-    np.testing.assert_allclose(fast, slow, atol=1e-9)
+@pytest.mark.parametrize("size", [(45, 31), (31, 45), (20, 9000), (9000, 20), (1, 70_000), (5, 3)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "F"])
+def test_area_average_and_border_agree_with_a_slow_oracle(size, mode):
+    (width, height), draw = size, np.random.default_rng(0)
+    stored = draw.integers(0, 256, (height, width, len(mode)), np.uint8)
+    stored = stored[..., 0].astype(np.float32) * 0.9 if mode == "F" else stored
+    grey = (stored @ [0.299, 0.587, 0.114] if mode == "RGB" else stored).reshape(height, width)
+    scale = 28 / max(size)
+    new = [max(1, int(side * scale + 0.5)) for side in (height, width)]
+    slow = slow_average(slow_average(grey, new[0]).T, new[1]).T
+    ring = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    expected = np.full(SHAPE, np.median(ring if min(size) > 1 else grey))
+    top, left = (28 - new[0]) // 2, (28 - new[1]) // 2
+    expected[top : top + new[0], left : left + new[1]] = slow
+    picture = Image.fromarray(stored if mode == "RGB" else stored.reshape(height, width))
+    found = preprocess.fit(picture, SHAPE, invert=False)
+    assert np.abs(found - expected).max() <= 0.5 + 1e-3
+    turned = preprocess.fit(picture.transpose(Image.Transpose.TRANSPOSE), SHAPE, invert=False)
+    assert np.abs(turned.astype(int) - found.T).max() <= 1
+
+
+def slow_average(values, new_size):
+    """Return (new_size, n): the means of spans of rows, from the integral up to their edges."""
+    integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0, np.float64)])
+    edges = np.linspace(0, len(values), new_size + 1)
+    at = [np.interp(edges, np.arange(len(integral)), column) for column in integral.T]
+    return np.diff(np.array(at).T, axis=0) / (len(values) / new_size)
 
 
 def test_canvas_takes_the_borders_median_with_corners_once():
-    grey = np.array([[1.0, 2, 3], [4, 100, 6], [7, 8, 9]])
-    assert preprocess.fit(grey, (3, 5))[0].tolist() == [5, 1, 2, 3, 5]
+    grey = np.array([[1, 2, 3], [4, 100, 6], [7, 8, 9]], np.uint8)
+    assert preprocess.fit(Image.fromarray(grey), (3, 5))[0].tolist() == [5, 1, 2, 3, 5]
 
 
 def bomb(side):
@@ -138,10 +170,78 @@ def bomb(side):
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-@pytest.mark.parametrize("side", [50_000, 10_000])
-def test_decode_picture_of_a_bomb_is_refused_before_it_unfolds(side):
-    with pytest.raises(InputError, match="too large"):
-        preprocess.decode_picture(bomb(side), SHAPE)
+def slow_scans():
+    """Return a progressive JPEG whose last scan comes a thousand times."""
+    data = encode(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
+    last = data[data.rindex(preprocess.JPEG_SCAN) : -2]
+    return data[:-2] + 1000 * last + data[-2:]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: bomb(50_000),
+        lambda: bomb(10_000),
+        lambda: b"P5 1 10000001 255\n",
+        lambda: b"P3 1200 1200 255\n" + bytes(9),
+        lambda: b"P6 1200 1200 9\n" + bytes(9),
+        lambda: encode(Image.new("L", (9000, 5000)), "WEBP", method=0),
+        slow_scans,
+    ],
+    ids=["bomb", "many pixels", "long", "plain PPM", "odd PPM", "WebP", "JPEG of many scans"],
+)
+def test_what_takes_too_long_or_too_much_is_refused_before_it_unfolds(make):
+    data, start = make(), time.process_time()
+    with pytest.raises(InputError, match=r"too large: .* pixels"):
+        preprocess.decode_picture(data, SHAPE)
+    assert time.process_time() - start < 0.5
+
+
+WATCHED = """
+import re, sys
+from pathlib import Path
+from convnet_edge.runtime import preprocess
+
+def peak_kib():  # not ru_maxrss, which starts at the parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+preprocess.read_picture(Path(sys.argv[1]), (28, 28))
+before = peak_kib()
+assert (preprocess.read_picture(Path(sys.argv[2]), (28, 28)) == 0).all()
+print(peak_kib() - before)
+"""
+
+
+@pytest.mark.parametrize("size", [(4_000_000, 2), (1, 5_000_000), (3000, 2700)])
+def test_memory_stays_bounded_whatever_the_proportions(tmp_path, size):
+    for name, made in (("small", (9, 9)), ("large", size)):
+        picture = Image.new("RGB", made, "black")
+        picture.save(tmp_path / f"{name}.png", compress_level=1)
+    command = [sys.executable, "-c", WATCHED]
+    command += [str(tmp_path / f"{name}.png") for name in ("small", "large")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) < 200 * 1024, "8 million pixels are 32 MB in Pillow"
+
+
+@pytest.mark.parametrize("file_format", [*preprocess.FORMATS, "MPO"])
+def test_damage_of_every_kind_is_an_error_of_three_parts(square, file_format):
+    whole, rng = encode(Image.fromarray(square).convert("RGB"), file_format), random.Random(0)
+    refused = 0
+    for number in range(150):
+        data = bytearray(whole)
+        for _ in range(rng.randrange(1, 12)):
+            data[rng.randrange(min(len(data), 200 if number % 2 else len(data)))] = rng.choice(
+                (0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256))
+            )
+        if number % 3 == 0:
+            del data[rng.randrange(len(data)) :]
+        try:
+            assert preprocess.decode_picture(bytes(data), SHAPE).shape == SHAPE
+        except InputError as error:
+            refused += 1
+            assert error.expected.startswith("PNG, JPEG, GIF")
+    assert refused > 20
 
 
 def test_decode_picture_of_damage_says_which(dark_image):
@@ -150,3 +250,70 @@ def test_decode_picture_of_damage_says_which(dark_image):
         preprocess.decode_picture(b"hello", SHAPE)
     with pytest.raises(InputError, match="damaged"):
         preprocess.decode_picture(data[: len(data) // 2], SHAPE)
+
+
+@pytest.mark.parametrize("suffix", [".eps", ".png"])
+def test_postscript_of_any_name_is_not_a_picture_and_starts_nothing(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("gs was started"))
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(InputError, match="not a picture"):
+        preprocess.read_picture(path, SHAPE)
+
+
+@pytest.mark.parametrize("shut", ["ICO", "TGA", "DDS", "JPEG2000", "PCX", "SGI"])
+def test_formats_that_people_do_not_name_stay_shut(square, shut):
+    with pytest.raises(InputError, match="is not a picture; expected PNG, JPEG, GIF"):
+        preprocess.decode_picture(encode(Image.fromarray(square), shut), SHAPE)
+
+
+@pytest.mark.parametrize("file_format", [*preprocess.FORMATS, "MPO"])
+def test_formats_that_people_name_are_open(square, file_format):
+    options = {"quality": 100} if file_format in ("JPEG", "MPO", "WEBP") else {}
+    data = encode(Image.fromarray(square).convert("RGB"), file_format, **options)
+    assert np.abs(preprocess.decode_picture(data, SHAPE).astype(int) - square).max() <= 5
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_of_several_frames_the_first_counts(square, file_format):
+    first = Image.fromarray(square).convert("RGB")
+    more = {"save_all": True, "append_images": [Image.new("RGB", SHAPE, "red")]}
+    found = preprocess.decode_picture(encode(first, file_format, **more), SHAPE)
+    assert np.abs(found.astype(int) - square).max() <= 24
+
+
+def phone_picture(brand):
+    return b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("brand", "advice"),
+    [
+        (b"heic", "is a HEIC picture; .*pip install pillow-heif, or save it as PNG or JPEG"),
+        (b"mif1", "is a HEIC picture; .*pillow-heif"),
+        (b"avif", "is an AVIF picture; .*next: save it as PNG or JPEG"),
+    ],
+)
+def test_phone_pictures_are_named_with_the_way_out(monkeypatch, brand, advice):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    with pytest.raises(InputError, match=advice):
+        preprocess.decode_picture(phone_picture(brand), SHAPE)
+
+
+def test_heic_is_opened_by_its_package_where_that_is_installed(square, monkeypatch):
+    def register_heif_opener():
+        Image.register_open("HEIF", lambda *_: Image.fromarray(square))
+
+    monkeypatch.setattr(Image, "OPEN", {**Image.OPEN})
+    package = SimpleNamespace(register_heif_opener=register_heif_opener)
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    preprocess.decode_picture(encode(Image.fromarray(square)), SHAPE)
+    assert "HEIF" not in Image.OPEN, "only when such a file is met"
+    np.testing.assert_array_equal(preprocess.decode_picture(phone_picture(b"heic"), SHAPE), square)
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1], [1, np.nan], [np.inf, 1], [-1, 1], [70_000, 1]])
+def test_values_beyond_16_bits_are_refused(values):
+    data = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
+    with pytest.raises(InputError, match="values outside 0 to 65535"):
+        preprocess.decode_picture(data, SHAPE)
