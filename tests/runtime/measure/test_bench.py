@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from results import read as read_result
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, timing
+from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, tables, timing
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.session import Session, Settings
 
@@ -53,6 +54,7 @@ def measured(tmp_path_factory):
         patch.setattr(bench, "MINUTE_S", 0.2)
         patch.setattr(machine, "clock_mhz", lambda: 1500.0)
         patch.setattr(machine, "temperature_c", lambda: None)
+        patch.setattr(machine, "mapped_gpu_libraries", lambda: ["libcudart.so.13"])  # as by torch
         return measure(path, sustain_s=0.5)
 
 
@@ -65,6 +67,7 @@ def test_result_says_what_was_measured_on_what(found):
     ran = found.provider
     assert (ran.asked, ran.obtained, ran.tested, ran.threads) == ("cpu", "cpu", True, 1)
     assert (set(ran.n_nodes_run), ran.n_copies) == ({"CPU"}, 0)
+    assert ran.gpu_libraries is None  # another package's are not those of a result on the CPU
     assert found.machine.versions["onnxruntime"]
     assert found.settings["batch_sizes"] == (1, 8)
     assert not {"models", "out", "provider"} & set(found.settings)
@@ -99,6 +102,17 @@ def test_latency_holds_samples_only_the_percentiles_they_carry_and_verdicts(foun
     assert found.verdict.status == max(rows, key=["VALID", "NOISY", "INVALID"].index)
     texts = [reason.text for row in found.latency for reason in row.verdict.reasons]
     assert [reason.text for reason in found.verdict.reasons] == texts
+
+
+def test_peak_of_a_busy_moment_is_no_bound(tiny_model, monkeypatch):
+    peaks = iter([1e6, 1e12, 1e5])
+    monkeypatch.setattr(cost, "measure_peak", lambda *_, **__: next(peaks))
+    found = measure(tiny_model, quick=True).result
+    assert found.cost.peak_multiplications_per_s == 1e12
+    assert all(0 < row.share_of_bound < 1 for row in found.latency)
+    low = replace(found.latency[0], share_of_bound=1.12)
+    latency = {table.name: table for table in tables.tables_of(replace(found, latency=(low,)))}
+    assert ("of the bound", "no bound") in latency["latency"].rows
 
 
 def test_cold_start_and_throughput_are_of_each_batch_size(found):
