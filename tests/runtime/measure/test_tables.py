@@ -6,7 +6,7 @@ import results as made
 
 from convnet_edge.runtime.measure import tables
 from convnet_edge.runtime.measure.check import Check
-from convnet_edge.runtime.measure.result import Percentile, Reason, Verdict
+from convnet_edge.runtime.measure.result import Interval, Percentile, Reason, Verdict
 from convnet_edge.runtime.measure.tables import Table
 
 NAMES = ("model", "provider", "settings", "machine", "versions", "checks", "cost", "cold start",
@@ -123,6 +123,27 @@ def test_first_screen_names_checks_that_failed_and_no_others():
     assert found[-1] == "a.onnx: failed: golden vectors: largest error 0.4"
     assert max(map(len, found)) <= tables.WIDTH
     assert "digest" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (0.05713, 0.05712, 0.05714, "0.05713 (0.05712–0.05714)"),
+        (12.341, 12.340, 12.344, "12.341 (12.340–12.344)"),
+        (12.341, 12.341, 12.341, "12.34 (12.34–12.34)"),
+        (12.341, 11.0, 14.0, "12.34 (11.00–14.00)"),
+    ],
+)
+def test_no_interval_is_lost_in_rounding(value, low, high, text):
+    assert tables.percentile_text(Percentile(0.5, 11, value, low, high)) == text
+
+
+def test_accuracy_of_very_many_images_keeps_its_interval():
+    score = dataclasses.replace(
+        made.full().accuracy, n=10**10, accuracy=0.93231, interval=Interval(0.93230, 0.93232)
+    )
+    assert tables.accuracy_text(score) == "93.231 % (93.230–93.232)"
+    assert score.summary() == "93.231 % (95 % interval 93.230–93.232, n = 10,000,000,000)"
 
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():
