@@ -10,7 +10,7 @@ import pytest
 import results as made
 from PIL import Image
 
-from convnet_edge.drawing import pictures
+from convnet_edge.drawing import charts, pictures
 from convnet_edge.reporting import report
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.runtime.errors import InputError
@@ -106,6 +106,29 @@ def test_table_has_a_row_for_each_result_and_batch_size(tmp_path, plain):
     assert measured[0][5] == f"{p50.value:.4f} ({p50.low:.4f}–{p50.high:.4f})"
     assert measured[1][6] == "n/a (needs 662)"
     assert measured[0][8:] == ["93.23 % (92.72–93.71)", "VALID"]
+
+
+def test_of_very_many_results_a_few_are_charted_and_all_are_listed(tmp_path, monkeypatch):
+    """A chart of 900 took minutes, and was then too high for a picture."""
+    charted = []
+
+    def chart(path, entries, *_, **__):
+        charted.append([one.number for one in entries])
+        return pictures.Picture(path, drawn=False)
+
+    for name in ("latency", "batches", "accuracy", "sizes"):
+        monkeypatch.setattr(charts, name, chart)
+    n = report.MAX_CHARTED + 5
+    for i in range(n):
+        made.write(tmp_path, f"{i:02}.json", batch_ms={1: n - i}, machine__id=f"{i // 12:016}",
+                   machine__cpu=f"cpu {i}", model__model_sha256=f"{i:064}")  # fmt: skip
+    made_report = make(tmp_path)
+    assert {len(numbers) for numbers in charted} == {report.MAX_CHARTED}
+    assert all({12, 24, 25} <= set(numbers) for numbers in charted)  # the fastest of each machine
+    assert f"charts show {report.MAX_CHARTED} of {n} results" in made_report.warnings[-1]
+    listed = [row for row in cells(made_report.markdown) if row[0].isdigit()]
+    assert len(listed) == 2 * n
+    assert made_report.warnings[0].endswith(f"; and {n - report.MAX_LISTED} more")
 
 
 @pytest.mark.parametrize(("n", "n_rows", "more"), [(1, 3, None), (4, 12, None), (40, 12, 108)])
