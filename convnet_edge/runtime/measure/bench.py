@@ -33,6 +33,7 @@ THROUGHPUT_S, N_ROUNDS = 6.0, 3
 PACED_S, MINUTE_S = 30.0, 60.0
 SENSE_EVERY_S = 5.0
 N_SPLIT_RUNS = 100
+N_SCORED_AT_ONCE = 1024  # images, between two words of progress
 GALLERY_SIZE = 12
 MAX_RAW_SAMPLES = 8_000  # with one number a line, the result stays below 200 kB
 HISTOGRAM_STEP = 1.01
@@ -231,10 +232,15 @@ def _profile(run: Measured) -> list[Reason]:
 
 def _score(run: Measured, test: accuracy.ImageSet) -> None:
     run.begin(f"accuracy on {len(test):,} test images")
-    predicted = run.classifier(test.images)
-    run.logits = predicted.logits
-    score = accuracy.score(predicted.labels, test.labels, predicted.class_labels)
-    calibration = accuracy.calibrate(predicted.probabilities, test.labels)
+    parts, n = [], len(test)
+    for start in range(0, n, N_SCORED_AT_ONCE):
+        parts.append(run.classifier(test.images[start : start + N_SCORED_AT_ONCE]))
+        run.listener.share(min(1.0, (start + N_SCORED_AT_ONCE) / n))
+    run.logits = np.concatenate([part.logits for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    score = accuracy.score(labels, test.labels, parts[0].class_labels)
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    calibration = accuracy.calibrate(probabilities, test.labels)
     run.note(accuracy=replace(score, calibration=calibration, images_sha256=test.images_sha256))
 
 

@@ -28,7 +28,7 @@ def short():
         yield
 
 
-def measure(path, *, test=TEST, settings=None, first=None, heard=None, **options):
+def measure(path, *, test=TEST, settings=None, first=None, heard=None, share=None, **options):
     """Bench the model; `heard` gets each stage, and a result whenever one is handed out."""
     classifier = Classifier(path, settings=settings or Settings(threads=1))
     heard = heard or (lambda _: None)
@@ -40,13 +40,23 @@ def measure(path, *, test=TEST, settings=None, first=None, heard=None, **options
         test=test,
         checks=selftest.run_selftest(classifier),
         start=cold_start.Task(path),
-        listener=bench.Listener(stage=heard, keep=heard),
+        listener=bench.Listener(stage=heard, keep=heard, share=share or (lambda _: None)),
         first=first,
     )
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def shares():
+    """Of each stage of the one long run: what it is, then the shares that were heard."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, shares):
+    def heard(what):
+        if isinstance(what, str):
+            shares.append([what])
+
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     path.write_bytes(tiny.grey())
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +65,8 @@ def measured(tmp_path_factory):
         patch.setattr(machine, "clock_mhz", lambda: 1500.0)
         patch.setattr(machine, "temperature_c", lambda: None)
         patch.setattr(machine, "mapped_gpu_libraries", lambda: ["libcudart.so.13"])  # as by torch
-        return measure(path, sustain_s=0.5)
+        patch.setattr(bench, "N_SCORED_AT_ONCE", 256)
+        return measure(path, sustain_s=0.5, heard=heard, share=lambda x: shares[-1].append(x))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,14 @@ def test_result_is_read_whole(found, tmp_path):
     path = tmp_path / "r.json"
     path.write_text(json.dumps(result.as_json(found)))
     assert result.as_json(read_result(path)) == json.loads(path.read_text())
+
+
+def test_every_long_stage_says_how_much_of_it_is_done(found, shares):
+    heard = {stage.partition(" ")[0]: done for stage, *done in shares}
+    assert heard["accuracy"] == [0.64, 1.0]
+    for stage in ("cold", "throughput", "one"):  # rows of latency last for less than a word here
+        assert heard[stage] == sorted(heard[stage])
+        assert 0 < heard[stage][0] <= heard[stage][-1] <= 1
 
 
 def test_accuracy_is_that_of_the_labels(found):
