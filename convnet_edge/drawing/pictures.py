@@ -53,6 +53,7 @@ STYLE: dict[Any, Any] = {
 }
 GRID_COLUMNS, GRID_ROWS = 5, 3
 N_SHOWN_CLASSES = 3
+N_FEW = 100  # images, of which a share is known to ±10 points at best
 INSTALL = 'pip install "convnet-edge[plot]"'
 
 
@@ -207,12 +208,17 @@ def reliability(figure: Figure, calibration: Calibration) -> None:
     centres = [(one.low + one.high) / 2 for one in bins]
     widths = [0.92 * (one.high - one.low) for one in bins]
     right, said = [[getattr(one, name) for one in bins] for name in ("accuracy", "confidence")]
-    upper.bar(centres, right, widths, color=BLUE, label="share that is right")
+    named = {}  # a bar of each kind
+    for bar, one in zip(upper.bar(centres, right, widths, color=BLUE), bins, strict=True):
+        bar.set_alpha(0.35 if one.n < N_FEW else None)
+        few = f", of fewer than {N_FEW} images" * (one.n < N_FEW)
+        bar.set_label(f"share that is right{few}")
+        named[few] = bar
     upper.plot(said, right, "o", color=RED, label="at the bin's mean probability")
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="a probability that means what it says")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.set_title(f"Expected calibration error {calibration.error:.2%}")
-    upper.legend(loc="upper left")
+    upper.legend(handles=[*named.values(), *upper.lines], loc="upper left")
     total = sum(one.n for one in bins)
     lower.bar(centres, [one.n / total for one in bins], widths, color=GREY)
     lower.set(xlabel="probability of the likeliest class", ylabel="share of images")

@@ -94,19 +94,31 @@ class Layers:
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds a batch, medians of the rounds; ratios: times the float model's speed."""
+    """Milliseconds a batch, medians of the rounds.
+
+    ratio: of these, times the float model's speed. ratios: of each round; the 95 % interval is that
+    of their median.
+    """
 
     what: str
     float_ms: float
     int8_ms: float
     ratios: tuple[float, ...]
     ratio: float
+    ratio_interval_95: Interval
+
+    @property
+    def outcome(self) -> str:
+        """What the interval says of the integers."""
+        low, high = self.ratio_interval_95.low, self.ratio_interval_95.high
+        return "faster" if low > 1 else "slower" if high < 1 else "cannot tell"
 
     def line(self) -> str:
         """Return the measurement as people read it."""
+        interval, places = self.ratio_interval_95, self.ratio_interval_95.places(2)
         return (
-            f"{self.what}: {self.int8_ms:.3g} ms against {self.float_ms:.3g} ms, "
-            f"{self.ratio:.2f} times as fast ({min(self.ratios):.2f} to {max(self.ratios):.2f})"
+            f"{self.what}: int8 {self.int8_ms:.3g} ms, float {self.float_ms:.3g} ms, "
+            f"{self.ratio:.{places}f} times as fast (95 % {interval.text(2)}): {self.outcome}"
         )
 
 
@@ -357,15 +369,18 @@ def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> 
         ratios = tuple(mine / other for other, mine in zip(*rates, strict=True))
         float_ms, int8_ms = (timing.median_ms(rate, batch_size) for rate in rates)
         what = f"batch {batch_size}, {n_callers} caller{'s' * (n_callers > 1)} of one thread"
-        speeds.append(Speed(what, float_ms, int8_ms, ratios, float(np.median(ratios))))
+        interval = stats.median_interval(np.array(ratios))
+        speeds.append(Speed(what, float_ms, int8_ms, ratios, float_ms / int8_ms, interval))
     return tuple(speeds)
 
 
 def recommend(speeds: tuple[Speed, ...]) -> str:
     """Say which of both models is worth deploying on a machine like this one."""
-    slower = [speed.what for speed in speeds if speed.ratio < 1]
-    if not slower:
+    outcomes = {speed.outcome for speed in speeds}
+    if outcomes == {"faster"}:
         return "int8 is faster here, in each of these"
-    if len(slower) == len(speeds):
+    if outcomes == {"slower"}:
         return "int8 is slower here: deploy the float model on machines like this one"
-    return f"int8 is slower here at {slower[0]}: choose by how you will run it"
+    if outcomes == {"cannot tell"}:
+        return "neither is shown to be faster here: choose by size and accuracy"
+    return "int8 is not faster here in each of these: choose by how you will run it"

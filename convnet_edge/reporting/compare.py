@@ -92,8 +92,8 @@ def _gates(
     limit = 1 + options.max_slowdown
     outcome: Outcome = "holds" if interval.high <= limit else "cannot tell"
     outcome = "fails" if interval.low > limit else outcome
-    spread = f"95 % {interval.low:.3f}–{interval.high:.3f}"
-    text = f"{ratio:.3f} times BASE's time ({spread}), at most {limit:.3f}"
+    value = f"{ratio:.{interval.places(3)}f} times BASE's time (95 % {interval.text(3)})"
+    text = f"{value}, at most {limit:.3f}"
     yield Gate("slowdown", outcome, text)
     if options.min_accuracy is not None:
         test = fashion_mnist.load_test_set()

@@ -6,7 +6,7 @@ What a result holds is declared in `runtime/measure/result.py`; a file is checke
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,20 @@ MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
 FAMILY, NEWEST = SCHEMA.rsplit("/", 1)
 AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
-UPGRADE = "`pip install --upgrade convnet-edge`"
+MAX_DEPTH = 32  # of lists and objects inside one another; a result has 6
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "an object",
+    "dataclass": "an object",
+    "missing": "a value for it",
+    "too": "a list of two",
+}  # by the first word of pydantic's name of the error
+UPGRADE = "read it with the convnet-edge that wrote it, or a newer one"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
 
@@ -47,7 +60,9 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             try:
                 document = json.loads(data)
             except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
-                what = f"{file} is no JSON: {str(error)[:200]}"
+                deep = isinstance(error, RecursionError)
+                why = "nested too deeply" if deep else str(error).partition(";")[0][:200]
+                what = f"{file} is no JSON: {why}"
                 raise _misfit(what, "a complete file") from error
             if not path.is_dir() or _schema(document):
                 found.setdefault(file.resolve(), (file, _check(document, file)))
@@ -75,14 +90,10 @@ def _check(document: Any, path: Path) -> Result:
         what = f"{path} is {f'of schema {schema}' if schema else 'no bench result'}"
         raise _misfit(what, f"schema {SCHEMA}", UPGRADE if schema > int(NEWEST) else MEASURE)
     try:
-        clean = json.dumps(_clean(document, f"{path}: ", ""))
+        clean = json.dumps(_clean(document, f"{path}: ", "", MAX_DEPTH))
         result = _validator()(clean, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        what = "missing" if first["type"] == "missing" else f"{str(first['input'])[:40]!r}"
-        expected = first["msg"].removeprefix("Input should be ")
-        raise _misfit(f"{path}: {key[1:]} is {what}", expected) from error
+        raise _explained(error.errors(include_url=False)[0], path) from error
     score = result.accuracy
     if score and {len(score.classes)} != {len(score.confusion), *map(len, score.confusion)}:
         size = f"{len(score.classes)} × {len(score.classes)}, as classes has"
@@ -94,6 +105,19 @@ def _check(document: Any, path: Path) -> Result:
     return replace(result, latency=rows, verdict=judged)
 
 
+def _explained(first: Mapping[str, Any], path: Path) -> InputError:
+    """Return pydantic's first complaint about a file in our words."""
+    kind, place = first["type"], first["loc"]
+    word = EXPECTED.get(kind.partition("_")[0], first["msg"].removeprefix("Input should be "))
+    if (
+        place[0] == "settings" and len(place) > 2
+    ):  # of several types: pydantic then adds to the place which it tried
+        place, word = place[:2], "a number, text, true, false, null, or a list of whole numbers"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    found = "missing" if kind == "missing" else json.dumps(first["input"], ensure_ascii=False)[:40]
+    return _misfit(f"{path}: {key[1:]} is {found}", word)
+
+
 @functools.cache
 def _validator() -> Callable[..., Result]:
     from pydantic import TypeAdapter
@@ -101,19 +125,24 @@ def _validator() -> Callable[..., Result]:
     return TypeAdapter(Result).validate_json
 
 
-def _clean(value: Any, place: str, name: str) -> Any:
+def _clean(value: Any, place: str, name: str, room: int) -> Any:
     """Return a JSON value with what cannot be printed made visible; refuse amounts below zero.
 
     place: of the value, for people. name: the key that says what it is, also of all inside of it.
+    room: how many levels may be inside.
     """
+    if not room:
+        raise _misfit(f"{place[:80]}… is nested too deeply", f"at most {MAX_DEPTH} levels")
     is_amount = AMOUNT.fullmatch(name)
     if isinstance(value, dict):
         dot = "" if place.endswith(" ") else "."
-        named = {_clean(key, place, ""): inner for key, inner in value.items()}
-        return {key: _clean(inner, f"{place}{dot}{key}", name if is_amount else key)
+        named = {_clean(key, place, "", 1): inner for key, inner in value.items()}
+        return {key: _clean(inner, f"{place}{dot}{key}", name if is_amount else key, room - 1)
                 for key, inner in named.items()}  # fmt: skip
     if isinstance(value, list):
-        return [_clean(inner, f"{place}[{index}]", name) for index, inner in enumerate(value)]
+        return [
+            _clean(inner, f"{place}[{index}]", name, room - 1) for index, inner in enumerate(value)
+        ]
     if isinstance(value, str):
         return "".join(letter if letter.isprintable() else "\ufffd" for letter in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -23,6 +23,8 @@ from .read import read_results
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MAX_ROWS = 12  # of the first screen
+MAX_LISTED = 8  # things that a warning names
+MAX_CHARTED = 20  # results; more are too many to tell apart, and take minutes to draw
 LONG = 34  # characters; shorter cells stay on one line
 MAX_TINT = 0.55
 TONES = {"INVALID": "bad", "FAILED": "bad", "failed": "bad", "NOISY": "noisy",
@@ -82,15 +84,17 @@ def report(options: ReportOptions) -> ReportResult:
     """
     results = read_results(options.results)
     entries = _entries(results)
-    figures = tuple(_figures(entries, options.out))
+    charted = _telling(entries, MAX_CHARTED)
+    figures = tuple(_figures(charted, options.out))
     pictures = tuple(picture for *_, picture in figures)
     drawn = all(picture.drawn for picture in pictures)
+    fewer = f"charts show {len(charted)} of {len(entries)} results, those of a Pareto front first"
     newest = max(one.result.measured_at for one in entries)
     overview = (measurements(results), _overview(entries))
     said = _Page(
         summary=_summary(entries),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
-        warnings=tuple(_warnings(entries)),
+        warnings=(*_warnings(entries), *[fewer] * (len(charted) < len(entries))),
         tables=tuple(table for table in overview if table.rows),
         reasons=tuple(f"{e.number}, {e.name}, {reason}" for e in entries for reason in _reasons(e)),
         figures=figures,
@@ -134,11 +138,8 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     rows = [(one, row) for one in entries for row in one.result.latency]
     n_rows = len(rows)
     if n_rows > MAX_ROWS:
-        fronts = _fronts([one for one in entries if one.point]).values()
-        best = {one.number for front in fronts for one in front}
-        known = [(one, one.row) for one in entries if one.row]
-        rows = sorted(known, key=lambda pair: pair[0].number not in best)[:MAX_ROWS]
-        rows.sort(key=lambda pair: pair[0].number)
+        timed = _telling([one for one in entries if one.row], MAX_ROWS)
+        rows = [(one, one.row) for one in timed if one.row]
     cells = [
         {
             "#": str(one.number),
@@ -157,6 +158,14 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     shown = tables.to_text(_table("screen", _summary(entries), cells).fitted(1))
     more = f"{n_rows - len(rows):,} more rows in {whole}"
     return [*shown.splitlines(), *[more] * (n_rows > len(rows))]
+
+
+def _telling(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """Return at most so many results, in their order: those on a front before any other."""
+    fronts = _fronts([one for one in entries if one.point]).values()
+    best = {one.number for front in fronts for one in front}
+    chosen = sorted(entries, key=lambda one: one.number not in best)[:most]
+    return sorted(chosen, key=lambda one: one.number)
 
 
 def _table(name: str, caption: str, rows: Sequence[dict[str, str]]) -> Table:
@@ -259,7 +268,8 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
         (images, "accuracies of {} sets of images, which cannot be compared"),
     ):
         if len(values) > 1:
-            yield f"{what.format(len(values))}: {'; '.join(sorted(values))}"
+            more = f"; and {len(values) - MAX_LISTED} more" * (len(values) > MAX_LISTED)
+            yield f"{what.format(len(values))}: {'; '.join(sorted(values)[:MAX_LISTED])}{more}"
     for one in entries:
         if (ending := _ending(one)) != "complete":
             yield f"{one.number}, {one.path.name}: {ending}"

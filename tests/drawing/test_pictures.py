@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convnet_edge.drawing import pictures
+from convnet_edge.runtime.measure.result import Calibration
 
 FULL = made.full()
 EPOCHS = [{"epoch": i, "mean_loss": 1 / i, "accuracy": 1 - 1 / (i + 1)} for i in (1, 2, 3)]
@@ -52,6 +53,14 @@ def test_colours_stand_out_on_both_backgrounds(background):
     for color in pictures.COLORS:
         high, low = sorted((luminance(color), luminance(background)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 3, color
+
+
+def test_bins_of_few_images_are_pale():
+    figure, (_, first, *others) = Figure(), FULL.accuracy.calibration.bins
+    bins = (dataclasses.replace(first, n=pictures.N_FEW - 1), *others)
+    pictures.reliability.__wrapped__(figure, Calibration(0.03, bins))
+    assert [bar.get_alpha() for bar in figure.axes[0].patches] == [0.35] + [None] * len(others)
+    assert any("fewer" in text.get_text() for text in figure.axes[0].get_legend().get_texts())
 
 
 def test_axis_of_the_parity_picture_has_plain_numbers():

@@ -178,7 +178,7 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
         "[✓] accuracy gate",
         "runs 4 layers as integers, 0 as floats",
         "exact McNemar p",
-        "int8 is",
+        "times as fast (95 %",
     ):
         assert part in printed
     assert "standard QDQ, for any runtime" in run("inspect", result.model_path).stdout
@@ -215,3 +215,30 @@ def test_images_that_do_not_span_black_to_white_are_refused(graph_bytes, few):
     images = few.images[:50, None].astype(np.float32) / np.float32(510)
     with pytest.raises(ValueError, match="black to white"):
         portable.quantize_graph(graph_bytes, images)
+
+
+# images a second of seven rounds: the float model's, the integers'
+STEADY = (100, 101, 99, 100, 102, 98, 100)
+ROUNDS = {
+    "faster": (STEADY, (110, 112, 108, 111, 109, 113, 110)),
+    "slower": (STEADY, (90, 95, 80, 90, 92, 88, 90)),
+    "cannot tell": ((100, 80, 100, 120, 100, 100, 90), (99, 100, 98, 99, 130, 99, 101)),
+}
+
+
+@pytest.mark.parametrize("outcome", ROUNDS)
+def test_speed_is_a_ratio_of_the_medians_with_its_interval_and_what_that_shows(
+    monkeypatch, outcome
+):
+    monkeypatch.setattr(stage.timing, "take_turns", lambda *_, **__: ROUNDS[outcome])
+    model = Classifier(tiny.grey())
+    speeds = stage.measure_speeds(model, model, tiny.images(4))
+    for speed in speeds:
+        assert speed.ratio == pytest.approx(speed.float_ms / speed.int8_ms)
+        low, high = speed.ratio_interval_95.low, speed.ratio_interval_95.high
+        assert low <= speed.ratio <= high
+        assert (low > 1, high < 1) == (outcome == "faster", outcome == "slower")
+        ends = f"{speed.ratio:.2f} times as fast (95 % {low:.2f}–{high:.2f}): {outcome}"
+        assert speed.line().endswith(ends)
+    said = stage.recommend(speeds)
+    assert ("int8 is slower" in said, "int8 is faster" in said) == (low < high < 1, low > 1)

@@ -72,6 +72,11 @@ def test_models_take_turns_and_the_record_holds_every_median_and_option(processe
     assert record["gates"][0]["outcome"] == "fails"
 
 
+def test_ratio_keeps_the_digits_of_its_interval(processes):
+    processes(BASE_MS, [ms * (1.00012 + 1e-5 * (i % 3)) for i, ms in enumerate(BASE_MS)])
+    assert "1.00013 times BASE's time (95 % 1.00012–1.00014), " in compare().gates[0].detail
+
+
 def test_drift_of_the_machine_cancels_within_pairs(processes):
     noise = np.random.default_rng(0).normal(1, 0.01, (2, N_PAIRS))
     processes(*(np.linspace(1, 2, N_PAIRS) * noise).tolist())

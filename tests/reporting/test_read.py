@@ -1,6 +1,7 @@
 """Results of unknown origin: what is written is read whole, what is wrong is refused by its key."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ BROKEN = {
     "truncated": json.dumps(made.document()).encode()[:-100],
     "not UTF-8": b'{"schema": "\xff"}',
     "too deep": b"[" * 200_000,
+    "deep inside of a result": json.dumps(made.document(settings={"x": 0}))
+    .replace('"x": 0', f'"x": {"[" * 600}{"]" * 600}')
+    .encode(),
     "a vast number": b'{"schema": ' + b"9" * 5000 + b"}",
     "nothing": b"",
     "a list": b"[1, 2]",
@@ -68,7 +72,30 @@ def test_value_of_wrong_type_or_range_is_refused_by_its_key(tmp_path, changes, k
     assert caught.value.found.startswith(f"{path}: {key} is ")
 
 
-@pytest.mark.parametrize(("number", "advice"), [(4, "--upgrade"), (2, "measure again")])
+@pytest.mark.parametrize(
+    ("changes", "found", "expected"),
+    [
+        ({"model__model_bytes": 1.5}, "model.model_bytes is 1.5", "a whole number"),
+        ({"model__name": None}, "model.name is null", "text"),
+        ({"provider__threads": True}, "provider.threads is true", "a whole number"),
+        ({"interrupted": "no"}, 'interrupted is "no"', "true or false"),
+        ({"latency": {"a": 1}}, 'latency is {"a": 1}', "a list"),
+        ({"model": made.DELETE}, "model is missing", "a value for it"),
+        ({"verdict__status": "X"}, 'verdict.status is "X"', "'VALID', 'NOISY' or 'INVALID'"),
+        ({"settings__a": ["x"]}, 'settings.a is ["x"]', "a number, text, true, false, null, or a "
+         "list of whole numbers"),
+        ({"latency": [{"batch_size": 1, "n_runs": 1, "histogram_ns": [[1, 2, 3]]}]},
+         "latency[0].histogram_ns[0] is [1, 2, 3]", "a list of two"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_words_and_as_the_file_has_it(tmp_path, changes, found, expected):
+    path = made.write(tmp_path, **changes)
+    with pytest.raises(InputError) as caught:
+        made.read(path)
+    assert (caught.value.found, caught.value.expected) == (f"{path}: {found}", expected)
+
+
+@pytest.mark.parametrize(("number", "advice"), [(4, "or a newer one"), (2, "measure again")])
 def test_other_schema_says_what_helps(tmp_path, number, advice):
     path = made.write(tmp_path, schema=f"convnet-edge/bench/{number}")
     with pytest.raises(InputError, match=f"schema {number}") as caught:
@@ -115,6 +142,7 @@ def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_pat
     (tmp_path / "plain.json").write_text("[]")
     (tmp_path / "x.txt").write_text("{")
     (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")  # that nobody writes to
     made.write(tmp_path / "folder.json", "deeper.json")
     found = read.read_results([tmp_path, tmp_path / "b.json"])
     assert [path.name for path in found] == ["a.json", "b.json"]

@@ -10,7 +10,7 @@ import pytest
 import results as made
 from PIL import Image
 
-from convnet_edge.drawing import pictures
+from convnet_edge.drawing import charts, pictures
 from convnet_edge.reporting import report
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.runtime.errors import InputError
@@ -58,9 +58,12 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The report of a result with every number, and of faster or more accurate ones."""
+    """The report of a result with every number, and of faster or more accurate ones.
+
+    Batch 1 of each is VALID; as a whole the first is NOISY.
+    """
     folder = tmp_path_factory.mktemp("whole")
-    made.write(folder, "0.json")
+    made.write(folder, "0.json", verdict={"status": "NOISY", "reasons": [made.NOISY]})
     for i, (time_ms, share) in enumerate(POINTS[1:], 1):
         made.write(folder, f"{i}.json", batch_ms={1: time_ms}, accuracy__accuracy=share)
     return make(folder)
@@ -105,6 +108,29 @@ def test_table_has_a_row_for_each_result_and_batch_size(tmp_path, plain):
     assert measured[0][8:] == ["93.23 % (92.72–93.71)", "VALID"]
 
 
+def test_of_very_many_results_a_few_are_charted_and_all_are_listed(tmp_path, monkeypatch):
+    """A chart of 900 took minutes, and was then too high for a picture."""
+    charted = []
+
+    def chart(path, entries, *_, **__):
+        charted.append([one.number for one in entries])
+        return pictures.Picture(path, drawn=False)
+
+    for name in ("latency", "batches", "accuracy", "sizes"):
+        monkeypatch.setattr(charts, name, chart)
+    n = report.MAX_CHARTED + 5
+    for i in range(n):
+        made.write(tmp_path, f"{i:02}.json", batch_ms={1: n - i}, machine__id=f"{i // 12:016}",
+                   machine__cpu=f"cpu {i}", model__model_sha256=f"{i:064}")  # fmt: skip
+    made_report = make(tmp_path)
+    assert {len(numbers) for numbers in charted} == {report.MAX_CHARTED}
+    assert all({12, 24, 25} <= set(numbers) for numbers in charted)  # the fastest of each machine
+    assert f"charts show {report.MAX_CHARTED} of {n} results" in made_report.warnings[-1]
+    listed = [row for row in cells(made_report.markdown) if row[0].isdigit()]
+    assert len(listed) == 2 * n
+    assert made_report.warnings[0].endswith(f"; and {n - report.MAX_LISTED} more")
+
+
 @pytest.mark.parametrize(("n", "n_rows", "more"), [(1, 3, None), (4, 12, None), (40, 12, 108)])
 def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_rows, more):
     for i in range(n):
@@ -123,9 +149,8 @@ def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_r
         assert rows[-1] == f"{more} more rows in {made_report.markdown_path}"
 
 
-def test_chart_of_one_batch_size_tells_its_verdict_not_the_whole_results(tmp_path):
-    path = made.write(tmp_path, verdict={"status": "NOISY", "reasons": [made.NOISY]})
-    page = make(tmp_path, path).html_path.read_text()
+def test_chart_of_one_batch_size_tells_its_verdict_not_the_whole_results(whole):
+    page = whole.html_path.read_text()
     charted = {re.search('aria-label="([^".,]+)', chart)[1]: "(NOISY)" in chart
                for chart in re.findall("<figure>.*?</figure>", page, re.DOTALL)}  # fmt: skip
     assert charted == {"Time of one run": False, "Throughput by batch size": True,

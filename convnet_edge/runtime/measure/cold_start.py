@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import archive
+from .. import archive, errors
 from ..classifier import Classifier
 from ..contract import NEXT_STEP
-from ..errors import InputError
 from ..files import read_bytes
 from ..model_file import MAX_MODEL_BYTES
 from ..session import Settings, import_onnxruntime
@@ -54,7 +53,8 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
     """Run `task` in a fresh process; return what it found, and its times at the first batch size.
 
     Raises:
-        InputError: the process failed; with its last words.
+        EdgeError: the process met it while it opened or ran the model.
+        InputError: the process failed otherwise; with its last words.
     """
     asked = {**asdict(task), "model_path": str(task.model_path), "path": sys.path}
     asked |= {"module": __name__, "spawned_ns": time.perf_counter_ns()}
@@ -62,17 +62,34 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - this interpreter
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(
+        raise errors.InputError(
             f"a fresh process could not run the model (exit {done.returncode}): {lines[-1][:300]}",
             expected="what runs in this process to run in another",
             next_step="check memory and permissions on this machine",
         )
-    found, samples_ns = json.loads(done.stdout.splitlines()[-1])
+    kind, *said = json.loads(done.stdout.splitlines()[-1])
+    if kind is not None:
+        found, expected, next_step = said
+        found = found if str(task.model_path) in found else f"{task.model_path}: {found}"
+        raise getattr(errors, kind)(found, expected=expected, next_step=next_step)
+    found, samples_ns = said
     return FreshProcess(**found), samples_ns
 
 
 def answer(task: dict[str, Any], began_ns: int) -> None:
-    """Do `task` in the fresh process, and print the result for the process that started it."""
+    """Do `task` in the fresh process, and print for the process that started it what came of it.
+
+    The class of an error and its three parts, or None, what was found, and the times.
+    """
+    try:
+        said: list[Any] = [None, *_start(task, began_ns)]
+    except errors.EdgeError as error:
+        said = [type(error).__name__, error.found, error.expected, error.next_step]
+    print(json.dumps(said))  # noqa: T201 - to the process that asked
+
+
+def _start(task: dict[str, Any], began_ns: int) -> tuple[dict[str, Any], list[int]]:
+    """Return what this process found from its start on, and its times at the first batch size."""
     clock = time.perf_counter_ns
     import_onnxruntime()
     imported = clock()
@@ -101,7 +118,7 @@ def answer(task: dict[str, Any], began_ns: int) -> None:
         peak_memory_bytes=machine.peak_memory_bytes(),
         **steady,
     )
-    print(json.dumps([asdict(found), samples_ns]))  # noqa: T201 - to the process that asked
+    return asdict(found), samples_ns
 
 
 def _run_on(

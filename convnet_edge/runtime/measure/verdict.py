@@ -20,6 +20,7 @@ MAX_MODE_DISTANCE_SHARE = 0.15  # of p50, between two groups of block medians
 MAX_SWITCHED_SHARE = 0.01  # of runs in which the kernel took a core away
 # Housekeeping takes a core some 30 times a second, each time for microseconds: in 1 % of runs of
 # 0.3 ms, in 30 % of runs of 10 ms, which it does not slow. So both shares must be exceeded.
+# The waits of all threads are summed, as any of them holds up the run; so they can exceed the time.
 MAX_WAITED_SHARE = 0.05  # of the time, that threads waited for a core
 BLOCK_NS = 100_000_000
 # two groups are modes if they lie further apart than the halves of one broad hump ever do: Ashman's
@@ -56,9 +57,10 @@ def combine(rows: Iterable[Latency], others: Sequence[Reason] = ()) -> Verdict:
 
 
 def _verdict(reasons: Sequence[Reason]) -> Verdict:
+    """Return the verdict of all reasons, those that weigh most before the others."""
     found = {reason.status for reason in reasons}
     status: Status = "INVALID" if "INVALID" in found else "NOISY" if found else "VALID"
-    return Verdict(status, tuple(reasons))
+    return Verdict(status, tuple(sorted(reasons, key=lambda reason: reason.status != "INVALID")))
 
 
 def block_medians(samples_ns: Array, starts_ns: Array) -> Array:
@@ -134,6 +136,9 @@ def _doubts(
         share = row.n_switched / len(samples_ns)
         found = f"the kernel took a core away in {share:.1%} of the runs"
         if waited is not None:
-            found += f", and our threads waited for one {waited:.1%} of the time"
+            found = (
+                f"our threads waited for a core, their waits summed, {waited:.1%} of the time "
+                f"(at most {MAX_WAITED_SHARE:.0%}), and {found}"
+            )
         advice = "close other programs, or leave a core free with --threads"
         yield "interrupted runs", share, MAX_SWITCHED_SHARE, found, advice

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from results import read as read_result
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
-from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, timing
+from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, tables, timing
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.session import Session, Settings
 
@@ -27,7 +28,7 @@ def short():
         yield
 
 
-def measure(path, *, test=TEST, settings=None, first=None, heard=None, **options):
+def measure(path, *, test=TEST, settings=None, first=None, heard=None, share=None, **options):
     """Bench the model; `heard` gets each stage, and a result whenever one is handed out."""
     classifier = Classifier(path, settings=settings or Settings(threads=1))
     heard = heard or (lambda _: None)
@@ -39,13 +40,23 @@ def measure(path, *, test=TEST, settings=None, first=None, heard=None, **options
         test=test,
         checks=selftest.run_selftest(classifier),
         start=cold_start.Task(path),
-        listener=bench.Listener(stage=heard, keep=heard),
+        listener=bench.Listener(stage=heard, keep=heard, share=share or (lambda _: None)),
         first=first,
     )
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def shares():
+    """Of each stage of the one long run: what it is, then the shares that were heard."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, shares):
+    def heard(what):
+        if isinstance(what, str):
+            shares.append([what])
+
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     path.write_bytes(tiny.grey())
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +64,9 @@ def measured(tmp_path_factory):
         patch.setattr(bench, "MINUTE_S", 0.2)
         patch.setattr(machine, "clock_mhz", lambda: 1500.0)
         patch.setattr(machine, "temperature_c", lambda: None)
-        return measure(path, sustain_s=0.5)
+        patch.setattr(machine, "mapped_gpu_libraries", lambda: ["libcudart.so.13"])  # as by torch
+        patch.setattr(bench, "N_SCORED_AT_ONCE", 256)
+        return measure(path, sustain_s=0.5, heard=heard, share=lambda x: shares[-1].append(x))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +78,7 @@ def test_result_says_what_was_measured_on_what(found):
     ran = found.provider
     assert (ran.asked, ran.obtained, ran.tested, ran.threads) == ("cpu", "cpu", True, 1)
     assert (set(ran.n_nodes_run), ran.n_copies) == ({"CPU"}, 0)
+    assert ran.gpu_libraries is None  # another package's are not those of a result on the CPU
     assert found.machine.versions["onnxruntime"]
     assert found.settings["batch_sizes"] == (1, 8)
     assert not {"models", "out", "provider"} & set(found.settings)
@@ -77,6 +91,14 @@ def test_result_is_read_whole(found, tmp_path):
     path = tmp_path / "r.json"
     path.write_text(json.dumps(result.as_json(found)))
     assert result.as_json(read_result(path)) == json.loads(path.read_text())
+
+
+def test_every_long_stage_says_how_much_of_it_is_done(found, shares):
+    heard = {stage.partition(" ")[0]: done for stage, *done in shares}
+    assert heard["accuracy"] == [0.64, 1.0]
+    for stage in ("cold", "throughput", "one"):  # rows of latency last for less than a word here
+        assert heard[stage] == sorted(heard[stage])
+        assert 0 < heard[stage][0] <= heard[stage][-1] <= 1
 
 
 def test_accuracy_is_that_of_the_labels(found):
@@ -99,6 +121,17 @@ def test_latency_holds_samples_only_the_percentiles_they_carry_and_verdicts(foun
     assert found.verdict.status == max(rows, key=["VALID", "NOISY", "INVALID"].index)
     texts = [reason.text for row in found.latency for reason in row.verdict.reasons]
     assert [reason.text for reason in found.verdict.reasons] == texts
+
+
+def test_peak_of_a_busy_moment_is_no_bound(tiny_model, monkeypatch):
+    peaks = iter([1e6, 1e12, 1e5])
+    monkeypatch.setattr(cost, "measure_peak", lambda *_, **__: next(peaks))
+    found = measure(tiny_model, quick=True).result
+    assert found.cost.peak_multiplications_per_s == 1e12
+    assert all(0 < row.share_of_bound < 1 for row in found.latency)
+    low = replace(found.latency[0], share_of_bound=1.12)
+    latency = {table.name: table for table in tables.tables_of(replace(found, latency=(low,)))}
+    assert ("of the bound", "no bound") in latency["latency"].rows
 
 
 def test_cold_start_and_throughput_are_of_each_batch_size(found):

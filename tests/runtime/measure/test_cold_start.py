@@ -36,6 +36,18 @@ def test_model_that_is_no_regular_file_is_refused_before_it_is_read():
         cold_start.start_process(cold_start.Task(Path("/dev/null")))
 
 
+@pytest.mark.parametrize("content", [tiny.grey()[:-200], None])
+def test_error_met_in_the_process_is_the_one_that_is_raised(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        cold_start.start_process(cold_start.Task(path))
+    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).count("; expected ") == str(caught.value).count("; next: ") == 1
+    assert "fresh process" not in str(caught.value)
+
+
 def test_process_that_is_killed_is_an_input_error(tiny_model, monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)

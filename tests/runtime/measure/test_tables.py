@@ -1,5 +1,4 @@
 import dataclasses
-import re
 
 import pytest
 import results as made
@@ -83,46 +82,54 @@ DRIFT = Reason(**made.NOISY | {"batch_size": 8})
 NAMED = ("fashion-mnist.onnx", "a-very-long-name-of-a-model-" * 4 + ".int8.onnx", "衣服.onnx")
 
 
-def test_first_screen_of_three_models_at_four_batch_sizes_fits(full):
-    pair = dataclasses.replace(full.pairs[0], name=NAMED[0], n_lost=23, n_gained=15, mcnemar_p=0.26)
-    clear = dataclasses.replace(pair, n_lost=90, mcnemar_p=1e-9)
-    found = tables.summary([
+def screen(*results):
+    """Return the lines of a bench's first screen, as they come."""
+    lines = tables.screen_head(results[0])
+    for one in results:
+        for n_timed in range(1, len(one.latency) + 1):
+            lines.append(tables.screen_row(dataclasses.replace(one, latency=one.latency[:n_timed])))
+        lines += tables.screen_end(one)
+    return lines
+
+
+def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
+    found = screen(
         model(NAMED[0]),
-        model(NAMED[1], status="NOISY", reasons=(DRIFT,) * 3, pairs=(pair,)),
-        model(NAMED[2], pairs=(clear,), accuracy=None, cold_start=None),
-    ])  # fmt: skip
-    assert len(found) <= 18
+        model(NAMED[1], status="NOISY", reasons=(DRIFT,) * 3),
+        model(NAMED[2], accuracy=None, cold_start=None),
+    )
     assert max(map(len, found)) <= tables.WIDTH
-    rows = [line.split() for line in found if "…" not in line]
-    assert " ".join(rows[1]) == "model batch p50 ms p99 ms images/s accuracy memory"
-    assert rows[2][:3] == ["fashion-mnist.onnx", "1", "0.0807"]
-    assert [row[0] for row in rows if row[1:2] == ["2.626"]] == ["64"] * 3  # the largest rate
-    assert not any(row[:1] in (["8"], ["256"]) for row in rows)
-    text = "\n".join(found)
-    assert "a-very" in text
-    assert text.count(".int8.onnx") == 3  # what tells names apart is at both ends
-    assert "NOISY, drift at batch 8 (14.0 %, at most 10 %); 2 more" in text
-    assert "fashion-mnist.onnx: VALID\n" in text
-    assert re.search(r"…\S+ +23 +15 .* 0\.26 +cannot tell", text)
-    assert re.search(r"衣服.onnx +90 +15 .* 1e-09 +worse", text)
+    assert found[1].split() == ["model", "batch", "p50", "ms", "p99", "ms", "images/s", "accuracy", "memory"]
+    assert found[2].split()[:3] == ["fashion-mnist.onnx", "1", "0.0807"]
+    assert [line.split()[0] for line in found[3:6]] == ["8", "64", "256"]
+    assert len({len(line) for line in found[3:6]}) == 1  # numbers are set to the right
+    assert found[6] == "  VALID"
+    assert found[7].startswith("a-very")
+    assert ".int8.onnx" in found[7]  # what tells names apart is at both ends
+    assert "  NOISY: drift at batch 8 (14.0 %, at most 10 %); 2 more with --verbose" in found
+    assert len(found) == 2 + 3 * 5
 
 
-def test_first_screen_of_one_model_has_every_batch_size_set_to_the_right():
-    found = tables.summary([model("a.onnx")])
-    assert len(found) == 7
-    assert len({len(line) for line in found[3:6]}) == 1
-    assert [line.replace("a.onnx", "").split()[0] for line in found[2:6]] == ["1", "8", "64", "256"]
+def test_first_screen_compares_with_the_first_model(full):
+    pair = dataclasses.replace(full.pairs[0], name=NAMED[0], n_lost=90, mcnemar_p=1e-9)
+    (line,) = tables.screen_end(model("b.onnx", pairs=(pair,)))[1:]
+    assert line.startswith(f"against {NAMED[0]}: ")
+    assert "90 right answers lost" in line
 
 
 def test_first_screen_names_checks_that_failed_and_no_others():
-    bad = Check("golden vectors", False, "largest error 0.4 > 1.8e-05 " * 5)
+    bad = Check("golden vectors", False, "largest error 0.4 > 1.8e-05")
     lost = model("a.onnx", checks=(Check("digest", True, "x"), bad), latency=(), verdict=None,
                  failed="golden vectors: largest error 0.4")  # fmt: skip
-    found = tables.summary([lost])
-    assert found[0].startswith("[x] golden vectors: largest error")
-    assert found[-1] == "a.onnx: failed: golden vectors: largest error 0.4"
-    assert max(map(len, found)) <= tables.WIDTH
-    assert "digest" not in "".join(found)
+    failed, end = tables.screen_end(lost)
+    assert failed == "[x] golden vectors: largest error 0.4 > 1.8e-05"
+    assert end == "  failed: golden vectors: largest error 0.4"
+
+
+def test_answer_in_one_line_has_speed_memory_and_verdict():
+    line = tables.in_one_line(model("a.onnx"))
+    assert line.startswith("a.onnx: p50 0.0807 ms at batch 1, ")
+    assert line.endswith(": VALID")
 
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from convnet_edge.runtime.measure import verdict
-from convnet_edge.runtime.measure.result import Latency
+from convnet_edge.runtime.measure.result import Latency, Verdict
 
 STEADY = np.full(1000, 2.0)
 
@@ -84,6 +84,25 @@ def test_each_doubt_states_value_threshold_and_advice():
         assert reason.value > reason.threshold
         assert f"(at most {reason.threshold:.0%}); " in reason.text
     assert "slower" in next(reason.text for reason in reasons if reason.name == "drift")
+
+
+def test_waiting_of_several_threads_is_called_a_sum_beside_its_own_limit():
+    _, _, (reason,) = judge(STEADY, n_switched=300, waited_share=1.01)
+    waited, took = reason.text.split(", and ")
+    assert waited == (
+        "our threads waited for a core, their waits summed, 101.0% of the time (at most 5%)"
+    )
+    assert took.startswith("the kernel took a core away in 30.0% of the runs (at most 1%); ")
+
+
+def test_what_forbids_the_numbers_is_named_before_what_disturbs_them():
+    rows = []
+    for batch_size, error in ((1, 0.0), (8, 1.0)):
+        status, _, reasons = judge(STEADY, n_switched=500, largest_output_error=error)
+        rows.append(Latency(batch_size, 1000, verdict=Verdict(status, reasons)))
+    found = verdict.combine(rows)
+    names = [(one.name, one.batch_size) for one in found.reasons]
+    assert names == [("wrong outputs", 8), ("interrupted runs", 1), ("interrupted runs", 8)]
 
 
 def test_one_broad_hump_is_not_two_modes():
