@@ -109,7 +109,8 @@ def compare_network(mine: Classifier, path: Path, images: Array) -> tuple[Proof,
     from ..networks import checkpoint, convnet  # torch: only this path needs it
 
     model, _ = checkpoint.load_model(path)
-    _require_same_images(path, model.architecture.image_shape[1:], mine)
+    network = model.architecture
+    _require_same_images(path, (network.image_shape[1:], network.n_classes), mine)
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
     return parity.compare_all(mine, reference), Against(str(path))
 
@@ -117,7 +118,8 @@ def compare_network(mine: Classifier, path: Path, images: Array) -> tuple[Proof,
 def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, Against]:
     """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
-    _require_same_images(path, other.contract.image_shape, mine)
+    theirs = other.contract
+    _require_same_images(path, (theirs.image_shape, len(theirs.class_labels)), mine)
     logits, known = (side.logits(images) for side in (mine, other))
     floor = mine.tolerance / parity.TOLERANCE_FACTOR
     reference = Reference(images, known.astype(np.float64), floor)
@@ -139,10 +141,14 @@ def compare_model(mine: Classifier, path: Path, images: Array) -> tuple[Proof, A
     return Proof((check,), logits, found), Against(str(path), other.file.sha256, verdict, where)
 
 
-def _require_same_images(path: Path, found: tuple[int, ...], classifier: Classifier) -> None:
-    expected = classifier.contract.image_shape
-    said = f"{path} is for images of {found}"
-    require(found == expected, said, f"the model's {expected}", "--against")
+def _require_same_images(
+    path: Path, found: tuple[tuple[int, ...], int], classifier: Classifier
+) -> None:
+    """Check that what is at `path` takes images (H, W) to so many classes as the model does."""
+    contract = classifier.contract
+    expected = contract.image_shape, len(contract.class_labels)
+    said, wanted = (f"images of {shape} and {n} classes" for shape, n in (found, expected))
+    require(found == expected, f"{path} is for {said}", f"the model's {wanted}", "--against")
 
 
 def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:

@@ -56,7 +56,8 @@ class Declared:
         if self.low > -math.inf:
             ends.append(f"from {self.low:g}")
         if self.high < math.inf:
-            ends.append(f"{'to' if self.low > -math.inf else 'at most'} {self.high:,g}")
+            high = f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:,g}"
+            ends.append(f"{'to' if self.low > -math.inf else 'at most'} {high}")
         return (" and " if self.above > -math.inf else " ").join(ends)
 
 
