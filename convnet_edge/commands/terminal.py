@@ -29,23 +29,21 @@ def rank() -> int:
 class Terminal:
     """Where the words of one command go.
 
-    json: whether stdout carries the JSON document. chained: whether the next command follows by
-    itself. pictures: all that were named until now.
+    json: whether stdout carries the JSON document. verbose: whether details are wanted. chained:
+    whether the next command follows by itself. pictures: all that were named until now.
     """
 
-    def __init__(self, *, json: bool = False) -> None:
-        self.json, self.chained = json, False
+    def __init__(self, *, json: bool = False, verbose: bool = False) -> None:
+        self.json, self.verbose, self.chained = json, verbose, False
         self.pictures: list[Picture] = []
         self._bar: Progress | None = None
 
     def say(self, *lines: str, aside: bool = False) -> None:
         """Print what a person asked for; aside: what matters beside it."""
-        if self._bar is not None:  # off the terminal while something else is printed
+        if self._bar is not None:  # off the terminal until there is more to show in it
             self._bar.stop()
         for line in lines:
             typer.echo(line, err=self.json or aside)
-        if self._bar is not None:
-            self._bar.start()
 
     def note(self, *lines: str) -> None:
         """Print what matters beside it."""
@@ -58,11 +56,14 @@ class Terminal:
         from rich.progress import Progress
 
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            bar.add_task("starting", total=None)
-            self._bar = bar
+        bar = Progress(console=console, transient=True, disable=not console.is_interactive)
+        bar.add_task("", total=None)
+        self._bar = bar
+        try:
             yield
-            self._bar = None  # after an error nothing more is said here
+        finally:
+            bar.stop()
+            self._bar = None
 
     def step(self, text: str) -> None:
         """Say in the bar what begins now; how much of it is done is not known."""
@@ -70,11 +71,13 @@ class Terminal:
             from rich.markup import escape
 
             self._bar.reset(self._bar.task_ids[0], description=escape(text), total=None)
+            self._bar.start()
 
     def share(self, share: float, text: str | None = None) -> None:
         """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=share, total=1, description=text)
+            self._bar.start()
 
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
