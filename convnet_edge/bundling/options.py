@@ -56,4 +56,21 @@ class ServeOptions(Options):
         metavar="DIR",
         default_text="the one page in this folder",
     )
+    host: str = option(
+        "127.0.0.1",
+        "Address or name of this computer to listen on. 0.0.0.0: all, for the local network.",
+        metavar="ADDRESS",
+    )
     port: int = option(8000, "0: any free one.", low=0, high=65535)
+    cert: Path | None = option(None, "For HTTPS: its certificate, PEM.", default_text="plain HTTP")
+    key: Path | None = option(None, "For HTTPS: the certificate's key, PEM, without passphrase.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given, lacking = ("--cert", "--key") if self.cert else ("--key", "--cert")
+        require(
+            bool(self.cert) == bool(self.key),
+            f"{given} without {lacking}",
+            "both, or neither",
+            lacking,
+        )

@@ -40,6 +40,11 @@ from .terminal import Terminal, rank
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
+SHOWN = {
+    "json": "Print the result as one JSON document on stdout.",
+    "verbose": "Print every check and table, not the answer alone.",
+}
+VERBOSE = ("train", "export", "quantize", "bench", "report", "quickstart")
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
@@ -77,8 +82,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Take an image classifier from PyTorch to an edge device, with proof at every step.\n\n"
-    "[bold]train → export → verify → quantize → bench → report → bundle[/bold]; each works "
-    "without arguments, each ends with the next command to copy.",
+    "[bold]train → export → verify → quantize → bench → report → bundle[/bold]: each works on the "
+    "reference model without arguments, and ends with the next command to copy.",
     epilog="Exit codes: 0 done and proved · 1 a check failed · 2 wrong usage, or something "
     "missing or unreadable · 3 `compare` cannot tell · 130 interrupted.",
 )
@@ -108,17 +113,23 @@ def _options(
     raise typer.Exit
 
 
-def bridge(run: Callable[..., None], *, json: bool = True) -> Callable[..., None]:
-    """Return the function from whose signature Typer makes the command `run(options, terminal)`."""
+def bridge(
+    run: Callable[..., None], *, json: bool = True, verbose: bool = True
+) -> Callable[..., None]:
+    """Return the function from whose signature Typer makes the command `run(options, terminal)`.
+
+    json, verbose: whether it takes these options, which decide how its terminal shows things.
+    """
     options = get_type_hints(run).get("options")
     ones = declared(options) if options else ()
     parameters = [_parameter(one) for one in ones]
-    if json:
-        flag = typer.Option("--json", help="Print the result as one JSON document on stdout.")
-        parameters.append(keyword("json", annotation=Annotated[bool, flag], default=False))
+    shown = [name for name, wanted in (("json", json), ("verbose", verbose)) if wanted]
+    for name in shown:
+        flag = typer.Option(f"--{name}", help=SHOWN[name])
+        parameters.append(keyword(name, annotation=Annotated[bool, flag], default=False))
 
     def command(**given: Any) -> None:
-        terminal = Terminal(json=given.pop("json", False))
+        terminal = Terminal(**{name: given.pop(name) for name in shown})
         for one in ones:
             if one.is_list:
                 given[one.name] = tuple(given[one.name] or ())
@@ -172,4 +183,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "quickstart": quickstart.command,
 }
 for name, function in COMMANDS.items():
-    app.command(name)(bridge(function, json=name not in ("serve", "quickstart")))
+    has_json = name not in ("serve", "quickstart")
+    app.command(name)(bridge(function, json=has_json, verbose=name in VERBOSE))

@@ -45,21 +45,36 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     from ..runtime.measure import tables
     from ..runtime.measure.bench import Listener, require_believable
 
-    def show(one: Benched) -> None:
-        terminal.say(*tables.report_lines(one.result, shutil.get_terminal_size().columns))
+    brief = not (terminal.verbose or terminal.chained)
+    n_opened = 0
+
+    def opened(result: Result) -> None:
+        nonlocal n_opened
+        terminal.detail(*tables.card(result))
+        if brief and not n_opened:
+            terminal.say(*tables.screen_head(result))
+        n_opened += 1
+
+    def timed(result: Result) -> None:
+        if brief:
+            terminal.say(tables.screen_row(result))
+
+    def done(one: Benched) -> None:
+        if brief:
+            terminal.say(*tables.screen_end(one.result))
+        elif terminal.verbose:
+            terminal.say(*tables.report_lines(one.result, shutil.get_terminal_size().columns))
+        else:
+            terminal.answer(tables.brief(one.result))
         terminal.wrote((one.result_path,), one.pictures)
 
-    listener = Listener(
-        stage=terminal.step,
-        share=terminal.share,
-        opened=lambda result: terminal.say(*tables.card(result)),
-    )
+    listener = Listener(terminal.step, terminal.share, opened=opened, timed=timed)
     with terminal.progress():
-        found = bench(options, listener, show)
+        found = bench(options, listener, done)
     results = [one.result for one in found]
     terminal.finish(
         results[0] if len(results) == 1 else {"results": results},
-        f"convnet-edge report {' '.join(str(one.result_path) for one in found)}",
+        " ".join(["convnet-edge report", *(str(one.result_path) for one in found if options.out)]),
     )
     require_believable(results, strict=options.strict)
 

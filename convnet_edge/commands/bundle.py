@@ -1,11 +1,25 @@
 """`bundle` and `serve`: what is handed over, and a look at the page."""
 
+from __future__ import annotations
+
+import sys
+from io import StringIO
 from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+import typer
 
 from ..bundling.options import BundleOptions, ServeOptions
 from .terminal import Terminal
 
+if TYPE_CHECKING:
+    from ..bundling.serve import PageServer
+
 NEXT = {"pyz": "python3 {} selftest", "web": "convnet-edge serve {}"}
+SCREEN_LINES, SCREEN_COLUMNS = 25, 80
+N_TEXT_LINES = 5  # around the QR code
+QUIET_MODULES = 2  # of light around it: cameras need no more
 
 
 def command(options: BundleOptions, terminal: Terminal) -> None:
@@ -21,9 +35,8 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
     from ..runtime.measure.tables import heading, shown
 
     made = bundle(options)
-    terminal.say(
-        *(f"{name}: {len(checks)} checks hold here" for name, checks in made.checks.items())
-    )
+    names = ", ".join(made.checks)
+    terminal.answer(f"{made.path}: {names}; {sum(map(len, made.checks.values()))} checks hold here")
     for name, value in made.document.items():
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")
@@ -32,13 +45,44 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
 
 
 def serve(options: ServeOptions, terminal: Terminal) -> None:
-    """Show the page on this computer, with the headers that give it threads; Ctrl-C ends it.
+    """Show the page in browsers, with the headers that give it threads; Ctrl-C ends it.
 
-    Only this computer can open it. An Android phone on its cable can after `adb reverse tcp:8000
-    tcp:8000`; for others put the folder on any HTTPS host.
+    Only this computer can open it, unless --host says otherwise. Browsers give a page threads and
+    offline use over HTTPS: --cert and --key, or an Android phone on its cable after `adb reverse
+    tcp:8000 tcp:8000`.
 
-    Example: convnet-edge serve fashion-mnist-web --port 8080
+    Example: convnet-edge serve fashion-mnist-web --host 0.0.0.0
     """
     from ..bundling.serve import serve
 
-    serve(options, lambda url: terminal.say(f"{url}   (Ctrl-C ends it)"))
+    serve(options, lambda server: _announce(server, terminal))
+
+
+def _announce(server: PageServer, terminal: Terminal) -> None:
+    """Say where the page can be opened; other devices get a picture of it to photograph."""
+    first, *others = server.urls
+    terminal.say(f"{first}   (Ctrl-C ends it)")
+    if server.is_local:
+        return
+    if others:
+        terminal.say(shorten(f"also {' '.join(others)}", SCREEN_COLUMNS, placeholder=" …"))
+    if sys.stdout.isatty():
+        terminal.say(*_qr_code(first))
+    terminal.say("Every device in this network can open it.")
+    if server.context is None:
+        terminal.say(
+            "Plain HTTP: one thread, no offline use, the file's SHA-256 is not checked.",
+            "--cert and --key give it all of that.",
+        )
+
+
+def _qr_code(url: str) -> list[str]:
+    """Return the lines of a QR code of `url`, none if they are too many for a screen."""
+    import segno
+
+    text = StringIO()
+    segno.make_qr(url, error="l").terminal(text, border=QUIET_MODULES, compact=True)
+    lines = text.getvalue().splitlines()
+    # light on dark whatever the terminal's colours: not every camera reads it inverted
+    drawn = [typer.style(line, typer.colors.BRIGHT_WHITE, typer.colors.BLACK) for line in lines]
+    return drawn if len(lines) <= SCREEN_LINES - N_TEXT_LINES else []

@@ -10,16 +10,23 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
     Example: convnet-edge export checkpoints/convnet.safetensors
     """
     from ..exporting.export import export
+    from ..runtime.measure.tables import accuracy_text
+    from ..sealing.parity import OPSET
 
-    terminal.say(f"Exporting {options.checkpoint}")
     with terminal.progress():
         result = export(options, terminal.step)
-    report = result.report
-    terminal.say(
-        *(check.line() for check in report.checks),
-        report.comparison.summary(),
-        f"{result.n_parameters:,} parameters, {report.model_bytes:,} bytes, sha256 "
-        f"{report.model_sha256[:16]}…; test accuracy of the file {result.score.summary()}",
+    report, found = result.report, result.report.comparison
+    terminal.detail(f"Exported {options.checkpoint}", f"{result.n_parameters:,} parameters")
+    terminal.checks(report.checks)
+    n_as_before, n_images = found.n_agreeing_labels, found.n_images
+    of_all = f" of {n_images:,}" * (n_as_before < n_images)
+    terminal.answer(
+        f"{result.model_path.name}: {report.model_bytes:,} bytes, opset {OPSET}, accuracy "
+        f"{accuracy_text(result.score)}",
+        f"  labels as PyTorch's on {n_as_before:,}{of_all} images; largest error "
+        f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
+    terminal.say(f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}")
+    terminal.detail(found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    terminal.finish(report, f"convnet-edge bench {result.model_path}")
+    terminal.finish(report, f"convnet-edge verify {result.model_path}")

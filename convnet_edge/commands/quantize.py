@@ -10,21 +10,26 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
     """
     from ..quantizing.quantize import quantize
+    from ..runtime.measure.tables import accuracy_text
 
     with terminal.progress():
         result = quantize(options, terminal.step)
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
-    terminal.say(
-        f"Quantised {report.source}, layout {report.layout}",
-        *(check.line() for check in report.checks),
-        f"Layers that onnxruntime runs here: {layers.integer} integer, {layers.float} float{kept}",
-        f"Test images, once: {result.score.summary()}; float {test.float_accuracy:.2%}; "
-        f"difference {'not ' if test.mcnemar_p > 0.05 else ''}shown (exact McNemar p = "
-        f"{test.mcnemar_p:.2g})",
-        *(speed.line() for speed in report.speed),
-        report.recommendation,
-        f"{report.model_bytes:,} bytes, sha256 {report.model_sha256[:16]}…",
+    terminal.detail(f"Quantised {report.source}")
+    terminal.checks(report.checks)
+    terminal.answer(
+        f"{result.model_path.name}: {report.model_bytes:,} bytes, layout {report.layout}, accuracy "
+        f"{accuracy_text(result.score)}"
     )
+    terminal.say(
+        f"  {report.gate.check().line()}",
+        f"  test images, once: float {test.float_accuracy:.2%}; difference "
+        f"{'not ' * (test.mcnemar_p > 0.05)}shown (exact McNemar p = {test.mcnemar_p:.2g})",
+        f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}",
+        *(f"  {speed.line()}" for speed in report.speed),
+        f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}",
+    )
+    terminal.answer(f"  {report.recommendation}")
     terminal.wrote((result.model_path, result.report_path))
-    terminal.finish(report, f"convnet-edge bench {result.model_path}")
+    terminal.finish(report, f"convnet-edge bench {report.source} {result.model_path}")

@@ -1,6 +1,7 @@
 """`quickstart`: the whole chain on the embedded data."""
 
 from pathlib import Path
+from typing import Any
 
 from ..bundling.options import BundleOptions
 from ..exporting.options import ExportOptions, VerifyOptions
@@ -20,20 +21,37 @@ def command(terminal: Terminal) -> None:
     checkpoint, model = OUT_DIR / "convnet.safetensors", OUT_DIR / "convnet.onnx"
     page, archive = OUT_DIR / "report.html", OUT_DIR / "convnet.pyz"
     models = (model, OUT_DIR / "convnet.int8.onnx")
-    train.command(TrainOptions(data="sample", epochs=3, out=checkpoint), terminal)
-    export.command(ExportOptions(checkpoint=checkpoint, out=model), terminal)
     proof = OUT_DIR / "convnet.verify.json"
-    verify.command(VerifyOptions(model=model, against=checkpoint, out=proof), terminal)
-    quantize.command(QuantizeOptions(model=model, data="sample", out=models[1]), terminal)
     measured = BenchOptions(models=models, quick=True, out=OUT_DIR / "bench")
-    bench.command(measured, terminal)
     results = tuple(map(measured.result_path, models))
-    report.command(ReportOptions(results=results, out=page), terminal)
-    bundle.command(BundleOptions(models=models, out=archive), terminal)
-    terminal.say(
-        "\nPictures to look at:",
-        *(f"  {'' if one.drawn else 'left out: '}{one.path}" for one in terminal.pictures),
-        f"A page to open in a browser: {page}",
-        f"A file to copy to a device: {archive}   (python3 {archive} selftest)",
-        "next: convnet-edge train   (the full data, then: convnet-edge export)",
+    stages: tuple[tuple[str, Any, Any], ...] = (
+        (
+            "train the tutorial's convnet",
+            train,
+            TrainOptions(data="sample", epochs=3, out=checkpoint),
+        ),
+        ("export it to ONNX", export, ExportOptions(checkpoint=checkpoint, out=model)),
+        (
+            "verify it on this machine",
+            verify,
+            VerifyOptions(model=model, against=checkpoint, out=proof),
+        ),
+        (
+            "quantize it to int8",
+            quantize,
+            QuantizeOptions(model=model, data="sample", out=models[1]),
+        ),
+        ("bench both", bench, measured),
+        ("report what was measured", report, ReportOptions(results=results, out=page)),
+        ("bundle both for a device", bundle, BundleOptions(models=models, out=archive)),
+    )
+    for number, (what, verb, options) in enumerate(stages, start=1):
+        terminal.heading(f"{number}/{len(stages)} {what}")
+        verb.command(options, terminal)
+    n_drawn = sum(picture.drawn for picture in terminal.pictures)
+    terminal.heading(f"All is in {OUT_DIR}")
+    terminal.answer(
+        f"open in a browser: {page}; {n_drawn} pictures beside it",
+        f"copy to a device: {archive}, then python3 {archive.name} selftest",
+        "next: convnet-edge train   (the full data; then: convnet-edge export)",
     )

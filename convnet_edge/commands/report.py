@@ -12,7 +12,9 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
     from ..reporting.report import report
 
     made = report(options)
-    terminal.say(made.markdown)
+    terminal.answer(made.summary[0])
+    terminal.say(*made.summary[1:])
+    terminal.detail(made.markdown)
     terminal.note(*(f"warning: {warning}" for warning in made.warnings))
     terminal.wrote((made.html_path, made.markdown_path), made.pictures)
     document = {
@@ -21,4 +23,4 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
         "pictures": [str(picture.path) for picture in made.pictures if picture.drawn],
         "warnings": list(made.warnings),
     }
-    terminal.finish(document)
+    terminal.finish(document, "convnet-edge bundle")

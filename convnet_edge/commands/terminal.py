@@ -1,14 +1,20 @@
 """Show what a command does: text, a moving bar, files written, the JSON document, "next:".
 
 Takes what the library returned; decides nothing, measures nothing. What a person asked for goes to
-stdout, or to stderr where stdout carries the JSON document; notes and pictures always to stderr.
+stdout, or to stderr where stdout carries the JSON document; notes always to stderr. What is said is
+of three kinds: the answer, which `quickstart` shows too; what the first screen says around it; and
+details, for `--verbose`. A line may be longer than the terminal is wide: there it is folded.
 """
 
 from __future__ import annotations
 
 import json as json_module
 import os
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +25,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..drawing.pictures import Picture
+    from ..runtime.measure.check import Check
+
+MAX_PICTURES = 2  # named one by one
+COLOURS = {"VALID": "green", "PASS": "green", "[✓]": "green", "NOISY": "yellow", "[?]": "yellow",
+           "INVALID": "red", "FAIL": "red", "[x]": "red"}  # fmt: skip
+COLOURED = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in COLOURS))
 
 
 def rank() -> int:
@@ -30,24 +42,53 @@ class Terminal:
     """Where the words of one command go.
 
     json: whether stdout carries the JSON document. verbose: whether details are wanted. chained:
-    whether the next command follows by itself. pictures: all that were named until now.
+    whether the next command follows by itself, so that only answers are shown. pictures: all that
+    were named until now.
     """
 
-    def __init__(self, *, json: bool = False, verbose: bool = False) -> None:
-        self.json, self.verbose, self.chained = json, verbose, False
+    def __init__(self, *, json: bool = False, verbose: bool = False, chained: bool = False) -> None:
+        self.json, self.verbose, self.chained = json, verbose, chained
         self.pictures: list[Picture] = []
         self._bar: Progress | None = None
 
-    def say(self, *lines: str, aside: bool = False) -> None:
-        """Print what a person asked for; aside: what matters beside it."""
-        if self._bar is not None:  # off the terminal until there is more to show in it
-            self._bar.stop()
-        for line in lines:
-            typer.echo(line, err=self.json or aside)
+    def answer(self, *lines: str) -> None:
+        """Print what a person asked for, in two lines or so."""
+        self._print(lines, err=self.json)
+
+    def say(self, *lines: str) -> None:
+        """Print what the first screen says around the answer."""
+        if self.verbose or not self.chained:
+            self._print(lines, err=self.json)
+
+    def detail(self, *lines: str) -> None:
+        """Print what only --verbose shows."""
+        if self.verbose:
+            self._print(lines, err=self.json)
 
     def note(self, *lines: str) -> None:
         """Print what matters beside it."""
-        self.say(*lines, aside=True)
+        self._print(lines, err=True)
+
+    def checks(self, checks: Iterable[Check]) -> None:
+        """Print those that did not hold, and the others as details."""
+        for check in checks:
+            (self.detail if check.passed else self.answer)(check.line())
+
+    def heading(self, text: str) -> None:
+        """Print what the next answers are about."""
+        self._print([typer.style(text, bold=True)], err=False)
+
+    def _print(self, lines: Iterable[str], *, err: bool) -> None:
+        if self._bar is not None:  # off the terminal until there is more to show in it
+            self._bar.stop()
+        width = shutil.get_terminal_size().columns if is_terminal(err=err) else None
+        for line in (part for text in lines for part in text.split("\n")):
+            for text in fold(line, width):
+                coloured = COLOURED.sub(
+                    lambda found: typer.style(found[0], COLOURS[found[0]]), text
+                )
+                # where there is no terminal, Typer takes the colours out again
+                typer.echo(coloured, err=err, color=False if "NO_COLOR" in os.environ else None)
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -82,8 +123,13 @@ class Terminal:
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
         self.pictures += pictures
-        self.say(*(f"wrote {path}" for path in files))
-        self.note(*(f"wrote {picture.path}" for picture in pictures if picture.drawn))
+        drawn = [str(one.path) for one in pictures if one.drawn]
+        n_more = len(drawn) if files and len(drawn) > MAX_PICTURES and not self.verbose else 0
+        paths = [*map(str, files), *drawn[n_more:]]
+        if paths:
+            stem = paths[0].removesuffix(Path(paths[0]).suffix)
+            listed = ", ".join([paths[0], *(path.removeprefix(stem) for path in paths[1:])])
+            self.say(f"wrote {listed}{f' and {n_more} pictures' * bool(n_more)}")
         left_out = [str(picture.path) for picture in pictures if not picture.drawn]
         if left_out:
             from ..drawing.pictures import INSTALL
@@ -97,5 +143,20 @@ class Terminal:
 
             plain = as_json(document)
             typer.echo(json_module.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False))
-        if next_command and not self.chained:
-            self.say(f"next: {next_command}")
+        if next_command and not self.chained:  # not folded: it is there to be copied
+            typer.echo(f"next: {next_command}", err=self.json)
+
+
+def is_terminal(*, err: bool) -> bool:
+    """Tell whether a person reads what is printed."""
+    return (sys.stderr if err else sys.stdout).isatty()
+
+
+def fold(line: str, width: int | None) -> list[str]:
+    """Return a line of text as lines of at most `width`, the later ones indented by two more."""
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

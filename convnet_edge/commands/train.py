@@ -49,9 +49,9 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.say(f"{options.out} is complete: nothing to do")
         document = checkpoint.load(options.out, kind="model").header
     else:
-        terminal.say(f"Test accuracy: {result.test.summary()}")
+        terminal.answer(f"Test accuracy: {result.test.summary()}")
         if result.earlier_path:
-            terminal.say(f"kept the earlier run as {result.earlier_path}")
+            terminal.answer(f"kept the earlier run as {result.earlier_path}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
         document = result.record
     terminal.finish(document, f"convnet-edge export {options.out}")
@@ -78,15 +78,14 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
         f"seed {options.seed}",
         "  accuracy in training is counted before each update",
     )
-    if terminal.verbose:
-        conv1, conv2, *linear = network.n_multiplications
-        data_bytes = images.images.nbytes + 8 * len(images)
-        terminal.say(
-            str(run.model),
-            f"Multiplications: conv1 {conv1:,}, conv2 {conv2:,}, linear {sum(linear):,}",
-            f"Memory: parameters {4 * network.n_parameters / 1e6:.2f} MB, "
-            f"data {data_bytes / 1e6:.0f} MB",
-        )
+    conv1, conv2, *linear = network.n_multiplications
+    data_bytes = images.images.nbytes + 8 * len(images)
+    terminal.detail(
+        str(run.model),
+        f"Multiplications: conv1 {conv1:,}, conv2 {conv2:,}, linear {sum(linear):,}",
+        f"Memory: parameters {4 * network.n_parameters / 1e6:.2f} MB, "
+        f"data {data_bytes / 1e6:.0f} MB",
+    )
     if options.resume:
         resumed = f"Resuming after {_epochs(n_done)}"
         fresh = "No unfinished run to resume: starting from the beginning"

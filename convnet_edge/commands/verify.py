@@ -16,17 +16,16 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     with terminal.progress():
         result = verify(options, terminal.step)
     report, found = result.report, result.report.comparison
-    terminal.say(
-        f"Verified {result.model_path} on {report.provider}, {report.precision}:",
-        *(check.line() for check in report.checks),
-        *(report.against.where if report.against else ()),
-        *([found.summary()] if found else ()),
-        *(
-            [f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}"]
-            if found and found.flips
-            else ()
-        ),
-        "PASS" if report.passed else "FAIL",
+    n_held = sum(check.passed for check in report.checks)
+    terminal.say(*(check.line() for check in report.checks))
+    terminal.say(*(report.against.where if report.against else ()))
+    if found is not None:
+        terminal.say(found.summary())
+    if found is not None and found.flips:
+        terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
+    terminal.answer(
+        f"{'PASS' if report.passed else 'FAIL'}: {result.model_path} on {report.provider}, "
+        f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))
     terminal.finish(report, f"convnet-edge bench {result.model_path}" if report.passed else "")

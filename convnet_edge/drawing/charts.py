@@ -54,16 +54,24 @@ class Entry:
 
     @property
     def status(self) -> str:
-        """VALID, NOISY or INVALID, a dash without a verdict."""
+        """VALID, NOISY or INVALID, a dash without a verdict; of all that was timed."""
         return self.result.verdict.status if self.result.verdict else NONE
 
     @property
-    def label(self) -> str:
-        """What tells it from others, as far as a chart has room."""
+    def where(self) -> str:
+        """Provider, threads, and the machine's letter."""
         provider = self.result.provider
-        end = f", {provider.obtained} {provider.threads or NONE}"
-        end += f", {self.letter}" * bool(self.letter)
-        end += f" ({self.status})" * (self.status in ("NOISY", "INVALID"))
+        letter = f", {self.letter}" * bool(self.letter)
+        return f"{provider.obtained} {provider.threads or NONE}{letter}"
+
+    @property
+    def label(self) -> str:
+        """What tells it from others where the charted row is shown alone."""
+        return self.labelled(self.row.verdict.status if self.row and self.row.verdict else NONE)
+
+    def labelled(self, status: str) -> str:
+        """Return what tells it from others, as far as a chart has room, and a doubtful status."""
+        end = f", {self.where}" + f" ({status})" * (status in ("NOISY", "INVALID"))
         start, room = f"{self.number} {self.name}", max(MAX_LABEL - len(end[:MAX_LABEL]), 4)
         return (start if len(start) <= room else f"{start[: room - 1]}…") + end[:MAX_LABEL]
 
@@ -138,7 +146,8 @@ def batches(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     ends: list[tuple[int, float]] = []
     for one in entries:
         dashes = DASHES[(one.number - 1) // len(COLORS) % len(DASHES)]
-        axes.plot(*zip(*one.rates, strict=True), dashes, label=one.label, **one.look)
+        label = one.labelled(one.status)
+        axes.plot(*zip(*one.rates, strict=True), dashes, label=label, **one.look)
         size, rate = one.rates[-1]
         n_near = sum(at == size and abs(other / rate - 1) < 0.15 for at, other in ends)
         ends.append((size, rate))

@@ -6,7 +6,6 @@ drawn by this program, come as they are.
 """
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from .read import read_results
 
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
+MAX_ROWS = 12  # of the first screen
 LONG = 34  # characters; shorter cells stay on one line
 MAX_TINT = 0.55
 TONES = {"INVALID": "bad", "FAILED": "bad", "failed": "bad", "NOISY": "noisy",
@@ -38,12 +37,17 @@ FRONT = "none of the same machine is both faster and more accurate."
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written. warnings: why some of the numbers cannot be compared, or are missing."""
+    """What was written.
+
+    summary: what a terminal shows of it. warnings: why some of the numbers cannot be compared, or
+    are missing.
+    """
 
     html_path: Path
     markdown_path: Path
     pictures: tuple[Picture, ...]
     markdown: str
+    summary: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -92,7 +96,8 @@ def report(options: ReportOptions) -> ReportResult:
     markdown, markdown_path = _to_markdown(said), options.out.with_suffix(".md")
     write_atomically(options.out, _renderer()(page=said, title=TITLE).encode())
     write_atomically(markdown_path, markdown.encode())
-    return ReportResult(options.out, markdown_path, pictures, markdown, said.warnings)
+    screen = tuple(_screen(entries, markdown_path))
+    return ReportResult(options.out, markdown_path, pictures, markdown, screen, said.warnings)
 
 
 def measurements(results: Mapping[Path, Result]) -> Table:
@@ -115,6 +120,39 @@ def measurements(results: Mapping[Path, Result]) -> Table:
         for row in one.result.latency
     ]
     return _table("measurements", "Speed and accuracy of each result and batch size", rows)
+
+
+def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
+    """Return what fits a screen: every row, else one of each result, those on a front first.
+
+    whole: the file that holds all rows.
+    """
+    rows = [(one, row) for one in entries for row in one.result.latency]
+    n_rows = len(rows)
+    if n_rows > MAX_ROWS:
+        fronts = _fronts([one for one in entries if one.point]).values()
+        best = {one.number for front in fronts for one in front}
+        known = [(one, one.row) for one in entries if one.row]
+        rows = sorted(known, key=lambda pair: pair[0].number not in best)[:MAX_ROWS]
+        rows.sort(key=lambda pair: pair[0].number)
+    cells = [
+        {
+            "#": str(one.number),
+            "file": one.name,
+            "on": f"{one.where:.20}",
+            "batch": tables.number(row.batch_size),
+            "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
+            "images/s": tables.shown("images_per_s", row.images_per_s),
+            "accuracy": tables.accuracy_parts(one.result.accuracy)[0],
+            "verdict": row.verdict.status if row.verdict else NONE,
+        }
+        for one, row in rows
+    ]
+    if not cells:
+        return [_summary(entries)]
+    shown = tables.to_text(_table("screen", _summary(entries), cells).fitted(1))
+    more = f"{n_rows - len(rows):,} more rows in {whole}"
+    return [*shown.splitlines(), *[more] * (n_rows > len(rows))]
 
 
 def _table(name: str, caption: str, rows: Sequence[dict[str, str]]) -> Table:
@@ -172,8 +210,6 @@ def _overview(entries: Sequence[Entry]) -> Table:
     rows = []
     for one in entries:
         model, cold_start = one.result.model, one.result.cold_start
-        processes = cold_start.processes if cold_start else ()
-        peak = max((process.peak_memory_bytes or 0 for process in processes), default=0)
         cells = {
             "#": str(one.number),
             "result": one.path.name,
@@ -181,7 +217,7 @@ def _overview(entries: Sequence[Entry]) -> Table:
             "integers": tables.shown("integers", model.integers),
             "size": tables.shown("model_bytes", model.model_bytes),
             "cold start ms": tables.cold_start_text(cold_start),
-            "peak memory": tables.shown("peak_memory_bytes", peak or one.result.peak_memory_bytes),
+            "peak memory": tables.shown("memory_bytes", one.result.memory_bytes),
             "verdict": one.status,
             "ended": _ending(one),
         }
@@ -292,9 +328,10 @@ def _renderer() -> Callable[..., str]:
 
 def _look(cell: str, table: Table, column: int) -> str:
     """Return a cell's classes: numbers are set right, in a column whose first cell is one."""
-    is_number = len(table.columns) > 2 and NUMBER.fullmatch(table.rows[0][column])
     tone = TONES.get(cell.partition(":")[0], "") if column else ""
-    return f"{'n' if is_number else 'long' if len(cell) > LONG else ''} {tone}".strip()
+    return (
+        f"{'n' if table.is_numeric(column) else 'long' if len(cell) > LONG else ''} {tone}".strip()
+    )
 
 
 def _tint(table: Table, row: int, column: int) -> str:

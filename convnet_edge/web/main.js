@@ -63,7 +63,7 @@ function chooseThreads() {
   } else {
     say("threads-text", "One thread and a coarse clock" + (isSecureContext
       ? ": the page is not isolated. Reload it once, or let the server send the two headers."
-      : ": threads need HTTPS or this computer (convnet-edge serve)."));
+      : ": threads need HTTPS (convnet-edge serve --cert, --key)."));
   }
 }
 

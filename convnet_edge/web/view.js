@@ -23,10 +23,11 @@ export function say(id, text, look = "") {
 /** Show the self-test; tell whether the model may be used. */
 export function showChecks(checks) {
   const failed = checks.find(({ passed, skipped }) => !passed && !skipped);
+  const left = checks.filter(({ skipped }) => skipped).map(({ name }) => `; ${name} not checked: needs HTTPS`);
   const goldens = checks.filter(({ name }) => name.startsWith("golden"));
   const worst = Math.max(...goldens.map(({ value }) => value));
   say("status", failed ? `Self-test: FAIL (${failed.name}: ${failed.detail})`
-    : `Self-test: PASS, largest error ${worst.toExponential(1)} of ${goldens[0].limit.toExponential(1)} allowed`,
+    : `Self-test: PASS, largest error ${worst.toExponential(1)} of ${goldens[0].limit.toExponential(1)} allowed${left.join("")}`,
   failed ? "bad" : "good");
   $("checks").replaceChildren(...checks.map(({ name, passed, skipped, detail }) => (
     element("li", `${skipped ? "–" : passed ? "✓" : "✗"} ${name}: ${detail}`))));

@@ -192,4 +192,5 @@ def test_terminal_that_cannot_erase_gets_no_bar_and_no_empty_lines(monkeypatch, 
     with terminal.progress():
         terminal.step("begins")
         terminal.note("said")
+        terminal.note()
     assert capsys.readouterr().err == "said\n"

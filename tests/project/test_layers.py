@@ -26,6 +26,7 @@ FRAMEWORKS = {  # who may import what
     "matplotlib": {"drawing"},
     "typer": {"commands"},
     "rich": {"commands"},
+    "segno": {"commands"},
     "pydantic": {"reporting"},
     "jinja2": {"reporting"},
     "click": set(),

@@ -105,6 +105,33 @@ def test_table_has_a_row_for_each_result_and_batch_size(tmp_path, plain):
     assert measured[0][8:] == ["93.23 % (92.72–93.71)", "VALID"]
 
 
+@pytest.mark.parametrize(("n", "n_rows", "more"), [(1, 3, None), (4, 12, None), (40, 12, 108)])
+def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_rows, more):
+    for i in range(n):
+        made.write(
+            tmp_path, f"{i:02}.json", model__name=f"{'long-' * 20}{i:02}.onnx",
+            machine__id=f"{i % 2:016}", batch_ms={1: 0.02 + abs(i - 30) / 99, 8: 0.5, 64: 2.6},
+        )  # fmt: skip
+    made_report = make(tmp_path)
+    head, columns, *rows = made_report.summary
+    assert max(map(len, made_report.summary[: n_rows + 2])) <= 80
+    assert head == f"{n} result{'s' * (n > 1)}: {n} VALID"
+    assert columns.split()[:4] == ["#", "file", "on", "batch"]
+    assert len(rows) == n_rows + bool(more)
+    if more:  # shown are those that none of the same machine beats in speed and accuracy
+        assert {"31", "30"} <= {row.split()[0] for row in rows[:-1]}
+        assert rows[-1] == f"{more} more rows in {made_report.markdown_path}"
+
+
+def test_chart_of_one_batch_size_tells_its_verdict_not_the_whole_results(tmp_path):
+    path = made.write(tmp_path, verdict={"status": "NOISY", "reasons": [made.NOISY]})
+    page = make(tmp_path, path).html_path.read_text()
+    charted = {re.search('aria-label="([^".,]+)', chart)[1]: "(NOISY)" in chart
+               for chart in re.findall("<figure>.*?</figure>", page, re.DOTALL)}  # fmt: skip
+    assert charted == {"Time of one run": False, "Throughput by batch size": True,
+                       "Accuracy against time": False, "Model file": False}  # fmt: skip
+
+
 def test_same_results_give_the_same_bytes(whole, tmp_path):
     folder = whole.html_path.parent
     make(tmp_path, folder)

@@ -11,6 +11,7 @@ import faults
 import numpy as np
 import pytest
 import results
+from certificates import self_signed
 from contrast import CONTRAST
 from emulated import EXPORTED, REPOSITORY
 from environments import run
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter
 
 from convnet_edge.bundling import serve
 from convnet_edge.bundling.bundle import bundle
-from convnet_edge.bundling.options import BundleOptions
+from convnet_edge.bundling.options import BundleOptions, ServeOptions
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
 from convnet_edge.runtime import Classifier, preprocess
@@ -73,12 +74,13 @@ def show(browser, folder):
     noises, requests, ours = [], [], ["blob:"]
     with contextlib.ExitStack() as stack:
 
-        def show(shown=folder, *, host=serve.ADDRESS, quiet=True, query="", **options):
-            server = stack.enter_context(serve.PageServer(shown, 0))
+        def show(shown=folder, *, served=None, alias="", quiet=True, query="", **options):
+            server = serve.PageServer(shown, ServeOptions(port=0, **(served or {})))
+            stack.enter_context(server)
             threading.Thread(target=server.serve_forever, args=(0.01,)).start()
             stack.callback(server.shutdown)
-            server.hosts.append(f"{host}:{server.server_port}")
-            url = f"http://{server.hosts[-1]}/"
+            server.hosts.add(alias)
+            url = server.urls[0].replace("127.0.0.1", alias or "127.0.0.1")
             context = browser.new_context(**{"viewport": DESKTOP, **options})
             stack.callback(context.close)
             page = context.new_page()
@@ -334,13 +336,36 @@ def test_page_works_without_a_network_after_the_first_load(page):
     assert answer(page, lambda: page.click("#test-image")).startswith("Test image ")
 
 
-def test_plain_http_works_with_one_thread_and_says_what_it_lacks(show):
-    page = proved(show(host="lan.test", quiet=False))
+def test_plain_http_works_with_one_thread_and_says_what_it_lacks(show, tmp_path):
+    page = proved(show(alias="lan.test", quiet=False))
     assert not page.evaluate("() => isSecureContext")
+    assert page.inner_text("#status").endswith("; digests not checked: needs HTTPS")
     assert page.locator("#checks li").first.text_content().startswith("– digests: not checked")
     assert "threads need HTTPS" in page.inner_text("#threads-text")
     page.wait_for_selector("#offline:has-text('Needs the network each time')")
     assert answer(page, lambda: page.click("#test-image")).startswith("Test image ")
+    path = tmp_path / SAMPLE.name
+    path.write_bytes(SAMPLE.encoded)
+    for name in ("file", "camera"):  # that of the system, which a page needs no permission for
+        given = partial(page.set_input_files, f"#{name}", path)
+        assert answer(page, given).startswith(f"{SAMPLE.name}: ")
+    page.click("#score")
+    page.wait_for_selector("#confusion table")
+    found = results.read(saved_result(page, tmp_path))
+    assert found.model.model_sha256 is found.machine.id is found.accuracy.images_sha256 is None
+    assert [check.skipped for check in found.checks] == [True, False, False, False]
+    results.write(tmp_path, "host.json")
+    assert "wasm" in report(ReportOptions((tmp_path,), tmp_path / "x.html")).html_path.read_text()
+
+
+def test_own_certificate_gives_threads_and_digests(show, tmp_path):
+    cert, key = self_signed(tmp_path)
+    served = {"cert": cert, "key": key}
+    # the worker, and so use without a network, needs a certificate that the browser knows
+    page = proved(show(served=served, quiet=False, alias="lan.test", ignore_https_errors=True))
+    assert page.url.startswith("https://lan.test:")
+    assert page.evaluate("() => isSecureContext && crossOriginIsolated")
+    assert page.locator("#checks li").first.text_content().startswith("✓ digests")
 
 
 def test_server_without_the_headers_gets_threads_from_the_second_load(show, monkeypatch):

@@ -44,12 +44,14 @@ class Listener:
     """What the caller wants to hear: stages, their share in [0, 1], and what was measured so far.
 
     keep: before each stage and at the end. opened: once it is known what runs where at what cost.
+    timed: after each batch size.
     """
 
     stage: Callable[[str], None] = lambda _: None
     share: timing.Tick = lambda _: None
     keep: Callable[[Result], None] = lambda _: None
     opened: Callable[[Result], None] = lambda _: None
+    timed: Callable[[Result], None] = lambda _: None
 
 
 @dataclass
@@ -198,6 +200,7 @@ def _measure(run: Measured, start: cold_start.Task) -> None:
         run.begin(f"latency, batch {batch_size}")
         row = _time_batch(run, batch_size, MAX_RAW_SAMPLES // len(sizes))
         run.note(latency=(*run.result.latency, row))
+        run.listener.timed(run.result)
     run.note(verdict=verdict.combine(run.result.latency, others))
     if not options.quick:
         _measure_throughput(run)

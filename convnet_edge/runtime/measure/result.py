@@ -22,6 +22,16 @@ class Interval:
     low: Annotated[float, "lower end"]
     high: Annotated[float, "upper end"]
 
+    def text(self, n_places: int) -> str:
+        """Return `90.66–91.77`, with `n_places` decimals at least."""
+        n_places = self.places(n_places)
+        return f"{self.low:,.{n_places}f}–{self.high:,.{n_places}f}"
+
+    def places(self, least: int) -> int:
+        """Return how many decimals tell its ends apart, `least` of them at least."""
+        width = self.high - self.low
+        return max(least, math.ceil(-math.log10(width))) if 1e-9 < width < 1 else least
+
 
 @dataclass(frozen=True)
 class Percentile:
@@ -160,8 +170,13 @@ class Accuracy:
 
     def summary(self) -> str:
         """Return `91.23 % (95 % interval 90.66–91.77, n = 10,000)`."""
-        low, high = self.interval.low * 100, self.interval.high * 100
-        return f"{100 * self.accuracy:.2f} % (95 % interval {low:.2f}–{high:.2f}, n = {self.n:,})"
+        value, ends = self.percents()
+        return f"{value} % (95 % interval {ends}, n = {self.n:,})"
+
+    def percents(self) -> tuple[str, str]:
+        """Return the accuracy and the ends of its interval, in percent, without the sign."""
+        interval = Interval(100 * self.interval.low, 100 * self.interval.high)
+        return f"{100 * self.accuracy:.{interval.places(2)}f}", interval.text(2)
 
 
 @dataclass(frozen=True)
@@ -204,6 +219,13 @@ class Reason:
         """Return the reason as people read it."""
         return f"{f'batch {self.batch_size}: ' if self.batch_size else ''}{self.name}: {self.text}"
 
+    def brief(self) -> str:
+        """Return `drift at batch 8 (14.0 %, at most 10 %)`; values of other rules are no shares."""
+        found = self.name + f" at batch {self.batch_size:,}" * bool(self.batch_size)
+        if self.status != "NOISY" or self.value is None or self.threshold is None:
+            return found
+        return f"{found} ({100 * self.value:.1f} %, at most {100 * self.threshold:.0f} %)"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -241,11 +263,15 @@ class Latency:
     percentiles_ms: Annotated[tuple[Percentile, ...], "p50 to p99.9, ms"] = ()
     cpu_ms_per_run: Annotated[float | None, "processor time of all threads"] = None
     n_switched: Annotated[int | None, "runs in which the kernel took a core away"] = None
-    waited_share: Annotated[float | None, "of the time: what all threads waited for a core"] = None
+    waited_share: Annotated[
+        float | None, "of the time: the waits for a core of all threads, summed"
+    ] = None
     timer_step_ns: Annotated[float | None, "smallest step of the clock"] = None
     n_outputs_checked: Annotated[int, "timed outputs compared afterwards"] = 0
     largest_output_error: Annotated[float | None, "of those, absolute, in logits"] = None
-    share_of_bound: Annotated[float | None, "bound over p50"] = None
+    share_of_bound: Annotated[
+        float | None, "bound over p50; above 1 the peak was measured too low"
+    ] = None
     split: Annotated[Split | None, "through bound buffers"] = None
     verdict: Annotated[Verdict | None, "on this batch size"] = None
     samples_ns: Annotated[list[int] | None, "every run in order; or, if too many,"] = None
@@ -331,6 +357,13 @@ class Result:
     peak_memory_bytes: Annotated[int | None, "largest resident size of the process"] = None
     failed: Annotated[str | None, "the check that ended the bench, if one did"] = None
     interrupted: Annotated[bool, "stopped; what was measured until then is here"] = False
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The peak memory of a program that runs the model alone: a fresh process's, if any ran."""
+        processes = self.cold_start.processes if self.cold_start else ()
+        peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
+        return max(peaks, default=self.peak_memory_bytes)
 
 
 def as_json(found: Any) -> Any:

@@ -8,12 +8,24 @@ import re
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .result import Accuracy, ColdStart, Latency, Paced, Pair, Percentile, Result
+from .result import Accuracy, ColdStart, Interval, Latency, Paced, Pair, Percentile, Result
 
 NONE = "–"
+WIDTH = 80  # of a terminal that nobody has widened
+SCREEN = {
+    "model": 26,
+    "batch": 6,
+    "p50 ms": 10,
+    "p99 ms": 10,
+    "images/s": 10,
+    "accuracy": 9,
+    "memory": 9,
+}  # the columns of a bench's first screen, and their widths
+NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
+MAX_P = 0.05  # from which on a difference is not shown
 FACTS = ("what", "value")
 ON_TERMINALS = ("classes", "cold start", "latency", "throughput", "paced", "minutes")
 MACHINE_FACTS = ("usable_cores", "gpus", "governor", "temperature_c", "container", "load_1min")
@@ -25,7 +37,7 @@ LABELS = {
     "op_type": "operator",
     "share_of_bound": "of the bound",
     "n_switched": "interrupted",
-    "waited_share": "waited",
+    "waited_share": "waited, summed",
     "mcnemar_p": "McNemar's p",
 }
 SHARES = {"share", "share_of_bound", "waited_share", "precision", "recall", "f1", "low", "high",
@@ -45,6 +57,24 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     tints: tuple[tuple[float, ...], ...] = ()
+
+    def is_numeric(self, column: int) -> bool:
+        """Return whether a column is set to the right: where its first cell is a number."""
+        first = self.rows[0][column] if self.rows and len(self.columns) > 2 else ""
+        return NUMBER.fullmatch(first) is not None
+
+    def fitted(self, column: int = 0, width: int = WIDTH) -> "Table":
+        """Return the table with the cells of one column so short that a line fits in `width`."""
+        widths = self.widths()
+        room = max(5, width + widths[column] - sum(widths) - 2 * (len(widths) - 1))
+        rows = (
+            (*row[:column], shorten(row[column], room), *row[column + 1 :]) for row in self.rows
+        )
+        return replace(self, rows=tuple(rows))
+
+    def widths(self) -> list[int]:
+        """Return the characters that each column takes."""
+        return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
 
 
 def card(result: Result) -> list[str]:
@@ -72,6 +102,72 @@ def _known(found: Any, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
 
 
+def screen_head(result: Result) -> list[str]:
+    """Return how the first screen of a bench begins: what is timed where, over the columns."""
+    ran, cpu = result.provider, result.machine.cpu or NONE
+    threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
+    return [shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _screen_line([*SCREEN])]
+
+
+def screen_row(result: Result) -> str:
+    """Return the line of the batch size timed last; what holds for the model, in its first one."""
+    row, is_first = result.latency[-1], len(result.latency) == 1
+    times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
+    rate, memory = (
+        shown("images_per_s", row.images_per_s),
+        shown("memory_bytes", result.memory_bytes),
+    )
+    about = (accuracy_parts(result.accuracy)[0], memory) if is_first else ("", "")
+    name = result.model.name if is_first else ""
+    return _screen_line([name, number(row.batch_size), *times, rate, *about])
+
+
+def _screen_line(cells: Sequence[str]) -> str:
+    first, *others = (*zip(cells, SCREEN.values(), strict=True),)
+    aligned = f"{shorten(*first):<{first[1]}}" + "".join(
+        f"{cell:>{width}}" for cell, width in others
+    )
+    return aligned.rstrip()
+
+
+def screen_end(result: Result) -> list[str]:
+    """Return how the first screen ends for a model: checks that failed, verdict, comparison."""
+    failed = (check for check in result.checks if not (check.passed or check.skipped))
+    return [
+        *(check.line() for check in failed),
+        _verdict_line(result),
+        *map(pair_line, result.pairs),
+    ]
+
+
+def brief(result: Result) -> str:
+    """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
+    first, status = result.latency[0], result.verdict.status if result.verdict else NONE
+    most = max(row.images_per_s or 0.0 for row in result.latency)
+    return (
+        f"{result.model.name}: p50 {percentile_parts(first.percentile(0.5))[0]} ms at batch "
+        f"{first.batch_size}, {most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: "
+        f"{status}"
+    )
+
+
+def _verdict_line(result: Result) -> str:
+    """Return a model's verdict with its first reason, or what ended its bench, in one line."""
+    verdict, end = result.verdict, "without a verdict"
+    if result.failed is not None:
+        end = f"failed: {result.failed}"
+    elif verdict is not None:
+        reasons = [reason.brief() for reason in verdict.reasons]
+        end = ": ".join((verdict.status, *reasons[:1]))
+        end += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
+    return f"  {textwrap.shorten(end, WIDTH - 2, placeholder='…')}"
+
+
+def shorten(text: str, room: int = WIDTH) -> str:
+    """Return `text` without its middle, if it takes more than `room` characters (5 or more)."""
+    return text if len(text) <= room else f"{text[: room // 2]}…{text[-((room - 1) // 2) :]}"
+
+
 def report_lines(result: Result, width: int) -> list[str]:
     """Return what a terminal of `width` columns shows: checks, accuracy, tables, verdict."""
     lines, score = [check.line() for check in result.checks], result.accuracy
@@ -90,9 +186,9 @@ def report_lines(result: Result, width: int) -> list[str]:
 def pair_line(pair: Pair) -> str:
     """Return how a model compares with the first one."""
     return (
-        f"against {pair.name}: {pair.n_differing} of {pair.n:,} images labelled differently, "
+        f"against {pair.name}: {pair.n_differing} of {pair.n:,} labels differ, "
         f"{pair.n_lost} right answers lost, {pair.n_gained} gained; difference "
-        f"{'not ' if pair.mcnemar_p > 0.05 else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
+        f"{'not ' if pair.mcnemar_p > MAX_P else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
     )
 
 
@@ -175,10 +271,10 @@ def _latency(latencies: Sequence[Latency]) -> Table:
 def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
     yield "runs", number(row.n_runs)
     for found in row.percentiles_ms:
-        needs = f"needs {found.floor:,}"
-        yield f"p{100 * found.p:g} ms", needs if found.value is None else _milliseconds(found.value)
-        if found.p == 0.5 and found.low is not None:
-            yield "p50 95 % ms", f"{_milliseconds(found.low)}–{_milliseconds(found.high)}"
+        value, ends = percentile_parts(found)
+        yield f"p{100 * found.p:g} ms", value
+        if found.p == 0.5 and ends:
+            yield "p50 95 % ms", ends
     for name in ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
                  "n_switched", "waited_share"):  # fmt: skip
         if getattr(row, name) is not None:
@@ -219,18 +315,32 @@ def _paced(paced: Paced | None) -> list[Table]:
 
 def percentile_text(found: Percentile | None) -> str:
     """Return a percentile in milliseconds with its interval, or how many runs it needs."""
+    value, ends = percentile_parts(found)
+    if found is not None and found.value is None:
+        return f"n/a ({value})"
+    return value + f" ({ends})" * bool(ends)
+
+
+def percentile_parts(found: Percentile | None) -> tuple[str, str]:
+    """Return value and ends of the interval, with the digits that tell these apart."""
     if found is None or found.value is None:
-        return NONE if found is None else f"n/a (needs {found.floor:,})"
-    ends = f" ({_milliseconds(found.low)}–{_milliseconds(found.high)})"
-    return _milliseconds(found.value) + ends * (found.low is not None)
+        return NONE if found is None else f"needs {found.floor:,}", ""
+    if found.low is None or found.high is None:
+        return _milliseconds(found.value), ""
+    interval, places = Interval(found.low, found.high), _decimals(found.value)
+    return f"{found.value:,.{interval.places(places)}f}", interval.text(places)
 
 
 def accuracy_text(accuracy: Accuracy | None) -> str:
     """Return the accuracy in percent with its interval."""
-    if accuracy is None:
-        return NONE
-    ends = f"{100 * accuracy.interval.low:.2f}–{100 * accuracy.interval.high:.2f}"
-    return f"{_percent(accuracy.accuracy, 2)} ({ends})"
+    value, ends = accuracy_parts(accuracy)
+    return value + f" ({ends})" * bool(ends)
+
+
+def accuracy_parts(accuracy: Accuracy | None) -> tuple[str, str]:
+    """Return the accuracy in percent, and the ends of its interval."""
+    value, ends = accuracy.percents() if accuracy else (NONE, "")
+    return value + " %" * bool(accuracy), ends
 
 
 def cold_start_text(cold_start: ColdStart | None) -> str:
@@ -241,10 +351,11 @@ def cold_start_text(cold_start: ColdStart | None) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    if value is None:
-        return NONE
-    n_places = 1 + sum(value < limit for limit in (1, 10, 100))
-    return f"{value:,.{n_places}f}"
+    return NONE if value is None else f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 1 + sum(value < limit for limit in (1, 10, 100))
 
 
 def _percent(share: float, places: int = 1) -> str:
@@ -270,6 +381,8 @@ def shown(name: str, value: Any) -> str:
         return ", ".join(shown(name, inner) for inner in value)
     if isinstance(value, (bool, str)):
         return value if isinstance(value, str) else "yes" if value else "no"
+    if name == "share_of_bound" and value > 1:
+        return "no bound"  # as the peak that it follows from was measured too low
     return _percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
 
 
@@ -301,16 +414,20 @@ def _suffix(name: str) -> str:
     return next(suffix for suffix in UNITS if name.endswith(suffix))
 
 
-def to_text(table: Table, width: int = 80) -> str:
+def to_text(table: Table, width: int = WIDTH) -> str:
     """Return the table in aligned columns; the last is folded where a line exceeds `width`."""
-    lines = [table.columns, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]  # noqa: B905 - rows are as long
+    widths, found = table.widths(), [table.caption]
+    signs = [">" if table.is_numeric(column) else "<" for column in range(len(widths))]
     indent = sum(widths[:-1]) + 2 * len(widths[:-1])
-    found = [table.caption]
-    for line in lines:
-        start = "".join(f"{cell:<{size}}  " for cell, size in zip(line[:-1], widths))  # noqa: B905 - but the last
-        folded = textwrap.wrap(line[-1], max(20, width - indent)) or [""]
-        found += [f"{start}{folded[0]}".rstrip(), *(" " * indent + rest for rest in folded[1:])]
+    for line in (table.columns, *table.rows):
+        *cells, last = [
+            f"{cell:{sign}{size}}" for cell, sign, size in zip(line, signs, widths, strict=True)
+        ]
+        start = "".join(f"{cell}  " for cell in cells)
+        is_text = signs[-1] == "<"
+        folded = textwrap.wrap(line[-1], max(20, width - indent)) if is_text else [last]
+        first, *others = folded or [""]
+        found += [f"{start}{first}".rstrip(), *(" " * indent + rest for rest in others)]
     return "\n".join(found)
 
 

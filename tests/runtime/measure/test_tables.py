@@ -1,10 +1,12 @@
 import dataclasses
+import re
 
 import pytest
 import results as made
 
 from convnet_edge.runtime.measure import tables
-from convnet_edge.runtime.measure.result import Percentile
+from convnet_edge.runtime.measure.check import Check
+from convnet_edge.runtime.measure.result import Percentile, Reason, Verdict
 from convnet_edge.runtime.measure.tables import Table
 
 NAMES = ("model", "provider", "settings", "machine", "versions", "checks", "cost", "cold start",
@@ -50,7 +52,7 @@ def test_percentile_below_its_floor_says_what_it_needs(full):
     missing = Percentile(0.99, 662, None, None, None)
     assert tables.percentile_text(missing) == "n/a (needs 662)"
     assert tables.percentile_text(None) == tables.NONE
-    assert tables.percentile_text(Percentile(0.5, 11, 2.5, 2.25, 12.0)) == "2.500 (2.250–12.00)"
+    assert tables.percentile_text(Percentile(0.5, 11, 2.5, 2.25, 12.0)) == "2.500 (2.250–12.000)"
     latency = {table.name: table for table in tables.tables_of(full)}["latency"]
     (row,) = [row for row in latency.rows if row[0] == "p99 ms"]
     assert row[2] == "needs 662"
@@ -68,6 +70,59 @@ def test_percentile_below_its_floor_says_what_it_needs(full):
 )
 def test_fields_of_a_result_are_shown_with_their_units(name, value, heading, text):
     assert (tables.heading(name), tables.shown(name, value)) == (heading, text)
+
+
+def model(name, *, status="VALID", reasons=(), batch_ms=None, **changes):
+    """Return a finished result of a model of this name."""
+    whole = made.full(batch_ms or {1: 0.08, 8: 0.5, 64: 2.6, 256: 11.0})
+    changes = {"failed": None, "pairs": (), "verdict": Verdict(status, reasons), **changes}
+    return dataclasses.replace(whole, model=dataclasses.replace(whole.model, name=name), **changes)
+
+
+DRIFT = Reason(**made.NOISY | {"batch_size": 8})
+NAMED = ("fashion-mnist.onnx", "a-very-long-name-of-a-model-" * 4 + ".int8.onnx", "衣服.onnx")
+
+
+def test_first_screen_of_three_models_at_four_batch_sizes_fits(full):
+    pair = dataclasses.replace(full.pairs[0], name=NAMED[0], n_lost=23, n_gained=15, mcnemar_p=0.26)
+    clear = dataclasses.replace(pair, n_lost=90, mcnemar_p=1e-9)
+    found = tables.summary([
+        model(NAMED[0]),
+        model(NAMED[1], status="NOISY", reasons=(DRIFT,) * 3, pairs=(pair,)),
+        model(NAMED[2], pairs=(clear,), accuracy=None, cold_start=None),
+    ])  # fmt: skip
+    assert len(found) <= 18
+    assert max(map(len, found)) <= tables.WIDTH
+    rows = [line.split() for line in found if "…" not in line]
+    assert " ".join(rows[1]) == "model batch p50 ms p99 ms images/s accuracy memory"
+    assert rows[2][:3] == ["fashion-mnist.onnx", "1", "0.0807"]
+    assert [row[0] for row in rows if row[1:2] == ["2.626"]] == ["64"] * 3  # the largest rate
+    assert not any(row[:1] in (["8"], ["256"]) for row in rows)
+    text = "\n".join(found)
+    assert "a-very" in text
+    assert text.count(".int8.onnx") == 3  # what tells names apart is at both ends
+    assert "NOISY, drift at batch 8 (14.0 %, at most 10 %); 2 more" in text
+    assert "fashion-mnist.onnx: VALID\n" in text
+    assert re.search(r"…\S+ +23 +15 .* 0\.26 +cannot tell", text)
+    assert re.search(r"衣服.onnx +90 +15 .* 1e-09 +worse", text)
+
+
+def test_first_screen_of_one_model_has_every_batch_size_set_to_the_right():
+    found = tables.summary([model("a.onnx")])
+    assert len(found) == 7
+    assert len({len(line) for line in found[3:6]}) == 1
+    assert [line.replace("a.onnx", "").split()[0] for line in found[2:6]] == ["1", "8", "64", "256"]
+
+
+def test_first_screen_names_checks_that_failed_and_no_others():
+    bad = Check("golden vectors", False, "largest error 0.4 > 1.8e-05 " * 5)
+    lost = model("a.onnx", checks=(Check("digest", True, "x"), bad), latency=(), verdict=None,
+                 failed="golden vectors: largest error 0.4")  # fmt: skip
+    found = tables.summary([lost])
+    assert found[0].startswith("[x] golden vectors: largest error")
+    assert found[-1] == "a.onnx: failed: golden vectors: largest error 0.4"
+    assert max(map(len, found)) <= tables.WIDTH
+    assert "digest" not in "".join(found)
 
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():

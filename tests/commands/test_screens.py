@@ -1,0 +1,113 @@
+"""The first screen is the answer: at most 25 lines of 80 columns, and the next command to copy."""
+
+import pytest
+import tiny
+
+from convnet_edge.commands import terminal
+from convnet_edge.data import fashion_mnist
+from convnet_edge.runtime.measure import bench
+from convnet_edge.runtime.measure.check import Check
+
+LINES, COLUMNS = 25, 80
+
+
+@pytest.fixture
+def screen(run, monkeypatch):
+    """Run a command line as on a terminal of 80 columns; return its lines, once they fit."""
+    monkeypatch.setattr(terminal, "is_terminal", lambda *, err: True)
+    for name, value in {"N_PROCESSES": 1, "THROUGHPUT_S": 0.1, "STEADY_S": 0.02}.items():
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr("convnet_edge.quantizing.quantize.ROUND_S", 0.01)
+
+    def show(*arguments):
+        monkeypatch.setenv("COLUMNS", str(COLUMNS))
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        lines = result.output.splitlines()
+        assert len(lines) <= LINES, result.output
+        said = [line for line in lines if not line.startswith("next: ")]  # is there to be copied
+        assert max(map(len, said)) <= COLUMNS, result.output
+        return lines
+
+    return show
+
+
+def test_export_says_what_was_made_and_that_labels_are_pytorchs(screen, on_few, trained):
+    lines = screen("export", trained.checkpoint_path, "--out", "a/x.onnx")
+    assert lines[0].startswith("x.onnx: ")
+    assert "opset 18, accuracy " in lines[0]
+    assert lines[1].startswith("  labels as PyTorch's on 300 images; largest error ")
+    assert lines[-2:] == ["wrote a/x.onnx, .parity.json, .parity.png",
+                          "next: convnet-edge verify a/x.onnx"]  # fmt: skip
+
+
+def test_verbose_adds_every_check(screen, run, on_few, trained):
+    brief = screen("export", trained.checkpoint_path, "--out", "a/x.onnx")
+    whole = run("export", trained.checkpoint_path, "--out", "a/x.onnx", "--verbose").output
+    assert whole.count("[✓]") > 15
+    assert not any("[✓]" in line for line in brief)
+    assert set(brief) <= set(whole.splitlines())
+
+
+def test_quantize_says_size_gate_and_speed(screen, on_few, exported):
+    lines = screen("quantize", exported.model_path, "--data", "sample", "--out", "x.int8.onnx")
+    assert lines[0].startswith("x.int8.onnx: ")
+    assert any(line.startswith("  [✓] accuracy gate: ") for line in lines)
+    assert lines[-1] == f"next: convnet-edge bench {exported.model_path} x.int8.onnx"
+
+
+def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: tiny.image_set(400))
+    others = [tiny_model.with_name(f"a-model-of-quite-a-long-name.{n}.onnx") for n in range(2)]
+    for other in others:
+        other.write_bytes(tiny_model.read_bytes())
+    lines = screen("bench", tiny_model, *others, "--duration", "0.02", "--min-runs", "11")
+    rows = [line.split() for line in lines[2:]]
+    assert lines[1].split()[0] == "model"
+    assert [row[1] for row in rows if row[0] == "tiny.onnx"] == ["1"]
+    assert [row[0] for row in rows].count("256") == 3
+    assert sum(row[0].rstrip(":") in ("VALID", "NOISY") for row in rows) == 3
+    assert lines[-1] == "next: convnet-edge report"
+    report = screen("report")
+    assert report[0].startswith("3 results: ")
+    assert "12 rows" not in report[-3]
+    assert report[-1] == "next: convnet-edge bundle"
+
+
+def test_chain_of_next_lines(screen, tiny_model):
+    assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
+    assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
+
+
+@pytest.mark.slow
+def test_quickstart_is_one_screen(screen, on_few, monkeypatch):
+    lines = screen("quickstart")
+    assert [line[:3] for line in lines if line[1:2] == "/"] == [f"{n}/7" for n in range(1, 8)]
+    assert lines[-1].startswith("next: convnet-edge train")
+
+
+def test_failed_checks_are_shown_without_being_asked_for(capsys):
+    terminal.Terminal().checks([Check("one", True, "fine"), Check("two", False, "broken")])
+    assert capsys.readouterr().out == "[x] two: broken\n"
+
+
+def test_colours_are_for_terminals_that_want_them(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal.Terminal().say("[✓] one", "INVALID: two")
+    assert capsys.readouterr().out == "\x1b[32m[✓]\x1b[0m one\n\x1b[31mINVALID\x1b[0m: two\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.Terminal().say("[✓] one")
+    assert capsys.readouterr().out == "[✓] one\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "folded"),
+    [
+        ("a bb ccc", 80, ["a bb ccc"]),
+        ("  a bb ccc", 7, ["  a bb", "    ccc"]),
+        ("longer-than-any-line", 7, ["longer-than-any-line"]),
+        ("a bb ccc", None, ["a bb ccc"]),
+    ],
+)
+def test_lines_are_folded_between_words(line, width, folded):
+    assert terminal.fold(line, width) == folded
