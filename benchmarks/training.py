@@ -60,7 +60,7 @@ class Setting:
     """What all variants train on."""
 
     images: Any
-    data_dir: Path
+    data_dir: Path | None
     device: torch.device
 
     def network(self) -> Convnet:
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40, help="steps a variant takes in a round")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, help="default: results/reference/training-DEVICE.json")
     options = parser.parse_args()
     device = torch.device(options.device)

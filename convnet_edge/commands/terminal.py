@@ -79,18 +79,16 @@ class Terminal:
         self._print([typer.style(text, bold=True)], err=False)
 
     def _print(self, lines: Iterable[str], *, err: bool) -> None:
-        if self._bar is not None:  # off the terminal while something else is printed
+        if self._bar is not None:  # off the terminal until there is more to show in it
             self._bar.stop()
         width = shutil.get_terminal_size().columns if is_terminal(err=err) else None
-        for line in "\n".join(lines).split("\n"):
+        for line in (part for text in lines for part in text.split("\n")):
             for text in fold(line, width):
                 coloured = COLOURED.sub(
                     lambda found: typer.style(found[0], COLOURS[found[0]]), text
                 )
                 # where there is no terminal, Typer takes the colours out again
                 typer.echo(coloured, err=err, color=False if "NO_COLOR" in os.environ else None)
-        if self._bar is not None:
-            self._bar.start()
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -99,11 +97,14 @@ class Terminal:
         from rich.progress import Progress
 
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            bar.add_task("starting", total=None)
-            self._bar = bar
+        bar = Progress(console=console, transient=True, disable=not console.is_interactive)
+        bar.add_task("", total=None)
+        self._bar = bar
+        try:
             yield
-            self._bar = None  # after an error nothing more is said here
+        finally:
+            bar.stop()
+            self._bar = None
 
     def step(self, text: str) -> None:
         """Say in the bar what begins now; how much of it is done is not known."""
@@ -111,11 +112,13 @@ class Terminal:
             from rich.markup import escape
 
             self._bar.reset(self._bar.task_ids[0], description=escape(text), total=None)
+            self._bar.start()
 
     def share(self, share: float, text: str | None = None) -> None:
         """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=share, total=1, description=text)
+            self._bar.start()
 
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""

@@ -40,6 +40,8 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
                 terminal.share(share, _progress_line(options, event))
             case EpochMetrics():
                 terminal.say(_epoch_line(options, event))
+                done = f"epoch {event.epoch}/{options.plan.epochs} complete"
+                terminal.share(event.epoch / options.plan.epochs, done)
 
     with terminal.progress():
         result = stage.train(options, tell)
@@ -47,7 +49,9 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.say(f"{options.out} is complete: nothing to do")
         document = checkpoint.load(options.out, kind="model").header
     else:
-        terminal.say(f"Test accuracy: {result.test.summary()}")
+        terminal.answer(f"Test accuracy: {result.test.summary()}")
+        if result.earlier_path:
+            terminal.answer(f"kept the earlier run as {result.earlier_path}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
         document = result.record
     terminal.finish(document, f"convnet-edge export {options.out}")
@@ -58,28 +62,32 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     from ..training.loop import measure_peak
     from ..training.record import device_name
 
-    recipe, network, peak = run.recipe, run.architecture, measure_peak(run.device)
-    bound_s = len(run.used) * network.n_training_operations / peak
-    images, n_processes, n_done = run.used, run.processes.size, len(run.epochs)
-    data_bytes = images.images.nbytes + 8 * len(images)
+    recipe, network, images = run.recipe, run.architecture, run.used
+    peak, n_processes, n_done = measure_peak(run.device), run.processes.size, len(run.epochs)
+    bound_s = len(images) * recipe.share * network.n_training_operations / peak
     together = f", {n_processes} processes" if n_processes > 1 else ""
     held_out = f", {options.validate:,} more held out for validation" if options.validate else ""
-    conv1, conv2, *linear = network.n_multiplications
     terminal.say(
-        f"Data: {options.data}, {len(images):,} training images{held_out} "
-        f"({images.source}); device {device_name(run.device)}{together}",
-        str(run.model),
+        f"Data: {options.data}, {len(images):,} training images{held_out}",
+        f"  from {images.source}; device {device_name(run.device)}{together}",
         f"Model has {network.n_parameters} trainable parameters",
-        f"Cost: {network.n_parameters:,} parameters ({4 * network.n_parameters / 1e6:.2f} MB); "
-        f"{sum(network.n_multiplications):,} multiplications an image (conv1 {conv1:,}, conv2 "
-        f"{conv2:,}, linear {sum(linear):,}); data {data_bytes / 1e6:.0f} MB; peak measured "
-        f"here {peak / 1e9:,.0f} GFLOP/s, so an epoch takes {bound_s:.2g} s or "
-        "more",
-        f"Recipe {options.recipe}: {recipe.epochs} epochs of batches of {recipe.batch_size}, "
+        f"Cost: {sum(network.n_multiplications):,} multiplications an image; at the "
+        f"{peak / 1e9:,.0f} GFLOP/s measured here",
+        f"  an epoch takes {bound_s:.2g} s or more",
+        f"Recipe {options.recipe}: {_epochs(recipe.epochs)} of batches of {recipe.batch_size}, "
         f"seed {options.seed}",
+        "  accuracy in training is counted before each update",
+    )
+    conv1, conv2, *linear = network.n_multiplications
+    data_bytes = images.images.nbytes + 8 * len(images)
+    terminal.detail(
+        str(run.model),
+        f"Multiplications: conv1 {conv1:,}, conv2 {conv2:,}, linear {sum(linear):,}",
+        f"Memory: parameters {4 * network.n_parameters / 1e6:.2f} MB, "
+        f"data {data_bytes / 1e6:.0f} MB",
     )
     if options.resume:
-        resumed = f"Resuming after {n_done} complete epochs"
+        resumed = f"Resuming after {_epochs(n_done)}"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
@@ -94,14 +102,15 @@ def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
 
 
 def _epoch_line(options: TrainOptions, epoch: EpochMetrics) -> str:
-    validation = ""
-    if epoch.validation_accuracy is not None:
-        validation = (
-            f" Validation loss: {epoch.validation_loss:.5f}, "
-            f"accuracy: {epoch.validation_accuracy:.2%}."
-        )
+    finished, held_out = "finished. ", ""
+    if epoch.validation_accuracy is not None:  # both do not fit 80 columns
+        finished, held_out = "", f", held out {epoch.validation_accuracy:.2%}"
     return (
-        f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] finished. "
-        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy:.2%} "
-        f"(before each update).{validation} {epoch.duration_s:.1f} s"
+        f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] {finished}"
+        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy:.2%}{held_out}. "
+        f"{epoch.duration_s:.1f} s"
     )
+
+
+def _epochs(n: int) -> str:
+    return f"{n} epoch{'s' if n != 1 else ''}"

@@ -24,6 +24,7 @@ CLASS_LABELS = (
 )  # fmt: skip
 
 SAMPLE_DIR = Path(__file__).resolve().parents[1] / "sample"
+DEFAULT_DIR = Path("data")
 PACKAGED_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian and Ubuntu: dataset-fashion-mnist
 TORCHVISION_SUBDIR = "FashionMNIST/raw"
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
@@ -57,20 +58,30 @@ def load_test_set() -> ImageSet:
     return _load(SAMPLE_DIR, TEST_FILES, TEST_SHA256)
 
 
-def load_training_set(name: str, data_dir: Path) -> ImageSet:
+def load_training_set(name: str, data_dir: Path | None) -> ImageSet:
     """Load the training images of `name`: "fashion-mnist" (60,000) or "sample" (10,000 embedded).
 
-    Looks for "fashion-mnist" in `data_dir`, then where Debian's package puts it, then downloads it
-    into `data_dir`. The sample never takes its place.
+    Looks for "fashion-mnist" in `data_dir` alone; with None in `DEFAULT_DIR`, then where Debian's
+    package puts it, then downloads it into `DEFAULT_DIR`. The sample never takes its place.
 
     Raises:
-        InputError: not found and not downloadable, or found with the wrong content.
+        InputError: not in the folder named, not found and not downloadable, or found with the
+            wrong content.
     """
     if name == "sample":
         return _load(SAMPLE_DIR, TRAIN_FILES, SAMPLE_SHA256)
-    folders = (data_dir, data_dir / TORCHVISION_SUBDIR, PACKAGED_DIR)
-    found = (one for one in folders if any(_find(one, file) for file in TRAIN_FILES))
-    return _load(next(found, None) or _download(data_dir), TRAIN_FILES, TRAIN_SHA256)
+    first = data_dir or DEFAULT_DIR
+    folders = (first, first / TORCHVISION_SUBDIR, *(() if data_dir else (PACKAGED_DIR,)))
+    holding = (one for one in folders if any(_find(one, file) for file in TRAIN_FILES))
+    found = next(holding, None)
+    if data_dir and not found:
+        raise InputError(
+            f"--data-dir {data_dir} holds neither {' nor '.join(TRAIN_FILES)}",
+            expected=f"both, plain or .gz, in that folder or in its {TORCHVISION_SUBDIR}",
+            next_step=f"copy them there, or leave --data-dir out: then {DEFAULT_DIR} and "
+            f"{PACKAGED_DIR} are searched, and what is missing is downloaded",
+        )
+    return _load(found or _download(), TRAIN_FILES, TRAIN_SHA256)
 
 
 def _find(folder: Path, file: str) -> Path | None:
@@ -116,16 +127,16 @@ def _read(path: Path, sha256: str, pair: tuple[str, str]) -> bytes:
     return data
 
 
-def _download(data_dir: Path) -> Path:
+def _download() -> Path:
     try:
         from torchvision import datasets
 
         with contextlib.redirect_stdout(io.StringIO()):
-            datasets.FashionMNIST(root=str(data_dir), train=True, download=True)
-        return data_dir / TORCHVISION_SUBDIR
+            datasets.FashionMNIST(root=str(DEFAULT_DIR), train=True, download=True)
+        return DEFAULT_DIR / TORCHVISION_SUBDIR
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
-            f"Fashion-MNIST is neither in {data_dir} nor in {PACKAGED_DIR}, and the download "
+            f"Fashion-MNIST is neither in {DEFAULT_DIR} nor in {PACKAGED_DIR}, and the download "
             f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             expected="its four IDX files, or a network",
             next_step="apt install dataset-fashion-mnist, or copy the files into a folder and "

@@ -23,6 +23,7 @@ from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief
 from ..runtime.model_file import open_model
+from ..runtime.options import require
 from ..sealing import goldens, parity, seal
 from . import graph
 from .options import ExportOptions
@@ -75,6 +76,13 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("reading checkpoint and test set")
     model, trained = checkpoint.load_model(options.checkpoint)
     test = data.load_test_set()
+    labels, found = tuple(trained.header["class_labels"]), model.architecture.image_shape[1:]
+    require(
+        (found, labels) == (test.images.shape[1:], data.CLASS_LABELS),
+        f"{options.checkpoint} is for images of {found} and the classes {', '.join(labels)[:200]}",
+        f"Fashion-MNIST's {test.images.shape[1:]} and {', '.join(data.CLASS_LABELS)}",
+        "CHECKPOINT",
+    )
     step("computing float64 reference logits")
     reference = parity.from_pytorch(test.images, convnet.reference_logits(model, test.images))
     step("exporting the graph")
@@ -97,7 +105,6 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     picture_path = path.with_suffix(".parity.png")
     picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
     report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
-    labels = tuple(trained.header["class_labels"])
     score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)
     n_parameters = model.architecture.n_parameters
     return ExportResult(path, report_path, picture, report, n_parameters, score)

@@ -7,11 +7,12 @@ train stage's business.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ..runtime.contract import MAX_SIDE
 from ..runtime.errors import InputError
@@ -22,6 +23,36 @@ SCHEMA = 1
 HEADER_KEY = "convnet_edge"
 MAX_CHECKPOINT_BYTES = 512 * MIB
 NEXT_STEP = "train again with `convnet-edge train`"
+
+Header = TypeVar("Header")
+Count = Annotated[int, Field(ge=0, lt=1 << 64)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]  # pixels
+
+
+@dataclass(frozen=True)
+class _Network:
+    image_shape: tuple[Literal[1], Side, Side]  # grey, as all images are
+    kernel_size: Side
+    width: Annotated[float, Field(gt=0, lt=1000)] = 1.0  # older files have none
+
+
+@dataclass(frozen=True)
+class _Training:
+    data: str
+    recipe: str
+    n_images: Count
+    epochs: Count
+    seed: Count
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What others read of a model's header; its score is measured again."""
+
+    model: _Network
+    class_labels: Annotated[list[str], Field(min_length=2, max_length=10_000)]
+    training: _Training
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,12 +78,17 @@ def describe_network(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` atomically."""
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    """Return the file that holds `checkpoint`; equal ones give equal bytes."""
     header = {"schema": SCHEMA, "kind": checkpoint.kind, **checkpoint.header}
     tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: text}))
+    return safetensors.torch.save(tensors, {HEADER_KEY: text})
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` atomically."""
+    write_atomically(path, to_bytes(checkpoint))
 
 
 def load(path: Path, *, kind: str) -> Checkpoint:
@@ -67,7 +103,8 @@ def load(path: Path, *, kind: str) -> Checkpoint:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][HEADER_KEY])
         if (header["schema"], header["kind"]) != (SCHEMA, kind):
-            raise ValueError(f"a {header['kind']} file of schema {header['schema']}")
+            raise ValueError(f"a {header['kind']} file of schema {header['schema']}"[:200])
+        json.dumps(header, allow_nan=False)  # what cannot be written again: NaN, 1e999
         return Checkpoint(kind, tensors, header)
     except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise InputError(
@@ -75,6 +112,19 @@ def load(path: Path, *, kind: str) -> Checkpoint:
             expected=f"a convnet-edge {kind} checkpoint (safetensors) of schema {SCHEMA}",
             next_step=NEXT_STEP,
         ) from error
+
+
+def read_header(kind: type[Header], header: dict[str, Any]) -> Header:
+    """Return what the dataclass `kind` declares of a header, every value of the declared type.
+
+    Raises:
+        ValueError: one is missing, or of another type or range.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(header), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
@@ -89,8 +139,8 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
         model.load_state_dict(checkpoint.tensors)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.tensors.values()):
             raise ValueError("not all are finite")
-    # InputError: a kernel larger than its images; the others: a header that makes no sense
-    except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
+    except (InputError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} has weights that do not fit its header: {str(error).splitlines()[0][:300]}",
             expected="the trained convnet that the header describes",
@@ -101,21 +151,9 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
 
 def _read_architecture(checkpoint: Checkpoint) -> Architecture:
     """Return the network of the header, once its size is known to be the stored tensors'."""
-    header = checkpoint.header
-    labels, described = header["class_labels"], (header["training"], header["versions"])
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise TypeError("class_labels are not names")
-    if not all(isinstance(part, dict) for part in described):
-        raise TypeError("training or versions are not described")
-    channels, height, width = (int(size) for size in header["model"]["image_shape"])
-    if not all(1 <= side <= MAX_SIDE for side in (channels, height, width)):
-        raise ValueError(f"images of {channels} x {height} x {width}")
-    architecture = Architecture(
-        (channels, height, width),
-        int(header["model"]["kernel_size"]),
-        len(labels),
-        float(header["model"].get("width", 1.0)),
-    )
+    described = read_header(_Described, checkpoint.header)
+    network, n_classes = described.model, len(described.class_labels)
+    architecture = Architecture(network.image_shape, network.kernel_size, n_classes, network.width)
     n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     if architecture.n_parameters != n_stored:  # before anything of that size is built
         raise ValueError(f"{n_stored:,} numbers stored, {architecture.n_parameters:,} described")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.options import data_dir
 from ..runtime.options import Options, model, option
 from ..sealing.default_model import EXPORTED_DIR
 
@@ -19,7 +20,7 @@ class QuantizeOptions(Options):
     data: Literal["fashion-mnist", "sample"] = option(
         "fashion-mnist", "Training images that give ranges and the gate."
     )
-    data_dir: Path = option(Path("data"), "Searched first for IDX files; downloads go here.")
+    data_dir: Path | None = data_dir()
     layout: Layout = option(
         "portable", "portable: any runtime. ort-cpu: onnxruntime's CPU provider, faster."
     )

@@ -60,14 +60,22 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
     device = resolve_device(options.device)
     with joined(device) as processes, without_tf32():
         run = Run(options, device=device, processes=processes)
-        if options.resume and (kept := record.find(run)):
-            if kept.kind == "model":
-                return None
-            record.restore(run, kept)
-        record.require_same_start(run)
-        tell(run)
-        _train_epochs(run, tell)
-        return record.finish(run) if processes.leads else None
+        try:
+            if options.resume and (kept := record.find(run)):
+                if kept.kind == "model":
+                    return None
+                record.restore(run, kept)
+            record.require_same_start(run)
+            tell(run)
+            _train_epochs(run, tell)
+            return record.finish(run) if processes.leads else None
+        except KeyboardInterrupt as error:
+            n_kept = record.count_kept(run)
+            raise InterruptedRunError(
+                f"stopped; {_kept(run, n_kept)}",
+                expected=f"{run.recipe.epochs} epochs",
+                next_step=f"run the same command again{' with --resume' if n_kept else ''}",
+            ) from error
 
 
 def resolve_device(name: str) -> torch.device:
@@ -112,24 +120,17 @@ def measure_peak(device: torch.device) -> float:
 
 def _train_epochs(run: Run, tell: Tell) -> None:
     step: Step = GraphedStep(run) if run.device.type == "cuda" else run.step
-    try:
-        while len(run.epochs) < run.recipe.epochs:
-            with run.timed("epochs"):
-                metrics = _train_epoch(run, step, tell)
-            with run.timed("validation"):
-                metrics = _validate(run, metrics)
-            epochs = (*run.epochs, metrics)
-            if run.processes.leads:
-                with run.timed("checkpoints"):
-                    record.save(run, epochs)
-            run.epochs = epochs
-            tell(metrics)
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError(
-            f"stopped in epoch {len(run.epochs) + 1}; {_kept(run)}",
-            expected=f"{run.recipe.epochs} epochs",
-            next_step=f"run the same command again{' with --resume' if run.epochs else ''}",
-        ) from error
+    while len(run.epochs) < run.recipe.epochs:
+        with run.timed("epochs"):
+            metrics = _train_epoch(run, step, tell)
+        with run.timed("validation"):
+            metrics = _validate(run, metrics)
+        epochs = (*run.epochs, metrics)
+        if run.processes.leads:
+            with run.timed("checkpoints"):
+                record.save(run, epochs)
+        run.epochs = epochs
+        tell(metrics)
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
@@ -168,14 +169,14 @@ def _measure(run: Run, n_batches: int, n_images: int, started: int) -> EpochMetr
     raise CheckFailedError(
         f"the mean loss is {mean_loss:.4g} in epoch {epoch} at learning rate {rates}",
         expected=f"a finite loss below {EXPLODED_LOSS:.3g}, ten times that of guessing",
-        next_step=f"lower --learning-rate; {_kept(run)}",
+        next_step=f"lower --learning-rate; {_kept(run, record.count_kept(run))}",
     )
 
 
-def _kept(run: Run) -> str:
-    if not run.epochs:
+def _kept(run: Run, n_kept: int) -> str:
+    if not n_kept:
         return "nothing is kept"
-    return f"{len(run.epochs)} complete of {run.recipe.epochs} kept in {run.options.resume_path}"
+    return f"{n_kept} complete of {run.recipe.epochs} kept in {run.options.resume_path}"
 
 
 def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:

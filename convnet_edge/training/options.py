@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..data.options import data_dir
 from ..runtime.options import Options, option
 from .recipes import RECIPES, Recipe, RecipeName
 
@@ -19,18 +20,22 @@ class TrainOptions(Options):
         "fashion-mnist",
         "Training images; `sample` is the 10,000 that come with the program.",
     )
-    data_dir: Path = option(Path("data"), "Searched first for IDX files; downloads go here.")
+    data_dir: Path | None = data_dir()
     recipe: RecipeName = option(
         "tutorial",
         "tutorial: as it is written there, 10 epochs. fast: its accuracy in 2 epochs. best: the "
         "highest accuracy, 30 epochs.",
     )
-    epochs: int | None = option(None, "Passes over the images.", low=1, default_text="the recipe's")
+    epochs: int | None = option(
+        None, "Passes over the images.", low=1, high=10_000, default_text="the recipe's"
+    )
     learning_rate: float | None = option(None, "Adam's.", above=0, default_text="the recipe's")
     batch_size: int | None = option(
-        None, "Images a step, over all processes.", low=1, default_text="the recipe's"
+        None, "Images a step, over all processes.", low=1, high=4096, default_text="the recipe's"
     )
-    kernel_size: int = option(3, "Of both convolutions, in pixels.", low=1, panel="Advanced")
+    kernel_size: int = option(
+        3, "Of both convolutions, in pixels.", low=1, high=9, panel="Advanced"
+    )
     width: float = option(
         1.0,
         "Of every layer; 0.5 is 16-32-64, a quarter of the work.",
@@ -38,8 +43,12 @@ class TrainOptions(Options):
         high=4,
         panel="Advanced",
     )
-    validate: int = option(0, "Training images to hold out and score after each epoch.", low=0)
-    seed: int = option(0, "Repeats a CPU run bit for bit (same thread count).", low=0)
+    validate: int = option(
+        0, "Training images to hold out and score after each epoch.", low=0, high=59_999
+    )
+    seed: int = option(
+        0, "Repeats a CPU run bit for bit (same thread count).", low=0, high=(1 << 32) - 1
+    )
     device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")
     precision: Precision = option(
         "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"
@@ -47,7 +56,7 @@ class TrainOptions(Options):
     resume: bool = option(False, "Go on from the last complete epoch.")
     out: Path = option(
         Path("checkpoints/convnet.safetensors"),
-        "The checkpoint to write.",
+        "The checkpoint to write. An earlier run of that name is kept as NAME.1, NAME.2, …",
         suffixes=(".safetensors",),
     )
 

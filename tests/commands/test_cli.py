@@ -1,13 +1,21 @@
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
+import typer
 from pages import REPOSITORY
 
+from convnet_edge.commands.terminal import Terminal
 from convnet_edge.data import fashion_mnist
+from convnet_edge.runtime import files
 from convnet_edge.sealing import default_model
+from convnet_edge.training import record
 
 
 def inspect(model_path, **options):
@@ -90,3 +98,99 @@ def test_train_shows_its_progress_and_resumes_no_complete_run(run, on_few, few, 
     again = run(*command, "--resume", "--json")
     assert json.loads(again.stdout)["training"]["epochs"] == 2
     assert "c/x.safetensors is complete: nothing to do" in again.stderr
+    other = run(*command, "--seed", "1", "--validate", "50", "--verbose")
+    assert "kept the earlier run as c/x.1.safetensors" in other.stdout
+    assert "(0): Conv2d(1, 32" in other.stdout
+
+
+@pytest.mark.parametrize("epochs", [1, 10])
+def test_train_says_all_in_25_lines_of_80_columns(run, on_few, few, monkeypatch, epochs):
+    few = replace(few, images=few.images[:70], labels=few.labels[:70], source="data")
+    monkeypatch.setattr(fashion_mnist, "load_training_set", lambda *_: few)
+    command = (
+        "train",
+        "--data",
+        "sample",
+        "--epochs",
+        epochs,
+        "--width",
+        "0.1",
+        "--out",
+        "x.safetensors",
+    )
+    for more in ((), ("--validate", "6", "--seed", "7")):
+        result = run(*command, *more)
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert len(lines) <= 25
+        assert max(map(len, lines)) <= 80
+        assert len([line for line in lines if line.startswith("Epoch [")]) == epochs
+        assert "held out" in result.stdout if more else "Conv2d" not in result.stdout
+        assert f" {epochs} epoch{'s' * (epochs > 1)} of batches of 64" in result.stdout
+
+
+def test_second_interrupt_ends_training_without_a_traceback(
+    run, on_few, few, monkeypatch, tmp_path
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fashion_mnist, "load_training_set", lambda *_: few)
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    command = ("train", "--data", "sample", "--width", "0.1", "--out", "c/x.safetensors")
+    first = run(*command)
+    assert (first.exit_code, "nothing is kept" in first.stderr) == (130, True)
+    monkeypatch.setattr(record, "count_kept", interrupt)
+    second = run(*command)
+    assert (second.exit_code, second.stderr) == (130, "convnet-edge: interrupted\n")
+    assert not list((tmp_path / "c").iterdir())
+
+
+def drawn(output):
+    """Return the lines on a terminal's screen, and how often one of them was drawn or erased."""
+    screen, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", output):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            screen += [""] * (row == len(screen))
+        elif part.endswith("A"):
+            row -= 1
+        elif part.endswith("K"):
+            screen[row] = ""
+        elif not part.startswith("\x1b"):
+            screen[row] = (
+                screen[row][:column].ljust(column) + part + screen[row][column + len(part) :]
+            )
+            column += len(part)
+    return screen
+
+
+def test_bar_leaves_nothing_behind_on_a_terminal(monkeypatch):
+    import rich.console
+
+    written = io.StringIO()
+    made = partial(rich.console.Console, file=written, force_terminal=True, width=80, _environ={})
+    monkeypatch.setattr(rich.console, "Console", lambda **_: made())
+    monkeypatch.setattr(typer, "echo", lambda line, **_: written.write(f"{line}\n"))
+    terminal = Terminal()
+    with terminal.progress():
+        terminal.say("first")
+        assert written.getvalue() == "first\n"  # nothing is drawn before there is something to show
+        terminal.share(0.5, "half of it")
+        assert "half of it" in drawn(written.getvalue())[1]
+        terminal.say("second")
+        terminal.share(1, "all of it")
+    assert "".join(drawn(written.getvalue())).split() == ["firstsecond"]
+
+
+def test_terminal_that_cannot_erase_gets_no_bar_and_no_empty_lines(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal = Terminal()
+    with terminal.progress():
+        terminal.step("begins")
+        terminal.note("said")
+        terminal.note()
+    assert capsys.readouterr().err == "said\n"

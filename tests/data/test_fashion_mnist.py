@@ -22,7 +22,7 @@ def data_dir(tmp_path):
     return folder
 
 
-def load(data_dir, name="fashion-mnist"):
+def load(data_dir=None, name="fashion-mnist"):
     return data.load_training_set(name, data_dir)
 
 
@@ -35,6 +35,7 @@ def idx(array):
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The embedded training files take the place of the full ones, and no package is installed."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "TRAIN_SHA256", data.SAMPLE_SHA256)
     monkeypatch.setattr(data, "PACKAGED_DIR", tmp_path / "no package")
 
@@ -109,6 +110,22 @@ def test_decompression_bomb_is_refused(data_dir, monkeypatch):
         load(data_dir)
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_named_folder_without_the_files_is_an_error_and_nothing_else_is_searched(
+    small, data_dir, tmp_path, monkeypatch, made
+):
+    monkeypatch.setattr(data, "PACKAGED_DIR", data_dir)
+    monkeypatch.setattr(data, "_download", lambda *_: pytest.fail("downloaded"))
+    named = tmp_path / "named"
+    if made:
+        named.mkdir()
+    with pytest.raises(InputError, match=f"{named} holds neither train-images-idx3") as caught:
+        load(named)
+    assert "leave --data-dir out" in caught.value.next_step
+    assert named.exists() == made
+    assert load().source == str(data_dir)
+
+
 def test_download_by_torchvision_ends_in_the_data_dir(small, data_dir, tmp_path, monkeypatch):
     from torchvision import datasets
 
@@ -122,9 +139,9 @@ def test_download_by_torchvision_ends_in_the_data_dir(small, data_dir, tmp_path,
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"http://127.0.0.1:{server.server_port}/"
         monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [mirror])
-        assert len(load(tmp_path / "new")) == 10_000
+        assert len(load()) == 10_000
         server.shutdown()
-    assert (tmp_path / "new" / data.TORCHVISION_SUBDIR).is_dir()
+    assert (tmp_path / "data" / data.TORCHVISION_SUBDIR).is_dir()
 
 
 def test_failed_download_names_other_ways_that_work(small, data_dir, tmp_path, monkeypatch):
@@ -132,15 +149,15 @@ def test_failed_download_names_other_ways_that_work(small, data_dir, tmp_path, m
 
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(InputError, match="download failed") as caught:
-        load(tmp_path / "absent")
+        load()
     assert "--data sample" in caught.value.next_step
     assert "apt install dataset-fashion-mnist" in caught.value.next_step
     monkeypatch.setattr(data, "PACKAGED_DIR", data_dir)
-    assert len(load(tmp_path / "absent")) == 10_000
+    assert len(load()) == 10_000
 
 
 @pytest.mark.slow
 def test_package_data_is_the_official_training_set(tmp_path):
-    loaded = load(tmp_path)
+    loaded = load()
     assert loaded.images.shape == (60_000, 28, 28)
     assert (loaded.images[:10_000] == load(tmp_path, "sample").images).all()

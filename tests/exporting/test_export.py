@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import faults
 import numpy as np
@@ -9,12 +10,12 @@ import onnxruntime
 import pytest
 import torch
 
-from convnet_edge.exporting import export, graph
-from convnet_edge.exporting.options import ExportOptions
-from convnet_edge.networks import convnet
+from convnet_edge.exporting import export, graph, verify
+from convnet_edge.exporting.options import ExportOptions, VerifyOptions
+from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime import Classifier, admission, contract
-from convnet_edge.runtime.errors import CheckFailedError
+from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.sealing import parity
 
 WHITE = contract.encode_pixels(np.full((28, 28), 255, np.uint8))
@@ -136,3 +137,19 @@ def test_export_in_another_process_gives_the_same_bytes(trained, tmp_path, input
         )  # fmt: skip
         files.append(out.read_bytes())
     assert files[0] == files[1]
+
+
+def test_checkpoint_of_other_classes_is_refused(on_few, exported, trained, tmp_path):
+    loaded, path = (
+        checkpoint.load(trained.checkpoint_path, kind="model"),
+        tmp_path / "x.safetensors",
+    )
+    checkpoint.save(path, replace(loaded, header=loaded.header | {"class_labels": [*"abcdefghij"]}))
+    with pytest.raises(InputError, match=r"for images of \(28, 28\) and the classes a, b"):
+        export.export(ExportOptions(checkpoint=path, out=tmp_path / "x.onnx"))
+    fewer = Architecture(n_classes=9)
+    described = {"model": checkpoint.describe_network(fewer), "class_labels": [*"abcdefghi"]}
+    tensors = dict(Convnet(fewer).state_dict())
+    checkpoint.save(path, checkpoint.Checkpoint("model", tensors, loaded.header | described))
+    with pytest.raises(InputError, match="and 9 classes"):
+        verify.verify(VerifyOptions(model=exported.model_path, against=path))

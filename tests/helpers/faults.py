@@ -13,6 +13,7 @@ from convnet_edge.runtime import contract
 from convnet_edge.runtime.model_file import open_model
 
 Change = Callable[[onnx.ModelProto], None]
+ODD = (None, True, "x", -1, 10**400, 1e-300, [], ["x", None], {}, {"x": [1]}, float("nan"))
 
 
 def unsealed(model: bytes) -> bytes:
@@ -110,3 +111,15 @@ def drop_a_class(proto: onnx.ModelProto) -> None:
             values = numpy_helper.to_array(tensor)[:-1]
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value -= 1
+
+
+def mutations(value: Any) -> list[Any]:
+    """Return copies of a JSON value, each with one part of it odd or left out."""
+    found = list(ODD)
+    if isinstance(value, dict):
+        found += [{k: v for k, v in value.items() if k != key} for key in value]
+        found += [value | {key: odd} for key, one in value.items() for odd in mutations(one)]
+    if isinstance(value, list):
+        found += [[*value[:i], odd, *value[i + 1 :]]
+                  for i, one in enumerate(value) for odd in mutations(one)]  # fmt: skip
+    return found

@@ -27,7 +27,7 @@ FRAMEWORKS = {  # who may import what
     "typer": {"commands"},
     "rich": {"commands"},
     "segno": {"commands"},
-    "pydantic": {"reporting"},
+    "pydantic": {"networks", "reporting"},
     "jinja2": {"reporting"},
     "click": set(),
 }

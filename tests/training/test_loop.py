@@ -1,12 +1,16 @@
 import errno
 import itertools
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from faults import mutations
 
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.drawing import pictures
@@ -15,11 +19,13 @@ from convnet_edge.networks.convnet import Architecture, Convnet, compute_logits
 from convnet_edge.runtime import files
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
 from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.training import loop
 from convnet_edge.training.distributed import Processes
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.recipes import RECIPES
+from convnet_edge.training.run import EpochMetrics, Run
 
 
 @pytest.fixture
@@ -164,6 +170,165 @@ def test_resume_with_other_options_is_refused_with_the_difference(unfinished):
             loop.train(replace(unfinished, **{name: value}))
 
 
+STAGES = {  # where Ctrl-C comes, and the complete epochs on the disk then
+    "the first step after resuming": 1, "after the write": 1, "told": 1, "the second validation": 1,
+    "the test": 3, "the picture": 3, "the last write": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupt_says_what_is_on_the_disk_and_resume_goes_on_from_there(
+    options, monkeypatch, stage
+):
+    options = replace(options, width=0.1)
+    if stage == "the first step after resuming":
+        interrupted(monkeypatch, options)
+        options = replace(options, resume=True)
+
+    def after(function, wanted=lambda *_: True):
+        def called(*arguments):
+            function(*arguments)
+            if wanted(*arguments):
+                raise KeyboardInterrupt
+
+        return called
+
+    tell = interrupt if "resuming" in stage or stage == "told" else lambda _: None
+    with monkeypatch.context() as patch:
+        if stage == "told":
+            tell = after(lambda _: None, lambda event: isinstance(event, EpochMetrics))
+        if stage == "after the write":
+            patch.setattr(loop.record, "save", after(loop.record.save))
+        if stage == "the second validation":
+            real = loop._validate
+            patch.setattr(
+                loop, "_validate", lambda run, m: interrupt() if m.epoch == 2 else real(run, m)
+            )
+        if stage == "the test":
+            patch.setattr(data, "load_test_set", interrupt)
+        if stage == "the picture":
+            patch.setattr(pictures, "training_curve", interrupt)
+        if stage == "the last write":
+            patch.setattr(loop.record, "write_atomically", after(files.write_atomically))
+        kept = f"{STAGES[stage]} complete of 3 kept in "
+        with pytest.raises(InterruptedRunError, match=kept) as caught:
+            loop.train(options, tell)
+    assert "--resume" in caught.value.next_step
+    result, events = heard(replace(options, resume=True))
+    trained = [event.epoch for event in events if isinstance(event, EpochMetrics)]
+    assert trained == [1, 2, 3][STAGES[stage] :]
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2, 3]
+    assert result.earlier_path is None
+    assert not options.resume_path.exists()
+
+
+def test_interrupt_in_the_first_epoch_tells_of_an_older_state_of_the_same_run(
+    unfinished, monkeypatch
+):
+    on_step(monkeypatch, 5, interrupt)
+    with pytest.raises(InterruptedRunError, match="1 complete of 3 kept"):
+        loop.train(replace(unfinished, resume=False))
+    with pytest.raises(InterruptedRunError, match="nothing is kept"):
+        loop.train(replace(unfinished, resume=False, seed=1), interrupt)
+
+
+def test_odd_resume_header_is_refused_before_training_or_does_no_harm(options, monkeypatch):
+    options = replace(options, width=0.05, validate=40)
+    interrupted(monkeypatch, options, step=13)
+    kept = checkpoint.load(options.resume_path, kind="resume")
+    run = Run(replace(options, resume=True), device=torch.device("cpu"), processes=Processes())
+    n_refused = 0
+    for header in mutations(kept.header):
+        text = json.dumps(header)
+        stored = safetensors.torch.save(kept.tensors, {checkpoint.HEADER_KEY: text})
+        options.resume_path.write_bytes(stored)
+        try:
+            loop.record.restore(run, loop.record.find(run))
+        except InputError:
+            n_refused += 1
+            assert loop.record.count_kept(run) in (0, 1)
+            continue
+        json.dumps([as_json(run.epochs), run.time_s], allow_nan=False)
+        assert [epoch.epoch for epoch in run.epochs] == [*range(1, len(run.epochs) + 1)]
+        assert all(isinstance(text, str) for text in run.warnings())
+        with run.timed("epochs"):
+            pass
+    assert n_refused > 300
+
+
+def run_files(options, number=""):
+    paths = (options.out.with_suffix(f"{number}{s}") for s in (".safetensors", ".train.json"))
+    return [path.read_bytes() for path in paths]
+
+
+def test_earlier_run_is_kept_under_a_number_unless_it_is_the_same(options):
+    options = replace(options, epochs=1, width=0.1)
+    assert loop.train(options).earlier_path is None
+    first = run_files(options)
+    assert loop.train(options).earlier_path is None  # the same bits
+    assert loop.train(replace(options, seed=1)).earlier_path == options.out.with_name(
+        "few.1.safetensors"
+    )
+    assert run_files(options, ".1")[0] == first[0]
+    second = run_files(options)
+    assert loop.train(replace(options, seed=2)).earlier_path.name == "few.2.safetensors"
+    assert run_files(options, ".2") == second
+    assert run_files(options, ".1")[0] == first[0]
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_kill_between_the_renames_leaves_a_run_that_resume_finishes(options, monkeypatch, moment):
+    options = replace(options, epochs=1, width=0.1)
+    loop.train(options)
+    earlier, real, renames = run_files(options), Path.rename, itertools.count(1)
+
+    def killed(self, target):
+        if next(renames) == moment:
+            raise SystemExit
+        return real(self, target)
+
+    options = replace(options, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(SystemExit):
+            loop.train(options)
+    result = loop.train(replace(options, resume=True))
+    assert result.earlier_path.name == "few.1.safetensors"
+    assert run_files(options, ".1") == earlier
+    assert result.record["training"]["seed"] == 1
+
+
+def test_earlier_run_that_cannot_be_renamed_is_an_error_and_the_new_one_is_safe(
+    options, monkeypatch
+):
+    options = replace(options, epochs=1, width=0.1)
+    loop.train(options)
+    before = run_files(options)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(InputError, match="under a number: Permission denied"):
+            loop.train(replace(options, seed=1))
+    assert run_files(options) == before
+    assert loop.train(replace(options, seed=1, resume=True)).earlier_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 1 << 32), ("seed", 1 << 64), ("epochs", 10**9), ("batch_size", 10**9),
+     ("kernel_size", 10), ("validate", 60_000), ("learning_rate", float("nan")),
+     ("learning_rate", float("inf")), ("learning_rate", 0.0)],
+)  # fmt: skip
+def test_vast_or_senseless_option_is_refused_with_its_range(name, value):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(InputError, match=flag) as caught:
+        TrainOptions(**{name: value})
+    assert re.search(r"from \d to [\d,]+$|above 0$", caught.value.expected)
+
+
 def test_resume_from_a_damaged_or_a_foreign_state_is_refused(unfinished):
     path = unfinished.resume_path
     kept = checkpoint.load(path, kind="resume")
@@ -174,6 +339,7 @@ def test_resume_from_a_damaged_or_a_foreign_state_is_refused(unfinished):
         ("adam.0.exp_avg", None),
         ("model.layer_stack.0.bias", torch.zeros(3)),
         ("model.layer_stack.0.bias", torch.zeros(32, dtype=torch.float64)),
+        ("model.layer_stack.0.bias", torch.full((32,), float("nan"))),
     ):
         tensors = {key: t for key, t in (kept.tensors | {name: wrong}).items() if t is not None}
         checkpoint.save(path, replace(kept, tensors=tensors))

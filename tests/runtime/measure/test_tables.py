@@ -99,7 +99,9 @@ def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
         model(NAMED[2], accuracy=None, cold_start=None),
     )
     assert max(map(len, found)) <= tables.WIDTH
-    assert found[1].split() == ["model", "batch", "p50", "ms", "p99", "ms", "images/s", "accuracy", "memory"]
+    assert found[1].split() == [
+        "model", "batch", "p50", "ms", "p99", "ms", "images/s", "accuracy", "memory",
+    ]  # fmt: skip
     assert found[2].split()[:3] == ["fashion-mnist.onnx", "1", "0.0807"]
     assert [line.split()[0] for line in found[3:6]] == ["8", "64", "256"]
     assert len({len(line) for line in found[3:6]}) == 1  # numbers are set to the right
