@@ -7,12 +7,14 @@ The functions and options of the commands, each imported when it is first asked 
 package imports neither torch nor numpy. On a device, `convnet_edge.runtime` is all there is.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 __version__ = "0.1.0"
+TYPE_CHECKING = False  # typing's takes ten times as long to import as all of this
 
 if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stands once
+    from typing import Any
+
     from .bundling.bundle import bundle as bundle
     from .bundling.options import BundleOptions as BundleOptions
     from .commands.bench import bench as bench
@@ -40,6 +42,7 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for, from where the lines above have it."""
     import ast  # a device, which asks for nothing here, does not wait for these
     import pkgutil
+    from importlib import import_module
 
     source = pkgutil.get_data(__name__, "__init__.py") or b""
     for node in ast.walk(ast.parse(source)):

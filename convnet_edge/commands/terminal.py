@@ -6,8 +6,6 @@ stdout, or to stderr where stdout carries the JSON document; notes and pictures 
 
 from __future__ import annotations
 
-import json as json_module
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..runtime.files import json_text, visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..drawing.pictures import Picture
-
-
-def rank() -> int:
-    """Return this process's rank among those that torchrun started, 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
 
 
 class Terminal:
@@ -43,7 +38,7 @@ class Terminal:
         if self._bar is not None:  # off the terminal while something else is printed
             self._bar.stop()
         for line in lines:
-            typer.echo(line, err=self.json or aside)
+            typer.echo(visible(line), err=self.json or aside)
         if self._bar is not None:
             self._bar.start()
 
@@ -69,7 +64,7 @@ class Terminal:
         if self._bar is not None:
             from rich.markup import escape
 
-            self._bar.reset(self._bar.task_ids[0], description=escape(text), total=None)
+            self._bar.reset(self._bar.task_ids[0], description=escape(visible(text)), total=None)
 
     def share(self, share: float, text: str | None = None) -> None:
         """Say how much is done, in [0, 1]; text: in other words than those that it began with."""
@@ -92,7 +87,6 @@ class Terminal:
         if self.json:
             from ..runtime.measure.result import as_json
 
-            plain = as_json(document)
-            typer.echo(json_module.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False))
+            typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:
             self.say(f"next: {next_command}")

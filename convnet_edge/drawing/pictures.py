@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
 }
 GRID_COLUMNS, GRID_ROWS = 5, 3
 N_SHOWN_CLASSES = 3
-INSTALL = 'pip install "convnet-edge[plot]"'
+INSTALL = "pip install matplotlib"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..data import fashion_mnist as data
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
-from ..runtime.files import write_json
+from ..runtime.files import require_writable, write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import as_json
@@ -77,6 +77,8 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         InputError: the model, the provider or the checkpoint cannot be opened.
     """
     path = choose_model(options.model)
+    report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
+    require_writable(report_path)
     file = open_model(path)
     checks = file.digests
     against = comparison = None
@@ -99,7 +101,6 @@ def verify(options: VerifyOptions, step: Callable[[str], None] = lambda _: None)
         comparison=comparison,
         checks=checks,
     )
-    report_path = options.out or EXPORTED_DIR / f"{path.stem}.verify.json"
     write_json(report_path, as_json(report))
     return VerifyResult(path, report_path, report)
 

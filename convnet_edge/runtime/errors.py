@@ -22,7 +22,8 @@ class EdgeError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        return f"{self.found}; expected {self.expected}; next: {self.next_step}"
+        text = f"{self.found}; expected {self.expected}; next: {self.next_step}"
+        return text.replace("\n", "\\n")  # one line, whatever names are in it
 
 
 class InputError(EdgeError):

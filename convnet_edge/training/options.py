@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, option
+from ..runtime.options import Options, option, seed
 from .recipes import RECIPES, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -35,7 +35,7 @@ class TrainOptions(Options):
         1.0, "Of every layer; 0.5 is 16-32-64, a quarter of the work.", above=0, high=4
     )
     validate: int = option(0, "Training images to hold out and score after each epoch.", low=0)
-    seed: int = option(0, "Repeats a CPU run bit for bit (same thread count).", low=0)
+    seed: int = seed("Repeats a CPU run bit for bit (same thread count).")
     device: Device = option("auto", "auto: cuda, else mps, else cpu.")
     precision: Precision = option("float32", "bf16: convolutions and linear layers in bfloat16.")
     resume: bool = option(False, "Go on from the last complete epoch.")

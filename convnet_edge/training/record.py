@@ -57,7 +57,8 @@ def find(run: Run) -> Checkpoint | None:
         if not path.exists():
             continue
         kept = checkpoint.load(path, kind=kind)
-        theirs = kept.header.get("training", {})
+        described = kept.header.get("training")
+        theirs = described if isinstance(described, dict) else {}
         for key, value in run.training.items():
             if value != theirs.get(key):
                 raise InputError(
