@@ -1,3 +1,3 @@
-from convnet_edge.commands.app import main
+from convnet_edge.__main__ import main
 
 main()

@@ -8,9 +8,10 @@ for: importing this package imports neither torch nor numpy. On a device, `convn
 all there is.
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 __version__ = "0.1.0"
+TYPE_CHECKING = False  # typing's takes ten times as long to import as all of this
 
 if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stands once
     from .bundling.bundle import Bundle as Bundle

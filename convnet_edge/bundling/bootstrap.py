@@ -2,10 +2,10 @@
 
 The archive's comment is the SHA-256 of all bytes before it (runtime/archive.py writes it): proof
 that the copy is whole, not of who made it. Standard library and the syntax of any Python 3 alone,
-so that an old one can say which is needed.
+so that an old one can say which is needed. No flipped bit of these lines may end in exit 0: hence
+a text to exit with instead of a number, and != at the end.
 """
 
-import hashlib
 import os
 import sys
 
@@ -15,29 +15,34 @@ COMMENT_BYTES = len(PREFIX) + 64
 
 def begin(archive: str) -> int:
     """Check the bytes of `archive` and run its command line; return the exit code."""
-    with open(archive, "rb") as file:
-        data = file.read()
-    digest = hashlib.sha256(data[:-COMMENT_BYTES]).hexdigest()
-    if data[-COMMENT_BYTES:] != PREFIX + digest.encode():
-        return _fail(archive, "FAIL: the file was altered or is incomplete; expected the bytes "
-                     "that were bundled; next: copy it again, or bundle it anew", 1)  # fmt: skip
-    if sys.version_info < (3, 10):
-        return _fail(archive, "Python %d.%d; expected Python 3.10 or newer; next: start it with a "
-                     "newer python3" % sys.version_info[:2])  # fmt: skip
+    name = os.path.basename(archive)
     try:
+        import hashlib
+
+        with open(archive, "rb") as file:
+            data = file.read()
+        digest = hashlib.sha256(data[:-COMMENT_BYTES]).hexdigest()
+        if data[-COMMENT_BYTES:] != PREFIX + digest.encode():
+            sys.exit("%s: FAIL: the file was altered or is incomplete; expected the bytes that "
+                     "were bundled; next: copy it again, or bundle it anew" % name)  # fmt: skip
+        if sys.version_info < (3, 10):
+            return _fail(name, "Python %d.%d; expected Python 3.10 or newer; next: start it "
+                         "with a newer python3" % sys.version_info[:2], 2)  # fmt: skip
         from convnet_edge.runtime.__main__ import main
     except ImportError as error:
         if error.name is None or error.name.startswith("convnet_edge"):
             raise
-        return _fail(archive, "%s; expected numpy and onnxruntime; next: python3 -m pip install "
-                     "numpy onnxruntime pillow" % error)  # fmt: skip
+        return _fail(name, "%s; expected numpy and onnxruntime; next: python3 -m pip install "
+                     "numpy onnxruntime pillow" % error, 2)  # fmt: skip
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted", 130)
     return main(archive)
 
 
-def _fail(archive: str, what: str, code: int = 2) -> int:
-    sys.stderr.write("%s: %s\n" % (os.path.basename(archive), what))
+def _fail(name: str, what: str, code: int) -> int:
+    sys.stderr.write("%s: %s\n" % (name, what))
     return code
 
 
-if __name__ == "__main__":
+if __name__ != "convnet_edge.bundling.bootstrap":
     sys.exit(begin(os.path.dirname(os.path.abspath(__file__))))

@@ -19,7 +19,7 @@ from ..runtime import archive, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
-from ..runtime.files import write_atomically
+from ..runtime.files import require_writable, write_atomically
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.protobuf import field
@@ -27,6 +27,7 @@ from ..sealing.default_model import choose_model
 from . import site
 from .options import BundleOptions
 
+MODEL = "model.onnx"  # as ONNX's test runners want it
 ELEMENT_TYPES = {"float32": 1, "uint8": 2}  # TensorProto.DataType
 
 
@@ -55,6 +56,10 @@ def bundle(options: BundleOptions) -> Bundle:
         CheckFailedError: a model does not pass its self-test here.
     """
     paths = [choose_model(path) for path in options.models or (None,)]
+    suffix = ".pyz" if options.target == "pyz" else f"-{options.target}"
+    out = options.out or Path(f"{paths[0].stem}{suffix}")
+    if options.target != "web":  # whose folder `site` looks into
+        require_writable(out if options.target == "pyz" else out / MODEL)
     models = {path.name: Classifier(path) for path in paths}
     apart = len(models) == len(paths)
     if not apart or len({model.contract.class_labels for model in models.values()}) > 1:
@@ -67,8 +72,6 @@ def bundle(options: BundleOptions) -> Bundle:
     for path in paths:
         next_step = f"check it with `convnet-edge verify {path}`"
         selftest.require(checks[path.name], what=f"{path} was not bundled", next_step=next_step)
-    suffix = ".pyz" if options.target == "pyz" else f"-{options.target}"
-    out = options.out or Path(f"{paths[0].stem}{suffix}")
     about = {
         "convnet_edge": __version__,
         "class_labels": list(models[paths[0].name].contract.class_labels),
@@ -136,7 +139,7 @@ def _write_test_data(out: Path, model: Classifier) -> dict[str, Any]:
     contract, goldens = model.contract, model.contract.goldens
     images, logits = model.to_input(goldens.images), goldens.logits.astype(np.float32)
     contents = {
-        "model.onnx": model.file.data,
+        MODEL: model.file.data,
         "data.json": json.dumps({"atol": goldens.tolerance, "rtol": 0.0}).encode(),
         "test_data_set_0/input_0.pb": _encode_tensor(contract.input_name, images),
         "test_data_set_0/output_0.pb": _encode_tensor(contract.output_name, logits),

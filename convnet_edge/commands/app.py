@@ -7,20 +7,22 @@ at `_Group.invoke`; anything else keeps its traceback.
 """
 
 import math
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer._click.exceptions import ClickException
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..runtime.errors import EdgeError, InputError, InterruptedRunError
-from ..runtime.files import print_any_letter
-from ..runtime.options import Declared, declared, parse
+from ..runtime.files import flush, open_streams, printing, visible
+from ..runtime.options import Declared, declared, parse, require_values
+from ..training.launch import Launch, read_launch
 from . import (
     bench,
     bundle,
@@ -35,7 +37,7 @@ from . import (
     train,
     verify,
 )
-from .terminal import Terminal, rank
+from .terminal import Terminal
 
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
@@ -66,28 +68,53 @@ class _Command(_PlainHelp, TyperCommand):
 class _Group(_PlainHelp, TyperGroup):
     """The error boundary: a known error becomes one line on stderr and its exit code."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], *others: Any, **more: Any
+    ) -> Any:
+        with _boundary():
+            require_values(args)
+            return super().make_context(info_name, args, *others, **more)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _boundary():
             return super().invoke(ctx)
-        except EdgeError as error:
-            lines, exit_code = [*error.details, error.line], error.exit_code
-        except KeyboardInterrupt:
-            lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
-        except ModuleNotFoundError as error:
-            if error.name not in HOST_PACKAGES:
-                raise
-            missing = InputError(
-                f"{error.name} is not installed",
-                expected="the host side of convnet-edge for this command",
-                next_step='pip install "convnet-edge[train,cpu]"',
-            )
-            lines, exit_code = [missing.line], missing.exit_code
-        # of the processes that torchrun started, one on each machine complains
-        if rank() == 0 or os.environ.get("LOCAL_RANK") == "0":
-            who = f"convnet-edge (process {rank()})" if rank() else "convnet-edge"
+
+
+@contextmanager
+def _boundary() -> Iterator[None]:
+    try:
+        with printing():
+            yield
+        return
+    except EdgeError as error:
+        lines, exit_code = [*error.details, error.line], error.exit_code
+    except KeyboardInterrupt:
+        lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
+    except BrokenPipeError:
+        lines, exit_code = [], InputError.exit_code
+    except ClickException as error:  # wrong usage: Typer shows it, with what was typed in it
+        error.message = visible(error.message)
+        raise
+    except ModuleNotFoundError as error:
+        if error.name not in HOST_PACKAGES:
+            raise
+        missing = InputError(
+            f"{error.name} is not installed",
+            expected="the host side of convnet-edge for this command",
+            next_step=f"pip install {' '.join(HOST_PACKAGES)}",
+        )
+        lines, exit_code = [missing.line], missing.exit_code
+    try:
+        here = read_launch()
+    except InputError:  # which is no matter but to `train`, and said there
+        here = Launch()
+    # of the processes that torchrun started, one on each machine complains
+    if lines and (here.rank == 0 or here.local_rank == 0):
+        who = f"convnet-edge (process {here.rank})" if here.rank else "convnet-edge"
+        with suppress(OSError):
             for line in (*lines[:-1], f"{who}: {lines[-1]}"):
-                typer.echo(line, err=True)
-        raise typer.Exit(exit_code)
+                typer.echo(visible(line), err=True)
+    raise typer.Exit(exit_code)
 
 
 app = typer.Typer(
@@ -105,9 +132,13 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line (entry point of `convnet-edge` and of cli.py)."""
-    print_any_letter()
-    app(prog_name="convnet-edge")
+    """Run the command line; `convnet_edge.__main__` is where it starts."""
+    open_streams()
+    try:
+        app(prog_name="convnet-edge")
+    finally:
+        with suppress(OSError):
+            flush(sys.stderr)
 
 
 @app.callback(invoke_without_command=True)

@@ -101,14 +101,17 @@ def bench(
     from ..data.fashion_mnist import load_test_set
     from ..runtime import selftest
     from ..runtime.classifier import Classifier
-    from ..runtime.files import write_json
+    from ..runtime.files import require_writable, write_json
     from ..runtime.measure.bench import Listener, bench_model, settings_of
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
 
     listener, test, first = listener or Listener(), load_test_set(), None
     found: list[Benched] = []
-    for path in map(choose_model, options.models or (None,)):
+    models = [choose_model(path) for path in options.models or (None,)]
+    for path in models:
+        require_writable(options.result_path(path))
+    for path in models:
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
         classifier = Classifier(path, settings=settings_of(options))

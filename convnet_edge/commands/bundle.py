@@ -8,8 +8,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-import typer
-
 from ..bundling.options import BundleOptions, ServeOptions
 from .terminal import Terminal
 
@@ -67,7 +65,7 @@ def _announce(server: PageServer, terminal: Terminal) -> None:
     if others:
         terminal.say(shorten(f"also {' '.join(others)}", SCREEN_COLUMNS, placeholder=" …"))
     if sys.stdout.isatty():
-        terminal.say(*_qr_code(first))
+        terminal.draw(_qr_code(first))
     terminal.say("Every device in this network can open it.")
     if server.context is None:
         terminal.say(
@@ -77,12 +75,13 @@ def _announce(server: PageServer, terminal: Terminal) -> None:
 
 
 def _qr_code(url: str) -> list[str]:
-    """Return the lines of a QR code of `url`, none if they are too many for a screen."""
+    """Return the lines of a QR code of `url`, none if they are too many for a screen.
+
+    Light on dark: not every camera reads it inverted.
+    """
     import segno
 
     text = StringIO()
     segno.make_qr(url, error="l").terminal(text, border=QUIET_MODULES, compact=True)
     lines = text.getvalue().splitlines()
-    # light on dark whatever the terminal's colours: not every camera reads it inverted
-    drawn = [typer.style(line, typer.colors.BRIGHT_WHITE, typer.colors.BLACK) for line in lines]
-    return drawn if len(lines) <= SCREEN_LINES - N_TEXT_LINES else []
+    return lines if len(lines) <= SCREEN_LINES - N_TEXT_LINES else []

@@ -93,7 +93,8 @@ def _probe(code: str) -> subprocess.CompletedProcess[str] | None:
 
 def _builds(installed: dict[str, str]) -> Finding:
     found = " and ".join(f"{name} {version}" for name, version in installed.items())
-    mend = f'pip install "convnet-edge[{"cuda" if "onnxruntime-gpu" in installed else "cpu"}]"'
+    build = '"onnxruntime-gpu[cuda,cudnn]"' if "onnxruntime-gpu" in installed else "onnxruntime"
+    mend = f"pip install {build}"
     why = "nothing can be run"
     if installed:
         mend = f"pip uninstall -y {' '.join(installed)} && {mend}"

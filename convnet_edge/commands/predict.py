@@ -11,6 +11,7 @@ import typer
 
 from ..predicting.options import PredictOptions
 from ..runtime.errors import InputError
+from ..runtime.files import visible
 from ..sealing.default_model import choose_model
 from .terminal import Terminal
 
@@ -41,7 +42,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
     from ..predicting.predict import predict
 
     shown_as = None if terminal.json else options.format
-    table = csv.writer(sys.stdout, lineterminator="\n")
+    table = csv.writer(_Rows(), lineterminator="\n")
     if shown_as == "csv":
         table.writerow(CSV_COLUMNS)
     for answer in predict(options):
@@ -61,6 +62,13 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
         elif shown_as == "jsonl":
             terminal.say(json.dumps(document, ensure_ascii=False))
         yield document
+
+
+class _Rows:
+    """Where rows of a table go: unchanged to a file or another program, visible to people."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
 def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:

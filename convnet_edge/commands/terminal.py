@@ -8,7 +8,6 @@ details, for `--verbose`. A line may be longer than the terminal is wide: there 
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import re
 import shutil
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..runtime.files import json_text, visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -31,11 +32,6 @@ MAX_PICTURES = 2  # named one by one
 COLOURS = {"VALID": "green", "PASS": "green", "[✓]": "green", "NOISY": "yellow", "[?]": "yellow",
            "INVALID": "red", "FAIL": "red", "[x]": "red"}  # fmt: skip
 COLOURED = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in COLOURS))
-
-
-def rank() -> int:
-    """Return this process's rank among those that torchrun started, 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
 
 
 class Terminal:
@@ -76,19 +72,23 @@ class Terminal:
 
     def heading(self, text: str) -> None:
         """Print what the next answers are about."""
-        self._print([typer.style(text, bold=True)], err=False)
+        self._print([text], err=False, bold=True)
 
-    def _print(self, lines: Iterable[str], *, err: bool) -> None:
+    def draw(self, lines: Iterable[str]) -> None:
+        """Print a picture made of letters: light on dark, whatever the terminal's colours."""
+        for line in lines:
+            typer.secho(line, fg=typer.colors.BRIGHT_WHITE, bg=typer.colors.BLACK)
+
+    def _print(self, lines: Iterable[str], *, err: bool, bold: bool = False) -> None:
         if self._bar is not None:  # off the terminal until there is more to show in it
             self._bar.stop()
         width = shutil.get_terminal_size().columns if is_terminal(err=err) else None
-        for line in (part for text in lines for part in text.split("\n")):
+        for line in (part for text in lines for part in visible(text).split("\n")):
             for text in fold(line, width):
-                coloured = COLOURED.sub(
-                    lambda found: typer.style(found[0], COLOURS[found[0]]), text
-                )
+                shown = COLOURED.sub(lambda found: typer.style(found[0], COLOURS[found[0]]), text)
+                shown = typer.style(shown, bold=True) if bold else shown
                 # where there is no terminal, Typer takes the colours out again
-                typer.echo(coloured, err=err, color=False if "NO_COLOR" in os.environ else None)
+                typer.echo(shown, err=err, color=False if "NO_COLOR" in os.environ else None)
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -111,7 +111,7 @@ class Terminal:
         if self._bar is not None:
             from rich.markup import escape
 
-            self._bar.reset(self._bar.task_ids[0], description=escape(text), total=None)
+            self._bar.reset(self._bar.task_ids[0], description=escape(visible(text)), total=None)
             self._bar.start()
 
     def share(self, share: float, text: str | None = None) -> None:
@@ -141,10 +141,9 @@ class Terminal:
         if self.json:
             from ..runtime.measure.result import as_json
 
-            plain = as_json(document)
-            typer.echo(json_module.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False))
+            typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:  # not folded: it is there to be copied
-            typer.echo(f"next: {next_command}", err=self.json)
+            typer.echo(visible(f"next: {next_command}"), err=self.json)
 
 
 def is_terminal(*, err: bool) -> bool:

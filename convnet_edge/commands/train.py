@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..training.launch import read_launch
 from ..training.options import TrainOptions
-from .terminal import Terminal, rank
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..training import loop as stage
@@ -22,7 +23,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     from ..training import loop as stage
     from ..training.run import EpochMetrics, Run
 
-    if rank() != 0:
+    if read_launch().rank != 0:
         stage.train(options)
         return
     if options.resume_path.exists() and not options.resume:

@@ -54,7 +54,7 @@ STYLE: dict[Any, Any] = {
 GRID_COLUMNS, GRID_ROWS = 5, 3
 N_SHOWN_CLASSES = 3
 N_FEW = 100  # images, of which a share is known to ±10 points at best
-INSTALL = 'pip install "convnet-edge[plot]"'
+INSTALL = "pip install matplotlib"
 
 
 @dataclass(frozen=True)

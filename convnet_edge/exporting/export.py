@@ -19,6 +19,7 @@ from ..networks import checkpoint, convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError
+from ..runtime.files import require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief
@@ -73,6 +74,8 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
         InputError: the checkpoint cannot be read.
         CheckFailedError: a check failed; the report is written, the model file is not.
     """
+    path = options.out_path
+    require_writable(path)
     step("reading checkpoint and test set")
     model, trained = checkpoint.load_model(options.checkpoint)
     test = data.load_test_set()
@@ -90,7 +93,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("proving the final bytes")
     final = contract.seal(plain, _describe(options, model, trained.header, test, reference))
     proof = prove(final, reference)
-    path, floor, tolerance = options.out_path, reference.floor, reference.tolerance
+    floor, tolerance = reference.floor, reference.tolerance
     report = ParityReport(
         passed=all(check.passed for check in proof.checks),
         model=path.name,
@@ -102,7 +105,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
         checks=proof.checks,
     )
     errors = parity.errors_of(proof.logits, reference).max(axis=1)
-    picture_path = path.with_suffix(".parity.png")
+    picture_path = seal.beside(path, "parity", passed=report.passed).with_suffix(".png")
     picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
     report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
     score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)

@@ -17,7 +17,7 @@ from ..data import fashion_mnist as data
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
-from ..runtime.files import write_json
+from ..runtime.files import require_writable, write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import as_json, brief
@@ -96,6 +96,9 @@ def verify(
         InputError: the model, the provider or the checkpoint cannot be opened.
     """
     path = choose_model(options.model)
+    beside = EXPORTED_DIR if path == shipped_model() else path.parent
+    report_path = options.out or beside / f"{path.stem}.verify.json"
+    require_writable(report_path)
     file = open_model(path)
     checks = file.digests
     against = comparison = None
@@ -118,8 +121,6 @@ def verify(
         comparison=comparison,
         checks=checks,
     )
-    beside = EXPORTED_DIR if path == shipped_model() else path.parent
-    report_path = options.out or beside / f"{path.stem}.verify.json"
     write_json(report_path, as_json(report))
     is_quantized = file.contract.quantization is not None
     return VerifyResult(path, report_path, report, is_quantized)

@@ -17,6 +17,7 @@ from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
+from ..runtime.files import require_writable
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, Interval, brief
@@ -224,6 +225,8 @@ def quantize(
         CheckFailedError: gate or proof failed; the report is written, the model file is not.
     """
     source_path = choose_model(options.model)
+    path = options.out_path(source_path)
+    require_writable(path)
     step(f"reading {source_path} and training images")
     source, test = _Source(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")
@@ -242,7 +245,7 @@ def quantize(
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
     speed = measure_speeds(source.classifier, classifier, test.images)
-    path, file = options.out_path(source_path), classifier.file
+    file = classifier.file
     report = QuantizeReport(
         source=str(source_path),
         model=path.name,

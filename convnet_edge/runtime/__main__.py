@@ -6,25 +6,31 @@ its models from the archive in memory.
 
 import argparse
 import contextlib
-import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .archive import Archive, read_archive
 from .classifier import Classifier
 from .contract import NEXT_STEP
 from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
-from .files import print_any_letter, write_json
+from .files import (
+    flush,
+    json_text,
+    open_streams,
+    printing,
+    require_writable,
+    visible,
+    write_json,
+)
 from .measure import bench, cold_start, machine, tables
 from .measure.check import Check
 from .measure.options import BenchOptions
 from .measure.result import as_json
 from .measure.timing import Load, median_ms, take_turns
-from .options import Declared, declared, parse
+from .options import Declared, declared, parse, require_values
 from .selftest import run_selftest
 
 OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
@@ -44,29 +50,42 @@ class Candidate:
 
 def main(archive_path: str, arguments: list[str] | None = None) -> int:
     """Run one command of the bundle at `archive_path`; return the exit code."""
-    print_any_letter()
-    path = Path(archive_path)
+    open_streams()
+    path, arguments = Path(archive_path), sys.argv[1:] if arguments is None else arguments
     try:
-        archive = read_archive(path)
-        asked = _parser(archive).parse_args(arguments)
-        given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
-        options = BenchOptions(**{**DEFAULTS, **given})
-        code: int = asked.run(archive, asked, options)
+        with printing():
+            require_values(arguments)
+            archive = read_archive(path)
+            asked = _parser(archive).parse_args(arguments)
+            given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
+            options = BenchOptions(**{**DEFAULTS, **given})
+            code: int = asked.run(archive, asked, options)
+            return code
     except EdgeError as error:
-        print(f"{path.name}: {error.line}", file=sys.stderr)
-        return error.exit_code
+        line, code = error.line, error.exit_code
     except KeyboardInterrupt:
-        print(f"{path.name}: interrupted", file=sys.stderr)
-        return InterruptedRunError.exit_code
+        line, code = "interrupted", InterruptedRunError.exit_code
     except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return InputError.exit_code
+    with contextlib.suppress(OSError):
+        _say(f"{path.name}: {line}", aside=True)
+        flush(sys.stderr)
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        expected = "a command line as its help has it"
+        raise InputError(message, expected=expected, next_step=f"{self.prog} --help")
+
+
+def _say(*lines: str, aside: bool = False) -> None:
+    for line in lines:
+        print(visible(line), file=sys.stderr if aside else sys.stdout)
+
+
 def _parser(archive: Archive) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python3 {archive.path.name}",
         description="A model in one file, with its own proof. selftest: proof on this machine, in "
         "seconds. predict IMAGE...: label and probabilities.",
@@ -115,8 +134,7 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
 
 
 def _show(asked: argparse.Namespace, document: Any, lines: list[str]) -> None:
-    for line in [json.dumps(document, indent=2, ensure_ascii=False)] if asked.json else lines:
-        print(line)
+    _say(*([json_text(document)] if asked.json else lines))
 
 
 def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
@@ -163,7 +181,7 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         try:
             rows.append((str(path), classifier([path]).top(3)[0]))
         except InputError as error:
-            print(f"{archive.path.name}: {error.line}", file=sys.stderr)
+            _say(f"{archive.path.name}: {error.line}", aside=True)
             code = error.exit_code
     answers, lines = [], []
     for name, top in rows:
@@ -176,25 +194,32 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
 
 
 def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
+    if options.out is not None:
+        require_writable(options.result_path(Path(asked.model or "model")))
     chosen, classifier = _choose(archive, asked.model, options)
     out = None if options.out is None else options.result_path(Path(chosen.name))
-    result = bench.bench_model(
-        classifier,
-        options,
-        name=chosen.name,
-        version=archive.manifest["convnet_edge"],
-        test=archive.test_set(),
-        checks=chosen.checks,
-        start=cold_start.Task(archive.path, member=chosen.name),
-        listener=bench.Listener(
-            stage=lambda text: print(text, file=sys.stderr) if sys.stderr.isatty() else None,
-            keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
-        ),
-    ).result
+    try:
+        result = bench.bench_model(
+            classifier,
+            options,
+            name=chosen.name,
+            version=archive.manifest["convnet_edge"],
+            test=archive.test_set(),
+            checks=chosen.checks,
+            start=cold_start.Task(archive.path, member=chosen.name),
+            listener=bench.Listener(
+                stage=lambda text: _say(text, aside=True) if sys.stderr.isatty() else None,
+                keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
+            ),
+        ).result
+    except InterruptedRunError as error:
+        if out is None:
+            error.next_step = "run it again; --out FILE.json keeps what was measured until then"
+        raise
     lines = tables.card(result) + tables.report_lines(result, shutil.get_terminal_size().columns)
     _show(asked, as_json(result), lines)
     if out is not None:
-        print(f"wrote {out}", file=sys.stderr)
+        _say(f"wrote {out}", aside=True)
     bench.require_believable([result], strict=options.strict)
     return 0
 
@@ -245,7 +270,7 @@ def _choose(
         listed = ", ".join(f"{one.name} {times_ms[one.name]:.3f} ms" for one in usable)
         why = f"the fastest that passes here (one image: {listed})"
     chosen = usable[0]
-    print(f"model: {'; '.join((f'{chosen.name}, {why}', *refused))}", file=sys.stderr)
+    _say(f"model: {'; '.join((f'{chosen.name}, {why}', *refused))}", aside=True)
     return chosen, opened[chosen.name]
 
 

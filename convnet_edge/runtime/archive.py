@@ -20,7 +20,12 @@ from .files import MIB, read_bytes
 from .measure.accuracy import ImageSet
 
 SCHEMA = "convnet-edge/bundle/1"
-SHEBANG = b"#!/usr/bin/env python3\n"
+# Python that finds no whole zip behind these lines takes the file for its source: the second line,
+# an encoding that there is not, stops it before the binary part, with these words and exit 1
+START = (
+    b"#!/usr/bin/env python3\n"
+    b"#coding:FAIL--the-file-is-incomplete--expected-the-bytes-that-were-bundled--next--copy-it-again\n"
+)
 MANIFEST, MODELS, TEST_SET = "manifest.json", "models/", "test-set.npz"
 ARRAYS = ("images", "labels", "images_sha256", "labels_sha256")  # of the test set
 COMMENT_PREFIX = b"sha256:"  # what starts a bundle knows it too: bundling/bootstrap.py
@@ -72,7 +77,7 @@ def encode_test_set(test: ImageSet) -> bytes:
 def pack(members: Mapping[str, bytes]) -> bytes:
     """Return a sealed archive of `members`: the same bytes for the same content."""
     out = io.BytesIO()
-    out.write(SHEBANG)
+    out.write(START)
     with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(members, key=lambda name: (name != "__main__.py", name)):
             info = zipfile.ZipInfo(name, EPOCH)

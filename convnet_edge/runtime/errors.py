@@ -39,7 +39,8 @@ class EdgeError(Exception):
     @property
     def line(self) -> str:
         """The three parts as the command line prints them."""
-        return f"{self.found}; expected {self.expected}; next: {self.next_step}"
+        text = f"{self.found}; expected {self.expected}; next: {self.next_step}"
+        return text.replace("\n", "\\n")  # one line, whatever names are in it
 
     def __str__(self) -> str:
         return FLAG.sub(_as_argument, self.line)

@@ -1,4 +1,4 @@
-"""Read whole files within a limit, and write them so that no reader ever sees half of one.
+"""Read whole files within a limit, write them so that no reader ever sees half of one, and print.
 
 Knows nothing of formats: IDX, ONNX and pictures are parsed elsewhere, always from bytes.
 """
@@ -9,13 +9,21 @@ import glob
 import io
 import json
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import InputError
 
 MIB = 1 << 20
+NAME_RESERVE = 40  # letters more than `path` has what is written beside it, or before it
+# what a terminal obeys or does not show: control characters but tab and newline, line separators,
+# marks that turn the direction of writing, halves of letters
+HIDDEN = re.compile(
+    r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
@@ -25,46 +33,80 @@ def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
         InputError: missing, a folder or device, unreadable, empty, or larger than `limit`.
     """
     try:
-        if not path.is_file():
-            raise ValueError("is not a regular file" if path.exists() else "does not exist")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-        if not data or len(data) > limit:
-            raise ValueError("is larger than that" if data else "is empty (0 bytes)")
-    except (OSError, ValueError) as error:  # also a ValueError: a NUL byte in the name
-        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else error
+        if path.is_file():
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+            if 0 < len(data) <= limit:
+                return data
+            found = "is larger than that" if data else "is empty (0 bytes)"
+            expected = f"at most {limit / MIB:g} MiB" if data else "a whole file"
+        else:
+            found = "is not a regular file" if path.exists() else "does not exist"
+            expected = "the name of a file"
+    except OSError as error:
+        found, expected = f"cannot be read: {error.strerror}", "a file that this user may read"
+    raise InputError(f"{path} {found}", expected=expected, next_step=next_step)
+
+
+def require_writable(path: Path, *, flag: str = "--out") -> Path:
+    """Return the file that writing `path` makes or replaces: what it links to, if it is a link.
+
+    Makes nothing itself, so that it can be asked before long work. `flag` is how `path` was named.
+
+    Raises:
+        InputError: a folder, a device or a link to nothing is there; the name is too long; the
+            folder cannot be made or written.
+    """
+    end, found = path, None
+    try:
+        if path.is_symlink():
+            end = Path(os.path.realpath(path))
+            found = None if end.exists() else "it is a link to nothing"
+        if end.exists() and not end.is_file():
+            found = f"it is a {'folder' if end.is_dir() else 'device, pipe or socket'}"
+        if found is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(end.with_name(end.name + "." * NAME_RESERVE))
+            folder = next(one for one in end.parents if one.exists())
+            if not os.access(folder, os.W_OK | os.X_OK):
+                found = f"nothing can be written in {folder}"
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in it
+        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if found is not None:
         raise InputError(
-            f"{path} {reason}",
-            expected=f"a readable file of at most {limit / MIB:g} MiB",
-            next_step=next_step,
-        ) from error
-    return data
+            f"{path} cannot be written: {found}",
+            expected="a new name or that of a regular file, in a folder that can be written",
+            next_step=f"choose another place with {flag}",
+        )
+    return end
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` under its final name only once all of it is on the disk.
 
     A temporary file beside `path`, fsync, rename, fsync of the folder: after a crash at any
-    moment `path` holds the old content or the new, never a part. Of several that write one name at
-    the same moment the last one wins: each has a temporary name of its own, which holds its process
-    id, so that the next write removes what a killed process of this machine left.
+    moment `path` holds the old content or the new, never a part. A link stays one: the file that it
+    names is written. Of several that write one name at the same moment the last one wins: each has
+    a temporary name of its own, which holds its process id, so that the next write removes what a
+    killed process of this machine left.
 
     Raises:
-        InputError: the folder cannot be made or written, or the disk is full; nothing is left.
+        InputError: as `require_writable`, or the disk is full; nothing is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(8).hex()}.tmp")
+    end = require_writable(path)
+    temporary = end.with_name(f".{end.name}.{os.getpid()}-{os.urandom(8).hex()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*-{'?' * 16}.tmp"):
-            if not _is_running(leftover.name.removeprefix(f".{path.name}.").split("-")[0]):
+        end.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in end.parent.glob(f".{glob.escape(end.name)}.*-{'?' * 16}.tmp"):
+            if not _is_running(leftover.name.removeprefix(f".{end.name}.").split("-")[0]):
                 leftover.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(end)
         if os.name == "posix":  # Windows cannot open a folder; its rename is durable enough
-            descriptor = os.open(path.parent, os.O_RDONLY)
+            descriptor = os.open(end.parent, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
@@ -93,14 +135,63 @@ def _is_running(process_id: str) -> bool:
     return True
 
 
-def print_any_letter() -> None:
-    """Let print replace what the terminal's character set lacks (✓, ≥), rather than fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` as JSON, atomically."""
+    write_atomically(path, f"{json_text(document)}\n".encode())
+
+
+def json_text(document: Any) -> str:
+    """Return `document` as JSON (no NaN, two-space indent) that no terminal obeys."""
+    return visible(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def visible(text: str) -> str:
+    r"""Return `text` with what would not be seen as JSON's escapes: \u001b for ESC.
+
+    Newlines and tabs stay, and JSON keeps its meaning.
+    """
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def open_streams() -> None:
+    """Let print replace what a character set lacks (✓, ≥), and drop what goes to no stream."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - as long as we live
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write `document` as JSON (no NaN, two-space indent), atomically."""
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Turn into InputError what the system refuses meanwhile, a full disk under stdout above all.
+
+    Raises:
+        InputError: with the system's words.
+        BrokenPipeError: nobody reads any more.
+    """
+    try:
+        try:
+            yield
+        finally:
+            flush(sys.stdout)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise InputError(
+            f"the system refuses: {place}{error.strerror or error}",
+            expected="to be allowed to read and write there, and space left on the disk",
+            next_step="free some space, or read and write elsewhere (TMPDIR for what is temporary)",
+        ) from error
+
+
+def flush(stream: TextIO) -> None:
+    """Hand over what was printed; where that fails, drop it, or Python fails again as it ends."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise

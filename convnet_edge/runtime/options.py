@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import ARGUMENTS, InputError
+from .files import require_writable
 
 RATE = {"hz": 1.0, "": 1.0}
 TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -37,8 +38,9 @@ class Declared:
     None is allowed. low, high: least and greatest value allowed, of each number in a list. above:
     what the value must exceed. flag: as a person types it, the argument's name for a positional
     one. metavar: what stands for the value in a help text. units: what a text may end with, and its
-    value. suffixes: one of which the name of a file must end with. default_text: what None stands
-    for. positional: an argument, not an option. panel: under which heading of the help text.
+    value. suffixes: one of which the name of a file must end with that is to be written.
+    default_text: what None stands for. positional: an argument, not an option. panel: under which
+    heading of the help text.
     """
 
     name: str
@@ -90,7 +92,10 @@ class Options:
     def __post_init__(self) -> None:
         """Check every value; options that have to fit each other are checked on top of that."""
         for one in declared(type(self)):
-            object.__setattr__(self, one.name, _checked(one, getattr(self, one.name)))
+            value = _checked(one, getattr(self, one.name))
+            object.__setattr__(self, one.name, value)
+            if one.suffixes and value is not None:
+                require_writable(value, flag=one.flag)
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
@@ -124,6 +129,11 @@ def threads() -> Any:
     return option(None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores")
 
 
+def seed(help: str) -> Any:  # noqa: A002 - the option's help
+    """Return the field of a random seed, which several stages take."""
+    return option(0, help, low=0, high=2**63 - 1)
+
+
 def declared(options: type) -> tuple[Declared, ...]:
     """Return what the dataclass `options` declares, in order."""
     hints, found = get_type_hints(options), []
@@ -148,6 +158,22 @@ def require(holds: bool, found: str, expected: str, flag: str) -> None:
     """Raise InputError unless `holds`: for what an option's declaration alone cannot tell."""
     if not holds:
         raise InputError(found, expected=expected, next_step=f"change {flag}")
+
+
+def require_values(arguments: Sequence[str]) -> None:
+    """Refuse empty ones: as a path, an empty text would be this folder.
+
+    Raises:
+        InputError: naming what the first of them follows.
+    """
+    for before, text in zip(("the command", *arguments), arguments):  # noqa: B905 - pairs
+        if not text or (text.startswith("--") and text.endswith("=")):
+            flag = text[:-1] or before
+            raise InputError(
+                f"nothing after {flag}",
+                expected="a value (is a variable of the shell empty?)",
+                next_step=f"give {flag} a value, or leave it out",
+            )
 
 
 def parse(one: Declared, text: str) -> Any:

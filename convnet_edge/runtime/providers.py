@@ -21,8 +21,9 @@ TESTED = {
     "openvino": "OpenVINOExecutionProvider",
 }
 INSTALL = {
-    "cpu": 'pip install "convnet-edge[cpu]"',
-    "cuda": 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "convnet-edge[cuda]"',
+    "cpu": "pip install onnxruntime",
+    "cuda": "pip uninstall -y onnxruntime onnxruntime-gpu && "
+    'pip install "onnxruntime-gpu[cuda,cudnn]"',
     "openvino": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
 ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")  # both load CUDA's libraries

@@ -169,7 +169,7 @@ def import_onnxruntime() -> Any:
         raise MissingPackageError(
             f"onnxruntime cannot be imported: {error}",
             expected="onnxruntime, or onnxruntime-gpu for CUDA",
-            next_step='pip install "convnet-edge[cpu]"',
+            next_step=providers.INSTALL["cpu"],
         ) from error
     onnxruntime.disable_telemetry_events()  # older versions know only this
     return onnxruntime

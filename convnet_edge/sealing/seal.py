@@ -85,17 +85,25 @@ def versions(*modules: ModuleType) -> dict[str, str]:
     return {"convnet-edge": __version__} | {m.__name__: m.__version__ for m in modules}
 
 
-def hand_over(path: Path, model: bytes, report: Any, kind: str, *, next_step: str) -> Path:
-    """Write `report` beside `path`, then `model` to it if each of the report's checks held.
+def beside(path: Path, kind: str, *, passed: bool) -> Path:
+    """Return where the report on the model `path` goes: NAME.parity.json, of a model that is there.
 
-    Returns where the report is. `kind` stands in its name: NAME.parity.json.
+    A failed run leaves that to the older model, and writes NAME.parity.failed.json.
+    """
+    return path.with_suffix(f".{kind}.json" if passed else f".{kind}.failed.json")
+
+
+def hand_over(path: Path, model: bytes, report: Any, kind: str, *, next_step: str) -> Path:
+    """Write `report` `beside` `path`, then `model` to it if each of the report's checks held.
+
+    Returns where the report is; those of runs that failed before are removed.
 
     Raises:
-        CheckFailedError: a check failed; what `path` held before is untouched.
+        CheckFailedError: a check failed; what `path` held before is untouched, with its report.
     """
-    report_path = path.with_suffix(f".{kind}.json")
+    report_path = beside(path, kind, passed=report.passed)
     write_json(report_path, as_json(report))
-    older = " (the older file of that name is untouched)" if path.exists() else ""
+    older = " (the older file of that name is untouched, and its report)" if path.exists() else ""
     selftest.require(
         report.checks,
         what=f"{path} was not written{older}",
@@ -103,4 +111,6 @@ def hand_over(path: Path, model: bytes, report: Any, kind: str, *, next_step: st
         listed=True,
     )
     write_atomically(path, model)
+    for suffix in (".json", ".png"):
+        beside(path, kind, passed=False).with_suffix(suffix).unlink(missing_ok=True)
     return report_path

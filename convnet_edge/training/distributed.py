@@ -4,7 +4,6 @@ Every process holds all images and the same permutation, computes its share of e
 the same update, so nothing but gradients is exchanged.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..runtime.errors import InputError, InterruptedRunError
+from .launch import read_launch
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
     except RuntimeError as error:
         raise InterruptedRunError(
             f"another process of this run is gone: {str(error).splitlines()[0]}",
-            expected=f"all {os.environ['WORLD_SIZE']} processes until the end",
+            expected=f"all {read_launch().size} processes until the end",
             next_step="run the same command again with --resume",
         ) from error
 
@@ -59,7 +59,7 @@ def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the other processes of the torchrun launch, if any: by nccl on CUDA, else gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if read_launch().size == 1:
         yield Processes()
         return
     if device.type == "cuda":

@@ -6,7 +6,6 @@ after it. Exporting and printing are done elsewhere.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ..runtime.options import require
 from . import record
 from .batches import draw_choices
 from .distributed import joined
+from .launch import read_launch
 from .options import TrainOptions
 from .run import EpochMetrics, GraphedStep, Run, Step
 
@@ -89,8 +89,9 @@ def resolve_device(name: str) -> torch.device:
         name = next(candidate for candidate, works in usable.items() if works)
     found = f"asked for {name}, which PyTorch {torch.__version__} cannot use here"
     require(usable[name], found, "auto, cpu, or another that is present", "--device")
-    local_rank = os.environ.get("LOCAL_RANK")
-    return torch.device(f"cuda:{local_rank}" if name == "cuda" and local_rank else name)
+    local_rank = read_launch().local_rank
+    own = name == "cuda" and local_rank is not None
+    return torch.device(f"cuda:{local_rank}" if own else name)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import data_dir
-from ..runtime.options import Options, option
+from ..runtime.options import Options, option, seed
 from .recipes import RECIPES, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -46,9 +46,7 @@ class TrainOptions(Options):
     validate: int = option(
         0, "Training images to hold out and score after each epoch.", low=0, high=59_999
     )
-    seed: int = option(
-        0, "Repeats a CPU run bit for bit (same thread count).", low=0, high=(1 << 32) - 1
-    )
+    seed: int = seed("Repeats a CPU run bit for bit (same thread count).")
     device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")
     precision: Precision = option(
         "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"

@@ -80,6 +80,7 @@ def test_only_a_bug_keeps_its_traceback(run, monkeypatch, raised, exit_code, wor
 
 def test_of_torchruns_processes_one_on_each_machine_complains(run, monkeypatch):
     monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run("inspect", "absent.onnx").stderr == ""
     monkeypatch.setenv("LOCAL_RANK", "0")

@@ -81,16 +81,28 @@ def test_fault_fails_its_check(model_bytes, reference, monkeypatch, change, faul
     assert check in {one.name for one in proof.checks if not one.passed}
 
 
-def test_failure_leaves_the_older_file(on_few, monkeypatch, trained, graph_bytes, tmp_path):
-    broken = faults.change_graph(graph_bytes, faults.put_nan)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: broken)
+def test_failure_leaves_the_older_file_with_its_report_until_a_success(
+    on_few, monkeypatch, trained, graph_bytes, tmp_path
+):
     older = tmp_path / "broken.onnx"
-    older.write_bytes(b"older")
-    with pytest.raises(CheckFailedError, match="older file of that name is untouched") as caught:
-        export.export(ExportOptions(checkpoint=trained.checkpoint_path, out=older))
-    assert [older] == list(tmp_path.rglob("*.onnx"))
-    assert older.read_bytes() == b"older"
-    report = json.loads(older.with_suffix(".parity.json").read_text())
+    kept = (older, older.with_suffix(".parity.json"), older.with_suffix(".parity.png"))
+    before = dict.fromkeys(kept, b"older")
+    for path, content in before.items():
+        path.write_bytes(content)
+    options = ExportOptions(checkpoint=trained.checkpoint_path, out=older)
+    broken = faults.change_graph(graph_bytes, faults.put_nan)
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "to_onnx", lambda *_, **__: broken)
+        with pytest.raises(CheckFailedError, match="of that name is untouched, and its") as caught:
+            export.export(options)
+    assert {path: path.read_bytes() for path in before} == before
+    failed = {older.with_suffix(f".parity.failed{suffix}") for suffix in (".json", ".png")}
+    assert {*tmp_path.iterdir()} == {*before, *failed}
+    report_path = older.with_suffix(".parity.failed.json")
+    assert str(report_path) in caught.value.next_step
+    report = json.loads(report_path.read_text())
+    export.export(options)
+    assert {*tmp_path.iterdir()} == {*before}, "what failed is over"
     assert report["passed"] is False
     failed = {f"[x] {row['name']}" for row in report["checks"] if not row["passed"]}
     assert {line.split(": ")[0] for line in caught.value.details} == failed

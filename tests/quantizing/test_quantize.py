@@ -124,7 +124,7 @@ def fail(tmp_path, monkeypatch):
             stage.quantize(QuantizeOptions(model_path, "sample", layout="ort-cpu", out=out))
         assert not out.exists()
         assert len(loads) == 1
-        report = json.loads(out.with_suffix(".quantize.json").read_text())
+        report = json.loads(out.with_suffix(".quantize.failed.json").read_text())
         assert report["passed"] is False
         return report, {row["name"] for row in report["checks"] if not row["passed"]}
 

@@ -1,7 +1,10 @@
 import errno
 import json
+import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +15,18 @@ from convnet_edge.runtime.errors import InputError
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("absent", "does not exist"),
-        ("folder", "not a regular file"),
-        ("empty", "0 bytes"),
-        ("large", "larger"),
-        ("nul\0byte", "(cannot be read|does not exist|null)"),
+        ("absent", "does not exist; expected the name of a file"),
+        ("folder", "is not a regular file; expected the name of a file"),
+        ("pipe", "is not a regular file; expected the name of a file"),
+        ("empty", r"is empty \(0 bytes\); expected a whole file"),
+        ("large", "larger than that; expected at most 4.7"),
+        ("n" * 300, "cannot be read: File name too long; expected a file that this user may read"),
+        ("nul\0byte", "does not exist"),
     ],
 )
-def test_read_bytes_without_content_says_which(tmp_path, name, reason):
+def test_read_bytes_without_content_says_which_and_what_would_do(tmp_path, name, reason):
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     (tmp_path / "large").write_bytes(b"123456")
     with pytest.raises(InputError, match=reason) as caught:
@@ -42,6 +48,76 @@ def test_write_atomically_keeps_old_content_when_the_disk_is_full(tmp_path, monk
     assert "space" in caught.value.next_step
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def place(folder, kind):
+    """Put there what is no file to write; return its path."""
+    path = folder / "out"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    elif kind.startswith("link"):
+        path.symlink_to(folder / "absent" if kind == "link to nothing" else folder)
+    elif kind == "below a file":
+        path.write_bytes(b"")
+        path = path / "below" / "out"
+    return path.with_name(path.name * 100) if kind == "long name" else path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("folder", "it is a folder"),
+        ("pipe", "it is a device, pipe or socket"),
+        ("socket", "it is a device, pipe or socket"),
+        ("link to nothing", "it is a link to nothing"),
+        ("link to a folder", "it is a folder"),
+        ("long name", "File name too long"),
+        ("below a file", "Not a directory"),
+    ],
+)
+def test_what_is_no_file_is_never_written_or_replaced(tmp_path, kind, reason):
+    path = place(tmp_path, kind)
+    before = {one: one.lstat().st_ino for one in tmp_path.rglob("*")}
+    for write in (files.require_writable, lambda to: files.write_atomically(to, b"content")):
+        with pytest.raises(InputError) as caught:
+            write(path)
+        assert str(caught.value).startswith(f"{path} cannot be written: {reason}; expected a new ")
+    assert {one: one.lstat().st_ino for one in tmp_path.rglob("*")} == before
+
+
+def test_a_link_stays_a_link_and_its_file_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("elsewhere/file")
+    files.write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").readlink() == Path("elsewhere/file")
+    assert [path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()] == [b"new"]
+
+
+def test_require_writable_makes_nothing_and_names_the_folder_that_refuses(tmp_path, monkeypatch):
+    files.require_writable(tmp_path / "a" / "b" / "out")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(files.os, "access", lambda path, _: path != tmp_path)  # root may do all
+    with pytest.raises(InputError, match=f"nothing can be written in {tmp_path};.*--elsewhere$"):
+        files.require_writable(tmp_path / "a" / "out", flag="--elsewhere")
+
+
+HOSTILE = "".join(map(chr, (*range(32), 127, *range(128, 160), 0x2028, 0x202E, 0x2067, 0xDC80)))
+
+
+def test_what_a_terminal_obeys_is_made_visible_and_json_means_the_same(tmp_path):
+    shown = files.visible(f"é–✓ {HOSTILE}")
+    assert shown.startswith("é–✓ \\u0000\\u0001")
+    assert {letter for letter in shown if not letter.isprintable()} == {"\t", "\n"}
+    assert json.loads(files.json_text({HOSTILE: [HOSTILE]})) == {HOSTILE: [HOSTILE]}
+    assert all(letter.isprintable() or letter == "\n" for letter in files.json_text([HOSTILE]))
+    files.write_json(tmp_path / "f.json", HOSTILE)  # half a letter is no UTF-8
+    assert json.loads((tmp_path / "f.json").read_text()) == HOSTILE
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):

@@ -73,6 +73,12 @@ class BenchOptions(Options):
             "--out",
         )
         require(
+            self.out is None or self.out.suffix in ("", ".json") or self.out.is_dir(),
+            f"--out {self.out}",
+            "a folder, or a name that ends in .json",
+            "--out",
+        )
+        require(
             not self.cuda_graph or self.provider == "cuda",
             f"--cuda-graph with --provider {self.provider}",
             "--provider cuda: it is a mode of NVIDIA's GPUs",

@@ -1,0 +1,146 @@
+"""A bundle that is damaged in any way says FAIL, or Python refuses it: never exit 0 in silence."""
+
+import ast
+import io
+import random
+import subprocess
+import sys
+import tokenize
+import zipimport
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+import tiny
+
+from convnet_edge.bundling.bundle import bundle
+from convnet_edge.bundling.options import BundleOptions
+from convnet_edge.runtime import archive
+
+FIRST, LAST = 4096, 1024
+WORDS = "FAIL--the-file-is-incomplete--expected-the-bytes-that-were-bundled--next--copy-it-again"
+ALTERED = "d.pyz: FAIL: the file was altered or is incomplete; expected "
+SHORTEST = archive.START.index(b"FAIL") + 1  # of which Python finds the encoding wanting
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "tiny.onnx"
+    path.write_bytes(tiny.grey())
+    return bundle(BundleOptions((path,), out=path.with_suffix(".pyz"))).path.read_bytes()
+
+
+def places(content):
+    """Return the first and last bits of the file."""
+    last = range(8 * (len(content) - LAST), 8 * len(content))
+    return [*range(8 * FIRST), *last]
+
+
+def flipped(content, place):
+    damaged = bytearray(content)
+    damaged[place // 8] ^= 1 << place % 8
+    return bytes(damaged)
+
+
+def start(path, damaged):
+    """Run what is left as a person would; return the exit code and what was said."""
+    path.write_bytes(damaged)
+    command = [sys.executable, str(path), "selftest"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_whole_bundle_passes(content, tmp_path):
+    code, said, _ = start(tmp_path / "d.pyz", content)
+    assert (code, said.splitlines()[-1]) == (0, "PASS")
+
+
+def test_truncated_or_extended_bundle_says_fail(content, tmp_path):
+    rng = random.Random(0)
+    for size in (SHORTEST, len(content) - 1, *rng.choices(range(SHORTEST, len(content)), k=6)):
+        code, said, errors = start(tmp_path / "d.pyz", content[:size])
+        assert (code, said) == (1, ""), size
+        assert WORDS[: size - SHORTEST + 1] in errors or ALTERED in errors
+    for damaged in (b"x" + content, content + b"x", content + bytes(100_000)):
+        code, said, errors = start(tmp_path / "d.pyz", damaged)
+        assert (code, said) == (1, "")
+        assert ALTERED in errors or WORDS in errors
+
+
+def test_python_takes_no_truncated_bundle_for_a_program(content):
+    for size in random.Random(1).choices(range(SHORTEST, len(content)), k=200):
+        with pytest.raises(SyntaxError, match="unknown encoding: FAIL"):
+            tokenize.detect_encoding(io.BytesIO(content[:size]).readline)
+
+
+def test_sample_of_flipped_bits_in_real_processes(content, tmp_path):
+    for place in random.Random(2).sample(places(content), 12):
+        code, said, errors = start(tmp_path / "d.pyz", flipped(content, place))
+        assert (code, said) == (1, ""), place
+        assert errors
+
+
+def run_source(source, path):
+    """Run the changed start of a bundle as Python would; return its exit code and what it said."""
+    said = io.StringIO()
+    try:
+        code = compile(source, str(path / "__main__.py"), "exec")
+        with redirect_stdout(said), redirect_stderr(said):
+            exec(code, {"__name__": "__main__", "__file__": str(path / "__main__.py")})
+        return 0, said.getvalue()
+    except SystemExit as ended:
+        is_text = isinstance(ended.code, str)
+        return (1, ended.code) if is_text else (int(ended.code or 0), said.getvalue())
+    except Exception as error:  # noqa: BLE001 - whichever it is, Python exits with 1
+        return 1, repr(error)
+
+
+def check_flips_of_what_starts_it(content, path, step):
+    """A flip changes the start of the program, or its digest is found to be wrong by it."""
+    source = archive.read_archive(path).members["__main__.py"]
+    whole, damaged_path = ast.dump(ast.parse(source)), path.with_name("d.pyz")
+    assert content.index(source) + len(source) <= FIRST
+    damaged_path.write_bytes(flipped(content, 8 * len(content) // 2))
+    n_run = 0
+    for place in range(0, 8 * len(source), step):
+        changed = flipped(source, place)
+        try:
+            if ast.dump(ast.parse(changed)) == whole:
+                continue  # a comment: what it does it does
+        except (SyntaxError, ValueError):
+            continue  # Python says so, exit 1
+        code, said = run_source(changed, damaged_path)
+        assert code != 0, (place, changed[place // 8 - 40 : place // 8 + 40], said)
+        n_run += 1
+    assert n_run > 100
+
+
+def check_flips_of_where_python_finds_it(content, path, step):
+    """Python runs the whole start, which finds the flip, or finds none and says so."""
+    source = archive.read_archive(path).members["__main__.py"].decode()
+    damaged_path, n_started = path.with_name("d.pyz"), 0
+    around = range(8 * content.index(source.encode()))
+    for place in [*around, *places(content)[8 * FIRST :]][::step]:
+        damaged_path.write_bytes(flipped(content, place))
+        zipimport._zip_directory_cache.clear()
+        try:
+            found = zipimport.zipimporter(str(damaged_path)).get_source("__main__")
+        except (zipimport.ZipImportError, UnicodeDecodeError, EOFError, ValueError):
+            found = None  # exit 1: no zip, so START is read as source; or no __main__ in it
+        if found is not None and found != source:
+            code, said = run_source(found.encode(), damaged_path)
+            assert code != 0, (place, said)
+        n_started += found == source
+    assert n_started > 100
+
+
+@pytest.mark.filterwarnings("ignore")  # what a flipped start does not close
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(1, marks=pytest.mark.slow)], ids=["sample", "every bit"]
+)
+@pytest.mark.parametrize(
+    "check", [check_flips_of_what_starts_it, check_flips_of_where_python_finds_it]
+)
+def test_no_flipped_bit_ends_in_exit_0(content, tmp_path, check, step):
+    path = tmp_path / "whole.pyz"
+    path.write_bytes(content)
+    check(content, path, step)

@@ -1,0 +1,344 @@
+"""What people get to see: no control characters, no tracebacks, whatever the streams do."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import faults
+import pytest
+import tiny
+from pages import REPOSITORY
+from typer.testing import CliRunner
+
+from convnet_edge.bundling.bundle import bundle
+from convnet_edge.bundling.options import BundleOptions
+from convnet_edge.commands.app import COMMANDS, app, main
+from convnet_edge.predicting.options import PredictOptions
+from convnet_edge.runtime.__main__ import main as device_main
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.training.options import TrainOptions
+
+ESCAPE = "\x1b]0;owned\x07"
+LABEL = f"{ESCAPE}\x9b2J\u202ebar\x7f"  # bell, title, C1, turned writing, DEL
+SHOWN = r"\u001b]0;owned\u0007\u009b2J\u202ebar\u007f"
+FULL_PATH = Path("/dev/full")
+FULL = pytest.mark.skipif(not FULL_PATH.exists(), reason="no device that is always full")
+
+
+@pytest.fixture
+def hostile_model(tmp_path):
+    """A model whose first label is more than letters."""
+
+    def rename(document):
+        document["class_labels"][0] = LABEL
+
+    path = tmp_path / "hostile.onnx"
+    path.write_bytes(faults.change_document(tiny.grey(), rename))
+    return path
+
+
+@pytest.fixture
+def hostile_picture(tmp_path):
+    path = tmp_path / f"a{ESCAPE}.png"
+    path.write_bytes(tiny.pictures()[0].encoded)
+    return path
+
+
+@pytest.fixture
+def hostile_bundle(hostile_model, tmp_path):
+    return str(bundle(BundleOptions((hostile_model,), out=tmp_path / "b.pyz")).path)
+
+
+def is_clean(text):
+    return all(letter.isprintable() or letter in "\n\t" for letter in text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect {model}",
+        "predict {picture} --model {model}",
+        "predict {picture} --model {model} --json",
+        "predict {picture} --model {model} --format jsonl",
+        "predict {text} --model {model}",
+        "verify {model} --out {text}/x",
+        "inspect {escape}",
+        "{escape}",
+        "inspect --{escape}",
+        "predict --format {escape}",
+        "bench --pace {escape}",
+    ],
+)
+def test_control_characters_reach_no_terminal(run, hostile_model, hostile_picture, tmp_path, line):
+    text = tmp_path / f"forged{ESCAPE}\nPASS"
+    text.write_text("no picture")
+    names = {"model": hostile_model, "picture": hostile_picture, "text": text, "escape": ESCAPE}
+    result = run(*(part.format(**names) for part in line.split(" ")))
+    assert isinstance(result.exception, SystemExit | None), result.exc_info
+    assert is_clean(result.output)
+    assert "owned" in result.output
+    assert "\nPASS" not in result.output
+
+
+def test_json_and_tables_keep_the_exact_names(run, hostile_model, hostile_picture):
+    command = ("predict", hostile_picture, "--model", hostile_model)
+    (answer,) = json.loads(run(*command, "--json").stdout)["predictions"]
+    assert answer["path"] == str(hostile_picture)
+    assert LABEL in {one["label"] for one in answer["top"]}
+    said = json.loads(run(*command, "--format", "jsonl").stdout)
+    assert said == answer
+    table = run(*command, "--format", "csv").stdout
+    assert LABEL in list(csv.reader(io.StringIO(table)))[1]
+
+
+def test_a_table_on_a_terminal_is_visible(monkeypatch):
+    from convnet_edge.commands import predict
+
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(predict.sys, "stdout", screen := Screen())
+    predict._Rows().write(f"{LABEL},1\n")
+    assert screen.getvalue() == f"{SHOWN},1\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict"], ["predict", "--json"], ["info"], ["selftest"], [f"-{ESCAPE}"],
+                  ["predict", f"/absent{ESCAPE}\nPASS"], ["predict", "--threads", ESCAPE]]
+)  # fmt: skip
+def test_control_characters_reach_no_terminal_of_a_device(hostile_bundle, capsys, arguments):
+    device_main(hostile_bundle, arguments)
+    said = capsys.readouterr()
+    assert is_clean(said.out + said.err)
+    assert "\nPASS" not in said.err
+    if arguments[-1] == "--json":
+        assert LABEL in said.out.encode().decode("unicode_escape")
+        json.loads(said.out)
+
+
+@FULL
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["inspect"], ["inspect", "--json"], ["doctor", "--json"],
+     *([name, "--help"] for name in COMMANDS)],
+)  # fmt: skip
+def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["convnet-edge", *arguments])
+    monkeypatch.setattr("convnet_edge.commands.doctor.diagnose", lambda: ())
+    with FULL_PATH.open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    assert "No space left on device; expected " in capsys.readouterr().err
+
+
+@FULL
+@pytest.mark.parametrize("arguments", [["--help"], ["info"], ["selftest"], ["predict", "--json"]])
+def test_full_disk_under_a_devices_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, arguments):
+    with FULL_PATH.open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        try:
+            code = device_main(hostile_bundle, arguments)
+        except SystemExit as ended:
+            code = ended.code
+    assert code == 2
+    assert "No space left on device; expected " in capsys.readouterr().err
+
+
+@FULL
+@pytest.mark.parametrize(
+    ("on", "redirected", "code"),
+    [("host", ">/dev/full", 2), ("host", ">/dev/full 2>&1", 2), ("host", ">&- 2>&-", 0),
+     ("device", ">/dev/full", 2), ("device", "2>/dev/full", 0), ("device", ">&-", 0)],
+)  # fmt: skip
+def test_streams_that_take_nothing_in_a_process_of_its_own(hostile_bundle, on, redirected, code):
+    program = {"host": ["-m", "convnet_edge", "--version"], "device": [hostile_bundle, "info"]}[on]
+    command = f'exec "$0" "$@" {redirected}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, *program], capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("on", ["host", "device"])
+def test_reader_that_leaves_ends_it_quietly_and_proves_nothing(tiny_model, hostile_bundle, on):
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = {"host": ["-m", "convnet_edge", "inspect", str(tiny_model)],
+               "device": [hostile_bundle, "selftest"]}[on]  # fmt: skip
+    done = subprocess.run([sys.executable, *program], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
+@pytest.mark.parametrize("place", ["missing", "full"])
+def test_temporary_files_that_cannot_be_written_are_exit_2(
+    hostile_bundle, monkeypatch, capsys, place
+):
+    def refuse(*_, **__):
+        raise OSError(*{"missing": (2, "No usable temporary directory found"),
+                        "full": (28, "No space left on device", "/tmp/x")}[place])  # fmt: skip
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("convnet_edge.runtime.measure.bench.N_PROCESSES", 1)
+    monkeypatch.setattr("convnet_edge.runtime.measure.bench.QUICK_DURATION_S", 0.05)
+    assert device_main(hostile_bundle, ["bench", "--quick", "--profile", "--threads", "1"]) == 2
+    assert "TMPDIR" in capsys.readouterr().err
+
+
+INTERRUPT = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+where, program = sys.argv[1], sys.argv[2:]
+def hook(event, args, done=[]):
+    if event == "import" and args[0] == where and not done:
+        done.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+if program[0] == "-m":
+    sys.argv = program[1:]
+    runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+else:
+    sys.argv = program
+    sys.path.insert(0, os.path.dirname(program[0]))
+    runpy.run_path(program[0], run_name="__main__")
+"""
+TRAIN = ["train", "--data", "sample"]
+
+
+@pytest.mark.parametrize(
+    ("where", "program"),
+    [
+        ("typer", [str(REPOSITORY / "cli.py"), *TRAIN]),
+        ("inspect", ["-m", "convnet_edge", *TRAIN]),
+        ("numpy", ["-m", "convnet_edge", *TRAIN]),
+        ("hashlib", ["{bundle}", "selftest"]),
+        ("onnxruntime", ["{bundle}", "selftest"]),
+    ],
+)
+def test_ctrl_c_during_an_import_is_exit_130_and_one_line(hostile_bundle, tmp_path, where, program):
+    command = [part.format(bundle=hostile_bundle) for part in program]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT, where, *command],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(": interrupted\n")
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["cli.py", "-m", "script", "bundle"])
+def test_ctrl_c_at_any_moment_is_exit_130(hostile_bundle, tmp_path, start):
+    script = ["-c", "from convnet_edge.__main__ import main\nmain()", *TRAIN]
+    program = {"cli.py": [str(REPOSITORY / "cli.py"), *TRAIN], "bundle": [hostile_bundle, "bench"],
+               "-m": ["-m", "convnet_edge", *TRAIN], "script": script}[start]  # fmt: skip
+    for delay_s in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.1, 1.5):
+        process = subprocess.Popen(
+            [sys.executable, *program], cwd=tmp_path, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        began = "convnet_edge" in errors or "interrupted" in errors
+        # -2, which a shell calls 130 too: the signal met numpy's C code, and Python says so itself
+        assert process.returncode in (130, -2) or not began, (delay_s, errors)
+        assert "Traceback" not in errors or not began, (delay_s, errors)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"RANK": "abc"}, {"WORLD_SIZE": "x"}, {"LOCAL_RANK": "-1"}, {"RANK": "2", "WORLD_SIZE": "2"}],
+    ids=str,
+)
+def test_torchruns_variables_that_make_no_sense_are_named_by_train_alone(
+    run, monkeypatch, variables
+):
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    result = run(*TRAIN)
+    assert result.exit_code == 2, result.exc_info
+    assert next(f"{name}={text}" for name, text in variables.items()) in result.stderr
+    assert "expected what torchrun sets" in result.stderr
+    assert "convnet-edge: absent.onnx" in run("inspect", "absent.onnx").stderr
+
+
+def test_empty_arguments_are_refused_by_every_command(run, hostile_bundle, capsys):
+    for name in COMMANDS:
+        for arguments, flag in (([""], name), (["--out", ""], "--out"), (["--out="], "--out")):
+            result = CliRunner().invoke(app, [name, *arguments])
+            assert result.exit_code == 2
+            assert f"nothing after {flag}; expected a value" in result.stderr
+    for arguments in (["predict", ""], ["bench", "--out", ""]):
+        assert device_main(hostile_bundle, arguments) == 2
+        assert f"nothing after {arguments[-2]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_seed_beyond_64_bits_is_refused_with_the_range(run, command):
+    result = run(command, "--seed", "99999999999999999999")
+    assert result.exit_code == 2
+    assert "less than or equal to 9223372036854775807" in result.stderr
+    stage = {"train": TrainOptions, "predict": PredictOptions}[command]
+    with pytest.raises(InputError, match="a number from 0 to 9,223,372,036,854,775,807"):
+        stage(seed=2**63)
+
+
+IMPOSSIBLE = {
+    "train": ["--data-dir", "absent", "--out", "{}.safetensors"],
+    "export": ["absent.safetensors", "--out", "{}.onnx"],
+    "quantize": ["absent.onnx", "--out", "{}.onnx"],
+    "verify": ["absent.onnx", "--out", "{}.json"],
+    "bench": ["absent.onnx", "--out", "{}.json"],
+    "report": ["absent.json", "--out", "{}.html"],
+    "bundle": ["absent.onnx", "--out", "{}.pyz"],
+    "predict": ["--model", "absent.onnx", "--plot-out", "{}.png"],
+}
+
+
+@pytest.mark.parametrize("kind", ["folder", "below a file", "pipe", "long"])
+@pytest.mark.parametrize("command", IMPOSSIBLE)
+def test_impossible_out_is_told_before_the_work(run, tmp_path, command, kind):
+    text = {"below a file": "file/below", "long": "n" * 250}.get(kind, kind)
+    arguments = [part.format(text) for part in IMPOSSIBLE[command]]
+    out = tmp_path / arguments[-1]
+    (tmp_path / "file").touch()
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(out)
+    before = {*tmp_path.rglob("*")}
+    result = run(command, *arguments)
+    assert result.exit_code == 2
+    assert f"convnet-edge: {arguments[-1]} cannot be written: " in result.stderr
+    assert result.stderr.endswith(f"choose another place with {arguments[-2]}\n")
+    assert {*tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", ["export", "quantize", "verify"])
+def test_default_place_that_is_a_file_is_told_before_the_work(run, tmp_path, command):
+    (tmp_path / "exported").touch()
+    result = run(command, "absent.safetensors" if command == "export" else "absent.onnx")
+    assert result.exit_code == 2
+    assert "cannot be written: Not a directory" in result.stderr
+
+
+def test_bench_result_is_json_or_lies_in_a_folder(run, tmp_path):
+    result = run("bench", "absent.onnx", "--out", "r.txt")
+    assert result.exit_code == 2
+    assert "--out r.txt; expected a folder, or a name that ends in .json" in result.stderr
+    (tmp_path / "v1.2").mkdir()
+    assert "absent.onnx does not exist" in run("bench", "absent.onnx", "--out", "v1.2").stderr
