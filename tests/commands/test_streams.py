@@ -293,7 +293,7 @@ def test_seed_beyond_64_bits_is_refused_with_the_range(run, command):
     assert result.exit_code == 2
     assert "less than or equal to 9223372036854775807" in result.stderr
     stage = {"train": TrainOptions, "predict": PredictOptions}[command]
-    with pytest.raises(InputError, match="a number from 0 to 9,223,372,036,854,775,807"):
+    with pytest.raises(InputError, match="a whole number from 0 to 9,223,372,036,854,775,807"):
         stage(seed=2**63)
 
 
@@ -328,7 +328,7 @@ def test_impossible_out_is_told_before_the_work(run, tmp_path, command, kind):
     assert {*tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("command", ["export", "quantize", "verify"])
+@pytest.mark.parametrize("command", ["export", "quantize"])
 def test_default_place_that_is_a_file_is_told_before_the_work(run, tmp_path, command):
     (tmp_path / "exported").touch()
     result = run(command, "absent.safetensors" if command == "export" else "absent.onnx")

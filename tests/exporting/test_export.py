@@ -163,5 +163,5 @@ def test_checkpoint_of_other_classes_is_refused(on_few, exported, trained, tmp_p
     described = {"model": checkpoint.describe_network(fewer), "class_labels": [*"abcdefghi"]}
     tensors = dict(Convnet(fewer).state_dict())
     checkpoint.save(path, checkpoint.Checkpoint("model", tensors, loaded.header | described))
-    with pytest.raises(InputError, match="and 9 classes"):
+    with pytest.raises(InputError, match="in 9 classes"):
         verify.verify(VerifyOptions(model=exported.model_path, against=path))

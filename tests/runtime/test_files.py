@@ -103,7 +103,9 @@ def test_require_writable_makes_nothing_and_names_the_folder_that_refuses(tmp_pa
     files.require_writable(tmp_path / "a" / "b" / "out")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(files.os, "access", lambda path, _: path != tmp_path)  # root may do all
-    with pytest.raises(InputError, match=f"nothing can be written in {tmp_path};.*--elsewhere$"):
+    with pytest.raises(
+        InputError, match=f"nothing can be written in {tmp_path};.* with elsewhere$"
+    ):
         files.require_writable(tmp_path / "a" / "out", flag="--elsewhere")
 
 

@@ -318,13 +318,12 @@ def test_earlier_run_that_cannot_be_renamed_is_an_error_and_the_new_one_is_safe(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", 1 << 32), ("seed", 1 << 64), ("epochs", 10**9), ("batch_size", 10**9),
+    [("seed", 1 << 64), ("epochs", 10**9), ("batch_size", 10**9),
      ("kernel_size", 10), ("validate", 60_000), ("learning_rate", float("nan")),
      ("learning_rate", float("inf")), ("learning_rate", 0.0)],
 )  # fmt: skip
 def test_vast_or_senseless_option_is_refused_with_its_range(name, value):
-    flag = f"--{name.replace('_', '-')}"
-    with pytest.raises(InputError, match=flag) as caught:
+    with pytest.raises(InputError, match=f"^{name}=") as caught:
         TrainOptions(**{name: value})
     assert re.search(r"from \d to [\d,]+$|above 0$", caught.value.expected)
 
