@@ -6,7 +6,6 @@ result file goes and what is drawn, that of this file.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,33 +46,18 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx b.onnx ·
     convnet-edge bench --pace 10hz --sustain 10m
     """
-    from ..runtime.measure import tables
+    from ..runtime.measure import screen
     from ..runtime.measure.bench import Listener, require_believable
 
-    brief = not (terminal.verbose or terminal.chained)
-    n_opened = 0
-
-    def opened(result: Result) -> None:
-        nonlocal n_opened
-        terminal.detail(*tables.card(result))
-        if brief and not n_opened:
-            terminal.say(*tables.screen_head(result))
-        n_opened += 1
-
-    def timed(result: Result) -> None:
-        if brief:
-            terminal.say(tables.screen_row(result))
+    shown = screen.Screen(terminal.say, verbose=terminal.verbose)
 
     def done(one: Benched) -> None:
-        if brief:
-            terminal.say(*tables.screen_end(one.result))
-        elif terminal.verbose:
-            terminal.say(*tables.report_lines(one.result, shutil.get_terminal_size().columns))
-        else:
-            terminal.answer(tables.in_one_line(one.result))
+        shown.ended(one.result)
+        if terminal.chained:
+            terminal.answer(screen.in_one_line(one.result))
         terminal.wrote((one.result_path,), one.pictures)
 
-    listener = Listener(terminal.step, terminal.share, opened=opened, timed=timed)
+    listener = Listener(terminal.step, terminal.share, opened=shown.opened, timed=shown.timed)
     with terminal.progress():
         found = bench(options, listener, done)
     results = [one.result for one in found]

@@ -6,7 +6,6 @@ its models from the archive in memory.
 
 import argparse
 import contextlib
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from .files import (
     visible,
     write_json,
 )
-from .measure import bench, cold_start, machine, tables
+from .measure import bench, cold_start, machine, screen
 from .measure.check import Check
 from .measure.options import BenchOptions
 from .measure.result import as_json
@@ -84,6 +83,12 @@ def _say(*lines: str, aside: bool = False) -> None:
         print(visible(line), file=sys.stderr if aside else sys.stdout)
 
 
+def _stage(text: str) -> None:
+    """Show on a terminal what goes on, in one line that the next one replaces."""
+    if sys.stderr.isatty():
+        print(f"{visible(text)[:79]:<79}", end="\r", file=sys.stderr, flush=True)
+
+
 def _parser(archive: Archive) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python3 {archive.path.name}",
@@ -111,6 +116,8 @@ def _parser(archive: Archive) -> argparse.ArgumentParser:
             )
             for name in OPTIONS if run is _bench else ("provider", "threads"):
                 _add(sub, OPTIONS[name])
+        if run is _bench:
+            sub.add_argument("--verbose", action="store_true", help="every check and table")
         if run is _predict:
             sub.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
     return parser
@@ -198,6 +205,13 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
         require_writable(options.result_path(Path(asked.model or "model")))
     chosen, classifier = _choose(archive, asked.model, options)
     out = None if options.out is None else options.result_path(Path(chosen.name))
+
+    def say(*lines: str) -> None:
+        _stage("")
+        if not asked.json:
+            _say(*lines)
+
+    shown = screen.Screen(say, verbose=asked.verbose)
     try:
         result = bench.bench_model(
             classifier,
@@ -208,16 +222,19 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
             checks=chosen.checks,
             start=cold_start.Task(archive.path, member=chosen.name),
             listener=bench.Listener(
-                stage=lambda text: _say(text, aside=True) if sys.stderr.isatty() else None,
+                _stage,
                 keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
+                opened=shown.opened,
+                timed=shown.timed,
             ),
         ).result
     except InterruptedRunError as error:
         if out is None:
             error.next_step = "run it again; --out FILE.json keeps what was measured until then"
         raise
-    lines = tables.card(result) + tables.report_lines(result, shutil.get_terminal_size().columns)
-    _show(asked, as_json(result), lines)
+    shown.ended(result)
+    if asked.json:
+        _say(json_text(as_json(result)))
     if out is not None:
         _say(f"wrote {out}", aside=True)
     bench.require_believable([result], strict=options.strict)

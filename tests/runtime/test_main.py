@@ -100,7 +100,7 @@ def test_bench_measures_in_the_one_order_and_writes_the_result(
     assert found.cold_start.n_processes == len(found.cold_start.processes) == 1
     assert [row.batch_size for row in found.latency] == [1, 64]
     assert found.interrupted is False
-    assert f"verdict: {found.verdict.status}" in said
+    assert f"\n  {found.verdict.status}" in said
     assert "test accuracy 75.00 %" in said
 
 

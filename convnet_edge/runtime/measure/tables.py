@@ -15,15 +15,6 @@ from .result import Accuracy, ColdStart, Interval, Latency, Paced, Pair, Percent
 
 NONE = "–"
 WIDTH = 80  # of a terminal that nobody has widened
-SCREEN = {
-    "model": 26,
-    "batch": 6,
-    "p50 ms": 10,
-    "p99 ms": 10,
-    "images/s": 10,
-    "accuracy": 9,
-    "memory": 9,
-}  # the columns of a bench's first screen, and their widths
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
 MAX_P = 0.05  # from which on a difference is not shown
 FACTS = ("what", "value")
@@ -100,67 +91,6 @@ def _known(found: Any, names: Sequence[str]) -> str:
     """Return those of the fields of these names that are known, in words."""
     values = {heading(name): shown(name, getattr(found, name)) for name in names}
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
-
-
-def screen_head(result: Result) -> list[str]:
-    """Return how the first screen of a bench begins: what is timed where, over the columns."""
-    ran, cpu = result.provider, result.machine.cpu or NONE
-    threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
-    return [shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _screen_line([*SCREEN])]
-
-
-def screen_row(result: Result) -> str:
-    """Return the line of the batch size timed last; what holds for the model, in its first one."""
-    row, is_first = result.latency[-1], len(result.latency) == 1
-    times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
-    rate, memory = (
-        shown("images_per_s", row.images_per_s),
-        shown("memory_bytes", result.memory_bytes),
-    )
-    about = (accuracy_parts(result.accuracy)[0], memory) if is_first else ("", "")
-    name = result.model.name if is_first else ""
-    return _screen_line([name, number(row.batch_size), *times, rate, *about])
-
-
-def _screen_line(cells: Sequence[str]) -> str:
-    first, *others = (*zip(cells, SCREEN.values(), strict=True),)
-    aligned = f"{shorten(*first):<{first[1]}}" + "".join(
-        f"{cell:>{width}}" for cell, width in others
-    )
-    return aligned.rstrip()
-
-
-def screen_end(result: Result) -> list[str]:
-    """Return how the first screen ends for a model: checks that failed, verdict, comparison."""
-    failed = (check for check in result.checks if not (check.passed or check.skipped))
-    return [
-        *(check.line() for check in failed),
-        _verdict_line(result),
-        *map(pair_line, result.pairs),
-    ]
-
-
-def in_one_line(result: Result) -> str:
-    """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
-    first, status = result.latency[0], result.verdict.status if result.verdict else NONE
-    most = max(row.images_per_s or 0.0 for row in result.latency)
-    return (
-        f"{result.model.name}: p50 {percentile_parts(first.percentile(0.5))[0]} ms at batch "
-        f"{first.batch_size}, {most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: "
-        f"{status}"
-    )
-
-
-def _verdict_line(result: Result) -> str:
-    """Return a model's verdict with its first reason, or what ended its bench, in one line."""
-    verdict, end = result.verdict, "without a verdict"
-    if result.failed is not None:
-        end = f"failed: {result.failed}"
-    elif verdict is not None:
-        reasons = [reason.brief() for reason in verdict.reasons]
-        end = ": ".join((verdict.status, *reasons[:1]))
-        end += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
-    return f"  {textwrap.shorten(end, WIDTH - 2, placeholder='…')}"
 
 
 def shorten(text: str, room: int = WIDTH) -> str:

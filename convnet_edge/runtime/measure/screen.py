@@ -1,0 +1,83 @@
+"""Show a bench as it goes, on the host's terminal and a device's: its answer, or all of it.
+
+The answer of one or several models is a table, a row for each batch size as soon as it is timed,
+and a verdict under each model. All of it are `tables`.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+
+from . import tables
+from .result import Result
+from .tables import NONE, WIDTH, accuracy_parts, number, percentile_parts, shorten, shown
+
+COLUMNS = {"model": 26, "batch": 6, "p50 ms": 10, "p99 ms": 10, "images/s": 10, "accuracy": 9,
+           "memory": 9}  # and their widths  # fmt: skip
+
+
+class Screen:
+    """What `say` prints of one model after the other; verbose: everything."""
+
+    def __init__(self, say: Callable[..., None], *, verbose: bool) -> None:
+        self._say, self._verbose, self._n_opened = say, verbose, 0
+
+    def opened(self, result: Result) -> None:
+        """Say what is timed where, before any time is known; the columns, over the first model."""
+        if self._verbose:
+            self._say(*tables.card(result))
+        elif not self._n_opened:
+            ran, cpu = result.provider, result.machine.cpu or NONE
+            threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
+            self._say(shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _line(COLUMNS))
+        self._n_opened += 1
+
+    def timed(self, result: Result) -> None:
+        """Say what the last batch size took; beside the first, what holds for the model."""
+        if self._verbose:
+            return
+        row, is_first = result.latency[-1], len(result.latency) == 1
+        times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
+        about = accuracy_parts(result.accuracy)[0], shown("memory_bytes", result.memory_bytes)
+        name = result.model.name if is_first else ""
+        rate = shown("images_per_s", row.images_per_s)
+        cells = (name, number(row.batch_size), *times, rate, *(about if is_first else ("", "")))
+        self._say(_line(cells))
+
+    def ended(self, result: Result) -> None:
+        """Say whether to believe it; checks only if they failed."""
+        if self._verbose:
+            self._say(*tables.report_lines(result, shutil.get_terminal_size().columns))
+            return
+        failed = (check for check in result.checks if not (check.passed or check.skipped))
+        self._say(*(check.line() for check in failed), f"  {_end(result)}")
+        self._say(*map(tables.pair_line, result.pairs))
+
+
+def in_one_line(result: Result) -> str:
+    """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
+    first, status = result.latency[0], result.verdict.status if result.verdict else NONE
+    most = max(row.images_per_s or 0.0 for row in result.latency)
+    return (
+        f"{result.model.name}: p50 {percentile_parts(first.percentile(0.5))[0]} ms at batch "
+        f"{first.batch_size}, {most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: "
+        f"{status}"
+    )
+
+
+def _line(cells: Sequence[str] | dict[str, int]) -> str:
+    (name, width), *others = zip(cells, COLUMNS.values(), strict=True)
+    numbers = "".join(f"{cell:>{width}}" for cell, width in others)
+    return f"{shorten(name, width):<{width}}{numbers}".rstrip()
+
+
+def _end(result: Result) -> str:
+    """Return the verdict with its first reason, or what ended the bench."""
+    verdict, end = result.verdict, "without a verdict"
+    if result.failed is not None:
+        end = f"failed: {result.failed}"
+    elif verdict is not None:
+        reasons = [reason.brief() for reason in verdict.reasons]
+        end = ": ".join((verdict.status, *reasons[:1]))
+        end += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
+    return textwrap.shorten(end, WIDTH - 2, placeholder="…")

@@ -1,0 +1,82 @@
+"""The screen of a bench; what its tables hold is tested with them."""
+
+import dataclasses
+
+import results as made
+
+from convnet_edge.runtime.measure import screen
+from convnet_edge.runtime.measure.check import Check
+from convnet_edge.runtime.measure.result import Reason, Verdict
+from convnet_edge.runtime.measure.tables import WIDTH
+
+
+def model(name, *, status="VALID", reasons=(), batch_ms=None, **changes):
+    """Return a finished result of a model of this name."""
+    whole = made.full(batch_ms or {1: 0.08, 8: 0.5, 64: 2.6, 256: 11.0})
+    changes = {"failed": None, "pairs": (), "verdict": Verdict(status, reasons), **changes}
+    return dataclasses.replace(whole, model=dataclasses.replace(whole.model, name=name), **changes)
+
+
+DRIFT = Reason(**made.NOISY | {"batch_size": 8})
+NAMED = ("fashion-mnist.onnx", "a-very-long-name-of-a-model-" * 4 + ".int8.onnx", "衣服.onnx")
+
+
+def lines_of(*results, verbose=False):
+    """Return the lines of a bench's first screen, as they come."""
+    lines = []
+    shown = screen.Screen(lambda *said: lines.extend(said), verbose=verbose)
+    for one in results:
+        shown.opened(one)
+        for n_timed in range(1, len(one.latency) + 1):
+            shown.timed(dataclasses.replace(one, latency=one.latency[:n_timed]))
+        shown.ended(one)
+    return lines
+
+
+def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
+    found = lines_of(
+        model(NAMED[0]),
+        model(NAMED[1], status="NOISY", reasons=(DRIFT,) * 3),
+        model(NAMED[2], accuracy=None, cold_start=None),
+    )
+    assert max(map(len, found)) <= WIDTH
+    assert found[1].split() == [
+        "model", "batch", "p50", "ms", "p99", "ms", "images/s", "accuracy", "memory",
+    ]  # fmt: skip
+    assert found[2].split()[:3] == ["fashion-mnist.onnx", "1", "0.0807"]
+    assert [line.split()[0] for line in found[3:6]] == ["8", "64", "256"]
+    assert len({len(line) for line in found[3:6]}) == 1  # numbers are set to the right
+    assert found[6] == "  VALID"
+    assert found[7].startswith("a-very")
+    assert ".int8.onnx" in found[7]  # what tells names apart is at both ends
+    assert "  NOISY: drift at batch 8 (14.0 %, at most 10 %); 2 more with --verbose" in found
+    assert len(found) == 2 + 3 * 5
+
+
+def test_first_screen_compares_with_the_first_model():
+    pair = dataclasses.replace(made.full().pairs[0], name=NAMED[0], n_lost=90, mcnemar_p=1e-9)
+    line = lines_of(model("b.onnx", pairs=(pair,)))[-1]
+    assert line.startswith(f"against {NAMED[0]}: ")
+    assert "90 right answers lost" in line
+
+
+def test_first_screen_names_checks_that_failed_and_no_others():
+    bad = Check("golden vectors", False, "largest error 0.4 > 1.8e-05")
+    lost = model("a.onnx", checks=(Check("digest", True, "x"), bad), latency=(), verdict=None,
+                 failed="golden vectors: largest error 0.4")  # fmt: skip
+    *_, failed, end = lines_of(lost)
+    assert failed == "[x] golden vectors: largest error 0.4 > 1.8e-05"
+    assert end == "  failed: golden vectors: largest error 0.4"
+
+
+def test_answer_in_one_line_has_speed_memory_and_verdict():
+    line = screen.in_one_line(model("a.onnx"))
+    assert line.startswith("a.onnx: p50 0.0807 ms at batch 1, ")
+    assert line.endswith(": VALID")
+
+
+def test_verbose_shows_everything_instead():
+    found = "\n".join(lines_of(model("a.onnx"), verbose=True))
+    for part in ("nodes: ", "Cold start", "Time of a run, one caller", "verdict: VALID"):
+        assert part in found
+    assert "model " not in found
