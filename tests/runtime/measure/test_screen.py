@@ -5,7 +5,6 @@ import dataclasses
 import results as made
 
 from convnet_edge.runtime.measure import screen
-from convnet_edge.runtime.measure.check import Check
 from convnet_edge.runtime.measure.result import Reason, Verdict
 from convnet_edge.runtime.measure.tables import WIDTH
 
@@ -58,15 +57,6 @@ def test_first_screen_compares_with_the_first_model():
     line = lines_of(model("b.onnx", pairs=(pair,)))[-1]
     assert line.startswith(f"against {NAMED[0]}: ")
     assert "90 right answers lost" in line
-
-
-def test_first_screen_names_checks_that_failed_and_no_others():
-    bad = Check("golden vectors", False, "largest error 0.4 > 1.8e-05")
-    lost = model("a.onnx", checks=(Check("digest", True, "x"), bad), latency=(), verdict=None,
-                 failed="golden vectors: largest error 0.4")  # fmt: skip
-    *_, failed, end = lines_of(lost)
-    assert failed == "[x] golden vectors: largest error 0.4 > 1.8e-05"
-    assert end == "  failed: golden vectors: largest error 0.4"
 
 
 def test_answer_in_one_line_has_speed_memory_and_verdict():
