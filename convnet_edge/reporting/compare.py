@@ -92,8 +92,8 @@ def _gates(
     limit = 1 + options.max_slowdown
     outcome: Outcome = "holds" if interval.high <= limit else "cannot tell"
     outcome = "fails" if interval.low > limit else outcome
-    value = f"{ratio:.{interval.places(3)}f} times BASE's time (95 % {interval.text(3)})"
-    text = f"{value}, at most {limit:.3f}"
+    value, ends = interval.around(ratio, 3)
+    text = f"{value} times BASE's time (95 % {ends}), at most {limit:.3f}"
     yield Gate("slowdown", outcome, text)
     if options.min_accuracy is not None:
         test = fashion_mnist.load_test_set()

@@ -22,7 +22,7 @@ from .read import read_results
 
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-MAX_ROWS = 12  # of the first screen
+MAX_ROWS, MAX_NAME, MAX_WHERE = 12, 22, 14  # rows of the first screen, characters of two columns
 MAX_LISTED = 8  # things that a warning names
 MAX_CHARTED = 20  # results; more are too many to tell apart, and take minutes to draw
 LONG = 34  # characters; shorter cells stay on one line
@@ -143,8 +143,8 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     cells = [
         {
             "#": str(one.number),
-            "file": one.name,
-            "on": f"{one.where:.20}",
+            "file": tables.shorten(one.name, MAX_NAME),
+            "on": tables.shorten(one.where, MAX_WHERE),
             "batch": tables.number(row.batch_size),
             "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
             "images/s": tables.shown("images_per_s", row.images_per_s),
@@ -155,7 +155,7 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     ]
     if not cells:
         return [_summary(entries)]
-    shown = tables.to_text(_table("screen", _summary(entries), cells).fitted(1))
+    shown = tables.to_text(_table("screen", _summary(entries), cells))
     more = f"{n_rows - len(rows):,} more rows in {whole}"
     return [*shown.splitlines(), *[more] * (n_rows > len(rows))]
 
@@ -342,10 +342,9 @@ def _renderer() -> Callable[..., str]:
 
 def _look(cell: str, table: Table, column: int) -> str:
     """Return a cell's classes: numbers are set right, in a column whose first cell is one."""
+    kind = "n" if table.is_numeric(column) else "long" * (len(cell) > LONG)
     tone = TONES.get(cell.partition(":")[0], "") if column else ""
-    return (
-        f"{'n' if table.is_numeric(column) else 'long' if len(cell) > LONG else ''} {tone}".strip()
-    )
+    return f"{kind} {tone}".strip()
 
 
 def _tint(table: Table, row: int, column: int) -> str:
