@@ -135,11 +135,11 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
 
     whole: the file that holds all rows.
     """
-    rows = [(one, row) for one in entries for row in one.result.latency]
-    n_rows = len(rows)
-    if n_rows > MAX_ROWS:
-        timed = _telling([one for one in entries if one.row], MAX_ROWS)
-        rows = [(one, one.row) for one in timed if one.row]
+    timed = [(one, row) for one in entries for row in one.result.latency]
+    rows = timed
+    if len(timed) > MAX_ROWS:
+        telling = _telling([one for one in entries if one.row], MAX_ROWS)
+        rows = [(one, one.row) for one in telling if one.row]
     cells = [
         {
             "#": str(one.number),
@@ -153,11 +153,12 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
         }
         for one, row in rows
     ]
-    if not cells:
-        return [_summary(entries)]
-    shown = tables.to_text(_table("screen", _summary(entries), cells))
-    more = f"{n_rows - len(rows):,} more rows in {whole}"
-    return [*shown.splitlines(), *[more] * (n_rows > len(rows))]
+    lines = [_summary(entries)]
+    if cells:
+        lines = tables.to_text(_table("screen", lines[0], cells)).splitlines()
+    if n_more := len(timed) - len(rows):
+        lines.append(f"{n_more:,} more rows in {whole}")
+    return lines
 
 
 def _telling(entries: Sequence[Entry], most: int) -> list[Entry]:

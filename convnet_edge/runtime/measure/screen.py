@@ -20,17 +20,17 @@ class Screen:
     """What `say` prints of one model after the other; verbose: everything."""
 
     def __init__(self, say: Callable[..., None], *, verbose: bool) -> None:
-        self._say, self._verbose, self._n_opened = say, verbose, 0
+        self._say, self._verbose, self._is_first = say, verbose, True
 
     def opened(self, result: Result) -> None:
         """Say what is timed where, before any time is known; the columns, over the first model."""
         if self._verbose:
             self._say(*tables.card(result))
-        elif not self._n_opened:
+        elif self._is_first:
             ran, cpu = result.provider, result.machine.cpu or NONE
             threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
             self._say(shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _line(COLUMNS))
-        self._n_opened += 1
+        self._is_first = False
 
     def timed(self, result: Result) -> None:
         """Say what the last batch size took; beside the first, what holds for the model."""

@@ -26,6 +26,8 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SHORT.items():
             patch.setattr(bench, name, value)
+        patch.setattr(cost, "SIDE", 128)
+        patch.setattr(cost, "N_PROFILED", 10)
         yield
 
 
