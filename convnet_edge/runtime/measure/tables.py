@@ -104,9 +104,13 @@ def pair_line(pair: Pair) -> str:
     """Return how a model compares with the first one."""
     return (
         f"against {pair.name}: {pair.n_differing} of {pair.n:,} labels differ, "
-        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; difference "
-        f"{'not ' if pair.mcnemar_p > MAX_P else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
+        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; {difference(pair.mcnemar_p)}"
     )
+
+
+def difference(mcnemar_p: float) -> str:
+    """Return whether two models are shown to differ in accuracy."""
+    return f"difference {'not ' * (mcnemar_p > MAX_P)}shown (exact McNemar p = {mcnemar_p:.2g})"
 
 
 def tables_of(result: Result) -> tuple[Table, ...]:
