@@ -22,7 +22,7 @@ from .read import read_results
 
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-MAX_ROWS, MAX_NAME, MAX_WHERE = 12, 22, 14  # rows of the first screen, characters of two columns
+MAX_ROWS, MAX_WHERE = 12, 20  # of the first screen; characters of its column "on"
 MAX_LISTED = 8  # things that a warning names
 MAX_CHARTED = 20  # results; more are too many to tell apart, and take minutes to draw
 LONG = 34  # characters; shorter cells stay on one line
@@ -143,7 +143,7 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     cells = [
         {
             "#": str(one.number),
-            "file": tables.shorten(one.name, MAX_NAME),
+            "file": one.name,
             "on": tables.shorten(one.where, MAX_WHERE),
             "batch": tables.number(row.batch_size),
             "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
@@ -155,6 +155,10 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     ]
     lines = [_summary(entries)]
     if cells:
+        width = max(map(len, tables.to_text(_table("screen", "", cells)).splitlines()))
+        room = max(len(row["file"]) for row in cells) - max(width - tables.WIDTH, 0)
+        for row in cells:
+            row["file"] = tables.shorten(row["file"], max(room, 5))
         lines = tables.to_text(_table("screen", lines[0], cells)).splitlines()
     if n_more := len(timed) - len(rows):
         lines.append(f"{n_more:,} more rows in {whole}")

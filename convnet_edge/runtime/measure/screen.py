@@ -12,7 +12,7 @@ from . import tables
 from .result import Result, Verdict
 from .tables import NONE, WIDTH, accuracy_parts, number, percentile_parts, shorten, shown
 
-COLUMNS = {"model": 26, "batch": 6, "p50 ms": 10, "p99 ms": 10, "images/s": 10, "accuracy": 9,
+COLUMNS = {"model": 27, "batch": 6, "p50 ms": 9, "p99 ms": 10, "images/s": 10, "accuracy": 9,
            "memory": 9}  # and their widths  # fmt: skip
 
 

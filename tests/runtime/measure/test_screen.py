@@ -17,7 +17,11 @@ def model(name, *, status="VALID", reasons=(), batch_ms=None, **changes):
 
 
 DRIFT = Reason(**made.NOISY | {"batch_size": 8})
-NAMED = ("fashion-mnist.onnx", "a-very-long-name-of-a-model-" * 4 + ".int8.onnx", "衣服.onnx")
+NAMED = (
+    "fashion-mnist.int8-ort.onnx",
+    "a-very-long-name-of-a-model-" * 4 + ".int8.onnx",
+    "衣服.onnx",
+)
 
 
 def lines_of(*results, verbose=False):
@@ -42,7 +46,7 @@ def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
     assert found[1].split() == [
         "model", "batch", "p50", "ms", "p99", "ms", "images/s", "accuracy", "memory",
     ]  # fmt: skip
-    assert found[2].split()[:3] == ["fashion-mnist.onnx", "1", "0.0807"]
+    assert found[2].split()[:3] == ["fashion-mnist.int8-ort.onnx", "1", "0.0807"]
     assert [line.split()[0] for line in found[3:6]] == ["8", "64", "256"]
     assert len({len(line) for line in found[3:6]}) == 1  # numbers are set to the right
     assert found[6] == "  VALID"
