@@ -10,7 +10,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
     """
     from ..quantizing.quantize import quantize
-    from ..runtime.measure.tables import accuracy_text
+    from ..runtime.measure.tables import accuracy_text, difference
 
     with terminal.progress():
         result = quantize(options, terminal.step)
@@ -24,8 +24,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     )
     terminal.say(
         f"  {report.gate.check().line()}",
-        f"  test images, once: float {test.float_accuracy:.2%}; difference "
-        f"{'not ' * (test.mcnemar_p > 0.05)}shown (exact McNemar p = {test.mcnemar_p:.2g})",
+        f"  test images, once: float {test.float_accuracy:.2%}; {difference(test.mcnemar_p)}",
         f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}",
         *(f"  {speed.line()}" for speed in report.speed),
         f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}",

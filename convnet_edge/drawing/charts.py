@@ -16,7 +16,7 @@ import numpy as np
 
 from ..runtime.measure.result import Latency, Result
 from ..runtime.measure.stats import Array
-from ..runtime.measure.tables import NONE
+from ..runtime.measure.tables import NONE, shorten
 from .pictures import COLORS, INK, draw
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Entry:
     def labelled(self, status: str) -> str:
         """Return what tells it from others, as far as a chart has room, and a doubtful status."""
         end = f", {self.where}" + f" ({status})" * (status in ("NOISY", "INVALID"))
-        start, room = f"{self.number} {self.name}", max(MAX_LABEL - len(end[:MAX_LABEL]), 4)
-        return (start if len(start) <= room else f"{start[: room - 1]}…") + end[:MAX_LABEL]
+        room = max(MAX_LABEL - len(end), 5)
+        return shorten(f"{self.number} {self.name}", room) + end[:MAX_LABEL]
 
     @property
     def look(self) -> dict[str, Any]:

@@ -31,6 +31,12 @@ VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 5_000
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
+ADVICE = {
+    "faster": "int8 is faster here, in each of these",
+    "slower": "int8 is slower here: deploy the float model on machines like this one",
+    "cannot tell": "neither is shown to be faster here: choose by size and accuracy",
+    "mixed": "int8 is not faster here in each of these: choose by how you will run it",
+}
 LARGE_BATCH = 64
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
@@ -116,10 +122,10 @@ class Speed:
 
     def line(self) -> str:
         """Return the measurement as people read it."""
-        interval, places = self.ratio_interval_95, self.ratio_interval_95.places(2)
+        ratio, ends = self.ratio_interval_95.around(self.ratio, 2)
         return (
             f"{self.what}: int8 {self.int8_ms:.3g} ms, float {self.float_ms:.3g} ms, "
-            f"{self.ratio:.{places}f} times as fast (95 % {interval.text(2)}): {self.outcome}"
+            f"{ratio} times as fast (95 % {ends}): {self.outcome}"
         )
 
 
@@ -379,11 +385,5 @@ def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> 
 
 def recommend(speeds: tuple[Speed, ...]) -> str:
     """Say which of both models is worth deploying on a machine like this one."""
-    outcomes = {speed.outcome for speed in speeds}
-    if outcomes == {"faster"}:
-        return "int8 is faster here, in each of these"
-    if outcomes == {"slower"}:
-        return "int8 is slower here: deploy the float model on machines like this one"
-    if outcomes == {"cannot tell"}:
-        return "neither is shown to be faster here: choose by size and accuracy"
-    return "int8 is not faster here in each of these: choose by how you will run it"
+    first, *others = {speed.outcome for speed in speeds}
+    return ADVICE["mixed" if others else first]

@@ -92,22 +92,23 @@ def _gates(
     limit = 1 + options.max_slowdown
     outcome: Outcome = "holds" if interval.high <= limit else "cannot tell"
     outcome = "fails" if interval.low > limit else outcome
-    value = f"{ratio:.{interval.places(3)}f} times BASE's time (95 % {interval.text(3)})"
-    text = f"{value}, at most {limit:.3f}"
+    value, ends = interval.around(ratio, 3)
+    text = f"{value} times BASE's time (95 % {ends}), at most {limit:.3f}"
     yield Gate("slowdown", outcome, text)
     if options.min_accuracy is not None:
         test = fashion_mnist.load_test_set()
         classifier = Classifier(options.new, options.provider, options.threads)
         labels = classifier(test.images).labels
         score = accuracy.score(labels, test.labels, classifier.contract.class_labels)
-        text = f"{score.accuracy:.2%} of {score.n:,} images, at least {options.min_accuracy:.2%}"
+        least = f"at least {100 * options.min_accuracy:g}%"
+        text = f"{score.accuracy:.2%} of {score.n:,} images, {least}"
         yield Gate("accuracy", "holds" if score.accuracy >= options.min_accuracy else "fails", text)
     if options.max_p99_ms is not None:
         p99 = percentile(np.array(new_ns) / 1e6, 0.99)
         if p99.value is None:
             yield Gate("p99", "cannot tell", f"n/a (needs {p99.floor:,} runs)")
         else:
-            text = f"{p99.value:.3f} ms, at most {options.max_p99_ms:g}"
+            text = f"{p99.value:.6g} ms, at most {options.max_p99_ms:g}"
             yield Gate("p99", "holds" if p99.value <= options.max_p99_ms else "fails", text)
 
 

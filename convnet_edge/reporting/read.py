@@ -109,9 +109,7 @@ def _explained(first: Mapping[str, Any], path: Path) -> InputError:
     """Return pydantic's first complaint about a file in our words."""
     kind, place = first["type"], first["loc"]
     word = EXPECTED.get(kind.partition("_")[0], first["msg"].removeprefix("Input should be "))
-    if (
-        place[0] == "settings" and len(place) > 2
-    ):  # of several types: pydantic then adds to the place which it tried
+    if place[0] == "settings" and len(place) > 2:  # which of several types pydantic tried last
         place, word = place[:2], "a number, text, true, false, null, or a list of whole numbers"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     found = "missing" if kind == "missing" else json.dumps(first["input"], ensure_ascii=False)[:40]

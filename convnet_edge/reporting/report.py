@@ -22,7 +22,7 @@ from .read import read_results
 
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-MAX_ROWS = 12  # of the first screen
+MAX_ROWS, MAX_WHERE = 12, 20  # of the first screen; characters of its column "on"
 MAX_LISTED = 8  # things that a warning names
 MAX_CHARTED = 20  # results; more are too many to tell apart, and take minutes to draw
 LONG = 34  # characters; shorter cells stay on one line
@@ -135,16 +135,16 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
 
     whole: the file that holds all rows.
     """
-    rows = [(one, row) for one in entries for row in one.result.latency]
-    n_rows = len(rows)
-    if n_rows > MAX_ROWS:
-        timed = _telling([one for one in entries if one.row], MAX_ROWS)
-        rows = [(one, one.row) for one in timed if one.row]
+    timed = [(one, row) for one in entries for row in one.result.latency]
+    rows = timed
+    if len(timed) > MAX_ROWS:
+        telling = _telling([one for one in entries if one.row], MAX_ROWS)
+        rows = [(one, one.row) for one in telling if one.row]
     cells = [
         {
             "#": str(one.number),
             "file": one.name,
-            "on": f"{one.where:.20}",
+            "on": tables.shorten(one.where, MAX_WHERE),
             "batch": tables.number(row.batch_size),
             "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
             "images/s": tables.shown("images_per_s", row.images_per_s),
@@ -153,11 +153,16 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
         }
         for one, row in rows
     ]
-    if not cells:
-        return [_summary(entries)]
-    shown = tables.to_text(_table("screen", _summary(entries), cells).fitted(1))
-    more = f"{n_rows - len(rows):,} more rows in {whole}"
-    return [*shown.splitlines(), *[more] * (n_rows > len(rows))]
+    lines = [_summary(entries)]
+    if cells:
+        width = max(map(len, tables.to_text(_table("screen", "", cells)).splitlines()))
+        room = max(len(row["file"]) for row in cells) - max(width - tables.WIDTH, 0)
+        for row in cells:
+            row["file"] = tables.shorten(row["file"], max(room, 5))
+        lines = tables.to_text(_table("screen", lines[0], cells)).splitlines()
+    if n_more := len(timed) - len(rows):
+        lines.append(f"{n_more:,} more rows in {whole}")
+    return lines
 
 
 def _telling(entries: Sequence[Entry], most: int) -> list[Entry]:
@@ -342,10 +347,9 @@ def _renderer() -> Callable[..., str]:
 
 def _look(cell: str, table: Table, column: int) -> str:
     """Return a cell's classes: numbers are set right, in a column whose first cell is one."""
+    kind = "n" if table.is_numeric(column) else "long" * (len(cell) > LONG)
     tone = TONES.get(cell.partition(":")[0], "") if column else ""
-    return (
-        f"{'n' if table.is_numeric(column) else 'long' if len(cell) > LONG else ''} {tone}".strip()
-    )
+    return f"{kind} {tone}".strip()
 
 
 def _tint(table: Table, row: int, column: int) -> str:

@@ -16,25 +16,21 @@ PACKAGE = Path(convnet_edge.__file__).parent
 STAGES = [kind for run in COMMANDS.values() if (kind := get_type_hints(run).get("options"))]
 DECLARED = {one.flag: one for kind in STAGES for one in declared(kind) if not one.positional}
 SWITCHES = {"--json", "--help", "--version", "--verbose"}
-OTHERS = re.compile(
-    r"\b(?:pip|npm|torchrun|container)\b[^`;,]*"
-)  # programs with options of their own
+# programs with options of their own
+OTHERS = re.compile(r"\b(?:pip|npm|torchrun|container)\b[^`;,]*")
 RAISES_NOTHING = {"doctor.py"}  # what it prints is to be copied, and never becomes an error
 
 
 def texts():
     """Yield (file, text) of every string of the package that may be shown; {} is what it holds."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
-                 for part in node.values}  # fmt: skip
-        for node in ast.walk(tree):
+        inner = set()  # parts of an f-string, which are walked after it
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                parts = (
-                    one.value if isinstance(one, ast.Constant) else "{}" for one in node.values
-                )
-                yield path.name, "".join(map(str, parts))
-            elif isinstance(getattr(node, "value", None), str) and id(node) not in inner:
+                inner.update(node.values)
+                parts = [getattr(part, "value", "{}") for part in node.values]
+                yield path.name, "".join(part if isinstance(part, str) else "{}" for part in parts)
+            elif isinstance(getattr(node, "value", None), str) and node not in inner:
                 yield path.name, node.value
 
 

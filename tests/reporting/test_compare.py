@@ -102,7 +102,13 @@ def test_a_gate_that_fails_outweighs_one_that_cannot_tell(processes):
         stage.require_gates(found)
 
 
-@pytest.mark.parametrize(("least", "outcome"), [(0.75, "holds"), (0.76, "fails")])
+def test_time_that_fails_is_not_rounded_to_its_limit(processes):
+    processes(BASE_MS, (1.0004,) * N_PAIRS)
+    gate = compare(max_p99_ms=1.0).gates[1]
+    assert (gate.outcome, gate.detail) == ("fails", "1.0004 ms, at most 1")
+
+
+@pytest.mark.parametrize(("least", "outcome"), [(0.75, "holds"), (0.75004, "fails")])
 def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcome):
     test = ImageSet(tiny.images(60), tiny.labels(60), "", "", "tiny")
     monkeypatch.setattr(stage.fashion_mnist, "load_test_set", lambda: test)
@@ -111,3 +117,4 @@ def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcom
     processes(BASE_MS, BASE_MS)
     found = compare(min_accuracy=least)
     assert [gate.outcome for gate in found.gates] == ["holds", outcome]
+    assert found.gates[1].detail == f"75.00% of 60 images, at least {100 * least:g}%"

@@ -6,6 +6,7 @@ import re
 import sys
 from html.parser import HTMLParser
 
+import faults
 import pytest
 import results as made
 from PIL import Image
@@ -273,19 +274,8 @@ def test_odd_results_are_drawn_without_a_warning(tmp_path, changes):
     assert all(picture.drawn for picture in made_report.pictures)
 
 
-def spoiled(value):
-    """Yield a JSON value as often as it has values inside, with one of them of another kind."""
-    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
-        others = [None, "x", -1, 1e18, [], {}, [None], {"x": None}]
-        for other in (*others, *(spoiled(inner) if isinstance(inner, (dict, list)) else ())):
-            changed = value.copy()
-            changed[key] = other
-            yield changed
-
-
 @pytest.mark.slow
 def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, monkeypatch):
-    """Each value of a result in turn is replaced by one of another kind."""
     monkeypatch.setattr(report, "write_atomically", lambda path, data: None)
     document = made.document(batch_ms={1: 0.08}, reasons=[made.NOISY])
     document["latency"][0]["samples_ns"] = [70_000, 80_000]
@@ -293,7 +283,7 @@ def test_any_value_replaced_gives_a_report_or_an_input_error(tmp_path, plain, mo
     document["accuracy"]["confusion"] = [[3, 1], [0, 4]]
     document["accuracy"]["calibration"]["bins"] = document["accuracy"]["calibration"]["bins"][:2]
     path, n_reports, n_errors = tmp_path / "a.json", 0, 0
-    for changed in spoiled(document):
+    for changed in faults.mutations(document):
         path.write_text(json.dumps(changed))
         try:
             make(tmp_path, path)

@@ -115,6 +115,7 @@ def bench_model(
             checks,
             what=f"{name} was not timed",
             next_step=f"check the file with `convnet-edge verify {start.model_path}`",
+            listed=True,
         )
         _measure(run, start)
         if first is not None:
@@ -298,15 +299,13 @@ def _relate_to_bound(run: Measured) -> None:
     One was measured before the rows, one is after: what ran beside it made either too low.
     """
     run.begin("the machine's peak, once more")
-    first, again = run.result.cost, cost.estimate(run.classifier)
-    peaks = [one for one in (first, again) if one and one.bound_ms]
-    if not peaks:
-        return
-    best = min(peaks, key=lambda one: one.bound_ms or 0.0)
-    rows = []
+    known = [one for one in (run.result.cost, cost.estimate(run.classifier)) if one]
+    best = max(known, key=lambda one: one.peak_multiplications_per_s or 0.0)
+    bound_ms, rows = best.bound_ms, []
     for row in run.result.latency:
-        p50_ms, bound_ms = row.percentiles_ms[0].value, row.batch_size * (best.bound_ms or 0.0)
-        rows.append(replace(row, share_of_bound=bound_ms / p50_ms if p50_ms else None))
+        p50_ms = row.percentiles_ms[0].value
+        share = row.batch_size * bound_ms / p50_ms if bound_ms and p50_ms else None
+        rows.append(replace(row, share_of_bound=share))
     run.note(cost=best, latency=tuple(rows))
 
 

@@ -50,15 +50,15 @@ class Interval:
     low: Annotated[float, "lower end"]
     high: Annotated[float, "upper end"]
 
-    def text(self, n_places: int) -> str:
-        """Return `90.66–91.77`, with `n_places` decimals at least."""
-        n_places = self.places(n_places)
-        return f"{self.low:,.{n_places}f}–{self.high:,.{n_places}f}"
+    def around(self, value: float, n_places: int) -> tuple[str, str]:
+        """Return `91.23` and `90.66–91.77`: the value and the ends, at the decimals they need.
 
-    def places(self, least: int) -> int:
-        """Return how many decimals tell its ends apart, `least` of them at least."""
+        n_places: of these at least; more where only they tell the ends apart.
+        """
         width = self.high - self.low
-        return max(least, math.ceil(-math.log10(width))) if 1e-9 < width < 1 else least
+        if 1e-9 < width < 1:
+            n_places = max(n_places, math.ceil(-math.log10(width)))
+        return f"{value:,.{n_places}f}", f"{self.low:,.{n_places}f}–{self.high:,.{n_places}f}"
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,13 @@ class Accuracy:
     def summary(self) -> str:
         """Return `91.23 % (95 % interval 90.66–91.77, n = 10,000)`."""
         value, ends = self.percents()
-        return f"{value} % (95 % interval {ends}, n = {self.n:,})"
+        return f"{value} (95 % interval {ends}, n = {self.n:,})"
 
     def percents(self) -> tuple[str, str]:
-        """Return the accuracy and the ends of its interval, in percent, without the sign."""
+        """Return `91.23 %` and `90.66–91.77`."""
         interval = Interval(100 * self.interval.low, 100 * self.interval.high)
-        return f"{100 * self.accuracy:.{interval.places(2)}f}", interval.text(2)
+        value, ends = interval.around(100 * self.accuracy, 2)
+        return f"{value} %", ends
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ class Reason:
         """Return the reason as people read it."""
         return f"{f'batch {self.batch_size}: ' if self.batch_size else ''}{self.name}: {self.text}"
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """Return `drift at batch 8 (14.0 %, at most 10 %)`; values of other rules are no shares."""
         found = self.name + f" at batch {self.batch_size:,}" * bool(self.batch_size)
         if self.status != "NOISY" or self.value is None or self.threshold is None:

@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from . import tables
-from .result import Result
+from .result import Result, Verdict
 from .tables import NONE, WIDTH, accuracy_parts, number, percentile_parts, shorten, shown
 
-COLUMNS = {"model": 26, "batch": 6, "p50 ms": 10, "p99 ms": 10, "images/s": 10, "accuracy": 9,
+COLUMNS = {"model": 27, "batch": 6, "p50 ms": 9, "p99 ms": 10, "images/s": 10, "accuracy": 9,
            "memory": 9}  # and their widths  # fmt: skip
 
 
@@ -20,37 +20,37 @@ class Screen:
     """What `say` prints of one model after the other; verbose: everything."""
 
     def __init__(self, say: Callable[..., None], *, verbose: bool) -> None:
-        self._say, self._verbose, self._n_opened = say, verbose, 0
+        self._say, self._verbose, self._is_first = say, verbose, True
 
     def opened(self, result: Result) -> None:
         """Say what is timed where, before any time is known; the columns, over the first model."""
         if self._verbose:
             self._say(*tables.card(result))
-        elif not self._n_opened:
+        elif self._is_first:
             ran, cpu = result.provider, result.machine.cpu or NONE
             threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
             self._say(shorten(f"Time of a run on {ran.obtained}, {threads}, {cpu}"), _line(COLUMNS))
-        self._n_opened += 1
+        self._is_first = False
 
     def timed(self, result: Result) -> None:
         """Say what the last batch size took; beside the first, what holds for the model."""
         if self._verbose:
             return
-        row, is_first = result.latency[-1], len(result.latency) == 1
-        times = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
-        about = accuracy_parts(result.accuracy)[0], shown("memory_bytes", result.memory_bytes)
-        name = result.model.name if is_first else ""
+        row, name, about = result.latency[-1], "", ("", "")
+        if len(result.latency) == 1:
+            name, memory = result.model.name, shown("memory_bytes", result.memory_bytes)
+            about = accuracy_parts(result.accuracy)[0], memory
+        p50, p99 = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
         rate = shown("images_per_s", row.images_per_s)
-        cells = (name, number(row.batch_size), *times, rate, *(about if is_first else ("", "")))
-        self._say(_line(cells))
+        self._say(_line((name, number(row.batch_size), p50, p99, rate, *about)))
 
     def ended(self, result: Result) -> None:
-        """Say whether to believe it; checks only if they failed."""
+        """Say whether to believe it, and how it compares with the first model."""
         if self._verbose:
             self._say(*tables.report_lines(result, shutil.get_terminal_size().columns))
             return
-        failed = (check for check in result.checks if not (check.passed or check.skipped))
-        self._say(*(check.line() for check in failed), f"  {_end(result)}")
+        if result.verdict is not None:
+            self._say(f"  {_in_one_line(result.verdict)}")
         self._say(*map(tables.pair_line, result.pairs))
 
 
@@ -71,13 +71,9 @@ def _line(cells: Sequence[str] | dict[str, int]) -> str:
     return f"{shorten(name, width):<{width}}{numbers}".rstrip()
 
 
-def _end(result: Result) -> str:
-    """Return the verdict with its first reason, or what ended the bench."""
-    verdict, end = result.verdict, "without a verdict"
-    if result.failed is not None:
-        end = f"failed: {result.failed}"
-    elif verdict is not None:
-        reasons = [reason.brief() for reason in verdict.reasons]
-        end = ": ".join((verdict.status, *reasons[:1]))
-        end += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
-    return textwrap.shorten(end, WIDTH - 2, placeholder="…")
+def _in_one_line(verdict: Verdict) -> str:
+    """Return the verdict with its first reason, which weighs most."""
+    reasons = [reason.summary() for reason in verdict.reasons]
+    line = ": ".join((verdict.status, *reasons[:1]))
+    line += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
+    return textwrap.shorten(line, WIDTH - 2, placeholder="…")

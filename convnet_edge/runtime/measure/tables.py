@@ -8,7 +8,7 @@ import re
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .result import Accuracy, ColdStart, Interval, Latency, Paced, Pair, Percentile, Result
@@ -53,19 +53,6 @@ class Table:
         """Return whether a column is set to the right: where its first cell is a number."""
         first = self.rows[0][column] if self.rows and len(self.columns) > 2 else ""
         return NUMBER.fullmatch(first) is not None
-
-    def fitted(self, column: int = 0, width: int = WIDTH) -> "Table":
-        """Return the table with the cells of one column so short that a line fits in `width`."""
-        widths = self.widths()
-        room = max(5, width + widths[column] - sum(widths) - 2 * (len(widths) - 1))
-        rows = (
-            (*row[:column], shorten(row[column], room), *row[column + 1 :]) for row in self.rows
-        )
-        return replace(self, rows=tuple(rows))
-
-    def widths(self) -> list[int]:
-        """Return the characters that each column takes."""
-        return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
 
 
 def card(result: Result) -> list[str]:
@@ -117,9 +104,13 @@ def pair_line(pair: Pair) -> str:
     """Return how a model compares with the first one."""
     return (
         f"against {pair.name}: {pair.n_differing} of {pair.n:,} labels differ, "
-        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; difference "
-        f"{'not ' if pair.mcnemar_p > MAX_P else ''}shown (exact McNemar p = {pair.mcnemar_p:.2g})"
+        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; {difference(pair.mcnemar_p)}"
     )
+
+
+def difference(mcnemar_p: float) -> str:
+    """Return whether two models are shown to differ in accuracy."""
+    return f"difference {'not ' * (mcnemar_p > MAX_P)}shown (exact McNemar p = {mcnemar_p:.2g})"
 
 
 def tables_of(result: Result) -> tuple[Table, ...]:
@@ -257,8 +248,7 @@ def percentile_parts(found: Percentile | None) -> tuple[str, str]:
         return NONE if found is None else f"needs {found.floor:,}", ""
     if found.low is None or found.high is None:
         return _milliseconds(found.value), ""
-    interval, places = Interval(found.low, found.high), _decimals(found.value)
-    return f"{found.value:,.{interval.places(places)}f}", interval.text(places)
+    return Interval(found.low, found.high).around(found.value, _decimals(found.value))
 
 
 def accuracy_text(accuracy: Accuracy | None) -> str:
@@ -269,8 +259,7 @@ def accuracy_text(accuracy: Accuracy | None) -> str:
 
 def accuracy_parts(accuracy: Accuracy | None) -> tuple[str, str]:
     """Return the accuracy in percent, and the ends of its interval."""
-    value, ends = accuracy.percents() if accuracy else (NONE, "")
-    return value + " %" * bool(accuracy), ends
+    return accuracy.percents() if accuracy else (NONE, "")
 
 
 def cold_start_text(cold_start: ColdStart | None) -> str:
@@ -346,17 +335,16 @@ def _suffix(name: str) -> str:
 
 def to_text(table: Table, width: int = WIDTH) -> str:
     """Return the table in aligned columns; the last is folded where a line exceeds `width`."""
-    widths, found = table.widths(), [table.caption]
+    lines, found = (table.columns, *table.rows), [table.caption]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     signs = [">" if table.is_numeric(column) else "<" for column in range(len(widths))]
     indent = sum(widths[:-1]) + 2 * len(widths[:-1])
-    for line in (table.columns, *table.rows):
-        *cells, last = [
+    for line in lines:
+        cells = [
             f"{cell:{sign}{size}}" for cell, sign, size in zip(line, signs, widths, strict=True)
         ]
-        start = "".join(f"{cell}  " for cell in cells)
-        is_text = signs[-1] == "<"
-        folded = textwrap.wrap(line[-1], max(20, width - indent)) if is_text else [last]
-        first, *others = folded or [""]
+        start = "".join(f"{cell}  " for cell in cells[:-1])
+        first, *others = textwrap.wrap(cells[-1], max(20, width - indent)) or [""]
         found += [f"{start}{first}".rstrip(), *(" " * indent + rest for rest in others)]
     return "\n".join(found)
 

@@ -10,6 +10,7 @@ from results import read as read_result
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
 from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, tables, timing
+from convnet_edge.runtime.measure.check import Check
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.session import Session, Settings
 
@@ -25,11 +26,13 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SHORT.items():
             patch.setattr(bench, name, value)
+        patch.setattr(cost, "SIDE", 128)
+        patch.setattr(cost, "N_PROFILED", 10)
         yield
 
 
-def measure(path, *, test=TEST, settings=None, first=None, heard=None, share=None, **options):
-    """Bench the model; `heard` gets each stage, and a result whenever one is handed out."""
+def measure(path, *, test=TEST, settings=None, checks=None, first=None, heard=None, **options):
+    """Bench the model; `heard` gets each stage, its shares, and each result handed out."""
     classifier = Classifier(path, settings=settings or Settings(threads=1))
     heard = heard or (lambda _: None)
     return bench.bench_model(
@@ -38,25 +41,21 @@ def measure(path, *, test=TEST, settings=None, first=None, heard=None, share=Non
         name=path.name,
         version="0",
         test=test,
-        checks=selftest.run_selftest(classifier),
+        checks=checks or selftest.run_selftest(classifier),
         start=cold_start.Task(path),
-        listener=bench.Listener(stage=heard, keep=heard, share=share or (lambda _: None)),
+        listener=bench.Listener(stage=heard, keep=heard, share=heard),
         first=first,
     )
 
 
 @pytest.fixture(scope="module")
-def shares():
-    """Of each stage of the one long run: what it is, then the shares that were heard."""
+def heard():
+    """All that was heard of the one long run."""
     return []
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, shares):
-    def heard(what):
-        if isinstance(what, str):
-            shares.append([what])
-
+def measured(tmp_path_factory, heard):
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     path.write_bytes(tiny.grey())
     with pytest.MonkeyPatch.context() as patch:
@@ -66,7 +65,7 @@ def measured(tmp_path_factory, shares):
         patch.setattr(machine, "temperature_c", lambda: None)
         patch.setattr(machine, "mapped_gpu_libraries", lambda: ["libcudart.so.13"])  # as by torch
         patch.setattr(bench, "N_SCORED_AT_ONCE", 256)
-        return measure(path, sustain_s=0.5, heard=heard, share=lambda x: shares[-1].append(x))
+        return measure(path, sustain_s=0.5, heard=heard.append)
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +92,17 @@ def test_result_is_read_whole(found, tmp_path):
     assert result.as_json(read_result(path)) == json.loads(path.read_text())
 
 
-def test_every_long_stage_says_how_much_of_it_is_done(found, shares):
-    heard = {stage.partition(" ")[0]: done for stage, *done in shares}
-    assert heard["accuracy"] == [0.64, 1.0]
+def test_every_long_stage_says_how_much_of_it_is_done(found, heard):
+    shares = {}
+    for what in heard:
+        if isinstance(what, str):
+            stage = what.partition(" ")[0]
+        elif isinstance(what, float):
+            shares.setdefault(stage, []).append(what)
+    assert shares["accuracy"] == [0.64, 1.0]
     for stage in ("cold", "throughput", "one"):  # rows of latency last for less than a word here
-        assert heard[stage] == sorted(heard[stage])
-        assert 0 < heard[stage][0] <= heard[stage][-1] <= 1
+        assert shares[stage] == sorted(shares[stage])
+        assert 0 < shares[stage][0] <= shares[stage][-1] <= 1
 
 
 def test_accuracy_is_that_of_the_labels(found):
@@ -168,6 +172,16 @@ def test_histogram_stays_small_and_true_however_many_runs_there_are():
     assert counts[:, 1].sum() == len(samples)
     middle = np.searchsorted(counts[:, 1].cumsum(), len(samples) / 2)
     assert counts[middle, 0] == pytest.approx(np.median(samples), rel=0.02)
+
+
+def test_checks_that_failed_are_listed_and_nothing_is_timed(tiny_model):
+    checks, heard = (Check("digest", True, "x"), Check("golden vectors", False, "0.4 > 1e-5")), []
+    with pytest.raises(CheckFailedError, match="was not timed: golden vectors") as caught:
+        measure(tiny_model, checks=checks, heard=heard.append)
+    assert caught.value.details == ("[x] golden vectors: 0.4 > 1e-5",)
+    (kept,) = heard
+    assert kept.failed == caught.value.line
+    assert (kept.interrupted, kept.latency) == (False, ())
 
 
 def test_interrupted_run_hands_out_what_was_measured(tiny_model):
