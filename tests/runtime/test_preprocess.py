@@ -170,9 +170,9 @@ def bomb(side):
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-def slow_scans():
+def slow_scans(mode):
     """Return a progressive JPEG whose last scan comes a thousand times."""
-    data = encode(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
+    data = encode(Image.new(mode, (3000, 3000)), "JPEG", progressive=True)
     last = data[data.rindex(preprocess.JPEG_SCAN) : -2]
     return data[:-2] + 1000 * last + data[-2:]
 
@@ -185,16 +185,26 @@ def slow_scans():
         lambda: b"P5 1 10000001 255\n",
         lambda: b"P3 1200 1200 255\n" + bytes(9),
         lambda: b"P6 1200 1200 9\n" + bytes(9),
-        lambda: encode(Image.new("L", (9000, 5000)), "WEBP", method=0),
-        slow_scans,
+        lambda: slow_scans("L"),
+        lambda: slow_scans("CMYK"),
     ],
-    ids=["bomb", "many pixels", "long", "plain PPM", "odd PPM", "WebP", "JPEG of many scans"],
+    ids=["bomb", "many pixels", "long", "plain PPM", "odd PPM", "many scans", "of four inks"],
 )
 def test_what_takes_too_long_or_too_much_is_refused_before_it_unfolds(make):
     data, start = make(), time.process_time()
     with pytest.raises(InputError, match=r"too large: .* pixels"):
         preprocess.decode_picture(data, SHAPE)
     assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(("mode", "file_format"), [("RGB", "WEBP"), ("CMYK", "TIFF")])
+def test_what_takes_more_a_pixel_may_have_half_as_many(monkeypatch, mode, file_format):
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", 10_000)
+    for side, made in ((90, "PNG"), (70, file_format)):
+        picture = Image.new("L" if made == "PNG" else mode, (side, side))
+        assert preprocess.decode_picture(encode(picture, made), SHAPE).shape == SHAPE
+    with pytest.raises(InputError, match="90 x 90, more than 5,000 pixels"):
+        preprocess.decode_picture(encode(Image.new(mode, (90, 90)), file_format), SHAPE)
 
 
 WATCHED = """
