@@ -64,27 +64,26 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
     if len(file.nodes) > MAX_NODES:
         yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES}"
     for node in file.nodes:
-        name = node.name[:80]
         if node.op_type not in OPERATIONS.get(node.domain, ()):
-            yield f"the graph has the operation {name!r}"
+            yield f"the graph has the operation {node.name!r}"
         for attribute, values in node.integers.items():
             low, high = ATTRIBUTES.get(attribute, (0, -1))
             if not all(low <= value <= high for value in values):
-                yield f"the operation {name} has {attribute[:80]} {list(values[:8])}"
+                yield f"the operation {node.name} has {attribute} {list(values[:8])}"
         if set(node.texts) - {"NOTSET"}:  # auto_pad, switched off
-            yield f"the operation {name} has the setting {node.texts[0][:80]!r}"
+            yield f"the operation {node.name} has the setting {node.texts[0]!r}"
         if len(node.outputs) != 1:
-            yield f"the operation {name} has {len(node.outputs)} results, not one"
+            yield f"the operation {node.name} has {len(node.outputs)} results, not one"
 
 
 def _foreign_weights(file: ModelFile) -> Iterator[str]:
     for name, weight in file.weights.items():
         if weight.element_type not in ELEMENT_BYTES:
-            yield f"the weights {name[:80]!r} are of type {weight.element_type}"
+            yield f"the weights {name!r} are of type {weight.element_type}"
         n = math.prod(weight.dims)
         needed = n * ELEMENT_BYTES[weight.element_type]
         if len(weight.raw) not in (0, needed) or n > len(weight.content):
-            yield f"the weights {name[:80]!r} are not as many as their shape says"
+            yield f"the weights {name!r} are not as many as their shape says"
     other_bytes = len(file.data) - sum(len(weight.raw) for weight in file.weights.values())
     if other_bytes > MAX_OTHER_BYTES:
         yield f"{other_bytes:,} bytes beside the weights, more than {MAX_OTHER_BYTES:,}"

@@ -11,7 +11,6 @@ import json
 import math
 import zlib
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -208,8 +207,10 @@ def _require_plain(value: Any, depth: int = 0) -> None:
         raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
     if isinstance(value, str):
         value.encode()  # half of a surrogate pair cannot be printed
-    elif isinstance(value, dict | list):
-        for part in chain(value, value.values() if isinstance(value, dict) else ()):
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
             _require_plain(part, depth + 1)
 
 

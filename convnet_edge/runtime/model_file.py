@@ -246,7 +246,7 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, described in pairs:
         if name in found:  # readers may disagree on which one counts
-            raise ValueError(f"{name[:80]!r} described twice in it")
+            raise ValueError(f"{name!r} described twice in it")
         found[name] = described
     return found
 
@@ -268,7 +268,7 @@ def _read_node(message: Message) -> Node:
 def _read_weight(message: Message) -> tuple[str, Weight]:
     name = message.text(8)
     if 13 in message.fields or message.integer(14) == _EXTERNAL:  # never opened
-        raise ValueError(f"the weights {name[:80]!r} lie outside the file")
+        raise ValueError(f"the weights {name!r} lie outside the file")
     return name, Weight(message.integer(2), message.integers(1), message.data, message.part(9))
 
 
