@@ -101,14 +101,14 @@ def _excess(file: ModelFile) -> Iterator[str]:
     for node in file.nodes:
         source, *others = node.inputs or ("",)
         (given,) = node.outputs
+        if any(name and name not in weights for name in others):
+            yield f"an operation {node.op_type} takes more than one result of others"
         if node.op_type == "DequantizeLinear" and source in weights:
             weights[given] = weights[source]
             n_weights += math.prod(weights[given])
             continue
         if source != current:
             yield f"an operation {node.op_type} does not take the result of the one before"
-        if any(name and name not in weights for name in others):
-            yield f"an operation {node.op_type} takes more than one result of others"
         if _mixes_images(file, node):
             yield f"an operation {node.op_type} may mix images"
         before = math.prod(shape)
