@@ -6,6 +6,7 @@ Pillow decodes; the arithmetic is ours, because resizers differ between librarie
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -43,6 +44,7 @@ PHONE_BRANDS = dict.fromkeys((b"avif", b"avis"), "an AVIF") | dict.fromkeys(
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 BRIGHT_BORDER = 127.5
 EXIF_ORIENTATION = 0x0112
+PILLOW = re.compile(r"PIL\.")
 BEYOND_16_BITS = "values outside 0 to 65535"
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB as RGB
 MAX_SIDE = 10**7
@@ -129,16 +131,18 @@ def decode_picture(
             expected="pillow to open picture files",
             next_step="pip install pillow",
         ) from error
+    # the sizes are checked here, and damage is an exception. Not catch_warnings: of two threads in
+    # it, the last to leave may leave all warnings off
+    if not any(module == PILLOW for *_, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=PILLOW.pattern)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the sizes are checked here; damage is an exception
-            picture = source
-            if isinstance(source, bytes):
-                picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
-            elif isinstance(source, np.ndarray):
-                picture = Image.fromarray(source)
-            _require_bounded(picture, source)
-            return fit(picture, shape, invert=invert)
+        picture = source
+        if isinstance(source, bytes):
+            picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
+        elif isinstance(source, np.ndarray):
+            picture = Image.fromarray(source)
+        _require_bounded(picture, source)
+        return fit(picture, shape, invert=invert)
     except (
         OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
         ArithmeticError, AttributeError, struct.error, zlib.error, Image.DecompressionBombError,

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from types import SimpleNamespace
 
@@ -259,6 +260,15 @@ def test_decode_picture_of_damage_says_which(dark_image):
         preprocess.decode_picture(b"hello", SHAPE)
     with pytest.raises(InputError, match="damaged"):
         preprocess.decode_picture(data[: len(data) // 2], SHAPE)
+
+
+def test_only_pillows_own_warnings_are_silenced(square, monkeypatch):
+    """In a thread, others' would be lost while a picture is read, or for good after it."""
+    monkeypatch.setattr(
+        preprocess, "fit", lambda *_, **__: warnings.warn("another's", stacklevel=1)
+    )
+    with pytest.raises(UserWarning, match="another's"):
+        preprocess.decode_picture(encode(Image.fromarray(square)), SHAPE)
 
 
 @pytest.mark.parametrize("suffix", [".eps", ".png"])
