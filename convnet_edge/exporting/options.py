@@ -35,4 +35,6 @@ class VerifyOptions(Options):
     against: Path | None = option(
         None, "A checkpoint or another model: compare all 10,000 test images."
     )
-    out: Path | None = option(None, "Report file.", default_text="NAME.verify.json beside it")
+    out: Path | None = option(
+        None, "Report file.", suffixes=(".json",), default_text="NAME.verify.json beside it"
+    )

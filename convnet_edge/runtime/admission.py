@@ -64,26 +64,26 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
     if len(file.nodes) > MAX_NODES:
         yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES}"
     for node in file.nodes:
-        name = node.name[:80]
         if node.op_type not in OPERATIONS.get(node.domain, ()):
-            yield f"the graph has the operation {name!r}"
+            yield f"the graph has the operation {node.name!r}"
         for attribute, values in node.integers.items():
             low, high = ATTRIBUTES.get(attribute, (0, -1))
             if not all(low <= value <= high for value in values):
-                yield f"the operation {name} has {attribute[:80]} {list(values[:8])}"
+                yield f"the operation {node.name} has {attribute} {list(values[:8])}"
         if set(node.texts) - {"NOTSET"}:  # auto_pad, switched off
-            yield f"the operation {name} has the setting {node.texts[0][:80]!r}"
+            yield f"the operation {node.name} has the setting {node.texts[0]!r}"
         if len(node.outputs) != 1:
-            yield f"the operation {name} has {len(node.outputs)} results, not one"
+            yield f"the operation {node.name} has {len(node.outputs)} results, not one"
 
 
 def _foreign_weights(file: ModelFile) -> Iterator[str]:
     for name, weight in file.weights.items():
         if weight.element_type not in ELEMENT_BYTES:
-            yield f"the weights {name[:80]!r} are of type {weight.element_type}"
-        needed = math.prod(weight.dims) * ELEMENT_BYTES[weight.element_type]
-        if len(weight.raw) not in (0, needed) or math.prod(weight.dims) > len(weight.content):
-            yield f"the weights {name[:80]!r} are not as many as their shape says"
+            yield f"the weights {name!r} are of type {weight.element_type}"
+        n = math.prod(weight.dims)
+        needed = n * ELEMENT_BYTES[weight.element_type]
+        if len(weight.raw) not in (0, needed) or n > len(weight.content):
+            yield f"the weights {name!r} are not as many as their shape says"
     other_bytes = len(file.data) - sum(len(weight.raw) for weight in file.weights.values())
     if other_bytes > MAX_OTHER_BYTES:
         yield f"{other_bytes:,} bytes beside the weights, more than {MAX_OTHER_BYTES:,}"
@@ -101,20 +101,20 @@ def _excess(file: ModelFile) -> Iterator[str]:
     for node in file.nodes:
         source, *others = node.inputs or ("",)
         (given,) = node.outputs
+        if any(name and name not in weights for name in others):
+            yield f"an operation {node.op_type} takes more than one result of others"
         if node.op_type == "DequantizeLinear" and source in weights:
             weights[given] = weights[source]
             n_weights += math.prod(weights[given])
             continue
         if source != current:
             yield f"an operation {node.op_type} does not take the result of the one before"
-        if any(name and name not in weights for name in others):
-            yield f"an operation {node.op_type} takes more than one result of others"
         if _mixes_images(file, node):
             yield f"an operation {node.op_type} may mix images"
         before = math.prod(shape)
         layer: tuple[int, ...] = ()
         if node.op_type in WEIGHT_PLACES:
-            layer = weights.get("".join(node.inputs[WEIGHT_PLACES[node.op_type] :][:1]), ())
+            layer = weights.get(_input(node, WEIGHT_PLACES[node.op_type]), ())
             if len(layer) < 2 or min(layer) < 1:
                 yield f"an operation {node.op_type} has no weights"
             n_weights += math.prod(layer)
@@ -166,8 +166,12 @@ def _work(node: Node, shape: tuple[int, ...], layer: tuple[int, ...]) -> int:
     """Return the multiplications or comparisons that give one image's result of `shape`."""
     if node.op_type in ("Gemm", "QGemm"):
         return math.prod(layer)
-    inner = layer[1:] or (node.integers.get("kernel_shape", ()) if node.op_type in WINDOWS else ())
-    return math.prod(shape) * math.prod(inner)
+    return math.prod(shape) * math.prod(layer[1:] or node.integers.get("kernel_shape", ()))
+
+
+def _input(node: Node, place: int) -> str:
+    """Return the name of an input; empty, as of one left out, if there are fewer."""
+    return node.inputs[place] if place < len(node.inputs) else ""
 
 
 def _channels_last(node: Node) -> bool:
@@ -185,7 +189,7 @@ def _mixes_images(file: ModelFile, node: Node) -> bool:
     place = {"Reshape": 1, "Slice": 3}.get(node.op_type)
     if place is None:
         return False
-    weight = file.weights.get("".join(node.inputs[place:][:1]))
+    weight = file.weights.get(_input(node, place))
     numbers = weight.integers() if weight else ()
     if node.op_type == "Slice":
         return min(numbers, default=0) < 1

@@ -8,7 +8,6 @@ print(predictions.names, predictions.probabilities)
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -16,11 +15,10 @@ import numpy as np
 from . import admission, preprocess
 from .contract import NEXT_STEP, Array
 from .errors import InputError
-from .model_file import ModelFile, naming, open_model
+from .model_file import ModelFile, PathLike, naming, open_model
 from .preprocess import Picture
 from .session import Session, Settings
 
-PathLike = str | os.PathLike[str]
 Pictures: TypeAlias = "Picture | Iterable[Picture]"
 
 RUN_BATCH_SIZE = 256
@@ -87,20 +85,11 @@ class Classifier:
         *,
         settings: Settings | None = None,
     ) -> None:
-        if isinstance(model, str | os.PathLike):
-            model = Path(model)
-        if isinstance(model, Path | bytes):
-            model = open_model(model)
-        if not isinstance(model, ModelFile):
-            raise InputError(
-                f"a model of type {type(model).__name__}",
-                expected="the path or the bytes of a model file, or one already read",
-                next_step=NEXT_STEP,
-            )
-        self.file, self.contract = model, model.contract
-        with naming(model.path):
-            admission.admit(model)
-            self.session = Session(model.data, settings or Settings(provider, threads))
+        self.file = model if isinstance(model, ModelFile) else open_model(model)
+        self.contract = self.file.contract
+        with naming(self.file.path):
+            admission.admit(self.file)
+            self.session = Session(self.file.data, settings or Settings(provider, threads))
             self._require_as_stated()
 
     def _require_as_stated(self) -> None:

@@ -11,7 +11,6 @@ import json
 import math
 import zlib
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ MAX_SAMPLES = 4
 MAX_SIDE = 4096
 MAX_PIXELS_BYTES = 64 << 20  # of golden images and sample pictures
 MAX_DEPTH = 16
-MAX_DIGITS = 20
+MAX_NUMBER = 1e20
 INPUT_DTYPES = ("float32", "uint8")  # pixels in [0, 1], or grey values
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
@@ -121,7 +120,7 @@ def seal(model: bytes, document: dict[str, Any]) -> bytes:
 def parse(text: bytes) -> Contract:
     """Read a contract's document; InputError for another schema, or content without sense."""
     try:
-        document = json.loads(text, parse_int=_parse_int)
+        document = json.loads(text)
         _require_plain(document)
         return _parse(document)
     except (
@@ -200,22 +199,18 @@ def _parse(document: dict[str, Any]) -> Contract:
     )
 
 
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(digits):,} digits")
-    return int(digits)
-
-
 def _require_plain(value: Any, depth: int = 0) -> None:
-    """Raise ValueError unless JSON and UTF-8 can hold `value`, no deeper than anyone reads it."""
+    """Raise ValueError unless all within `value` can be printed, stored and reckoned with."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists or objects within each other, more than {MAX_DEPTH}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no finite number")
+    if isinstance(value, _NUMBER) and not abs(value) < MAX_NUMBER:  # NaN is not below it either
+        raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
     if isinstance(value, str):
         value.encode()  # half of a surrogate pair cannot be printed
-    elif isinstance(value, dict | list):
-        for part in chain(value, value.values() if isinstance(value, dict) else ()):
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
             _require_plain(part, depth + 1)
 
 

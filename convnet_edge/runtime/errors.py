@@ -6,6 +6,7 @@ arguments (`batch_size=8`). Commands stand between backticks, and stay as they a
 """
 
 import re
+from functools import partial
 from typing import Any, ClassVar
 
 ARGUMENTS: dict[str, str] = {}  # of the flags that are not their argument's name with dashes
@@ -46,8 +47,8 @@ class EdgeError(Exception):
         return FLAG.sub(_as_argument, self.line)
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that it passes from one process to another
-        parts = (self.expected, self.next_step, self.details)
-        return _again, (type(self), self.found, *parts)
+        others = {name: getattr(self, name) for name in ("expected", "next_step", "details")}
+        return partial(type(self), **others), (self.found,)
 
 
 class InputError(EdgeError):
@@ -74,13 +75,6 @@ class InterruptedRunError(EdgeError):
     """The user stopped a long run; `next_step` says how to go on."""
 
     exit_code: ClassVar[int] = 130
-
-
-def _again(
-    kind: type[EdgeError], found: str, expected: str, next_step: str, details: tuple[str, ...]
-) -> EdgeError:
-    """Return the error that another process raised."""
-    return kind(found, expected=expected, next_step=next_step, details=details)
 
 
 def _as_argument(found: re.Match[str]) -> str:

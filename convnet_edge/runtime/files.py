@@ -57,27 +57,23 @@ def require_writable(path: Path, *, flag: str = "--out") -> Path:
         InputError: a folder, a device or a link to nothing is there; the name is too long; the
             folder cannot be made or written.
     """
-    end, found = path, None
     try:
-        if path.is_symlink():
-            end = Path(os.path.realpath(path))
-            found = None if end.exists() else "it is a link to nothing"
+        end = Path(os.path.realpath(path)) if path.is_symlink() else path
         if end.exists() and not end.is_file():
-            found = f"it is a {'folder' if end.is_dir() else 'device, pipe or socket'}"
-        if found is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(end.with_name(end.name + "." * NAME_RESERVE))
-            folder = next(one for one in end.parents if one.exists())
-            if not os.access(folder, os.W_OK | os.X_OK):
-                found = f"nothing can be written in {folder}"
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in it
-        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    if found is not None:
+            raise ValueError(f"it is a {'folder' if end.is_dir() else 'device, pipe or socket'}")
+        if end is not path and not end.exists():
+            raise ValueError("it is a link to nothing")
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(end.with_name(end.name + "." * NAME_RESERVE))
+        folder = next(one for one in end.parents if one.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"nothing can be written in {folder}")
+    except (OSError, ValueError) as error:  # also a ValueError: a NUL byte in it
         raise InputError(
-            f"{path} cannot be written: {found}",
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}",
             expected="a new name or that of a regular file, in a folder that can be written",
             next_step=f"choose another place with {flag}",
-        )
+        ) from error
     return end
 
 

@@ -7,6 +7,7 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Whether the file may be 
 
 import hashlib
 import math
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from .measure.check import Check
 from .protobuf import Message, read_fields
 
 MAX_MODEL_BYTES = 256 * MIB
+PathLike = str | os.PathLike[str]
 Shape = tuple[int | str, ...]  # a free axis as its name
 
 MAX_AXES = 8
@@ -145,7 +147,7 @@ class ModelFile:
         return dict(Counter(node.name for node in self.nodes))
 
 
-def open_model(source: Path | bytes) -> ModelFile:
+def open_model(source: PathLike | bytes) -> ModelFile:
     """Read a model file, given by its path or content.
 
     Raises:
@@ -153,10 +155,17 @@ def open_model(source: Path | bytes) -> ModelFile:
             outside the file, or more than one plain graph; without a contract, with several, or
             with one that makes no sense.
     """
-    if isinstance(source, Path):
-        data = read_bytes(source, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
-        with naming(source):
-            return replace(open_model(data), path=source)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        data = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
+        with naming(path):
+            return replace(open_model(data), path=path)
+    if not isinstance(source, bytes):
+        raise InputError(
+            f"a model of type {type(source).__name__}",
+            expected="the path or the bytes of a model file, or one already read",
+            next_step=NEXT_STEP,
+        )
     try:
         top = Message(memoryview(source))
         graphs = top.messages(7)
@@ -237,7 +246,7 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, described in pairs:
         if name in found:  # readers may disagree on which one counts
-            raise ValueError(f"{name[:80]!r} described twice in it")
+            raise ValueError(f"{name!r} described twice in it")
         found[name] = described
     return found
 
@@ -259,7 +268,7 @@ def _read_node(message: Message) -> Node:
 def _read_weight(message: Message) -> tuple[str, Weight]:
     name = message.text(8)
     if 13 in message.fields or message.integer(14) == _EXTERNAL:  # never opened
-        raise ValueError(f"the weights {name[:80]!r} lie outside the file")
+        raise ValueError(f"the weights {name!r} lie outside the file")
     return name, Weight(message.integer(2), message.integers(1), message.data, message.part(9))
 
 

@@ -6,6 +6,7 @@ Pillow decodes; the arithmetic is ours, because resizers differ between librarie
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -37,10 +38,13 @@ FORMATS = {  # Pillow's names, and how files are called; all others stay shut: P
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 PHONE_SUFFIXES = (".heic", ".heif", ".avif")  # looked at, to say what to do with them
-HEIC_BRANDS = b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"
+PHONE_BRANDS = dict.fromkeys((b"avif", b"avis"), "an AVIF") | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "a HEIC"
+)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 BRIGHT_BORDER = 127.5
 EXIF_ORIENTATION = 0x0112
+PILLOW = re.compile(r"PIL\.")
 BEYOND_16_BITS = "values outside 0 to 65535"
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 256 MiB as RGB
 MAX_SIDE = 10**7
@@ -69,18 +73,20 @@ def to_pixels(picture: Any, shape: tuple[int, int], *, name: str = "the picture"
     """
     if isinstance(picture, str | os.PathLike):
         return read_picture(Path(picture), shape)
-    usable = False
+    found = f"of type {type(picture).__name__}"
+    if hasattr(picture, "read"):
+        found = "a file open for text"
+        try:
+            picture = picture.read(MAX_PICTURE_BYTES)
+        except (OSError, ValueError) as error:  # ValueError: closed, or text that does not decode
+            found = f"a file that cannot be read: {error}"
+    usable = isinstance(picture, bytes) or hasattr(picture, "getexif")
     if isinstance(picture, np.ndarray):
         found = f"an array of shape {picture.shape} and type {picture.dtype}"
-        if picture.dtype == np.uint8 and picture.shape == shape:
+        usable = picture.dtype == np.uint8 and picture.size > 0
+        if usable and picture.shape == shape:
             return picture
-        if picture.dtype == np.uint8 and picture.size:
-            usable = picture.ndim == 2 or picture.shape[2:] in ((3,), (4,))
-    else:
-        found = f"of type {type(picture).__name__}"
-        if hasattr(picture, "read"):
-            picture, found = _read_file(picture, name), "a file open for text"
-        usable = isinstance(picture, bytes) or hasattr(picture, "getexif")
+        usable = usable and (picture.ndim == 2 or picture.shape[2:] in ((3,), (4,)))
     if not usable:
         raise InputError(
             f"{name} is {found}",
@@ -125,17 +131,18 @@ def decode_picture(
             expected="pillow to open picture files",
             next_step="pip install pillow",
         ) from error
+    # the sizes are checked here, and damage is an exception. Not catch_warnings: of two threads in
+    # it, the last to leave may leave all warnings off
+    if not any(module == PILLOW for *_, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=PILLOW.pattern)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the sizes are checked here; damage is an exception
-            picture, n_scans = source, 1
-            if isinstance(source, bytes):
-                picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
-                n_scans = source.count(JPEG_SCAN) if picture.format in ("JPEG", "MPO") else 1
-            elif isinstance(source, np.ndarray):
-                picture = Image.fromarray(source)
-            _require_bounded(picture, n_scans)
-            return fit(picture, shape, invert=invert)
+        picture = source
+        if isinstance(source, bytes):
+            picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
+        elif isinstance(source, np.ndarray):
+            picture = Image.fromarray(source)
+        _require_bounded(picture, source)
+        return fit(picture, shape, invert=invert)
     except (
         OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
         ArithmeticError, AttributeError, struct.error, zlib.error, Image.DecompressionBombError,
@@ -266,21 +273,20 @@ def _grey(picture: "Image.Image", box: Box, multiplier: float) -> Array:
 def _formats(data: bytes, name: str) -> tuple[str, ...]:
     """Return what Pillow may take `data` for; phones' HEIC needs a package, AVIF stays shut."""
     brands = data[8:32] if data[4:8] == b"ftyp" else b""
-    is_avif = b"avif" in brands or b"avis" in brands
-    if not is_avif and not any(brand in brands for brand in HEIC_BRANDS):
+    kind = next((kind for brand, kind in PHONE_BRANDS.items() if brand in brands), None)
+    if kind is None:
         return tuple(FORMATS)
     next_step = "save it as PNG or JPEG"
-    if not is_avif:
+    if kind == "a HEIC":
         try:
             import_module("pillow_heif").register_heif_opener()
             return ("HEIF",)
         except ImportError:
             next_step = f"pip install pillow-heif, or {next_step}"
-    found = f"{name} is {'an AVIF' if is_avif else 'a HEIC'} picture"
-    raise InputError(found, expected=EXPECTED, next_step=next_step)
+    raise InputError(f"{name} is {kind} picture", expected=EXPECTED, next_step=next_step)
 
 
-def _require_bounded(picture: "Image.Image", n_scans: int) -> None:
+def _require_bounded(picture: "Image.Image", source: Any) -> None:
     """Refuse, before it is decoded, what would take more than a gigabyte or ten seconds."""
     from PIL import Image
 
@@ -290,23 +296,12 @@ def _require_bounded(picture: "Image.Image", n_scans: int) -> None:
     tiles = getattr(picture, "tile", ())
     if tiles and tiles[0][0] in Image.DECODERS:  # these are written in Python: 1 µs a value
         limit //= 64
-    elif picture.format == "WEBP" or picture.mode == "CMYK":  # 16 bytes a pixel while it decodes
+    if picture.format == "WEBP" or picture.mode == "CMYK":  # 16 bytes a pixel while it decodes
         limit //= 2
-    elif n_scans > MAX_FULL_SCANS:  # a progressive JPEG goes over all its pixels in each
-        limit = limit * MAX_FULL_SCANS // n_scans
+    if picture.format in ("JPEG", "MPO") and isinstance(source, bytes):
+        # a progressive one goes over all its pixels in each scan
+        limit = limit * MAX_FULL_SCANS // max(MAX_FULL_SCANS, source.count(JPEG_SCAN))
     if n_pixels > limit or max(picture.size) > MAX_SIDE:
         raise Image.DecompressionBombError(
             f"{picture.width} x {picture.height}, more than {limit:,} pixels or {MAX_SIDE:,} a side"
         )
-
-
-def _read_file(file: BinaryIO, name: str) -> bytes:
-    """Return the rest of an open file: bytes, if it is open in binary."""
-    try:
-        return file.read(MAX_PICTURE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: closed, or text that does not decode
-        raise InputError(
-            f"{name} cannot be read: {error}",
-            expected="a file open for reading in binary",
-            next_step='open it with open(path, "rb")',
-        ) from error

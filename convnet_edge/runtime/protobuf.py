@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 MAX_FIELDS = 20_000  # and numbers in lists, of a message with all those within
-MAX_TEXT_BYTES = 512
+MAX_TEXT_BYTES = 512  # of names, which errors repeat
 _MAX_FIELD_NUMBER = (1 << 29) - 1  # other readers drop higher bits, and find another field
 _VARINT, _LENGTH = 0, 2
 _SIZES = {_VARINT: None, _LENGTH: None, 1: 8, 5: 4}  # bytes by wire type; None: a varint says

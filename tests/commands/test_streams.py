@@ -67,7 +67,7 @@ def is_clean(text):
         "predict {picture} --model {model} --json",
         "predict {picture} --model {model} --format jsonl",
         "predict {text} --model {model}",
-        "verify {model} --out {text}/x",
+        "verify {model} --out {text}/x.json",
         "inspect {escape}",
         "{escape}",
         "inspect --{escape}",

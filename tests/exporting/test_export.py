@@ -90,11 +90,10 @@ def test_failure_leaves_the_older_file_with_its_report_until_a_success(
     for path, content in before.items():
         path.write_bytes(content)
     options = ExportOptions(checkpoint=trained.checkpoint_path, out=older)
-    broken = faults.change_graph(graph_bytes, faults.put_nan)
-    with monkeypatch.context() as patch:
-        patch.setattr(graph, "to_onnx", lambda *_, **__: broken)
-        with pytest.raises(CheckFailedError, match="of that name is untouched, and its") as caught:
-            export.export(options)
+    made = iter((faults.change_graph(graph_bytes, faults.put_nan), graph_bytes))
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: next(made))
+    with pytest.raises(CheckFailedError, match="of that name is untouched, and its") as caught:
+        export.export(options)
     assert {path: path.read_bytes() for path in before} == before
     failed = {older.with_suffix(f".parity.failed{suffix}") for suffix in (".json", ".png")}
     assert {*tmp_path.iterdir()} == {*before, *failed}
@@ -152,10 +151,8 @@ def test_export_in_another_process_gives_the_same_bytes(trained, tmp_path, input
 
 
 def test_checkpoint_of_other_classes_is_refused(on_few, exported, trained, tmp_path):
-    loaded, path = (
-        checkpoint.load(trained.checkpoint_path, kind="model"),
-        tmp_path / "x.safetensors",
-    )
+    path = tmp_path / "x.safetensors"
+    loaded = checkpoint.load(trained.checkpoint_path, kind="model")
     checkpoint.save(path, replace(loaded, header=loaded.header | {"class_labels": [*"abcdefghij"]}))
     with pytest.raises(InputError, match=r"for images of \(28, 28\) and the classes a, b"):
         export.export(ExportOptions(checkpoint=path, out=tmp_path / "x.onnx"))

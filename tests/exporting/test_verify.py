@@ -79,6 +79,13 @@ def test_report_goes_beside_the_model_and_leaves_another_of_its_name_alone(
     assert (tmp_path / "exported" / "fashion-mnist.verify.json").exists()
 
 
+def test_report_never_replaces_the_model(run, tiny_model):
+    before = tiny_model.read_bytes()
+    result = run("verify", tiny_model, "--out", tiny_model)
+    assert result.exit_code == 2
+    assert tiny_model.read_bytes() == before
+
+
 def alter_golden(document):
     document["goldens"]["logits"][3][2] -= 0.01
 

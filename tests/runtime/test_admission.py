@@ -74,6 +74,11 @@ def one_weight_many_times(proto):
         proto.graph.node.insert(0, node)
 
 
+def weight_unpacked_by_the_image(proto):
+    add_weight(proto, "packed", np.zeros(8, np.int8))
+    proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["packed", "images"], ["w"]))
+
+
 def side_branch(proto):
     proto.graph.node.append(helper.make_node("Relu", ["images"], ["kept"]))
 
@@ -143,6 +148,7 @@ def reshaped_to_one_row(proto):
         (product_of_weights, "does not take the result of the one before"),
         (side_branch, "does not take the result of the one before"),
         (two_results, "more than one result"),
+        (weight_unpacked_by_the_image, "more than one result"),
         (lambda p: first_layer(p, 40_000, 1, 1, 1), "one image may take 10,240,000 bytes"),
         (lambda p: first_layer(p, 4, 1, 9, 9), "does not fit"),
         (weight_of_a_shape_alone, "not as many as their shape says"),

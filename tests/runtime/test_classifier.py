@@ -110,8 +110,13 @@ def test_a_list_may_mix_ways_and_sizes_and_exact_arrays_are_pixels(classifier, t
     assert len(classifier(np.ascontiguousarray(three.transpose(1, 2, 0))).labels) == 1
 
 
-def text_file():
-    return io.StringIO("text")
+def closed_file():
+    file = io.BytesIO()
+    file.close()
+    return file
+
+
+WANTED = r"; expected \(N, 8, 8\) uint8"
 
 
 @pytest.mark.parametrize(
@@ -123,24 +128,21 @@ def text_file():
         ([[1, 2]], r"images\[0\] is of type list"),
         ([IMAGES[:2]], r"images\[0\] is an array of shape \(2, 8, 8\)"),
         ([IMAGES[0].astype(np.float32)], r"images\[0\] is an array .* float32"),
-        (text_file(), "the picture is a file open for text"),
+        (io.StringIO("text"), "the picture is a file open for text"),
+        (closed_file(), "the picture is a file that cannot be read: I/O operation on closed file"),
         ([b"", b""], r"images\[0\] is not a picture"),
         (np.zeros((0, 5), np.uint8), r"of shape \(0, 5\)"),
         (Image.new("L", (0, 5)), "no pixels"),
+        (np.zeros((2, 8, 8), np.float32), r"shape \(2, 8, 8\) and type float32" + WANTED),
+        (np.zeros((2, 7, 8), np.uint8), r"shape \(2, 7, 8\) and type uint8" + WANTED),
+        (np.zeros((2, 1, 8, 8), np.uint8), r"shape \(2, 1, 8, 8\) and type uint8" + WANTED),
+        (np.zeros(8, np.uint8), r"shape \(8,\) and type uint8" + WANTED),
     ],
     ids=str,
 )
 def test_what_is_no_picture_is_one_error_that_names_it_and_its_place(classifier, given, found):
     with pytest.raises(InputError, match=found):
         classifier(given)
-
-
-def test_a_closed_file_is_one_error(classifier, tmp_path):
-    (tmp_path / "x").write_bytes(b"x")
-    with (tmp_path / "x").open("rb") as file:
-        pass
-    with pytest.raises(InputError, match=r"cannot be read: .*closed"):
-        classifier(file)
 
 
 @pytest.mark.parametrize("model", [None, 3, ["a.onnx"]])
@@ -164,20 +166,6 @@ def test_one_image_and_none(classifier):
     assert classifier(IMAGES[0]).logits.shape == (1, 3)
     assert classifier(IMAGES[:0]).logits.shape == (0, 3)
     assert classifier([]).names == []
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        np.zeros((2, 8, 8), np.float32),
-        np.zeros((2, 7, 8), np.uint8),
-        np.zeros((2, 1, 8, 8), np.uint8),
-        np.zeros(8, np.uint8),
-    ],
-)
-def test_wrong_arrays_are_refused_with_what_is_expected(classifier, images):
-    with pytest.raises(InputError, match=r"\(N, 8, 8\) uint8"):
-        classifier(images)
 
 
 def test_many_threads_get_the_same_answers(classifier):

@@ -17,6 +17,7 @@ from convnet_edge.runtime.protobuf import field
 MODEL = tiny.grey()
 GRAPH = faults.unsealed(MODEL)
 DOCUMENT = open_model(MODEL).contract.document
+INTEGERS = {"layout": "portable", "weight_bits": 7, "n_multiplications": 1}
 
 
 def sealed_as(text):
@@ -67,8 +68,8 @@ def test_no_contract_and_two_are_refused():
         ("input.scale", 1, "input.scale is '1'"),
         ("measured", None, "damaged"),
         ("measured.accuracy", "high", "measured.accuracy is 'high'"),
-        ("measured.n", 10**400, "a number of 401 digits"),
-        ("measured.accuracy", math.nan, "nan is no finite number"),
+        ("measured.n", 10**400, r"a number that is not below 1e\+20"),
+        ("measured.accuracy", math.nan, "a number that is not below"),
         ("training", {}, "'epochs'|'data'"),
         ("training.n_images", [], "training.n_images is"),
         ("versions", {"export": {"torch": 2}}, "versions are not names"),
@@ -91,11 +92,7 @@ def test_no_contract_and_two_are_refused():
         ("preprocessing.samples", DOCUMENT["preprocessing"]["samples"] * 3, "6 sample pictures"),
         ("preprocessing", [], "damaged"),
         ("quantization", [], "damaged"),
-        (
-            "quantization",
-            {"layout": "new", "weight_bits": 7, "n_multiplications": 1},
-            "layout 'new'",
-        ),
+        ("quantization", INTEGERS | {"layout": "new"}, "layout 'new'"),
     ],
 )
 def test_nonsense_inside_is_an_input_error_that_names_it(path, value, named):
@@ -118,41 +115,22 @@ def test_absurd_size_is_named():
         open_model(sealed_as(b'"' + b"x" * contract.MAX_CONTRACT_BYTES + b'"'))
 
 
-VALUES = (None, "", "x" * 400, [], {}, [[]], -1, 0, 10**19, 10**400, 1e308, math.nan, True)
-
-
-def places(value, path=()):
-    """Yield where each value of a document stands."""
-    inner = value.items() if isinstance(value, dict) else ()
-    inner = enumerate(value[:2]) if isinstance(value, list) else inner
-    for key, part in inner:
-        yield (*path, key)
-        yield from places(part, (*path, key))
-
-
 def test_each_part_of_a_contract_may_be_anything_and_is_read_or_refused(tmp_path):
     """What inspect prints, and what a bundle says of a model, is made of what was read."""
     from convnet_edge.bundling.bundle import _about
     from convnet_edge.commands import inspect
 
-    path, refused, read = tmp_path / "odd.onnx", 0, 0
-    for place in places(DOCUMENT):
-        for value in (*VALUES, KeyError):
-            changed = copy.deepcopy(DOCUMENT)
-            owner = functools.reduce(lambda part, key: part[key], place[:-1], changed)
-            if value is KeyError:
-                del owner[place[-1]]
-            else:
-                owner[place[-1]] = value
-            try:
-                file = open_model(sealed_as(json.dumps(changed).encode()))
-            except InputError:
-                refused += 1
-                continue
-            read += 1
-            document = inspect._document(path, file)
-            inspect._stated(document["contract"])
-            json.dumps(document, allow_nan=False)
-            model = types.SimpleNamespace(contract=file.contract, file=file)
-            json.dumps(_about("odd.onnx", model), allow_nan=False)
-    assert min(read, refused) > 100
+    path, n_read = tmp_path / "odd.onnx", 0
+    changes = faults.mutations(DOCUMENT | {"quantization": INTEGERS})
+    for changed in changes:
+        try:
+            file = open_model(sealed_as(json.dumps(changed).encode()))
+        except InputError:
+            continue
+        n_read += 1
+        document = inspect._document(path, file)
+        inspect._stated(document["contract"])
+        json.dumps(document, allow_nan=False)
+        model = types.SimpleNamespace(contract=file.contract, file=file)
+        json.dumps(_about("odd.onnx", model), allow_nan=False)
+    assert 100 < n_read < len(changes) - 100

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from types import SimpleNamespace
 
@@ -170,9 +171,9 @@ def bomb(side):
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-def slow_scans():
+def slow_scans(mode):
     """Return a progressive JPEG whose last scan comes a thousand times."""
-    data = encode(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
+    data = encode(Image.new(mode, (3000, 3000)), "JPEG", progressive=True)
     last = data[data.rindex(preprocess.JPEG_SCAN) : -2]
     return data[:-2] + 1000 * last + data[-2:]
 
@@ -185,16 +186,26 @@ def slow_scans():
         lambda: b"P5 1 10000001 255\n",
         lambda: b"P3 1200 1200 255\n" + bytes(9),
         lambda: b"P6 1200 1200 9\n" + bytes(9),
-        lambda: encode(Image.new("L", (9000, 5000)), "WEBP", method=0),
-        slow_scans,
+        lambda: slow_scans("L"),
+        lambda: slow_scans("CMYK"),
     ],
-    ids=["bomb", "many pixels", "long", "plain PPM", "odd PPM", "WebP", "JPEG of many scans"],
+    ids=["bomb", "many pixels", "long", "plain PPM", "odd PPM", "many scans", "of four inks"],
 )
 def test_what_takes_too_long_or_too_much_is_refused_before_it_unfolds(make):
     data, start = make(), time.process_time()
     with pytest.raises(InputError, match=r"too large: .* pixels"):
         preprocess.decode_picture(data, SHAPE)
     assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(("mode", "file_format"), [("RGB", "WEBP"), ("CMYK", "TIFF")])
+def test_what_takes_more_a_pixel_may_have_half_as_many(monkeypatch, mode, file_format):
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", 10_000)
+    for side, made in ((90, "PNG"), (70, file_format)):
+        picture = Image.new("L" if made == "PNG" else mode, (side, side))
+        assert preprocess.decode_picture(encode(picture, made), SHAPE).shape == SHAPE
+    with pytest.raises(InputError, match="90 x 90, more than 5,000 pixels"):
+        preprocess.decode_picture(encode(Image.new(mode, (90, 90)), file_format), SHAPE)
 
 
 WATCHED = """
@@ -207,19 +218,18 @@ def peak_kib():  # not ru_maxrss, which starts at the parent's
 
 preprocess.read_picture(Path(sys.argv[1]), (28, 28))
 before = peak_kib()
-assert (preprocess.read_picture(Path(sys.argv[2]), (28, 28)) == 0).all()
+for path in sys.argv[2:]:
+    assert (preprocess.read_picture(Path(path), (28, 28)) == 0).all()
 print(peak_kib() - before)
 """
 
 
-@pytest.mark.parametrize("size", [(4_000_000, 2), (1, 5_000_000), (3000, 2700)])
-def test_memory_stays_bounded_whatever_the_proportions(tmp_path, size):
-    for name, made in (("small", (9, 9)), ("large", size)):
-        picture = Image.new("RGB", made, "black")
-        picture.save(tmp_path / f"{name}.png", compress_level=1)
+def test_memory_stays_bounded_whatever_the_proportions(tmp_path):
     command = [sys.executable, "-c", WATCHED]
-    command += [str(tmp_path / f"{name}.png") for name in ("small", "large")]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    for width, height in ((9, 9), (4_000_000, 2), (1, 5_000_000), (3000, 2700)):
+        command.append(str(tmp_path / f"{width}.png"))
+        Image.new("RGB", (width, height), "black").save(command[-1], compress_level=1)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) < 200 * 1024, "8 million pixels are 32 MB in Pillow"
 
@@ -250,6 +260,15 @@ def test_decode_picture_of_damage_says_which(dark_image):
         preprocess.decode_picture(b"hello", SHAPE)
     with pytest.raises(InputError, match="damaged"):
         preprocess.decode_picture(data[: len(data) // 2], SHAPE)
+
+
+def test_only_pillows_own_warnings_are_silenced(square, monkeypatch):
+    """In a thread, others' would be lost while a picture is read, or for good after it."""
+    monkeypatch.setattr(
+        preprocess, "fit", lambda *_, **__: warnings.warn("another's", stacklevel=1)
+    )
+    with pytest.raises(UserWarning, match="another's"):
+        preprocess.decode_picture(encode(Image.fromarray(square)), SHAPE)
 
 
 @pytest.mark.parametrize("suffix", [".eps", ".png"])
