@@ -176,17 +176,17 @@ def _own_addresses(family: socket.AddressFamily) -> list[str]:
 
     Sends nothing: a datagram socket that is connected knows the address that it would send from.
     """
-    ways = [(0, ELSEWHERE), *((index, ALL_HOSTS) for index, _ in socket.if_nameindex())]
-    found = []
-    for interface, target in ways:
-        with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
-            choice = struct.pack("4s4si", b"", b"", interface)  # ip(7): struct ip_mreqn
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
-            probe.connect((target, 9))
-            found.append(_address_of(probe))
+    ways = [(socket.AF_INET, ELSEWHERE, 0)]
+    ways += [(socket.AF_INET, ALL_HOSTS, index) for index, _ in socket.if_nameindex()]
     if family == socket.AF_INET6:
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((ELSEWHERE_6, 9))
+        ways.append((family, ELSEWHERE_6, 0))
+    found = []
+    for kind, target, interface in ways:
+        with contextlib.suppress(OSError), socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            if interface:
+                choice = struct.pack("4s4si", b"", b"", interface)  # ip(7): struct ip_mreqn
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
+            probe.connect((target, 9))
             found.append(_address_of(probe))
     return [_in_url(str(one)) for one in dict.fromkeys(found) if not one.is_loopback]
 
