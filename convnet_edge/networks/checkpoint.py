@@ -56,9 +56,6 @@ class _Described:
     versions: dict[str, str]
 
 
-DESCRIBED = TypeAdapter(_Described)
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """Tensors by name, and the header that says what they are.
@@ -118,14 +115,14 @@ def load(path: Path, *, kind: str) -> Checkpoint:
         ) from error
 
 
-def read_header(kind: TypeAdapter[Header], header: dict[str, Any]) -> Header:
-    """Return what the dataclass of `kind` declares of a header, every value of the declared type.
+def read_header(kind: type[Header], header: dict[str, Any]) -> Header:
+    """Return what the dataclass `kind` declares of a header, every value of the declared type.
 
     Raises:
         ValueError: one is missing, or of another type or range.
     """
     try:
-        return kind.validate_json(json.dumps(header), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(header), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -155,7 +152,7 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
 
 def _read_architecture(checkpoint: Checkpoint) -> Architecture:
     """Return the network of the header, once its size is known to be the stored tensors'."""
-    described = read_header(DESCRIBED, checkpoint.header)
+    described = read_header(_Described, checkpoint.header)
     network, n_classes = described.model, len(described.class_labels)
     architecture = Architecture(network.image_shape, network.kernel_size, n_classes, network.width)
     n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from ..data import fashion_mnist as data
 from ..drawing import pictures
@@ -33,9 +32,6 @@ class _Saved:
     epochs: tuple[EpochMetrics, ...]
     time_s: dict[str, Amount]
     threads: Count
-
-
-SAVED = TypeAdapter(_Saved)
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def restore(run: Run, kept: Checkpoint) -> None:
 
 
 def _read_saved(run: Run, header: dict[str, Any]) -> _Saved:
-    saved = checkpoint.read_header(SAVED, header)
+    saved = checkpoint.read_header(_Saved, header)
     whole = tuple(range(1, len(saved.epochs) + 1))
     if tuple(epoch.epoch for epoch in saved.epochs) != whole or len(whole) > run.recipe.epochs:
         raise ValueError(f"epochs are not the first of {run.recipe.epochs}")
