@@ -145,11 +145,7 @@ def _tls(cert: Path, key: Path) -> ssl.SSLContext:
     """Return what proves this server by the certificate in `cert` and its key, both PEM."""
     for path, mark in ((cert, "CERTIFICATE-----"), (key, "PRIVATE KEY-----")):
         if mark.encode() not in read_bytes(path, limit=MIB, next_step=NEW_CERTIFICATE):
-            raise InputError(
-                f"{path} has no line that ends in {mark}",
-                expected="a certificate for --cert and its key for --key, both PEM",
-                next_step=NEW_CERTIFICATE,
-            )
+            raise _no_certificate(f"{path} has no line that ends in {mark}")
 
     def refuse() -> NoReturn:
         raise InputError(
@@ -163,12 +159,13 @@ def _tls(cert: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(cert, key, password=refuse)
     except ssl.SSLError as error:
-        raise InputError(
-            f"{cert} and {key} cannot be used: {error.reason}",
-            expected="a certificate and the key that it was made for",
-            next_step=NEW_CERTIFICATE,
-        ) from error
+        raise _no_certificate(f"{cert} and {key} cannot be used: {error.reason}") from error
     return context
+
+
+def _no_certificate(found: str) -> InputError:
+    expected = "--cert with a certificate and --key with the key that it was made for, both PEM"
+    return InputError(found, expected=expected, next_step=NEW_CERTIFICATE)
 
 
 def _own_addresses(family: socket.AddressFamily) -> list[str]:
