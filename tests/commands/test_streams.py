@@ -188,6 +188,17 @@ def test_temporary_files_that_cannot_be_written_are_exit_2(
     assert "TMPDIR" in capsys.readouterr().err
 
 
+def test_interrupted_bench_of_a_device_claims_no_file_that_is_not_there(
+    hostile_bundle, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convnet_edge.runtime.measure.bench._measure", interrupt)
+    assert device_main(hostile_bundle, ["bench"]) == 130
+    assert "; next: run it again; a result file (--out) holds " in capsys.readouterr().err
+
+
 INTERRUPT = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
