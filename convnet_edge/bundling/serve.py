@@ -145,11 +145,7 @@ def _tls(cert: Path, key: Path) -> ssl.SSLContext:
     """Return what proves this server by the certificate in `cert` and its key, both PEM."""
     for path, mark in ((cert, "CERTIFICATE-----"), (key, "PRIVATE KEY-----")):
         if mark.encode() not in read_bytes(path, limit=MIB, next_step=NEW_CERTIFICATE):
-            raise InputError(
-                f"{path} has no line that ends in {mark}",
-                expected="a certificate for --cert and its key for --key, both PEM",
-                next_step=NEW_CERTIFICATE,
-            )
+            raise _no_certificate(f"{path} has no line that ends in {mark}")
 
     def refuse() -> NoReturn:
         raise InputError(
@@ -163,12 +159,13 @@ def _tls(cert: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(cert, key, password=refuse)
     except ssl.SSLError as error:
-        raise InputError(
-            f"{cert} and {key} cannot be used: {error.reason}",
-            expected="a certificate and the key that it was made for",
-            next_step=NEW_CERTIFICATE,
-        ) from error
+        raise _no_certificate(f"{cert} and {key} cannot be used: {error.reason}") from error
     return context
+
+
+def _no_certificate(found: str) -> InputError:
+    expected = "--cert with a certificate and --key with the key that it was made for, both PEM"
+    return InputError(found, expected=expected, next_step=NEW_CERTIFICATE)
 
 
 def _own_addresses(family: socket.AddressFamily) -> list[str]:
@@ -176,17 +173,17 @@ def _own_addresses(family: socket.AddressFamily) -> list[str]:
 
     Sends nothing: a datagram socket that is connected knows the address that it would send from.
     """
-    ways = [(0, ELSEWHERE), *((index, ALL_HOSTS) for index, _ in socket.if_nameindex())]
-    found = []
-    for interface, target in ways:
-        with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
-            choice = struct.pack("4s4si", b"", b"", interface)  # ip(7): struct ip_mreqn
-            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
-            probe.connect((target, 9))
-            found.append(_address_of(probe))
+    ways = [(socket.AF_INET, ELSEWHERE, 0)]
+    ways += [(socket.AF_INET, ALL_HOSTS, index) for index, _ in socket.if_nameindex()]
     if family == socket.AF_INET6:
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((ELSEWHERE_6, 9))
+        ways.append((family, ELSEWHERE_6, 0))
+    found = []
+    for kind, target, interface in ways:
+        with contextlib.suppress(OSError), socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            if interface:
+                choice = struct.pack("4s4si", b"", b"", interface)  # ip(7): struct ip_mreqn
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, choice)
+            probe.connect((target, 9))
             found.append(_address_of(probe))
     return [_in_url(str(one)) for one in dict.fromkeys(found) if not one.is_loopback]
 

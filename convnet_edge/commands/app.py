@@ -3,12 +3,12 @@
 A command is two things: a frozen dataclass of options, declared in the stage's room, and a function
 of it and a terminal, in its verb's file, whose docstring is the help. Heavy modules are imported
 inside the functions, so that `--help` answers at once. All errors that are the user's to mend end
-at `_Group.invoke`; anything else keeps its traceback.
+at `_boundary`; anything else keeps its traceback.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
@@ -42,46 +42,12 @@ from .terminal import Terminal
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
-SHOWN = {
-    "json": "Print the result as one JSON document on stdout.",
-    "verbose": "Print every check and table, not the answer alone.",
-}
-VERBOSE = ("train", "export", "quantize", "bench", "report", "quickstart")
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
-
-
-class _PlainHelp:
-    """What commands and their group share: a help text without the type of a switch or a file."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for one in found:
-            if one.param_type_name == "argument" or one.is_flag:
-                one.display_type_rich = lambda **_: None
-        return found
-
-
-class _Command(_PlainHelp, TyperCommand):
-    """A command."""
-
-
-class _Group(_PlainHelp, TyperGroup):
-    """The error boundary: a known error becomes one line on stderr and its exit code."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], *others: Any, **more: Any
-    ) -> Any:
-        with _boundary():
-            require_values(args)
-            return super().make_context(info_name, args, *others, **more)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _boundary():
-            return super().invoke(ctx)
 
 
 @contextmanager
 def _boundary() -> Iterator[None]:
+    """Make of a known error one line on stderr and its exit code."""
     try:
         with printing():
             yield
@@ -115,6 +81,34 @@ def _boundary() -> Iterator[None]:
             for line in (*lines[:-1], f"{who}: {lines[-1]}"):
                 typer.echo(visible(line), err=True)
     raise typer.Exit(exit_code)
+
+
+class _PlainHelp:
+    """What commands and their group share: a help text without the type of a switch or a file."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in found:
+            if one.param_type_name == "argument" or one.is_flag:
+                one.display_type_rich = lambda **_: None
+        return found
+
+
+class _Command(_PlainHelp, TyperCommand):
+    """A command."""
+
+
+class _Group(_PlainHelp, TyperGroup):
+    """All commands, behind the error boundary."""
+
+    @_boundary()
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **how: Any) -> Any:
+        require_values(args)
+        return super().make_context(info_name, args, *more, **how)
+
+    @_boundary()
+    def invoke(self, ctx: Any) -> Any:
+        return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -160,22 +154,21 @@ def _options(
 
 
 def bridge(
-    run: Callable[..., None], *, json: bool = True, verbose: bool = True
+    run: Callable[..., None], flags: Sequence[str] = ("json", "verbose")
 ) -> Callable[..., None]:
     """Return the function from whose signature Typer makes the command `run(options, terminal)`.
 
-    json, verbose: whether it takes these options, which decide how its terminal shows things.
+    flags: those of FLAGS that it takes; they decide how its terminal shows things.
     """
     options = get_type_hints(run).get("options")
     ones = declared(options) if options else ()
     parameters = [_parameter(one) for one in ones]
-    shown = [name for name, wanted in (("json", json), ("verbose", verbose)) if wanted]
-    for name in shown:
-        flag = typer.Option(f"--{name}", help=SHOWN[name])
+    for name in flags:
+        flag = typer.Option(f"--{name}", help=FLAGS[name])
         parameters.append(keyword(name, annotation=Annotated[bool, flag], default=False))
 
     def command(**given: Any) -> None:
-        terminal = Terminal(**{name: given.pop(name) for name in shown})
+        terminal = Terminal(**{name: given.pop(name) for name in flags})
         for one in ones:
             if one.is_list:
                 given[one.name] = tuple(given[one.name] or ())
@@ -215,30 +208,28 @@ def _parameter(one: Declared) -> Parameter:
     return keyword(one.name, annotation=Annotated[kind, about], default=default)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train.command,
-    "export": export.command,
-    "quantize": quantize.command,
-    "verify": verify.command,
-    "inspect": inspect.command,
-    "bench": bench.command,
-    "compare": compare.command,
-    "report": report.command,
-    "bundle": bundle.command,
-    "serve": bundle.serve,
-    "predict": predict.command,
-    "doctor": doctor.command,
-    "quickstart": quickstart.command,
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Train": {"train": train.command},
+    "Prove": {
+        "export": export.command,
+        "quantize": quantize.command,
+        "verify": verify.command,
+        "inspect": inspect.command,
+    },
+    "Measure": {"bench": bench.command, "compare": compare.command, "report": report.command},
+    "Hand over": {"bundle": bundle.command, "serve": bundle.serve, "predict": predict.command},
+    "Help": {"doctor": doctor.command, "quickstart": quickstart.command},
 }
-PANELS = {
-    "Train": ("train",),
-    "Prove": ("export", "quantize", "verify", "inspect"),
-    "Measure": ("bench", "compare", "report"),
-    "Hand over": ("bundle", "serve", "predict"),
-    "Help": ("doctor", "quickstart"),
+COMMANDS = {name: run for panel in PANELS.values() for name, run in panel.items()}
+FLAGS = {
+    "json": "Print the result as one JSON document on stdout.",
+    "verbose": "Print every check and table, not the answer alone.",
 }
-for panel, names in PANELS.items():
-    for name in names:
-        has_json = name not in ("serve", "quickstart")
-        run = bridge(COMMANDS[name], json=has_json, verbose=name in VERBOSE)
-        app.command(name, cls=_Command, rich_help_panel=panel)(run)
+TAKERS = {
+    "json": {*COMMANDS} - {"serve", "quickstart"},
+    "verbose": {"train", "export", "quantize", "bench", "report", "quickstart"},
+}
+for panel, runs in PANELS.items():
+    for name, run in runs.items():
+        flags = [flag for flag in FLAGS if name in TAKERS[flag]]
+        app.command(name, cls=_Command, rich_help_panel=panel)(bridge(run, flags))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..runtime.measure.options import BenchOptions
+from ..runtime.measure.result import brief
 from ..sealing.default_model import choose_model
 from .terminal import Terminal
 
@@ -31,10 +32,7 @@ class Benched:
     result: Result
     pictures: tuple[Picture, ...]
 
-    def __repr__(self) -> str:
-        from ..runtime.measure.result import brief
-
-        return brief(self)
+    __repr__ = brief
 
 
 def command(options: BenchOptions, terminal: Terminal) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..bundling.serve import PageServer
 
 NEXT = {"pyz": "python3 {} selftest", "web": "convnet-edge serve {}"}
-SCREEN_LINES, SCREEN_COLUMNS = 25, 80
-N_TEXT_LINES = 5  # around the QR code
+SCREEN_COLUMNS = 80
+MAX_QR_LINES = 20  # of a screen's 25: the others are text
 QUIET_MODULES = 2  # of light around it: cameras need no more
 
 
@@ -84,4 +84,4 @@ def _qr_code(url: str) -> list[str]:
     text = StringIO()
     segno.make_qr(url, error="l").terminal(text, border=QUIET_MODULES, compact=True)
     lines = text.getvalue().splitlines()
-    return lines if len(lines) <= SCREEN_LINES - N_TEXT_LINES else []
+    return lines if len(lines) <= MAX_QR_LINES else []

@@ -60,7 +60,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
             fields = (field for label, share in answer.top for field in (label, f"{share:.6f}"))
             table.writerow((path, *fields))
         elif shown_as == "jsonl":
-            terminal.say(json.dumps(document, ensure_ascii=False))
+            typer.echo(visible(json.dumps(document, ensure_ascii=False)))  # one line, not folded
         yield document
 
 

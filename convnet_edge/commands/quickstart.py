@@ -19,39 +19,25 @@ def command(terminal: Terminal) -> None:
     """Run the whole chain on the embedded data, from training to the file for a device."""
     terminal.chained = True
     checkpoint, model = OUT_DIR / "convnet.safetensors", OUT_DIR / "convnet.onnx"
+    small, proof = model.with_suffix(".int8.onnx"), model.with_suffix(".verify.json")
     page, archive = OUT_DIR / "report.html", OUT_DIR / "convnet.pyz"
-    models = (model, OUT_DIR / "convnet.int8.onnx")
-    proof = OUT_DIR / "convnet.verify.json"
-    measured = BenchOptions(models=models, quick=True, out=OUT_DIR / "bench")
-    results = tuple(map(measured.result_path, models))
+    measured = BenchOptions(models=(model, small), quick=True, out=OUT_DIR / "bench")
+    results = tuple(map(measured.result_path, measured.models))
     stages: tuple[tuple[str, Any, Any], ...] = (
-        (
-            "train the tutorial's convnet",
-            train,
-            TrainOptions(data="sample", epochs=3, out=checkpoint),
-        ),
+        ("train the convnet", train, TrainOptions(data="sample", epochs=3, out=checkpoint)),
         ("export it to ONNX", export, ExportOptions(checkpoint=checkpoint, out=model)),
-        (
-            "verify it on this machine",
-            verify,
-            VerifyOptions(model=model, against=checkpoint, out=proof),
-        ),
-        (
-            "quantize it to int8",
-            quantize,
-            QuantizeOptions(model=model, data="sample", out=models[1]),
-        ),
+        ("verify it here", verify, VerifyOptions(model=model, against=checkpoint, out=proof)),
+        ("quantize it to int8", quantize, QuantizeOptions(model=model, data="sample", out=small)),
         ("bench both", bench, measured),
         ("report what was measured", report, ReportOptions(results=results, out=page)),
-        ("bundle both for a device", bundle, BundleOptions(models=models, out=archive)),
+        ("bundle both for a device", bundle, BundleOptions(models=(model, small), out=archive)),
     )
     for number, (what, verb, options) in enumerate(stages, start=1):
         terminal.heading(f"{number}/{len(stages)} {what}")
         verb.command(options, terminal)
-    n_drawn = sum(picture.drawn for picture in terminal.pictures)
     terminal.heading(f"All is in {OUT_DIR}")
     terminal.answer(
-        f"open in a browser: {page}; {n_drawn} pictures beside it",
+        f"open in a browser: {page}; pictures lie beside it",
         f"copy to a device: {archive}, then python3 {archive.name} selftest",
         "next: convnet-edge train   (the full data; then: convnet-edge export)",
     )

@@ -38,13 +38,11 @@ class Terminal:
     """Where the words of one command go.
 
     json: whether stdout carries the JSON document. verbose: whether details are wanted. chained:
-    whether the next command follows by itself, so that only answers are shown. pictures: all that
-    were named until now.
+    whether the next command follows by itself, so that only answers are shown.
     """
 
     def __init__(self, *, json: bool = False, verbose: bool = False, chained: bool = False) -> None:
         self.json, self.verbose, self.chained = json, verbose, chained
-        self.pictures: list[Picture] = []
         self._bar: Progress | None = None
 
     def answer(self, *lines: str) -> None:
@@ -122,7 +120,6 @@ class Terminal:
 
     def wrote(self, files: Sequence[Path], pictures: Sequence[Picture] = ()) -> None:
         """Name the files and the pictures that were written, and the pictures that were not."""
-        self.pictures += pictures
         drawn = [str(one.path) for one in pictures if one.drawn]
         n_more = len(drawn) if files and len(drawn) > MAX_PICTURES and not self.verbose else 0
         paths = [*map(str, files), *drawn[n_more:]]

@@ -26,6 +26,7 @@ NEXT_STEP = "train again with `convnet-edge train`"
 
 Header = TypeVar("Header")
 Count = Annotated[int, Field(ge=0, lt=1 << 64)]
+Amount = Annotated[float, Field(ge=0, lt=1e9)]  # seconds, losses, shares
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]  # pixels
 
 

@@ -212,26 +212,21 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
             _say(*lines)
 
     shown = screen.Screen(say, verbose=asked.verbose)
-    try:
-        result = bench.bench_model(
-            classifier,
-            options,
-            name=chosen.name,
-            version=archive.manifest["convnet_edge"],
-            test=archive.test_set(),
-            checks=chosen.checks,
-            start=cold_start.Task(archive.path, member=chosen.name),
-            listener=bench.Listener(
-                _stage,
-                keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
-                opened=shown.opened,
-                timed=shown.timed,
-            ),
-        ).result
-    except InterruptedRunError as error:
-        if out is None:
-            error.next_step = "run it again; --out FILE.json keeps what was measured until then"
-        raise
+    result = bench.bench_model(
+        classifier,
+        options,
+        name=chosen.name,
+        version=archive.manifest["convnet_edge"],
+        test=archive.test_set(),
+        checks=chosen.checks,
+        start=cold_start.Task(archive.path, member=chosen.name),
+        listener=bench.Listener(
+            _stage,
+            keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
+            opened=shown.opened,
+            timed=shown.timed,
+        ),
+    ).result
     shown.ended(result)
     if asked.json:
         _say(json_text(as_json(result)))

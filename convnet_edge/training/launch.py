@@ -21,16 +21,17 @@ def read_launch() -> Launch:
     Raises:
         InputError: they are no numbers, or do not fit each other.
     """
-    said = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    said = {name: os.environ[name] for name in names if name in os.environ}
     try:
-        rank, size, local_rank = (None if text is None else int(text) for text in said.values())
-        found = Launch(rank or 0, 1 if size is None else size, local_rank)
-        if not 0 <= found.rank < found.size or (local_rank or 0) < 0:
+        rank, size = int(said.get("RANK", 0)), int(said.get("WORLD_SIZE", 1))
+        local_rank = int(said["LOCAL_RANK"]) if "LOCAL_RANK" in said else None
+        if not 0 <= rank < size or (local_rank or 0) < 0:
             raise ValueError("out of range")
     except ValueError as error:
         raise InputError(
-            ", ".join(f"{name}={text}" for name, text in said.items() if text is not None),
+            ", ".join(f"{name}={text}" for name, text in said.items()),
             expected="what torchrun sets: RANK from 0 to WORLD_SIZE - 1, LOCAL_RANK 0 or more",
             next_step="start with `torchrun --nproc-per-node N cli.py train`, or unset them",
         ) from error
-    return found
+    return Launch(rank, size, local_rank)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import fashion_mnist as data
+from ..networks.checkpoint import Amount
 from ..networks.convnet import Architecture, Convnet, fold_normalization
 from ..networks.convnet_gradients import loss_and_gradients
 from ..runtime.measure import machine
@@ -39,11 +40,11 @@ class EpochMetrics:
     """
 
     epoch: int
-    mean_loss: float
-    accuracy: float
-    duration_s: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
+    mean_loss: Amount
+    accuracy: Amount
+    duration_s: Amount
+    validation_loss: Amount | None = None
+    validation_accuracy: Amount | None = None
 
 
 class Run:

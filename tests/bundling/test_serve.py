@@ -19,6 +19,7 @@ import termios
 import threading
 import urllib.request
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import segno
@@ -147,12 +148,7 @@ def test_usual_port_is_left_out_as_browsers_do(serving, monkeypatch):
 @pytest.mark.parametrize(
     ("host", "address", "allowed", "refused"),
     [
-        (
-            "0.0.0.0",
-            "127.0.0.1",
-            ["127.0.0.1", "desk", "Desk.local"],
-            ["192.0.2.9", "evil.example"],
-        ),
+        ("0.0.0.0", "127.0.0.1", ["127.0.0.1", "desk", "Desk.local"], ["192.0.2.9", "e.example"]),
         ("localhost", "localhost", ["localhost"], ["0.0.0.0", "localhost.evil.example"]),
         ("::1", "::1", ["[::1]", "localhost"], ["::1", "[::2]", "127.0.0.1"]),
         ("::", "127.0.0.1", ["127.0.0.1"], ["[::1]"]),
@@ -191,8 +187,8 @@ def test_own_addresses_are_found_on_every_interface_without_sending(serving, mon
     class Probe:  # nothing that could send
         interface = 0
 
-        def __init__(self, family=socket.AF_INET, kind=None, **given):
-            assert given.get("type", kind) == socket.SOCK_DGRAM
+        def __init__(self, family, kind):
+            assert kind == socket.SOCK_DGRAM
 
         def setsockopt(self, level, option, value):
             assert (level, option) == (socket.IPPROTO_IP, socket.IP_MULTICAST_IF)
@@ -312,7 +308,7 @@ def secure(serving, certificate):
 
 
 def fetch(served, cert):
-    """Return the first file, fetched by a client that trusts the certificate."""
+    """Return the first file, fetched by a client that trusts the certificate, if it is given."""
     context = ssl.create_default_context(cafile=cert)
     url = f"{served.server.urls[0]}main.js"
     with urllib.request.urlopen(url, timeout=10, context=context) as response:
@@ -331,9 +327,8 @@ def test_client_that_does_not_shake_hands_holds_up_nobody(secure, certificate, c
     with secure.connect() as client:
         client.sendall(sent)
         assert fetch(secure, certificate[0]) == b"this is main.js"
-        with pytest.raises(ssl.SSLError):
-            fetch_untrusting = ssl.create_default_context()
-            fetch_untrusting.wrap_socket(secure.connect(), server_hostname="127.0.0.1")
+        with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch(secure, None)
     for _ in range(3):
         assert handled.acquire(timeout=10)
     assert fetch(secure, certificate[0]) == b"this is main.js"
@@ -363,19 +358,17 @@ def test_certificate_that_cannot_be_used_is_refused_before_listening(
     folder, certificate, tmp_path, monkeypatch, fault, said
 ):
     cert, key = certificate
-    if fault == "missing":
-        cert = tmp_path / "none.pem"
-    elif fault == "folder":
-        cert = tmp_path
-    elif fault == "no PEM":
-        cert = folder / "private.txt"
-    elif fault == "exchanged":
-        cert, key = key, cert
-    elif fault == "damaged":
-        cert = tmp_path / "damaged.pem"
-        cert.write_text(certificate[0].read_text().replace("M", "N"))
-    else:
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text(cert.read_text().replace("M", "N"))
+    if fault in ("another's key", "passphrase"):
         _, key = self_signed(tmp_path, passphrase="secret" if fault == "passphrase" else "")
+    cert, key = {
+        "missing": (tmp_path / "none.pem", key),
+        "folder": (tmp_path, key),
+        "no PEM": (folder / "private.txt", key),
+        "exchanged": (key, cert),
+        "damaged": (damaged, key),
+    }.get(fault, (cert, key))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it listens"))
     with pytest.raises(InputError, match=said):
         serve.PageServer(folder, ServeOptions(cert=cert, key=key))
@@ -458,11 +451,8 @@ def test_first_screen_has_the_address_as_a_picture_and_says_what_works(folder):
     rows = [[halves[letter][half] for letter in line] for line in drawn for half in (0, 1)]
     modules = [row[2:-2] for row in rows[2:]][: len(rows[0]) - 4]
     assert modules == [list(row) for row in segno.make_qr(url, error="l").matrix]
-    assert set(style.findall(shown.decode())) == {
-        "\x1b[97m",
-        "\x1b[40m",
-        "\x1b[0m",
-    }  # white on black, always
+    on_black = {"\x1b[97m", "\x1b[40m", "\x1b[0m"}  # white on black, always
+    assert set(style.findall(shown.decode())) == on_black
 
 
 def test_no_picture_where_it_would_not_fit_or_is_not_looked_at(run, monkeypatch):

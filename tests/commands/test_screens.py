@@ -55,7 +55,8 @@ def test_quantize_says_size_gate_and_speed(screen, on_few, exported):
 
 def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: tiny.image_set(400))
-    monkeypatch.setattr("convnet_edge.commands.bench._draw", lambda *_: iter(()))
+    for undrawn in ("commands.bench._draw", "reporting.report._figures"):
+        monkeypatch.setattr(f"convnet_edge.{undrawn}", lambda *_: iter(()))
     others = [tiny_model.with_name(f"a-model-of-quite-a-long-name.{n}.onnx") for n in range(2)]
     for other in others:
         other.write_bytes(tiny_model.read_bytes())

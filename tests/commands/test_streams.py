@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
+from convnet_edge.commands import terminal
 from convnet_edge.commands.app import COMMANDS, app, main
 from convnet_edge.predicting.options import PredictOptions
 from convnet_edge.runtime.__main__ import main as device_main
@@ -31,16 +32,22 @@ FULL_PATH = Path("/dev/full")
 FULL = pytest.mark.skipif(not FULL_PATH.exists(), reason="no device that is always full")
 
 
-@pytest.fixture
-def hostile_model(tmp_path):
+@pytest.fixture(scope="module")
+def hostile_model(tmp_path_factory):
     """A model whose first label is more than letters."""
 
     def rename(document):
         document["class_labels"][0] = LABEL
 
-    path = tmp_path / "hostile.onnx"
+    path = tmp_path_factory.mktemp("hostile") / "hostile.onnx"
     path.write_bytes(faults.change_document(tiny.grey(), rename))
     return path
+
+
+@pytest.fixture(scope="module")
+def hostile_bundle(hostile_model):
+    out = hostile_model.with_name("b.pyz")
+    return str(bundle(BundleOptions((hostile_model,), out=out)).path)
 
 
 @pytest.fixture
@@ -48,11 +55,6 @@ def hostile_picture(tmp_path):
     path = tmp_path / f"a{ESCAPE}.png"
     path.write_bytes(tiny.pictures()[0].encoded)
     return path
-
-
-@pytest.fixture
-def hostile_bundle(hostile_model, tmp_path):
-    return str(bundle(BundleOptions((hostile_model,), out=tmp_path / "b.pyz")).path)
 
 
 def is_clean(text):
@@ -86,13 +88,15 @@ def test_control_characters_reach_no_terminal(run, hostile_model, hostile_pictur
     assert "\nPASS" not in result.output
 
 
-def test_json_and_tables_keep_the_exact_names(run, hostile_model, hostile_picture):
+def test_json_and_tables_keep_the_exact_names(run, hostile_model, hostile_picture, monkeypatch):
+    monkeypatch.setattr(terminal, "is_terminal", lambda *, err: True)
+    monkeypatch.setenv("COLUMNS", "20")  # where lines for people are folded
     command = ("predict", hostile_picture, "--model", hostile_model)
     (answer,) = json.loads(run(*command, "--json").stdout)["predictions"]
     assert answer["path"] == str(hostile_picture)
     assert LABEL in {one["label"] for one in answer["top"]}
-    said = json.loads(run(*command, "--format", "jsonl").stdout)
-    assert said == answer
+    (line,) = run(*command, "--format", "jsonl").stdout.splitlines()
+    assert json.loads(line) == answer
     table = run(*command, "--format", "csv").stdout
     assert LABEL in list(csv.reader(io.StringIO(table)))[1]
 
@@ -125,31 +129,19 @@ def test_control_characters_reach_no_terminal_of_a_device(hostile_bundle, capsys
 
 @FULL
 @pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], ["inspect"], ["inspect", "--json"], ["doctor", "--json"],
-     *([name, "--help"] for name in COMMANDS)],
+    ("on", "line"),
+    [*(("host", line) for line in ("--help", "--version", "inspect", "inspect --json",
+                                   "doctor --json", *(f"{name} --help" for name in COMMANDS))),
+     *(("device", line) for line in ("--help", "info", "selftest", "predict --json"))],
 )  # fmt: skip
-def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, arguments):
-    monkeypatch.setattr(sys, "argv", ["convnet-edge", *arguments])
+def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, on, line):
+    monkeypatch.setattr(sys, "argv", [on, *line.split()])
     monkeypatch.setattr("convnet_edge.commands.doctor.diagnose", lambda: ())
     with FULL_PATH.open("w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
         with pytest.raises(SystemExit) as ended:
-            main()
+            sys.exit(main() if on == "host" else device_main(hostile_bundle))
     assert ended.value.code == 2
-    assert "No space left on device; expected " in capsys.readouterr().err
-
-
-@FULL
-@pytest.mark.parametrize("arguments", [["--help"], ["info"], ["selftest"], ["predict", "--json"]])
-def test_full_disk_under_a_devices_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, arguments):
-    with FULL_PATH.open("w") as full, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", full)
-        try:
-            code = device_main(hostile_bundle, arguments)
-        except SystemExit as ended:
-            code = ended.code
-    assert code == 2
     assert "No space left on device; expected " in capsys.readouterr().err
 
 
@@ -194,6 +186,17 @@ def test_temporary_files_that_cannot_be_written_are_exit_2(
     monkeypatch.setattr("convnet_edge.runtime.measure.bench.QUICK_DURATION_S", 0.05)
     assert device_main(hostile_bundle, ["bench", "--quick", "--profile", "--threads", "1"]) == 2
     assert "TMPDIR" in capsys.readouterr().err
+
+
+def test_interrupted_bench_of_a_device_claims_no_file_that_is_not_there(
+    hostile_bundle, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convnet_edge.runtime.measure.bench._measure", interrupt)
+    assert device_main(hostile_bundle, ["bench"]) == 130
+    assert "; next: run it again; a result file (--out) holds " in capsys.readouterr().err
 
 
 INTERRUPT = """

@@ -34,7 +34,7 @@ def test_train_export_verify_bench_predict_on_the_full_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
+def test_quickstart_runs_the_chain_and_draws_its_pictures(tmp_path):
     printed = convnet_edge("quickstart", cwd=tmp_path)
     folder = tmp_path / "runs" / "quickstart"
     assert "next: convnet-edge train" in printed
@@ -46,7 +46,6 @@ def test_quickstart_runs_the_chain_and_names_its_pictures(tmp_path):
                  "bench/convnet-cpu.predictions.png",
                  "bench/convnet.int8-cpu.differences.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 5_000
-        assert name in printed
 
 
 @pytest.mark.slow

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from faults import mutations
+from faults import change_header, mutations
 
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.drawing import pictures
@@ -130,7 +129,7 @@ def test_an_epoch_is_the_tutorials_epoch(options):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_interrupted_then_resumed_run_gives_the_same_bits(options, monkeypatch, recipe):
     """Guards the trap: state in another memory format makes fused Adam compute wrongly."""
-    options = replace(options, recipe=recipe, batch_size=64)
+    options = replace(options, recipe=recipe, batch_size=64, width=0.5)
     whole = replace(options, out=options.out.with_name("whole.safetensors"))
     loop.train(whole)
     # the fast recipe passes over a share of the images: 8 steps an epoch
@@ -170,53 +169,60 @@ def test_resume_with_other_options_is_refused_with_the_difference(unfinished):
             loop.train(replace(unfinished, **{name: value}))
 
 
-STAGES = {  # where Ctrl-C comes, and the complete epochs on the disk then
-    "the first step after resuming": 1, "after the write": 1, "told": 1, "the second validation": 1,
-    "the test": 3, "the picture": 3, "the last write": 3,
-}  # fmt: skip
+def interrupting(function, call, *, after):
+    """Return `function` with Ctrl-C in one call of it, counted from 1."""
+    calls = itertools.count(1)
+
+    def called(*arguments):
+        if next(calls) != call:
+            return function(*arguments)
+        if after:
+            function(*arguments)
+        raise KeyboardInterrupt
+
+    return called
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_interrupt_says_what_is_on_the_disk_and_resume_goes_on_from_there(
-    options, monkeypatch, stage
+def interrupt_when_told(event):
+    if isinstance(event, EpochMetrics):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "call", "after", "n_kept"),
+    [
+        (loop.record, "save", 1, True, 1),
+        (loop, "_validate", 2, False, 1),
+        (data, "load_test_set", 1, False, 3),
+        (pictures, "training_curve", 1, False, 3),
+        (loop.record, "write_atomically", 1, True, 3),
+    ],
+)
+def test_interrupt_at_any_stage_says_what_is_on_the_disk(
+    options, monkeypatch, place, name, call, after, n_kept
 ):
     options = replace(options, width=0.1)
-    if stage == "the first step after resuming":
-        interrupted(monkeypatch, options)
-        options = replace(options, resume=True)
-
-    def after(function, wanted=lambda *_: True):
-        def called(*arguments):
-            function(*arguments)
-            if wanted(*arguments):
-                raise KeyboardInterrupt
-
-        return called
-
-    tell = interrupt if "resuming" in stage or stage == "told" else lambda _: None
     with monkeypatch.context() as patch:
-        if stage == "told":
-            tell = after(lambda _: None, lambda event: isinstance(event, EpochMetrics))
-        if stage == "after the write":
-            patch.setattr(loop.record, "save", after(loop.record.save))
-        if stage == "the second validation":
-            real = loop._validate
-            patch.setattr(
-                loop, "_validate", lambda run, m: interrupt() if m.epoch == 2 else real(run, m)
-            )
-        if stage == "the test":
-            patch.setattr(data, "load_test_set", interrupt)
-        if stage == "the picture":
-            patch.setattr(pictures, "training_curve", interrupt)
-        if stage == "the last write":
-            patch.setattr(loop.record, "write_atomically", after(files.write_atomically))
-        kept = f"{STAGES[stage]} complete of 3 kept in "
-        with pytest.raises(InterruptedRunError, match=kept) as caught:
-            loop.train(options, tell)
+        patch.setattr(place, name, interrupting(getattr(place, name), call, after=after))
+        check_interrupt_then_resume(options, lambda _: None, n_kept)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_interrupt_by_who_is_told_says_what_is_on_the_disk(options, monkeypatch, resume):
+    options = replace(options, width=0.1)
+    if resume:  # and be stopped before the first step
+        interrupted(monkeypatch, options)
+    tell = interrupt if resume else interrupt_when_told
+    check_interrupt_then_resume(replace(options, resume=resume), tell, 1)
+
+
+def check_interrupt_then_resume(options, tell, n_kept):
+    with pytest.raises(InterruptedRunError, match=f"{n_kept} complete of 3 kept in ") as caught:
+        loop.train(options, tell)
     assert "--resume" in caught.value.next_step
     result, events = heard(replace(options, resume=True))
     trained = [event.epoch for event in events if isinstance(event, EpochMetrics)]
-    assert trained == [1, 2, 3][STAGES[stage] :]
+    assert trained == [1, 2, 3][n_kept:]
     assert [epoch.epoch for epoch in result.epochs] == [1, 2, 3]
     assert result.earlier_path is None
     assert not options.resume_path.exists()
@@ -237,11 +243,9 @@ def test_odd_resume_header_is_refused_before_training_or_does_no_harm(options, m
     interrupted(monkeypatch, options, step=13)
     kept = checkpoint.load(options.resume_path, kind="resume")
     run = Run(replace(options, resume=True), device=torch.device("cpu"), processes=Processes())
-    n_refused = 0
+    stored, n_refused = options.resume_path.read_bytes(), 0
     for header in mutations(kept.header):
-        text = json.dumps(header)
-        stored = safetensors.torch.save(kept.tensors, {checkpoint.HEADER_KEY: text})
-        options.resume_path.write_bytes(stored)
+        options.resume_path.write_bytes(change_header(stored, header))
         try:
             loop.record.restore(run, loop.record.find(run))
         except InputError:
@@ -447,7 +451,7 @@ def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(optio
 
 def test_bf16_trains_and_says_where_it_is_slow(options, monkeypatch):
     monkeypatch.setattr(machine, "passport", lambda: {"isa": ["avx2"]})
-    options = replace(options, epochs=1)
+    options = replace(options, epochs=1, width=0.25)
     _, (run, *_, epoch) = heard(replace(options, precision="bf16"))
     assert "no bfloat16 instructions" in next(run.warnings())
     (exact,) = loop.train(options).epochs

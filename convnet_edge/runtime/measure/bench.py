@@ -125,7 +125,7 @@ def bench_model(
         raise InterruptedRunError(
             "interrupted",
             expected="the whole measurement",
-            next_step="what was measured until then is in the result file",
+            next_step="run it again; a result file (--out) holds what was measured until then",
         ) from error
     except EdgeError as error:
         run.note(interrupted=False, failed=error.line)
