@@ -17,6 +17,7 @@ import numpy as np
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes
 from ..runtime.measure.accuracy import ImageSet
+from ..runtime.options import require
 
 CLASS_LABELS = (
     "T-Shirt", "Trouser", "Pullover", "Dress", "Coat",
@@ -66,9 +67,12 @@ def load_training_set(name: str, data_dir: Path | None) -> ImageSet:
 
     Raises:
         InputError: not in the folder named, not found and not downloadable, or found with the
-            wrong content.
+            wrong content; or a folder named for the sample.
     """
     if name == "sample":
+        require(
+            data_dir is None, f"--data-dir {data_dir}", "none: the sample is here", "--data-dir"
+        )
         return _load(SAMPLE_DIR, TRAIN_FILES, SAMPLE_SHA256)
     first = data_dir or DEFAULT_DIR
     folders = (first, first / TORCHVISION_SUBDIR, *(() if data_dir else (PACKAGED_DIR,)))

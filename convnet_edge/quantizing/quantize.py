@@ -21,6 +21,7 @@ from ..runtime.files import require_writable
 from ..runtime.measure import accuracy, cost, machine, stats, timing
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, Interval, brief
+from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
@@ -233,6 +234,8 @@ def quantize(
     source_path = choose_model(options.model)
     path = options.out_path(source_path)
     require_writable(path)
+    is_other = not (path.exists() and source_path.exists() and path.samefile(source_path))
+    require(is_other, f"{path} is the float model", "another name for that of integers", "--out")
     step(f"reading {source_path} and training images")
     source, test = _Source(options, source_path), data.load_test_set()
     step("quantising, and scoring images not used for ranges")

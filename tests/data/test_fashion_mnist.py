@@ -126,6 +126,11 @@ def test_named_folder_without_the_files_is_an_error_and_nothing_else_is_searched
     assert load().source == str(data_dir)
 
 
+def test_folder_named_for_the_sample_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="none: the sample is here"):
+        load(tmp_path, "sample")
+
+
 def test_download_by_torchvision_ends_in_the_data_dir(small, data_dir, tmp_path, monkeypatch):
     from torchvision import datasets
 

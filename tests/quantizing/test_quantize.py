@@ -193,6 +193,14 @@ def untrained(images, **network):
     return portable.quantize_graph(graph.to_onnx(model), inputs)
 
 
+def test_float_model_is_not_replaced_by_its_integers(exported):
+    before = exported.model_path.read_bytes()
+    options = QuantizeOptions(exported.model_path, data="sample", out=exported.model_path)
+    with pytest.raises(InputError, match="is the float model"):
+        stage.quantize(options)
+    assert exported.model_path.read_bytes() == before
+
+
 def test_layout_that_does_not_fit_says_why(few):
     with pytest.raises(InputError, match="10, 1, 3, 3"):
         ort_cpu.to_ort_cpu(untrained(few.images, width=0.3))
