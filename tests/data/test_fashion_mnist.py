@@ -40,11 +40,11 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "PACKAGED_DIR", tmp_path / "no package")
 
 
-def test_embedded_images_are_the_official_test_set_and_no_training_images(test_set, tmp_path):
+def test_embedded_images_are_the_official_test_set_and_no_training_images(test_set):
     assert test_set.images.shape == (10_000, 28, 28)
     for array, digest in zip((test_set.images, test_set.labels), data.TEST_SHA256, strict=True):
         assert hashlib.sha256(idx(array)).hexdigest() == digest
-    sample = load(tmp_path, "sample")
+    sample = load(name="sample")
     assert sample.images.shape == (10_000, 28, 28)
     assert set(sample.labels) == set(test_set.labels) == set(range(10))
     hashes = [

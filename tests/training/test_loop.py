@@ -32,7 +32,7 @@ def options(monkeypatch, tmp_path, on_few):
     """Options on 640 of the sample's images, 10 steps an epoch, few test images, no picture."""
     left_out = pictures.Picture(tmp_path / "x.png", drawn=False)
     monkeypatch.setattr(pictures, "training_curve", lambda *_: left_out)
-    whole = data.load_training_set("sample", tmp_path)
+    whole = data.load_training_set("sample", None)
     small = replace(whole, images=whole.images[:640], labels=whole.labels[:640])
     monkeypatch.setattr(data, "load_training_set", lambda *_: small)
     return TrainOptions(data="sample", epochs=3, out=tmp_path / "run" / "few.safetensors")
