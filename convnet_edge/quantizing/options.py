@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..data.options import data_dir
 from ..runtime.options import Options, model, option
-from ..sealing.default_model import EXPORTED_DIR
+from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, shipped_model
 
 Layout = Literal["portable", "ort-cpu"]
 LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int8-ort.onnx"}
@@ -31,9 +31,12 @@ class QuantizeOptions(Options):
         None,
         "Model file.",
         suffixes=(".onnx",),
-        default_text="exported/NAME.int8.onnx or NAME.int8-ort.onnx",
+        default_text="exported/NAME.int8.onnx or NAME.int8-ort.onnx; NAME is convnet for the "
+        "shipped model",
     )
 
     def out_path(self, source_path: Path) -> Path:
         """Return the model file to write for the float model at `source_path`."""
-        return self.out or EXPORTED_DIR / f"{source_path.stem}{LAYOUT_SUFFIXES[self.layout]}"
+        is_shipped = source_path.name == shipped_model().name  # its integers lie beside it
+        name = CHECKPOINT.stem if is_shipped else source_path.stem
+        return self.out or EXPORTED_DIR / f"{name}{LAYOUT_SUFFIXES[self.layout]}"

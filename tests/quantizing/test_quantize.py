@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import faults
 import numpy as np
@@ -22,6 +23,7 @@ from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.runtime.measure.result import Interval
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
+from convnet_edge.sealing.default_model import shipped_model
 
 LAYOUTS = ("portable", "ort-cpu")
 
@@ -199,6 +201,14 @@ def test_float_model_is_not_replaced_by_its_integers(exported):
     with pytest.raises(InputError, match="is the float model"):
         stage.quantize(options)
     assert exported.model_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("portable", "convnet.int8.onnx"), ("ort-cpu", "convnet.int8-ort.onnx")]
+)
+def test_shipped_integers_are_not_replaced_by_default(layout, name):
+    for path in (shipped_model(), Path("exported/fashion-mnist.onnx")):
+        assert QuantizeOptions(layout=layout).out_path(path) == Path("exported", name)
 
 
 def test_layout_that_does_not_fit_says_why(few):
