@@ -146,7 +146,7 @@ def prepare_plain_files(folder: Path) -> None:
         model, (torch.zeros(2, 1, 28, 28),), plain, input_names=["images"],
         output_names=["logits"], dynamic_shapes=batch, verbose=False, external_data=False,
     )  # fmt: skip
-    images = data.load_training_set("sample", Path("data")).images[:N_CALIBRATION]
+    images = data.load_training_set("sample", None).images[:N_CALIBRATION]
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser advises to prepare the file
     quantize_static(plain, folder / "standard-int8.onnx", _Images(images))
     arrays: dict[str, Any] = {f"w{index}": w.numpy() for index, w in enumerate(weights)}
