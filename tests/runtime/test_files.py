@@ -99,14 +99,14 @@ def test_a_link_stays_a_link_and_its_file_is_written(tmp_path):
     assert [path.read_bytes() for path in (tmp_path / "elsewhere").iterdir()] == [b"new"]
 
 
-def test_require_writable_makes_nothing_and_names_the_folder_that_refuses(tmp_path, monkeypatch):
+def test_require_writable_leaves_nothing_and_names_the_folder_that_refuses(tmp_path):
     files.require_writable(tmp_path / "a" / "b" / "out")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(files.os, "access", lambda path, _: path != tmp_path)  # root may do all
+    # whose permission bits say yes to root
     with pytest.raises(
-        InputError, match=f"nothing can be written in {tmp_path};.* with elsewhere$"
+        InputError, match=r"nothing can be written in /(proc)? \(.*\);.* with elsewhere$"
     ):
-        files.require_writable(tmp_path / "a" / "out", flag="--elsewhere")
+        files.require_writable(Path("/proc/a/out"), flag="--elsewhere")
 
 
 HOSTILE = "".join(map(chr, (*range(32), 127, *range(128, 160), 0x2028, 0x202E, 0x2067, 0xDC80)))
@@ -160,3 +160,25 @@ def test_write_json_round_trips_and_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "g.json", {"x": float("nan")})
     assert not (tmp_path / "g.json").exists()
+
+
+@pytest.mark.parametrize("process_id", ["²", "999999999", "1"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_foreign_leftover_keeps_no_file_from_being_written(
+    tmp_path, monkeypatch, kind, process_id
+):
+    leftover = tmp_path / f".f.{process_id}-aaaaaaaaaaaaaaaa.tmp"
+    if kind == "folder":
+        leftover.mkdir()
+    else:
+        leftover.touch()
+    real = Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if path == leftover:  # as in a sticky folder
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    files.write_atomically(tmp_path / "f", b"whole")
+    assert (tmp_path / "f").read_bytes() == b"whole"
