@@ -94,8 +94,13 @@ class Options:
         for one in declared(type(self)):
             value = _checked(one, getattr(self, one.name))
             object.__setattr__(self, one.name, value)
-            if one.suffixes and value is not None:
+            if one.suffixes and value is not None and self.writes:
                 require_writable(value, flag=one.flag)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the files that are named will be written."""
+        return True
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help

@@ -116,6 +116,7 @@ def decode_picture(
     *,
     name: str = "the picture",
     invert: bool | None = None,
+    max_pixels: int | None = None,
 ) -> Array:
     """Turn an encoded picture (PNG, JPEG, …), or a decoded one, into the model's (H, W) uint8.
 
@@ -141,7 +142,7 @@ def decode_picture(
             picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
         elif isinstance(source, np.ndarray):
             picture = Image.fromarray(source)
-        _require_bounded(picture, source)
+        _require_bounded(picture, source, max_pixels or MAX_PIXELS)
         return fit(picture, shape, invert=invert)
     except (
         OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
@@ -286,11 +287,11 @@ def _formats(data: bytes, name: str) -> tuple[str, ...]:
     raise InputError(f"{name} is {kind} picture", expected=EXPECTED, next_step=next_step)
 
 
-def _require_bounded(picture: "Image.Image", source: Any) -> None:
+def _require_bounded(picture: "Image.Image", source: Any, limit: int) -> None:
     """Refuse, before it is decoded, what would take more than a gigabyte or ten seconds."""
     from PIL import Image
 
-    n_pixels, limit = picture.width * picture.height, MAX_PIXELS
+    n_pixels = picture.width * picture.height
     if not n_pixels:
         raise ValueError("it has no pixels")
     tiles = getattr(picture, "tile", ())
