@@ -69,7 +69,7 @@ class _Rows:
 
     def write(self, text: str) -> None:
         whole = text.encode(errors="backslashreplace").decode()
-        sys.stdout.write(visible(text) if sys.stdout.isatty() else whole)
+        sys.stdout.write(f"{visible(text[:-1])}\n" if sys.stdout.isatty() else whole)
 
 
 def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:

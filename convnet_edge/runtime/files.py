@@ -147,15 +147,17 @@ def write_json(path: Path, document: Any) -> None:
 
 def json_text(document: Any) -> str:
     """Return `document` as JSON (no NaN, two-space indent) that no terminal obeys."""
-    return visible(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with what would not be seen as JSON's escapes: \u001b for ESC.
+    r"""Return `text` as one line, with what would not be seen as JSON's escapes: \u001b for ESC.
 
-    Newlines and tabs stay, and JSON keeps its meaning.
+    Tabs stay, and JSON keeps its meaning.
     """
-    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    shown = HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return shown.replace("\n", "\\n")
 
 
 def open_streams() -> None:
