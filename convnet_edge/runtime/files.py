@@ -26,6 +26,14 @@ HIDDEN = re.compile(
 )
 
 
+def as_path(value: object) -> Path | None:
+    """Return the path that text or a PathLike names, None of anything else."""
+    try:
+        return Path(os.fsdecode(value)) if isinstance(value, str | os.PathLike) else None
+    except TypeError:  # its __fspath__ gives none
+        return None
+
+
 def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
     """Return the content of the regular file `path`, at most `limit` bytes of it.
 

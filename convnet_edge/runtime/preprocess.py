@@ -19,7 +19,7 @@ import numpy as np
 
 from .contract import Array
 from .errors import InputError, MissingPackageError
-from .files import MIB, read_bytes
+from .files import MIB, as_path, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,10 +71,12 @@ def to_pixels(picture: Any, shape: tuple[int, int], *, name: str = "the picture"
     Raises:
         InputError: no picture in any of these ways, or for a reason of `read_picture`.
     """
-    if isinstance(picture, str | os.PathLike):
-        return read_picture(Path(picture), shape)
+    if (path := as_path(picture)) is not None:
+        return read_picture(path, shape)
     found = f"of type {type(picture).__name__}"
-    if hasattr(picture, "read"):
+    if isinstance(picture, bytearray | memoryview):
+        picture = bytes(picture)
+    if callable(getattr(picture, "read", None)):
         found = "a file open for text"
         try:
             picture = picture.read(MAX_PICTURE_BYTES)
