@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def bundle(options: BundleOptions) -> Bundle:
         )
     checks = {name: selftest.run_selftest(model) for name, model in models.items()}
     for path in paths:
-        next_step = f"check it with `convnet-edge verify {path}`"
+        next_step = f"check it with `convnet-edge verify {quote(str(path))}`"
         selftest.require(checks[path.name], what=f"{path} was not bundled", next_step=next_step)
     about = {
         "convnet_edge": __version__,

@@ -7,11 +7,14 @@ at `_boundary`; anything else keeps its traceback.
 """
 
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -61,13 +64,18 @@ def _boundary() -> Iterator[None]:
     except ClickException as error:  # wrong usage: Typer shows it, with what was typed in it
         error.message = visible(error.message)
         raise
-    except ModuleNotFoundError as error:
-        if error.name not in HOST_PACKAGES:
+    except ImportError as error:
+        # torch's library is `_C` to Python, in the folder torch
+        where = {(error.name or "").partition(".")[0], Path(error.path or "").parent.name}
+        package = next((name for name in HOST_PACKAGES if name in where), None)
+        if package is None:
             raise
+        absent = isinstance(error, ModuleNotFoundError)
         missing = InputError(
-            f"{error.name} is not installed",
+            f"{package} {'is not installed' if absent else f'cannot be loaded: {error}'}",
             expected="the host side of convnet-edge for this command",
-            next_step=f"pip install {' '.join(HOST_PACKAGES)}",
+            next_step=f"pip install {' '.join(HOST_PACKAGES)}"
+            + ", or raise the limit on memory (ulimit -v)" * (not absent),
         )
         lines, exit_code = [missing.line], missing.exit_code
     try:
@@ -128,6 +136,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; `convnet_edge.__main__` is where it starts."""
     open_streams()
+    if not re.fullmatch("[1-9][0-9]{1,3}", os.environ.get("COLUMNS", "80")):
+        del os.environ["COLUMNS"]  # Rich cannot reckon with it
     try:
         app(prog_name="convnet-edge")
     finally:

@@ -61,7 +61,8 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     results = [one.result for one in found]
     terminal.finish(
         results[0] if len(results) == 1 else {"results": results},
-        " ".join(["convnet-edge report", *(str(one.result_path) for one in found if options.out)]),
+        *("convnet-edge", "report"),
+        *(one.result_path for one in found if options.out),
     )
     require_believable(results, strict=options.strict)
 

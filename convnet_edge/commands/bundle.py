@@ -39,7 +39,8 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")
     terminal.wrote([Path(path) for path in made.document.get("files", [made.path])])
-    terminal.finish(made.document, NEXT.get(options.target, "").format(made.path))
+    words = NEXT.get(options.target, "").split()
+    terminal.finish(made.document, *(word.format(made.path) for word in words))
 
 
 def serve(options: ServeOptions, terminal: Terminal) -> None:

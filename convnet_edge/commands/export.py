@@ -27,6 +27,6 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
         f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
     terminal.say(f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}")
-    terminal.detail(found.summary())
+    terminal.detail(*found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    terminal.finish(report, f"convnet-edge verify {result.model_path}")
+    terminal.finish(report, "convnet-edge", "verify", result.model_path)

@@ -34,7 +34,7 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
-    terminal.finish(document, f"convnet-edge verify {path}")
+    terminal.finish(document, "convnet-edge", "verify", path)
 
 
 def inspect(options: InspectOptions) -> ModelFile:

@@ -65,10 +65,11 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
 
 
 class _Rows:
-    """Where rows of a table go: unchanged to a file or another program, visible to people."""
+    """Where rows go: to files and programs unchanged but for what is no text, visible to people."""
 
     def write(self, text: str) -> None:
-        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+        whole = text.encode(errors="backslashreplace").decode()
+        sys.stdout.write(f"{visible(text[:-1])}\n" if sys.stdout.isatty() else whole)
 
 
 def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:

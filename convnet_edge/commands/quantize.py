@@ -31,4 +31,4 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     )
     terminal.answer(f"  {report.recommendation}")
     terminal.wrote((result.model_path, result.report_path))
-    terminal.finish(report, f"convnet-edge bench {report.source} {result.model_path}")
+    terminal.finish(report, "convnet-edge", "bench", report.source, result.model_path)

@@ -14,7 +14,7 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
     made = report(options)
     terminal.answer(made.summary[0])
     terminal.say(*made.summary[1:])
-    terminal.detail(made.markdown)
+    terminal.detail(*made.markdown.split("\n"))
     terminal.note(*(f"warning: {warning}" for warning in made.warnings))
     terminal.wrote((made.html_path, made.markdown_path), made.pictures)
     document = {
@@ -23,4 +23,4 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
         "pictures": [str(picture.path) for picture in made.pictures if picture.drawn],
         "warnings": list(made.warnings),
     }
-    terminal.finish(document, "convnet-edge bundle")
+    terminal.finish(document, "convnet-edge", "bundle")

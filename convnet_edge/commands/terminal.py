@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -81,8 +82,8 @@ class Terminal:
         if self._bar is not None:  # off the terminal until there is more to show in it
             self._bar.stop()
         width = shutil.get_terminal_size().columns if is_terminal(err=err) else None
-        for line in (part for text in lines for part in visible(text).split("\n")):
-            for text in fold(line, width):
+        for line in lines:
+            for text in fold(visible(line), width):
                 shown = COLOURED.sub(lambda found: typer.style(found[0], COLOURS[found[0]]), text)
                 shown = typer.style(shown, bold=True) if bold else shown
                 # where there is no terminal, Typer takes the colours out again
@@ -133,14 +134,17 @@ class Terminal:
 
             self.note(f"left out, matplotlib is not installed: {', '.join(left_out)}; {INSTALL}")
 
-    def finish(self, document: Any, next_command: str = "") -> None:
-        """Print a dataclass or dict where JSON was asked for, and the next command to copy."""
+    def finish(self, document: Any, *next_command: object) -> None:
+        """Print a dataclass or dict where JSON was asked for, and the next command to copy.
+
+        next_command: its words, quoted here.
+        """
         if self.json:
             from ..runtime.measure.result import as_json
 
             typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:  # not folded: it is there to be copied
-            typer.echo(visible(f"next: {next_command}"), err=self.json)
+            typer.echo(visible(f"next: {shlex.join(map(str, next_command))}"), err=self.json)
 
 
 def is_terminal(*, err: bool) -> bool:

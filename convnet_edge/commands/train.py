@@ -55,7 +55,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
             terminal.answer(f"kept the earlier run as {result.earlier_path}")
         terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
         document = result.record
-    terminal.finish(document, f"convnet-edge export {options.out}")
+    terminal.finish(document, "convnet-edge", "export", options.out)
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
@@ -82,7 +82,7 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     conv1, conv2, *linear = network.n_multiplications
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
-        str(run.model),
+        *str(run.model).split("\n"),
         f"Multiplications: conv1 {conv1:,}, conv2 {conv2:,}, linear {sum(linear):,}",
         f"Memory: parameters {4 * network.n_parameters / 1e6:.2f} MB, "
         f"data {data_bytes / 1e6:.0f} MB",

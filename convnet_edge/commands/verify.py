@@ -20,7 +20,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     terminal.say(*(check.line() for check in report.checks))
     terminal.say(*(report.against.where if report.against else ()))
     if found is not None:
-        terminal.say(found.summary())
+        terminal.say(*found.summary())
     if found is not None and found.flips:
         terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
     terminal.answer(
@@ -29,7 +29,8 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     )
     terminal.wrote((result.report_path,))
     then = "bench" if result.is_quantized else "quantize"
-    terminal.finish(report, f"convnet-edge {then} {result.model_path}" if report.passed else "")
+    command = ("convnet-edge", then, result.model_path) if report.passed else ()
+    terminal.finish(report, *command)
     require(
         report.checks,
         what=f"{result.model_path} is not proved on {options.provider}",

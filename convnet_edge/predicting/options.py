@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.files import require_writable
 from ..runtime.options import Options, model, option, provider, seed
 
 
@@ -19,13 +18,13 @@ class PredictOptions(Options):
     provider: str = provider()
     plot: bool = option(False, "Draw the 5 × 3 grid of test images.")
     seed: int = seed("Which test images the grid shows.")
-    plot_out: Path = option(Path("runs/predictions.png"), "The grid's picture.")
+    plot_out: Path = option(Path("runs/predictions.png"), "The grid's picture.", suffixes=(".png",))
     invert: bool | None = option(
         None, "Dark on light, or light on dark?", default_text="the border decides"
     )
     format: Literal["text", "csv", "jsonl"] = option("text", "Of the answers on stdout.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.plot or not self.images:
-            require_writable(self.plot_out, flag="--plot-out")
+    @property
+    def writes(self) -> bool:
+        """Whether the grid is drawn."""
+        return self.plot or not self.images

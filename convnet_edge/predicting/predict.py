@@ -1,5 +1,6 @@
 """Predict pictures and folders of them; one unreadable picture does not stop the others."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -63,6 +64,7 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
 def expand(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield files as they are named, and the picture files within named folders, sorted."""
     for path in paths:
-        found = (one for one in path.rglob("*") if one.suffix.lower() in PICTURE_SUFFIXES)
+        within = path.rglob("*") if os.path.isdir(path) else ()  # noqa: PTH112 - it never raises
+        found = (one for one in within if one.suffix.lower() in PICTURE_SUFFIXES)
         # where there is none, reading the folder reports that it is no picture
         yield from sorted(one for one in found if not one.is_dir()) or [path]

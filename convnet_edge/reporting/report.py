@@ -155,11 +155,11 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     ]
     lines = [_summary(entries)]
     if cells:
-        width = max(map(len, tables.to_text(_table("screen", "", cells)).splitlines()))
+        width = max(map(len, tables.to_text(_table("screen", "", cells))))
         room = max(len(row["file"]) for row in cells) - max(width - tables.WIDTH, 0)
         for row in cells:
             row["file"] = tables.shorten(row["file"], max(room, 5))
-        lines = tables.to_text(_table("screen", lines[0], cells)).splitlines()
+        lines = tables.to_text(_table("screen", lines[0], cells))
     if n_more := len(timed) - len(rows):
         lines.append(f"{n_more:,} more rows in {whole}")
     return lines

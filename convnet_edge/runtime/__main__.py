@@ -141,7 +141,7 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
 
 
 def _show(asked: argparse.Namespace, document: Any, lines: list[str]) -> None:
-    _say(*([json_text(document)] if asked.json else lines))
+    _say(*(json_text(document).split("\n") if asked.json else lines))
 
 
 def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
@@ -229,7 +229,7 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
     ).result
     shown.ended(result)
     if asked.json:
-        _say(json_text(as_json(result)))
+        _say(*json_text(as_json(result)).split("\n"))
     if out is not None:
         _say(f"wrote {out}", aside=True)
     bench.require_believable([result], strict=options.strict)

@@ -21,7 +21,9 @@ from .measure.accuracy import ImageSet
 
 SCHEMA = "convnet-edge/bundle/1"
 # Python that finds no whole zip behind these lines takes the file for its source: the second line,
-# an encoding that there is not, stops it before the binary part, with these words and exit 1
+# an encoding that there is not, stops it before the binary part, with these words and exit 1. Cut
+# off within its first 30 bytes the file is a comment, which does nothing and exits 0: a shebang
+# that carries the encoding would need `env -S`, which not every device has
 START = (
     b"#!/usr/bin/env python3\n"
     b"#coding:FAIL--the-file-is-incomplete--expected-the-bytes-that-were-bundled--next--copy-it-again\n"

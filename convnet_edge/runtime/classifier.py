@@ -8,7 +8,8 @@ print(predictions.names, predictions.probabilities)
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from . import admission, preprocess
 from .contract import NEXT_STEP, Array
 from .errors import InputError
 from .model_file import ModelFile, PathLike, naming, open_model
+from .options import require
 from .preprocess import Picture
 from .session import Session, Settings
 
@@ -54,11 +56,17 @@ class Predictions:
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
         """Return, for each image, the `k` likeliest classes as (name, probability)."""
+        _require_count("k", k)
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             [(self.class_labels[i], float(row[i])) for i in best]
             for best, row in zip(order, self.probabilities, strict=True)
         ]
+
+
+def _require_count(name: str, n: Any) -> None:
+    holds = isinstance(n, Integral) and int(n) >= 1
+    require(holds, f"{name}={n!r}", "a whole number from 1", name)
 
 
 class Classifier:
@@ -140,7 +148,7 @@ class Classifier:
         shape = self.contract.image_shape
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[1:] == shape:
             return images
-        is_one = isinstance(images, str | os.PathLike | bytes | np.ndarray)
+        is_one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray)
         if is_one or hasattr(images, "read") or not isinstance(images, Iterable):
             return preprocess.to_pixels(images, shape)[None]
         pictures = [
@@ -151,6 +159,7 @@ class Classifier:
 
     def logits(self, images: Array, *, batch_size: int = RUN_BATCH_SIZE) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""
+        _require_count("batch_size", batch_size)
         parts = [
             self.session.run(self.to_input(images[start : start + batch_size]))
             for start in range(0, len(images), batch_size)

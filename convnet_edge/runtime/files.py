@@ -26,6 +26,14 @@ HIDDEN = re.compile(
 )
 
 
+def as_path(value: object) -> Path | None:
+    """Return the path that text or a PathLike names, None of anything else."""
+    try:
+        return Path(os.fsdecode(value)) if isinstance(value, str | os.PathLike) else None
+    except TypeError:  # its __fspath__ gives none
+        return None
+
+
 def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
     """Return the content of the regular file `path`, at most `limit` bytes of it.
 
@@ -51,7 +59,7 @@ def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
 def require_writable(path: Path, *, flag: str = "--out") -> Path:
     """Return the file that writing `path` makes or replaces: what it links to, if it is a link.
 
-    Makes nothing itself, so that it can be asked before long work. `flag` is how `path` was named.
+    Leaves nothing, so that it can be asked before long work. `flag` is how `path` was named.
 
     Raises:
         InputError: a folder, a device or a link to nothing is there; the name is too long; the
@@ -66,8 +74,12 @@ def require_writable(path: Path, *, flag: str = "--out") -> Path:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(end.with_name(end.name + "." * NAME_RESERVE))
         folder = next(one for one in end.parents if one.exists())
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ValueError(f"nothing can be written in {folder}")
+        trial = _temporary(folder / end.name)  # as the permission bits tell root nothing
+        try:
+            trial.touch(exist_ok=False)
+            trial.unlink()
+        except OSError as error:
+            raise ValueError(f"nothing can be written in {folder} ({error.strerror})") from error
     except (OSError, ValueError) as error:  # also a ValueError: a NUL byte in it
         raise InputError(
             f"{path} cannot be written: {getattr(error, 'strerror', None) or error}",
@@ -90,12 +102,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         InputError: as `require_writable`, or the disk is full; nothing is left.
     """
     end = require_writable(path)
-    temporary = end.with_name(f".{end.name}.{os.getpid()}-{os.urandom(8).hex()}.tmp")
+    temporary = _temporary(end)
     try:
         end.parent.mkdir(parents=True, exist_ok=True)
         for leftover in end.parent.glob(f".{glob.escape(end.name)}.*-{'?' * 16}.tmp"):
             if not _is_running(leftover.name.removeprefix(f".{end.name}.").split("-")[0]):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another user's, or a folder
+                    leftover.unlink()
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
@@ -119,8 +132,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(8).hex()}.tmp")
+
+
 def _is_running(process_id: str) -> bool:
-    if os.name != "posix" or not process_id.isdigit():  # Windows has no signal 0
+    if os.name != "posix" or not process_id.isdecimal():  # Windows has no signal 0
         return True
     try:
         os.kill(int(process_id), 0)
@@ -138,15 +155,17 @@ def write_json(path: Path, document: Any) -> None:
 
 def json_text(document: Any) -> str:
     """Return `document` as JSON (no NaN, two-space indent) that no terminal obeys."""
-    return visible(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with what would not be seen as JSON's escapes: \u001b for ESC.
+    r"""Return `text` as one line, with what would not be seen as JSON's escapes: \u001b for ESC.
 
-    Newlines and tabs stay, and JSON keeps its meaning.
+    Tabs stay, and JSON keeps its meaning.
     """
-    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    shown = HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return shown.replace("\n", "\\n")
 
 
 def open_streams() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from . import contract
 from .contract import NEXT_STEP, Contract
 from .errors import EdgeError, InputError
-from .files import MIB, read_bytes
+from .files import MIB, as_path, read_bytes
 from .measure.check import Check
 from .protobuf import Message, read_fields
 
@@ -155,11 +155,12 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             outside the file, or more than one plain graph; without a contract, with several, or
             with one that makes no sense.
     """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
+    if (path := as_path(source)) is not None:
         data = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
         with naming(path):
             return replace(open_model(data), path=path)
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
     if not isinstance(source, bytes):
         raise InputError(
             f"a model of type {type(source).__name__}",

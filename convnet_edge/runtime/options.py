@@ -5,7 +5,6 @@ are made from these declarations. Nothing heavy is imported here.
 """
 
 import math
-import os
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import ARGUMENTS, InputError
-from .files import require_writable
+from .files import as_path, require_writable
 
 RATE = {"hz": 1.0, "": 1.0}
 TIME = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -94,8 +93,13 @@ class Options:
         for one in declared(type(self)):
             value = _checked(one, getattr(self, one.name))
             object.__setattr__(self, one.name, value)
-            if one.suffixes and value is not None:
+            if one.suffixes and value is not None and self.writes:
                 require_writable(value, flag=one.flag)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the files that are named will be written."""
+        return True
 
 
 def option(default: Any, help: str, **about: Any) -> Any:  # noqa: A002 - the option's help
@@ -227,7 +231,7 @@ def _checked(one: Declared, value: Any) -> Any:
 def _converted(kind: Any, value: Any) -> Any:
     """Return `value` as the plain type that `kind` is, None if it is of another."""
     if kind is Path:
-        return Path(value) if isinstance(value, (str, os.PathLike)) else None
+        return as_path(value)
     if kind is bool:
         return value if isinstance(value, bool) else None
     if kind not in (int, float):  # text, or some of it

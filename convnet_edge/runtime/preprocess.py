@@ -19,7 +19,7 @@ import numpy as np
 
 from .contract import Array
 from .errors import InputError, MissingPackageError
-from .files import MIB, read_bytes
+from .files import MIB, as_path, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,10 +71,12 @@ def to_pixels(picture: Any, shape: tuple[int, int], *, name: str = "the picture"
     Raises:
         InputError: no picture in any of these ways, or for a reason of `read_picture`.
     """
-    if isinstance(picture, str | os.PathLike):
-        return read_picture(Path(picture), shape)
+    if (path := as_path(picture)) is not None:
+        return read_picture(path, shape)
     found = f"of type {type(picture).__name__}"
-    if hasattr(picture, "read"):
+    if isinstance(picture, bytearray | memoryview):
+        picture = bytes(picture)
+    if callable(getattr(picture, "read", None)):
         found = "a file open for text"
         try:
             picture = picture.read(MAX_PICTURE_BYTES)
@@ -116,6 +118,7 @@ def decode_picture(
     *,
     name: str = "the picture",
     invert: bool | None = None,
+    max_pixels: int | None = None,
 ) -> Array:
     """Turn an encoded picture (PNG, JPEG, …), or a decoded one, into the model's (H, W) uint8.
 
@@ -141,7 +144,7 @@ def decode_picture(
             picture = Image.open(io.BytesIO(source), formats=_formats(source, name))
         elif isinstance(source, np.ndarray):
             picture = Image.fromarray(source)
-        _require_bounded(picture, source)
+        _require_bounded(picture, source, max_pixels or MAX_PIXELS)
         return fit(picture, shape, invert=invert)
     except (
         OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
@@ -286,11 +289,11 @@ def _formats(data: bytes, name: str) -> tuple[str, ...]:
     raise InputError(f"{name} is {kind} picture", expected=EXPECTED, next_step=next_step)
 
 
-def _require_bounded(picture: "Image.Image", source: Any) -> None:
+def _require_bounded(picture: "Image.Image", source: Any, limit: int) -> None:
     """Refuse, before it is decoded, what would take more than a gigabyte or ten seconds."""
     from PIL import Image
 
-    n_pixels, limit = picture.width * picture.height, MAX_PIXELS
+    n_pixels = picture.width * picture.height
     if not n_pixels:
         raise ValueError("it has no pixels")
     tiles = getattr(picture, "tile", ())

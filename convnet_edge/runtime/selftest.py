@@ -15,6 +15,7 @@ from .errors import CheckFailedError, InputError, MissingPackageError
 from .measure.check import Check
 
 PIXEL_TOLERANCE = 2
+MAX_SAMPLE_PIXELS = 1_000_000  # the exporter draws a few thousand
 
 
 def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
@@ -61,7 +62,9 @@ def check_pictures(stated: Contract) -> Check:
     name, worst = "preprocessing samples", 0
     for sample in stated.samples:
         try:
-            pixels = preprocess.decode_picture(sample.encoded, stated.image_shape, name=sample.name)
+            pixels = preprocess.decode_picture(
+                sample.encoded, stated.image_shape, name=sample.name, max_pixels=MAX_SAMPLE_PIXELS
+            )
         except InputError as error:
             skipped = isinstance(error, MissingPackageError)
             return Check(name, False, error.found, skipped=skipped)

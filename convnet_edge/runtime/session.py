@@ -19,32 +19,26 @@ from . import providers
 from .contract import NEXT_STEP, Array
 from .errors import InputError, MissingPackageError
 from .measure import machine
+from .options import Options, option, provider, threads
 
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
 CPU = providers.TESTED["cpu"]
+MAX_THREADS_PER_CORE = 16  # 4,096 threads on 2 cores take minutes to start
 PARTIAL = "fallback to CPU EP has been explicitly disabled"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a session runs; the defaults prove the most.
+class Settings(Options):
+    """How a session runs; the defaults prove the most."""
 
-    provider: "cpu", "cuda", "openvino" or another of onnxruntime's. threads: intra-op threads, None
-    for all usable cores. allow_cpu_nodes: let the CPU run the nodes that the provider does not
-    take. spin: let idle threads wait busily for the next run, as onnxruntime does. fuse: let
-    onnxruntime put operations together. cuda_graph: replay one captured launch; for runs through
-    buffers, at one batch size. profile_prefix: write onnxruntime's profile of every run to a file
-    whose path begins so.
-    """
-
-    provider: str = "cpu"
-    threads: int | None = None
-    allow_cpu_nodes: bool = False
-    spin: bool = True
-    fuse: bool = True
-    cuda_graph: bool = False
-    profile_prefix: str | None = None
+    provider: str = provider()
+    threads: int | None = threads()
+    allow_cpu_nodes: bool = option(False, "Let the CPU run what the provider does not take.")
+    spin: bool = option(True, "Let idle threads wait busily for the next run.")
+    fuse: bool = option(True, "Let onnxruntime put operations together.")
+    cuda_graph: bool = option(False, "Replay one captured launch; for `Bound`, at one batch size.")
+    profile_prefix: str | None = option(None, "How the path of onnxruntime's profile begins.")
 
 
 class Session:
@@ -61,14 +55,16 @@ class Session:
 
     def __init__(self, model: bytes, settings: Settings | None = None) -> None:
         settings = settings or Settings()
-        if settings.threads is not None and settings.threads < 1:
-            raise InputError(
-                f"{settings.threads} threads", expected="1 or more", next_step="leave --threads out"
-            )
-        ort = import_onnxruntime()
+        cores, ort = machine.usable_cores(), import_onnxruntime()
         name = providers.full_name(ort, settings.provider)
         self.provider = providers.short_name(name)
-        self.threads = settings.threads or machine.usable_cores()
+        self.threads = settings.threads or cores
+        if self.threads > MAX_THREADS_PER_CORE * cores:
+            raise InputError(
+                f"{self.threads} threads",
+                expected=f"at most {MAX_THREADS_PER_CORE * cores} on {cores} usable cores",
+                next_step="leave --threads out",
+            )
         self.settings = replace(settings, provider=self.provider, threads=self.threads)
         started_ns = time.perf_counter_ns()
         self._session = _open(ort, model, self.settings)

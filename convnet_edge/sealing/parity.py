@@ -95,17 +95,17 @@ class Comparison:
 
     __repr__ = brief
 
-    def summary(self) -> str:
+    def summary(self) -> tuple[str, ...]:
         """Return the margin certificate and the tolerance that would do, as people read them."""
         if self.image_error_histogram is None:
-            return "Minimum required tolerance: none would do, there are NaN or infinite logits"
+            return ("Minimum required tolerance: none would do, there are NaN or infinite logits",)
         found = self.margin_certificate
         return (
-            f"Minimum required tolerance: {self.max_error:.2g}\n"
+            f"Minimum required tolerance: {self.max_error:.2g}",
             f"Margin certificate: {found.n} of {self.n_images:,} images have a top-1/top-2 margin "
             f"below 2 × {self.max_error:.2g}"
             + (f": {list_first(found.images)}" if found.n else "")
-            + "; no other can change its class"
+            + "; no other can change its class",
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 import typer
 from pages import REPOSITORY
 
+from convnet_edge.commands.app import main
 from convnet_edge.commands.terminal import Terminal
 from convnet_edge.data import fashion_mnist
 from convnet_edge.runtime import files
@@ -64,6 +65,27 @@ def test_only_a_bug_keeps_its_traceback(run, monkeypatch, raised, exit_code, wor
     assert result.exit_code == exit_code
     assert isinstance(result.exception, ZeroDivisionError) == (raised is ZeroDivisionError)
     assert words in result.stderr
+
+
+def test_a_host_package_that_does_not_load_is_exit_2(run, monkeypatch):
+    def broken(_):
+        raise ImportError("libtorch.so: failed to map segment", name="_C", path="/lib/torch/_C.so")
+
+    monkeypatch.setattr("convnet_edge.commands.inspect.inspect", broken)
+    result = run("inspect")
+    assert result.exit_code == 2
+    assert "torch cannot be loaded: libtorch.so: failed to map" in result.stderr
+    assert "; expected the host side" in result.stderr
+
+
+@pytest.mark.parametrize("columns", ["99999999999999999999", "0", "1", "x"])
+def test_a_width_that_is_none_is_dropped(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "argv", ["convnet-edge", "inspect", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "Print what a model file is" in capsys.readouterr().out
 
 
 def test_of_torchruns_processes_one_on_each_machine_complains(run, monkeypatch):

@@ -14,6 +14,7 @@ from convnet_edge.runtime import Classifier
 from convnet_edge.sealing.default_model import shipped_model
 
 IMAGES = tiny.images(70)
+LONG = "x" * 5000
 
 
 def predict(model, *images, **options):
@@ -73,15 +74,29 @@ def test_bad_pictures_are_named_and_the_rest_predicted(run, pictures, tiny_model
     whole = (pictures / "0.png").read_bytes()
     (pictures / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "void").mkdir()
-    result = run("predict", pictures, "absent.png", "void", "--model", tiny_model)
+    result = run("predict", pictures, "absent.png", "void", LONG, "--model", tiny_model)
     assert result.exit_code == 2
     assert len(result.stdout.splitlines()) == 4
     errors = [line for line in result.stderr.splitlines() if line.startswith("convnet-edge: ")]
-    assert len(errors) == 5
-    for name in ("empty.png", "text.png", "cut.png", "absent.png", "void"):
+    assert len(errors) == 6
+    for name in ("empty.png", "text.png", "cut.png", "absent.png", "void", LONG):
         (line,) = [line for line in errors if name in line]
         assert "expected" in line
-        assert "next:" in line
+        assert "next: name a picture file" in line
+
+
+def test_name_that_is_no_text_stays_readable_in_a_table(run, pictures, tiny_model):
+    (pictures / "0.png").rename(pictures / "\udcff.png")
+    result = run("predict", pictures, "--model", tiny_model, "--format", "csv")
+    assert f"{pictures}/\\udcff.png," in result.stdout
+
+
+def test_grid_is_a_png_that_is_asked_for_or_no_matter(run, tiny_model, pictures, tmp_path):
+    result = run("predict", "--model", tiny_model, "--plot-out", "g.txt")
+    assert result.exit_code == 2
+    assert "--plot-out g.txt; expected a name that ends in .png; next: " in result.stderr
+    (tmp_path / "runs").touch()
+    assert len(predict(tiny_model, pictures, plot_out="runs/g.png")) == 4
 
 
 @pytest.mark.parametrize("invert", [True, False])

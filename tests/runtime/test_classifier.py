@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,7 +36,9 @@ def test_predictions_follow_from_the_logits(classifier):
 
 def test_path_bytes_and_a_file_already_read_are_the_same_model(classifier, tiny_model):
     expected = classifier(IMAGES).logits
-    for model in (tiny_model, str(tiny_model), open_model(tiny_model), tiny.grey()):
+    content = tiny.grey()
+    for model in (tiny_model, str(tiny_model), open_model(tiny_model), content,
+                  bytearray(content), memoryview(content)):  # fmt: skip
         opened = Classifier(model, threads=classifier.session.threads)
         np.testing.assert_array_equal(opened(IMAGES).logits, expected)
     file = open_model(tiny_model)
@@ -75,6 +78,18 @@ def test_paths_are_preprocessed(classifier, tmp_path):
         classifier([*paths, tmp_path / "broken.png"])
 
 
+class Odd:
+    """What says that it is a path or a file, and gives anything."""
+
+    read = None
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
 def in_every_way(path):
     """Return one RGB picture file as everything that a program may hold of it."""
     with Image.open(path) as picture:
@@ -83,7 +98,9 @@ def in_every_way(path):
         "text": str(path), "path": path, "bytes": path.read_bytes(), "open file": path.open("rb"),
         "BytesIO": io.BytesIO(path.read_bytes()), "PIL": decoded, "array": np.asarray(decoded),
         "RGBA": np.asarray(decoded.convert("RGBA")), "list": [path],
-        "iterable": iter([str(path)]), "list of arrays": [np.asarray(decoded)],
+        "bytearray": bytearray(path.read_bytes()), "view": memoryview(path.read_bytes()),
+        "path in bytes": Odd(os.fsencode(path)), "iterable": iter([str(path)]),
+        "list of arrays": [np.asarray(decoded)],
     }  # fmt: skip
 
 
@@ -124,6 +141,7 @@ WANTED = r"; expected \(N, 8, 8\) uint8"
     [
         (3, "the picture is of type int"),
         (None, "the picture is of type NoneType"),
+        (Odd(3), "the picture is of type Odd"),
         ([IMAGES[0], 3.5], r"images\[1\] is of type float"),
         ([[1, 2]], r"images\[0\] is of type list"),
         ([IMAGES[:2]], r"images\[0\] is an array of shape \(2, 8, 8\)"),
@@ -145,10 +163,32 @@ def test_what_is_no_picture_is_one_error_that_names_it_and_its_place(classifier,
         classifier(given)
 
 
-@pytest.mark.parametrize("model", [None, 3, ["a.onnx"]])
+@pytest.mark.parametrize("model", [None, 3, ["a.onnx"], Odd(3)])
 def test_a_model_of_another_type_is_one_error(model):
     with pytest.raises(InputError, match=f"a model of type {type(model).__name__}"):
         Classifier(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [({"threads": 2**31}, "threads=2147483648; expected a whole number from 1 to 4,096"),
+     ({"threads": 1.5}, "threads=1.5"), ({"threads": np.nan}, "threads=nan"),
+     ({"threads": "2"}, "threads='2'"), ({"provider": None}, "provider=None; expected text"),
+     ({"provider": 3}, "provider=3"), ({"threads": 4096}, "4096 threads; expected at most")],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_one_error(monkeypatch, settings, found):
+    monkeypatch.setattr("convnet_edge.runtime.measure.machine.usable_cores", lambda: 2)
+    with pytest.raises(InputError) as caught:
+        Classifier(tiny.grey(), **settings)
+    assert str(caught.value).startswith(found)
+
+
+@pytest.mark.parametrize("count", [0, -1, "a", 1.5, None])
+def test_counts_that_are_none_are_one_error(classifier, count):
+    with pytest.raises(InputError, match=f"batch_size={count!r}; expected a whole number from 1"):
+        classifier.logits(IMAGES, batch_size=count)
+    with pytest.raises(InputError, match=f"k={count!r}; expected a whole number from 1"):
+        classifier(IMAGES).top(count)
 
 
 def test_reprs_say_what_they_are(tiny_model):

@@ -1,10 +1,12 @@
+import io
 import math
 
 import faults
 import pytest
 import tiny
+from PIL import Image
 
-from convnet_edge.runtime import Classifier, selftest
+from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.errors import CheckFailedError
 from convnet_edge.runtime.measure.check import Check
 from convnet_edge.runtime.measure.result import as_json
@@ -54,6 +56,21 @@ def damage_a_picture(document):
 def test_altered_contract_with_fitting_digests_fails_and_is_not_skipped(alter, failed):
     checks = selftest.run_selftest(Classifier(faults.change_document(MODEL, alter)))
     assert {check.name for check in checks if not check.passed and not check.skipped} == failed
+
+
+def test_a_sample_picture_too_large_for_its_use_is_refused_before_it_is_decoded(monkeypatch):
+    buffer = io.BytesIO()
+    Image.new("L", (1001, 1000)).save(buffer, "PNG")
+
+    def enlarge(document):
+        sample = document["preprocessing"]["samples"][0]
+        sample["encoded"] = contract.encode_bytes(buffer.getvalue())
+
+    classifier = Classifier(faults.change_document(MODEL, enlarge))
+    monkeypatch.setattr("convnet_edge.runtime.preprocess.fit", None)
+    check = selftest.check_pictures(classifier.contract)
+    assert not check.passed
+    assert "too large: 1001 x 1000, more than 1,000,000 pixels" in check.detail
 
 
 def test_without_pillow_the_pictures_are_skipped_and_said_so(monkeypatch):

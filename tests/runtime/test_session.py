@@ -32,11 +32,11 @@ def test_session_reports_provider_threads_and_every_node():
 
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [(Settings(threads=0), "threads"), (Settings("tpu"), "cpu, cuda, openvino")],
+    [({"threads": 0}, "threads"), ({"provider": "tpu"}, "cpu, cuda, openvino")],
 )
 def test_wrong_settings_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
-        Session(MODEL, settings)
+        Session(MODEL, Settings(**settings))
 
 
 @pytest.mark.skipif(bool(machine.gpu_names()), reason="a GPU is here")

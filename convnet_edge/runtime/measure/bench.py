@@ -9,6 +9,7 @@ import datetime
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def bench_model(
         require(
             checks,
             what=f"{name} was not timed",
-            next_step=f"check the file with `convnet-edge verify {start.model_path}`",
+            next_step=f"check the file with `convnet-edge verify {quote(str(start.model_path))}`",
             listed=True,
         )
         _measure(run, start)

@@ -27,6 +27,7 @@ N_ROUNDS = 5
 FLOAT, UINT8, INT8, INT32 = 1, 2, 3, 6  # TensorProto.DataType
 N_WARMUP, N_PROFILED = 10, 100
 MAX_PROFILE_BYTES = 256 * MIB
+FREE = "free space in TMPDIR"
 COPY = "Memcpy"  # onnxruntime's own operations between a device and the host
 
 
@@ -87,8 +88,13 @@ def profile(classifier: Classifier, images: Array) -> tuple[NodeTime, ...]:
         for _ in range(N_WARMUP + N_PROFILED):
             session.run(batch)
         path = Path(session.end_profile())
-        text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step="free space in TMPDIR")
-        return summarize(json.loads(text))
+        text = read_bytes(path, limit=MAX_PROFILE_BYTES, next_step=FREE)
+        try:
+            return summarize(json.loads(text))
+        except ValueError as error:  # of a full disk onnxruntime says nothing
+            raise InputError(
+                "the profile is incomplete", expected="all that onnxruntime writes", next_step=FREE
+            ) from error
 
 
 def summarize(events: list[dict[str, Any]]) -> tuple[NodeTime, ...]:

@@ -93,9 +93,10 @@ def report_lines(result: Result, width: int) -> list[str]:
         lines.append(f"test accuracy {score.summary()}; {error}")
     lines += map(pair_line, result.pairs)
     names = {*ON_TERMINALS, *["profile"] * bool(result.settings.get("profile"))}
-    lines += [f"\n{to_text(one, width)}" for one in tables_of(result) if one.name in names]
+    for table in tables_of(result):
+        lines += ["", *to_text(table, width)] if table.name in names else []
     if result.verdict is not None:
-        lines.append(f"\nverdict: {result.verdict.status}")
+        lines += ["", f"verdict: {result.verdict.status}"]
         lines += [f"  {reason.line()}" for reason in result.verdict.reasons]
     return lines
 
@@ -333,8 +334,8 @@ def _suffix(name: str) -> str:
     return next(suffix for suffix in UNITS if name.endswith(suffix))
 
 
-def to_text(table: Table, width: int = WIDTH) -> str:
-    """Return the table in aligned columns; the last is folded where a line exceeds `width`."""
+def to_text(table: Table, width: int = WIDTH) -> list[str]:
+    """Return the table as lines of aligned columns; the last is folded beyond `width`."""
     lines, found = (table.columns, *table.rows), [table.caption]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     signs = [">" if table.is_numeric(column) else "<" for column in range(len(widths))]
@@ -346,7 +347,7 @@ def to_text(table: Table, width: int = WIDTH) -> str:
         start = "".join(f"{cell}  " for cell in cells[:-1])
         first, *others = textwrap.wrap(cells[-1], max(20, width - indent)) or [""]
         found += [f"{start}{first}".rstrip(), *(" " * indent + rest for rest in others)]
-    return "\n".join(found)
+    return found
 
 
 def to_markdown(table: Table) -> str:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -5,7 +7,9 @@ import pytest
 import tiny
 
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure import cost
+from convnet_edge.runtime.session import Session
 
 
 @pytest.fixture
@@ -59,6 +63,19 @@ def test_product_runs_with_the_classifiers_threads(classifier, monkeypatch):
     cost.measure_peak(classifier, integers=True)
     ((_, settings),) = seen
     assert (settings.provider, settings.threads) == ("cpu", 1)
+
+
+def test_profile_that_a_full_disk_cut_short_is_one_error(classifier, monkeypatch):
+    end = Session.end_profile
+
+    def cut(session):
+        path = Path(end(session))
+        path.write_bytes(path.read_bytes()[:4096])
+        return str(path)
+
+    monkeypatch.setattr(Session, "end_profile", cut)
+    with pytest.raises(InputError, match=r"the profile is incomplete; .* free space in TMPDIR"):
+        cost.profile(classifier, tiny.images(1))
 
 
 def test_profile_of_the_model_covers_its_nodes(classifier):

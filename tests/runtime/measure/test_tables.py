@@ -72,7 +72,7 @@ def test_fields_of_a_result_are_shown_with_their_units(name, value, heading, tex
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():
     table = Table("x", "Caption", ("what", "value"), (("a", "b"), ("longer", "word " * 40)))
-    lines = tables.to_text(table, width=60).splitlines()
+    lines = tables.to_text(table, width=60)
     assert lines[:3] == ["Caption", "what    value", "a       b"]
     assert len(lines) > 5
     assert all(len(line) <= 60 for line in lines)
