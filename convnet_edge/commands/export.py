@@ -26,7 +26,7 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
         f"  labels as PyTorch's on {n_as_before:,}{of_all} images; largest error "
         f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
-    terminal.say(f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}")
+    terminal.say(f"  {len(report.checks)} checks hold", f"  sha256 {report.model_sha256}")
     terminal.detail(found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
     terminal.finish(report, f"convnet-edge verify {result.model_path}")

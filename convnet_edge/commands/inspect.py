@@ -79,6 +79,7 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
 def _stated(contract: dict[str, Any]) -> dict[str, str]:
     """Return what people read of a contract, by what it is."""
     from ..runtime.contract import LAYOUTS
+    from ..runtime.measure.result import percent
 
     measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
     found = {
@@ -86,7 +87,7 @@ def _stated(contract: dict[str, Any]) -> dict[str, str]:
         "classes": ", ".join(contract["class_labels"]),
         "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
-        "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
+        "test accuracy": f"{percent(measured['accuracy'], 2)} of {measured['n']:,} ({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
     }
     if made := contract.get("quantization"):

@@ -12,6 +12,7 @@ import typer
 from ..predicting.options import PredictOptions
 from ..runtime.errors import InputError
 from ..runtime.files import visible
+from ..runtime.measure.result import percent
 from ..sealing.default_model import choose_model
 from .terminal import Terminal
 
@@ -54,7 +55,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
         top = [{"label": label, "probability": share} for label, share in answer.top]
         document = {"path": path, "label": answer.label, "top": top}
         if shown_as == "text":
-            shares = ", ".join(f"{label} {share:.1%}" for label, share in answer.top)
+            shares = ", ".join(f"{label} {percent(share)}" for label, share in answer.top)
             terminal.say(f"{path}: {answer.label}   ({shares})")
         elif shown_as == "csv":
             fields = (field for label, share in answer.top for field in (label, f"{share:.6f}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..runtime.measure.result import percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
 from .terminal import Terminal
@@ -98,17 +99,17 @@ def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
     epoch = progress.so_far
     return (
         f"epoch {epoch.epoch}/{options.plan.epochs}  loss {epoch.mean_loss:.4f}  "
-        f"accuracy {epoch.accuracy:.2%}  {progress.n_images / epoch.duration_s:,.0f} images/s"
+        f"accuracy {percent(epoch.accuracy, 2)}  {progress.n_images / epoch.duration_s:,.0f} images/s"
     )
 
 
 def _epoch_line(options: TrainOptions, epoch: EpochMetrics) -> str:
     finished, held_out = "finished. ", ""
     if epoch.validation_accuracy is not None:  # both do not fit 80 columns
-        finished, held_out = "", f", held out {epoch.validation_accuracy:.2%}"
+        finished, held_out = "", f", held out {percent(epoch.validation_accuracy, 2)}"
     return (
         f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] {finished}"
-        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy:.2%}{held_out}. "
+        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {percent(epoch.accuracy, 2)}{held_out}. "
         f"{epoch.duration_s:.1f} s"
     )
 

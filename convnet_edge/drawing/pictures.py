@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import numpy as np
 
 from ..runtime.files import write_atomically
-from ..runtime.measure.result import Calibration, NodeTime, Paced, brief
+from ..runtime.measure.result import Calibration, NodeTime, Paced, brief, percent
 from ..runtime.measure.stats import Array
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def reliability(figure: Figure, calibration: Calibration) -> None:
     upper.plot(said, right, "o", color=RED, label="at the bin's mean probability")
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="a probability that means what it says")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    upper.set_title(f"Expected calibration error {calibration.error:.2%}")
+    upper.set_title(f"Expected calibration error {percent(calibration.error, 2)}")
     upper.legend(handles=[*named.values(), *upper.lines], loc="upper left")
     total = sum(one.n for one in bins)
     lower.bar(centres, [one.n / total for one in bins], widths, color=GREY)
@@ -233,7 +233,7 @@ def nodes(figure: Figure, profile: Sequence[NodeTime]) -> None:
     several = len({node.provider for node in profile}) > 1
     colors = [RED if several and node.provider == "CPU" else BLUE for node in profile]
     bars = axes.barh(names, [node.median_us for node in profile], color=colors)
-    axes.bar_label(bars, [f" {node.share:.0%}" for node in profile])
+    axes.bar_label(bars, [f" {percent(node.share, 0)}" for node in profile])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_title(f"Where the time of one image goes{'; red: on the CPU' * several}")

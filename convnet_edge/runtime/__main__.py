@@ -27,7 +27,7 @@ from .files import (
 from .measure import bench, cold_start, machine, screen
 from .measure.check import Check
 from .measure.options import BenchOptions
-from .measure.result import as_json
+from .measure.result import as_json, percent
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require_values
 from .selftest import run_selftest
@@ -151,7 +151,7 @@ def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
         kind = f"int8 ({entry['layout']})" if entry["layout"] else "float32"
         lines.append(
             f"  {entry['name']}: {kind}, {entry['model_bytes']:,} bytes, sha256 "
-            f"{entry['model_sha256'][:16]}…, test accuracy {entry['accuracy']:.2%} of "
+            f"{entry['model_sha256'][:16]}…, test accuracy {percent(entry['accuracy'], 2)} of "
             f"{entry['n_test_images']:,}"
         )
     test = "with" if manifest["test_set"] else "without"
@@ -192,7 +192,7 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
             code = error.exit_code
     answers, lines = [], []
     for name, top in rows:
-        shares = ", ".join(f"{label} {share:.1%}" for label, share in top)
+        shares = ", ".join(f"{label} {percent(share)}" for label, share in top)
         lines.append(f"{name}: {top[0][0]}   ({shares})")
         listed = [{"label": label, "probability": share} for label, share in top]
         answers.append({"path": name, "label": top[0][0], "top": listed})

@@ -39,6 +39,8 @@ def test_export_says_what_was_made_and_verbose_adds_every_check(screen, run, exp
     assert brief[0].startswith("tiny.onnx: ")
     assert "opset 18, accuracy " in brief[0]
     assert brief[1].startswith("  labels as PyTorch's on 300 images; largest error ")
+    assert brief[2].endswith(" checks hold")
+    assert len(brief[3].removeprefix("  sha256 ")) == 64
     assert brief[-1] == f"next: convnet-edge verify {path}"
     whole = run("export", "--verbose").output
     assert whole.count("[✓]") > 15
