@@ -19,7 +19,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
-from ..runtime.errors import EdgeError, InputError, InterruptedRunError
+from ..runtime.errors import INTERRUPTED, EdgeError, InputError, InterruptedRunError
 from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
 from ..training.launch import Launch, read_launch
@@ -55,7 +55,7 @@ def _boundary() -> Iterator[None]:
     except EdgeError as error:
         lines, exit_code = [*error.details, error.line], error.exit_code
     except KeyboardInterrupt:
-        lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
+        lines, exit_code = [INTERRUPTED], InterruptedRunError.exit_code
     except BrokenPipeError:
         lines, exit_code = [], InputError.exit_code
     except ClickException as error:  # wrong usage: Typer shows it, with what was typed in it

@@ -87,7 +87,8 @@ def _stated(contract: dict[str, Any]) -> dict[str, str]:
         "classes": ", ".join(contract["class_labels"]),
         "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
-        "test accuracy": f"{percent(measured['accuracy'], 2)} of {measured['n']:,} ({measured['what']})",
+        "test accuracy": f"{percent(measured['accuracy'], 2)} of {measured['n']:,} "
+        f"({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
     }
     if made := contract.get("quantization"):

@@ -99,7 +99,8 @@ def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
     epoch = progress.so_far
     return (
         f"epoch {epoch.epoch}/{options.plan.epochs}  loss {epoch.mean_loss:.4f}  "
-        f"accuracy {percent(epoch.accuracy, 2)}  {progress.n_images / epoch.duration_s:,.0f} images/s"
+        f"accuracy {percent(epoch.accuracy, 2)}  "
+        f"{progress.n_images / epoch.duration_s:,.0f} images/s"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .archive import Archive, read_archive
 from .classifier import Classifier
 from .contract import NEXT_STEP
-from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
+from .errors import INTERRUPTED, CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import (
     flush,
     json_text,
@@ -63,7 +63,7 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     except EdgeError as error:
         line, code = error.line, error.exit_code
     except KeyboardInterrupt:
-        line, code = "interrupted", InterruptedRunError.exit_code
+        line, code = INTERRUPTED, InterruptedRunError.exit_code
     except BrokenPipeError:
         return InputError.exit_code
     with contextlib.suppress(OSError):

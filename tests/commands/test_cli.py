@@ -14,6 +14,7 @@ from pages import REPOSITORY
 from convnet_edge.commands.terminal import Terminal
 from convnet_edge.data import fashion_mnist
 from convnet_edge.runtime import files
+from convnet_edge.runtime.errors import INTERRUPTED
 from convnet_edge.sealing import default_model
 from convnet_edge.training import record
 
@@ -53,7 +54,7 @@ def test_verify_proves_writes_and_names_what_comes_next(run, tiny_model, tmp_pat
 
 @pytest.mark.parametrize(
     ("raised", "exit_code", "words"),
-    [(ZeroDivisionError, 1, ""), (KeyboardInterrupt, 130, "interrupted")],
+    [(ZeroDivisionError, 1, ""), (KeyboardInterrupt, 130, INTERRUPTED)],
 )
 def test_only_a_bug_keeps_its_traceback(run, monkeypatch, raised, exit_code, words):
     def broken(_):
@@ -120,7 +121,7 @@ def test_second_interrupt_ends_training_without_a_traceback(
     assert (first.exit_code, "nothing is kept" in first.stderr) == (130, True)
     monkeypatch.setattr(record, "count_kept", interrupt)
     second = run(*command)
-    assert (second.exit_code, second.stderr) == (130, "convnet-edge: interrupted\n")
+    assert (second.exit_code, second.stderr) == (130, f"convnet-edge: {INTERRUPTED}\n")
     assert not list((tmp_path / "c").iterdir())
 
 
