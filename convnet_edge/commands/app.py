@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
 from typing import Annotated, Any, get_type_hints
@@ -42,6 +43,7 @@ from .terminal import Terminal
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
+NO_LIMIT = 10**9  # from which on the end of a range is none to a person
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
@@ -185,7 +187,7 @@ def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
     kind, default = one.kind, one.default
     metavar = one.metavar or (one.flag if one.positional else None)
-    shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
+    shown: dict[str, Any] = {"help": _help(one), "metavar": metavar}
     if one.panel and not one.positional:
         shown["rich_help_panel"] = one.panel
     if one.units is not None or (one.is_list and not one.positional):
@@ -199,13 +201,19 @@ def _parameter(one: Declared) -> Parameter:
         default = Parameter.empty  # must be given
     if default is None or default is False:
         shown["show_default"] = one.default_text or False
-    if kind in (int, float):  # of the others' ranges Typer knows nothing, but `check` does
-        ends = {"min": one.low, "max": one.high}
-        shown |= {name: end for name, end in ends.items() if math.isfinite(end)}
     is_switch = kind is bool and (one.optional or default)
     flag = f"{one.flag}/--no-{one.flag.removeprefix('--')}" if is_switch else one.flag
     about = typer.Argument(**shown) if one.positional else typer.Option(flag, **shown)
     return keyword(one.name, annotation=Annotated[kind, about], default=default)
+
+
+def _help(one: Declared) -> str:
+    """Return the help text of an option, with its range in words where that tells a person."""
+    if one.kind not in (int, float) or one.units or one.is_list:
+        return one.help
+    known = one if one.high < NO_LIMIT else replace(one, high=math.inf)
+    text = known.range_text
+    return f"{one.help} {text[0].upper()}{text[1:]}." if text else one.help
 
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {

@@ -1,6 +1,7 @@
 """`export`: checkpoint → proved ONNX."""
 
 from ..exporting.options import ExportOptions
+from ..sealing.default_model import to_name
 from .terminal import Terminal
 
 
@@ -29,4 +30,4 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
     terminal.say(f"  {len(report.checks)} checks hold", f"  sha256 {report.model_sha256}")
     terminal.detail(found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    terminal.finish(report, f"convnet-edge verify {result.model_path}")
+    terminal.finish(report, f"convnet-edge verify{to_name(result.model_path)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.options import Options, model
-from ..sealing.default_model import choose_model
+from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
-    terminal.finish(document, f"convnet-edge verify {path}")
+    terminal.finish(document, f"convnet-edge verify{to_name(path)}")
 
 
 def inspect(options: InspectOptions) -> ModelFile:

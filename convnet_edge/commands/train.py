@@ -71,11 +71,11 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     held_out = f", {options.validate:,} more held out for validation" if options.validate else ""
     terminal.say(
         f"Data: {options.data}, {len(images):,} training images{held_out}",
-        f"  from {images.source}; device {device_name(run.device)}{together}",
+        f"  from {images.source}",
         f"Model has {network.n_parameters} trainable parameters",
         f"Cost: {sum(network.n_multiplications):,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more",
+        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
         f"Recipe {options.recipe}: {_epochs(recipe.epochs)} of batches of {recipe.batch_size}, "
         f"seed {options.seed}",
         "  accuracy in training is counted before each update",

@@ -6,6 +6,7 @@ its models from the archive in memory.
 
 import argparse
 import contextlib
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from .contract import NEXT_STEP
 from .errors import INTERRUPTED, CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import (
     flush,
+    fold,
     json_text,
     open_streams,
     printing,
@@ -141,7 +143,9 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
 
 
 def _show(asked: argparse.Namespace, document: Any, lines: list[str]) -> None:
-    _say(*([json_text(document)] if asked.json else lines))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    folded = (part for line in lines for part in fold(line, width))
+    _say(*([json_text(document)] if asked.json else folded))
 
 
 def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:

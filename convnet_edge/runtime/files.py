@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -147,6 +148,16 @@ def visible(text: str) -> str:
     Newlines and tabs stay, and JSON keeps its meaning.
     """
     return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def fold(line: str, width: int | None) -> list[str]:
+    """Return a line of text as lines of at most `width`, the later ones indented by two more."""
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def open_streams() -> None:

@@ -103,6 +103,7 @@ def test_train_says_all_in_25_lines_of_80_columns(run, on_few, few, monkeypatch)
         lines = result.stdout.splitlines()
         assert len(lines) <= 25
         assert max(map(len, lines)) <= 80
+        assert any(re.fullmatch("  an epoch takes .* s or more on cpu", line) for line in lines)
         assert len([line for line in lines if line.startswith("Epoch [")]) == epochs
         assert "held out" in result.stdout if more else "Conv2d" not in result.stdout
         assert f" {epochs} epoch{'s' * (epochs > 1)} of batches of 64" in result.stdout
@@ -159,6 +160,8 @@ def test_bar_leaves_nothing_behind_on_a_terminal(monkeypatch):
         assert written.getvalue() == "first\n"  # nothing is drawn before there is something to show
         terminal.share(0.5, "half of it")
         assert "half of it" in drawn(written.getvalue())[1]
+        terminal.share(0.5, "half " * 30)
+        assert max(map(len, drawn(written.getvalue()))) < 78  # room for the ^C of a terminal
         terminal.say("second")
         terminal.share(1, "all of it")
     assert "".join(drawn(written.getvalue())).split() == ["firstsecond"]

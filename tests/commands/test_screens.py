@@ -76,6 +76,8 @@ def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypat
 
 
 def test_chain_of_next_lines(screen, tiny_model):
+    assert screen("inspect")[-1] == "next: convnet-edge verify"  # nobody types site-packages
+    assert screen("verify")[-1] == "next: convnet-edge quantize"
     assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
     assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
 
@@ -83,6 +85,8 @@ def test_chain_of_next_lines(screen, tiny_model):
 @pytest.mark.slow
 def test_quickstart_is_one_screen(screen, on_few, monkeypatch):
     lines = screen("quickstart")
+    assert lines[0] == "About two minutes on two cores."
+    assert not any("runs/quickstart" in line for line in lines[:-4])
     assert [line[:3] for line in lines if line[1:2] == "/"] == [f"{n}/7" for n in range(1, 8)]
     assert lines[-1].startswith("next: convnet-edge train")
 

@@ -96,7 +96,7 @@ def test_error_about_a_file_names_it_once(tmp_path, content, reason):
 
 
 def test_missing_file_is_to_be_named_or_exported(tmp_path):
-    with pytest.raises(InputError, match="does not exist; .*; next: name another file, or export"):
+    with pytest.raises(InputError, match=r"does not exist; .*; next: name another file, or export"):
         open_model(tmp_path / "absent.onnx")
 
 

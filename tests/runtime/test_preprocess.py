@@ -234,16 +234,6 @@ def test_memory_stays_bounded_whatever_the_proportions(tmp_path):
     assert int(found.stdout) < 200 * 1024, "8 million pixels are 32 MB in Pillow"
 
 
-def test_damaged_picture_is_to_be_whole_and_a_text_to_be_a_picture(square):
-    damaged = encode(Image.fromarray(square), "JPEG")[:-40]
-    with pytest.raises(
-        InputError, match=r"is damaged: .*; expected a whole picture; next: save it"
-    ):
-        preprocess.decode_picture(damaged, SHAPE)
-    with pytest.raises(InputError, match=r"is not a picture; .*; next: name a picture file$"):
-        preprocess.decode_picture(b"plain text", SHAPE)
-
-
 @pytest.mark.parametrize("file_format", [*preprocess.FORMATS, "MPO"])
 def test_damage_of_every_kind_is_an_error_of_three_parts(square, file_format):
     whole, rng = encode(Image.fromarray(square).convert("RGB"), file_format), random.Random(0)
