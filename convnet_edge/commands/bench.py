@@ -160,7 +160,7 @@ def _draw_differences(
     images = test.images[pair.shown]
     answers = [measured.classifier(images).probabilities for measured in (first, second)]
     cells = [
-        (f"{index}: {labels[test.labels[index]]}", image, both)
+        (f"{index}: is {labels[test.labels[index]]}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
     names = (pair.name, second.result.model.name)

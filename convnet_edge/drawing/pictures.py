@@ -173,12 +173,12 @@ def latency(figure: Figure, samples_ms: Mapping[int, Array], title: str) -> None
         trace.plot(samples, ".", markersize=1.5, color=BLUE, alpha=0.5)
         n_above = int((samples > top).sum())
         note = f"; {n_above} of {len(samples):,} above the frame" if n_above else ""
-        trace.set(ylim=(0, top), ylabel="ms", title=f"batch {batch_size}{note}")
+        trace.set(ylim=(0, top), ylabel="ms a run", title=f"batch {batch_size}{note}")
         spread.hist(samples, bins=np.linspace(0, top, 80), color=BLUE)
         spread.axvline(median, color=RED)
-        spread.set(title=f"median {median:.3g} ms", yticks=[])
+        spread.set(title=f"median {median:.3g} ms", yticks=[], ylabel="how often")
     rows[-1][0].set_xlabel("run")
-    rows[-1][1].set_xlabel("ms")
+    rows[-1][1].set_xlabel("ms a run")
     figure.suptitle(title)
 
 
@@ -276,7 +276,7 @@ def differences(
 ) -> None:
     """Draw images that two models label differently or nearly so, with both probability bars.
 
-    cells: caption, image (H, W) uint8 and the probabilities (C,) of both models.
+    cells: number and true label, image (H, W) uint8, the probabilities (C,) of both models.
     """
     from matplotlib.patches import Patch
 
@@ -295,10 +295,15 @@ def differences(
             bars.barh(places + shift, row[shown], 0.38, color=color)
         bars.set_yticks(places, [labels[index] for index in shown], fontsize=8)
         bars.set(xlim=(0, 1))
-        bars.set_xticks([0, 0.5, 1], [])
+        bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7)
         bars.invert_yaxis()
     handles = [Patch(color=c, label=n) for c, n in zip((BLUE, RED), names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        title="bars: probability of a class by",
+    )
     figure.suptitle(title)
 
 

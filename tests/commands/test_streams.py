@@ -295,7 +295,7 @@ def test_empty_arguments_are_refused_by_every_command(run, hostile_bundle, capsy
 def test_seed_beyond_64_bits_is_refused_with_the_range(run, command):
     result = run(command, "--seed", "99999999999999999999")
     assert result.exit_code == 2
-    assert "less than or equal to 9223372036854775807" in result.stderr
+    assert "from 0 to 9,223,372,036,854,775,807" in result.stderr
     stage = {"train": TrainOptions, "predict": PredictOptions}[command]
     with pytest.raises(InputError, match="a whole number from 0 to 9,223,372,036,854,775,807"):
         stage(seed=2**63)
