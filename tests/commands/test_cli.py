@@ -160,7 +160,8 @@ def test_bar_leaves_nothing_behind_on_a_terminal(monkeypatch):
         assert written.getvalue() == "first\n"  # nothing is drawn before there is something to show
         terminal.share(0.5, "half of it")
         assert "half of it" in drawn(written.getvalue())[1]
-        terminal.share(0.5, "half " * 30)
+        terminal.share(0.5, "x" * 50)
+        terminal._bar.refresh()
         assert max(map(len, drawn(written.getvalue()))) < 78  # room for the ^C of a terminal
         terminal.say("second")
         terminal.share(1, "all of it")
