@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-INTERRUPTED = "convnet-edge: interrupted\n"
+INTERRUPTED = "convnet-edge: interrupted; expected the whole command; next: run it again\n"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def begin(archive: str) -> int:
         return _fail(name, "%s; expected numpy and onnxruntime; next: python3 -m pip install "
                      "numpy onnxruntime pillow" % error, 2)  # fmt: skip
     except KeyboardInterrupt:
-        return _fail(name, "interrupted", 130)
+        return _fail(name, "interrupted; expected the whole command; next: run it again", 130)
     return main(archive)
 
 

@@ -72,5 +72,6 @@ class ServeOptions(Options):
             bool(self.cert) == bool(self.key),
             f"{given} without {lacking}",
             "both, or neither",
-            lacking,
+            f"{lacking} FILE",
+            verb="add",
         )

@@ -122,7 +122,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def serve(options: ServeOptions, ready: Callable[[PageServer], None]) -> None:
-    """Serve a page, the one in a folder here if none is named; `ready` gets what serves it.
+    """Serve a page until Ctrl-C, the one in a folder here if none is named.
+
+    ready: gets what serves it.
 
     Raises:
         InputError: the folder holds no page, none is named and here are none or several, the
@@ -136,7 +138,7 @@ def serve(options: ServeOptions, ready: Callable[[PageServer], None]) -> None:
             expected="one folder with a page",
             next_step="name one of them" if found else REMAKE,
         )
-    with PageServer(found[0], options) as server:
+    with PageServer(found[0], options) as server, contextlib.suppress(KeyboardInterrupt):
         ready(server)
         server.serve_forever()
 

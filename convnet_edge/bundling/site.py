@@ -71,6 +71,8 @@ def write(
 
 def read_site(folder: Path) -> frozenset[str]:
     """Return the names of the files of the page in `folder`; an error if it holds none."""
+    if not (folder / SITE).exists():
+        raise _no_page(folder, f"it has no {SITE}")
     data = read_bytes(folder / SITE, limit=16 * MIB, next_step=REMAKE)
     try:
         document = json.loads(data)
@@ -78,11 +80,12 @@ def read_site(folder: Path) -> frozenset[str]:
             raise ValueError(f"schema {document['schema']!r}")
         return frozenset(document["files"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{folder} holds no page ({type(error).__name__}: {error})",
-            expected=f"a folder with a {SITE} of schema {SCHEMA}",
-            next_step=REMAKE,
-        ) from error
+        raise _no_page(folder, f"{SITE}: {type(error).__name__}: {error}") from error
+
+
+def _no_page(folder: Path, why: str) -> InputError:
+    expected = f"a folder with a {SITE} of schema {SCHEMA}"
+    return InputError(f"{folder} is no page: {why}", expected=expected, next_step=REMAKE)
 
 
 def read_own(path: Path) -> bytes:
@@ -93,6 +96,9 @@ def read_own(path: Path) -> bytes:
 
 def _runtime(ort_web: Path) -> dict[str, bytes]:
     """Return the files of onnxruntime-web that the page loads, all of the version tested."""
+    if not (ort_web / "package.json").exists():
+        found = f"onnxruntime-web is not in {ort_web}"
+        raise InputError(found, expected=ORT_WEB, next_step=INSTALL)
     try:
         package = json.loads(read_bytes(ort_web / "package.json", limit=MIB, next_step=INSTALL))
         found = f"{package['name']} {package['version']}"

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
@@ -22,7 +23,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
-from ..runtime.errors import EdgeError, InputError, InterruptedRunError
+from ..runtime.errors import INTERRUPTED, EdgeError, InputError, InterruptedRunError
 from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
 from ..training.launch import Launch, read_launch
@@ -45,6 +46,7 @@ from .terminal import Terminal
 HOST_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "jinja2")
 PACKAGES = (*HOST_PACKAGES, "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "matplotlib",
             "typer")  # fmt: skip
+NO_LIMIT = 10**9  # from which on the end of a range is none to a person
 keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 
 
@@ -58,7 +60,7 @@ def _boundary() -> Iterator[None]:
     except EdgeError as error:
         lines, exit_code = [*error.details, error.line], error.exit_code
     except KeyboardInterrupt:
-        lines, exit_code = ["interrupted"], InterruptedRunError.exit_code
+        lines, exit_code = [INTERRUPTED], InterruptedRunError.exit_code
     except BrokenPipeError:
         lines, exit_code = [], InputError.exit_code
     except ClickException as error:  # wrong usage: Typer shows it, with what was typed in it
@@ -195,7 +197,7 @@ def _parameter(one: Declared) -> Parameter:
     """Return the parameter from which Typer makes the option or the argument."""
     kind, default = one.kind, one.default
     metavar = one.metavar or (one.flag if one.positional else None)
-    shown: dict[str, Any] = {"help": one.help, "metavar": metavar}
+    shown: dict[str, Any] = {"help": _help(one), "metavar": metavar}
     if one.panel and not one.positional:
         shown["rich_help_panel"] = one.panel
     if one.units is not None or (one.is_list and not one.positional):
@@ -209,13 +211,19 @@ def _parameter(one: Declared) -> Parameter:
         default = Parameter.empty  # must be given
     if default is None or default is False:
         shown["show_default"] = one.default_text or False
-    if kind in (int, float):  # of the others' ranges Typer knows nothing, but `check` does
-        ends = {"min": one.low, "max": one.high}
-        shown |= {name: end for name, end in ends.items() if math.isfinite(end)}
     is_switch = kind is bool and (one.optional or default)
     flag = f"{one.flag}/--no-{one.flag.removeprefix('--')}" if is_switch else one.flag
     about = typer.Argument(**shown) if one.positional else typer.Option(flag, **shown)
     return keyword(one.name, annotation=Annotated[kind, about], default=default)
+
+
+def _help(one: Declared) -> str:
+    """Return the help text of an option, with its range in words where that tells a person."""
+    if one.kind not in (int, float) or one.units or one.is_list:
+        return one.help
+    known = one if one.high < NO_LIMIT else replace(one, high=math.inf)
+    text = known.range_text
+    return f"{one.help} {text[0].upper()}{text[1:]}." if text else one.help
 
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {

@@ -84,6 +84,7 @@ def bench(
     from ..data.fashion_mnist import load_test_set
     from ..runtime import selftest
     from ..runtime.classifier import Classifier
+    from ..runtime.errors import InterruptedRunError
     from ..runtime.files import require_writable, write_json
     from ..runtime.measure.bench import Listener, bench_model, settings_of
     from ..runtime.measure.cold_start import Task
@@ -102,17 +103,21 @@ def bench(
         def keep(result: Result, path: Path = result_path) -> None:
             write_json(path, as_json(result))
 
-        measured = bench_model(
-            classifier,
-            options,
-            name=path.name,
-            version=__version__,
-            test=test,
-            checks=selftest.run_selftest(classifier),
-            start=Task(path),
-            listener=replace(listener, keep=keep),
-            first=first,
-        )
+        try:
+            measured = bench_model(
+                classifier,
+                options,
+                name=path.name,
+                version=__version__,
+                test=test,
+                checks=selftest.run_selftest(classifier),
+                start=Task(path),
+                listener=replace(listener, keep=keep),
+                first=first,
+            )
+        except InterruptedRunError as error:
+            error.next_step = f"see what was measured with `convnet-edge report {result_path}`"
+            raise
         listener.stage("drawing")
         pictures = tuple(_draw(result_path, measured, first, test))
         found.append(Benched(result_path, measured.result, pictures))
@@ -156,7 +161,7 @@ def _draw_differences(
     images = test.images[pair.shown]
     answers = [measured.classifier(images).probabilities for measured in (first, second)]
     cells = [
-        (f"{index}: {labels[test.labels[index]]}", image, both)
+        (f"{index}: is {labels[test.labels[index]]}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
     names = (pair.name, second.result.model.name)

@@ -34,7 +34,9 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
 
     made = bundle(options)
     names = ", ".join(made.checks)
-    terminal.answer(f"{made.path}: {names}; {sum(map(len, made.checks.values()))} checks hold here")
+    terminal.answer(
+        f"{made.path.name}: {names}; {sum(map(len, made.checks.values()))} checks hold here"
+    )
     for name, value in made.document.items():
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")

@@ -1,6 +1,7 @@
 """`export`: checkpoint → proved ONNX."""
 
 from ..exporting.options import ExportOptions
+from ..sealing.default_model import to_name
 from .terminal import Terminal
 
 
@@ -26,7 +27,7 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
         f"  labels as PyTorch's on {n_as_before:,}{of_all} images; largest error "
         f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
-    terminal.say(f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}")
+    terminal.say(f"  {len(report.checks)} checks hold", f"  sha256 {report.model_sha256}")
     terminal.detail(*found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
-    terminal.finish(report, "convnet-edge", "verify", result.model_path)
+    terminal.finish(report, "convnet-edge", "verify", *to_name(result.model_path))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.options import Options, model
-from ..sealing.default_model import choose_model
+from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15}  {text}")
     terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
-    terminal.finish(document, "convnet-edge", "verify", path)
+    terminal.finish(document, "convnet-edge", "verify", *to_name(path))
 
 
 def inspect(options: InspectOptions) -> ModelFile:
@@ -79,6 +79,7 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
 def _stated(contract: dict[str, Any]) -> dict[str, str]:
     """Return what people read of a contract, by what it is."""
     from ..runtime.contract import LAYOUTS
+    from ..runtime.measure.result import percent
 
     measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
     found = {
@@ -86,7 +87,8 @@ def _stated(contract: dict[str, Any]) -> dict[str, str]:
         "classes": ", ".join(contract["class_labels"]),
         "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
         f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
-        "test accuracy": f"{measured['accuracy']:.2%} of {measured['n']:,} ({measured['what']})",
+        "test accuracy": f"{percent(measured['accuracy'], 2)} of {measured['n']:,} "
+        f"({measured['what']})",
         "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
     }
     if made := contract.get("quantization"):

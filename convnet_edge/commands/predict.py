@@ -12,7 +12,8 @@ import typer
 from ..predicting.options import PredictOptions
 from ..runtime.errors import InputError
 from ..runtime.files import visible
-from ..sealing.default_model import choose_model
+from ..runtime.measure.result import percent
+from ..sealing.default_model import choose_model, shipped_model
 from .terminal import Terminal
 
 CSV_COLUMNS = (
@@ -25,7 +26,8 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
 
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
     """
-    terminal.note(f"model: {choose_model(options.model)}")
+    path = choose_model(options.model)
+    terminal.note(f"model: {path if path != shipped_model() else f'{path.name}, the shipped one'}")
     is_table = options.format != "text"  # one of no rows, if there are no pictures
     answers = list(_label(options, terminal)) if options.images or is_table else []
     document: dict[str, Any] = {"predictions": answers}
@@ -33,7 +35,10 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
         beside = bool(answers) or is_table
         document["grid"] = _draw_grid(options, Terminal(json=True) if beside else terminal)
     terminal.finish(document)
-    if any("error" in answer for answer in answers):  # each has been told
+    n_unread = sum("error" in answer for answer in answers)  # each has been told
+    if n_unread:
+        if len(answers) > 1:
+            terminal.note(f"{len(answers) - n_unread:,} labelled, {n_unread:,} unreadable")
         raise typer.Exit(InputError.exit_code)
 
 
@@ -54,7 +59,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
         top = [{"label": label, "probability": share} for label, share in answer.top]
         document = {"path": path, "label": answer.label, "top": top}
         if shown_as == "text":
-            shares = ", ".join(f"{label} {share:.1%}" for label, share in answer.top)
+            shares = ", ".join(f"{label} {percent(share)}" for label, share in answer.top)
             terminal.say(f"{path}: {answer.label}   ({shares})")
         elif shown_as == "csv":
             fields = (field for label, share in answer.top for field in (label, f"{share:.6f}"))
@@ -82,6 +87,6 @@ def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:
     grid = draw_grid(options.plot_out, classifier, load_test_set(), seed=options.seed)
     for index, name, true_name in zip(grid.indices, grid.names, grid.true_names, strict=True):
         wrong = "" if name == true_name else f"   wrong: it is {true_name}"
-        terminal.say(f"test image {index:5}: {name}?{wrong}")
+        terminal.say(f"test image {index:5}: {name}{wrong}")
     terminal.wrote((), (grid.picture,))
     return {**asdict(grid), "picture": str(grid.picture.path)}

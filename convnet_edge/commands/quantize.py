@@ -10,6 +10,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
     """
     from ..quantizing.quantize import quantize
+    from ..runtime.measure.result import percent
     from ..runtime.measure.tables import accuracy_text, difference
 
     with terminal.progress():
@@ -24,10 +25,11 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     )
     terminal.say(
         f"  {report.gate.check().line()}",
-        f"  test images, once: float {test.float_accuracy:.2%}; {difference(test.mcnemar_p)}",
+        f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
         f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}",
         *(f"  {speed.line()}" for speed in report.speed),
-        f"  {len(report.checks)} checks hold; sha256 {report.model_sha256}",
+        f"  {len(report.checks)} checks hold",
+        f"  sha256 {report.model_sha256}",
     )
     terminal.answer(f"  {report.recommendation}")
     terminal.wrote((result.model_path, result.report_path))

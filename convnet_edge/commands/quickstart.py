@@ -32,6 +32,7 @@ def command(terminal: Terminal) -> None:
         ("report what was measured", report, ReportOptions(results=results, out=page)),
         ("bundle both for a device", bundle, BundleOptions(models=(model, small), out=archive)),
     )
+    terminal.answer("About two minutes on two cores.")
     for number, (what, verb, options) in enumerate(stages, start=1):
         terminal.heading(f"{number}/{len(stages)} {what}")
         verb.command(options, terminal)

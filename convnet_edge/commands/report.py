@@ -1,6 +1,7 @@
 """`report`: many machines' results on one page."""
 
 from ..reporting.options import ReportOptions
+from ..sealing.default_model import EXPORTED_DIR
 from .terminal import Terminal
 
 
@@ -13,8 +14,7 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
 
     made = report(options)
     terminal.answer(made.summary[0])
-    terminal.say(*made.summary[1:])
-    terminal.detail(*made.markdown.split("\n"))
+    terminal.say(*(made.details if terminal.verbose else made.summary[1:]))
     terminal.note(*(f"warning: {warning}" for warning in made.warnings))
     terminal.wrote((made.html_path, made.markdown_path), made.pictures)
     document = {
@@ -23,4 +23,5 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
         "pictures": [str(picture.path) for picture in made.pictures if picture.drawn],
         "warnings": list(made.warnings),
     }
-    terminal.finish(document, "convnet-edge", "bundle")
+    models = [path for name in made.models if (path := EXPORTED_DIR / name).is_file()]
+    terminal.finish(document, "convnet-edge", "bundle", *models)

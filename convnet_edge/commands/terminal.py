@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..runtime.files import json_text, visible
+from ..runtime.files import fold, json_text, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from ..drawing.pictures import Picture
     from ..runtime.measure.check import Check
 
+ROOM_FOR_CTRL_C = 4  # columns: where the terminal's own "^C" begins a line, the bar stays above it
 MAX_PICTURES = 2  # named one by one
 COLOURS = {"VALID": "green", "PASS": "green", "[✓]": "green", "NOISY": "yellow", "[?]": "yellow",
            "INVALID": "red", "FAIL": "red", "[x]": "red"}  # fmt: skip
@@ -96,6 +96,7 @@ class Terminal:
         from rich.progress import Progress
 
         console = Console(stderr=True)
+        console.width -= ROOM_FOR_CTRL_C
         bar = Progress(console=console, transient=True, disable=not console.is_interactive)
         bar.add_task("", total=None)
         self._bar = bar
@@ -150,13 +151,3 @@ class Terminal:
 def is_terminal(*, err: bool) -> bool:
     """Tell whether a person reads what is printed."""
     return (sys.stderr if err else sys.stdout).isatty()
-
-
-def fold(line: str, width: int | None) -> list[str]:
-    """Return a line of text as lines of at most `width`, the later ones indented by two more."""
-    if width is None or len(line) <= width:
-        return [line]
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )

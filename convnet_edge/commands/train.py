@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..runtime.measure.result import percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
 from .terminal import Terminal
@@ -70,11 +71,11 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     held_out = f", {options.validate:,} more held out for validation" if options.validate else ""
     terminal.say(
         f"Data: {options.data}, {len(images):,} training images{held_out}",
-        f"  from {images.source}; device {device_name(run.device)}{together}",
+        f"  from {images.source}",
         f"Model has {network.n_parameters} trainable parameters",
         f"Cost: {sum(network.n_multiplications):,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more",
+        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
         f"Recipe {options.recipe}: {_epochs(recipe.epochs)} of batches of {recipe.batch_size}, "
         f"seed {options.seed}",
         "  accuracy in training is counted before each update",
@@ -98,17 +99,18 @@ def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
     epoch = progress.so_far
     return (
         f"epoch {epoch.epoch}/{options.plan.epochs}  loss {epoch.mean_loss:.4f}  "
-        f"accuracy {epoch.accuracy:.2%}  {progress.n_images / epoch.duration_s:,.0f} images/s"
+        f"accuracy {percent(epoch.accuracy, 2)}  "
+        f"{progress.n_images / epoch.duration_s:,.0f} images/s"
     )
 
 
 def _epoch_line(options: TrainOptions, epoch: EpochMetrics) -> str:
     finished, held_out = "finished. ", ""
     if epoch.validation_accuracy is not None:  # both do not fit 80 columns
-        finished, held_out = "", f", held out {epoch.validation_accuracy:.2%}"
+        finished, held_out = "", f", held out {percent(epoch.validation_accuracy, 2)}"
     return (
         f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] {finished}"
-        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {epoch.accuracy:.2%}{held_out}. "
+        f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {percent(epoch.accuracy, 2)}{held_out}. "
         f"{epoch.duration_s:.1f} s"
     )
 

@@ -1,6 +1,7 @@
 """`verify`: prove a model file on this machine."""
 
 from ..exporting.options import VerifyOptions
+from ..sealing.default_model import to_name
 from .terminal import Terminal
 
 
@@ -24,12 +25,12 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     if found is not None and found.flips:
         terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
     terminal.answer(
-        f"{'PASS' if report.passed else 'FAIL'}: {result.model_path} on {report.provider}, "
+        f"{'PASS' if report.passed else 'FAIL'}: {result.model_path.name} on {report.provider}, "
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))
     then = "bench" if result.is_quantized else "quantize"
-    command = ("convnet-edge", then, result.model_path) if report.passed else ()
+    command = ("convnet-edge", then, *to_name(result.model_path)) if report.passed else ()
     terminal.finish(report, *command)
     require(
         report.checks,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import numpy as np
 
 from ..runtime.files import write_atomically
-from ..runtime.measure.result import Calibration, NodeTime, Paced, brief
+from ..runtime.measure.result import Calibration, NodeTime, Paced, brief, percent
 from ..runtime.measure.stats import Array
 
 if TYPE_CHECKING:
@@ -173,12 +173,12 @@ def latency(figure: Figure, samples_ms: Mapping[int, Array], title: str) -> None
         trace.plot(samples, ".", markersize=1.5, color=BLUE, alpha=0.5)
         n_above = int((samples > top).sum())
         note = f"; {n_above} of {len(samples):,} above the frame" if n_above else ""
-        trace.set(ylim=(0, top), ylabel="ms", title=f"batch {batch_size}{note}")
+        trace.set(ylim=(0, top), ylabel="ms a run", title=f"batch {batch_size}{note}")
         spread.hist(samples, bins=np.linspace(0, top, 80), color=BLUE)
         spread.axvline(median, color=RED)
-        spread.set(title=f"median {median:.3g} ms", yticks=[])
+        spread.set(title=f"median {median:.3g} ms", yticks=[], ylabel="how often")
     rows[-1][0].set_xlabel("run")
-    rows[-1][1].set_xlabel("ms")
+    rows[-1][1].set_xlabel("ms a run")
     figure.suptitle(title)
 
 
@@ -217,7 +217,7 @@ def reliability(figure: Figure, calibration: Calibration) -> None:
     upper.plot(said, right, "o", color=RED, label="at the bin's mean probability")
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="a probability that means what it says")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    upper.set_title(f"Expected calibration error {calibration.error:.2%}")
+    upper.set_title(f"Expected calibration error {percent(calibration.error, 2)}")
     upper.legend(handles=[*named.values(), *upper.lines], loc="upper left")
     total = sum(one.n for one in bins)
     lower.bar(centres, [one.n / total for one in bins], widths, color=GREY)
@@ -233,7 +233,7 @@ def nodes(figure: Figure, profile: Sequence[NodeTime]) -> None:
     several = len({node.provider for node in profile}) > 1
     colors = [RED if several and node.provider == "CPU" else BLUE for node in profile]
     bars = axes.barh(names, [node.median_us for node in profile], color=colors)
-    axes.bar_label(bars, [f" {node.share:.0%}" for node in profile])
+    axes.bar_label(bars, [f" {percent(node.share, 0)}" for node in profile])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_title(f"Where the time of one image goes{'; red: on the CPU' * several}")
@@ -276,7 +276,7 @@ def differences(
 ) -> None:
     """Draw images that two models label differently or nearly so, with both probability bars.
 
-    cells: caption, image (H, W) uint8 and the probabilities (C,) of both models.
+    cells: number and true label, image (H, W) uint8, the probabilities (C,) of both models.
     """
     from matplotlib.patches import Patch
 
@@ -295,10 +295,15 @@ def differences(
             bars.barh(places + shift, row[shown], 0.38, color=color)
         bars.set_yticks(places, [labels[index] for index in shown], fontsize=8)
         bars.set(xlim=(0, 1))
-        bars.set_xticks([0, 0.5, 1], [])
+        bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7)
         bars.invert_yaxis()
     handles = [Patch(color=c, label=n) for c, n in zip((BLUE, RED), names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        title="bars: probability of a class by",
+    )
     figure.suptitle(title)
 
 

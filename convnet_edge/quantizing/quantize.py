@@ -18,7 +18,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable
-from ..runtime.measure import accuracy, cost, machine, stats, timing
+from ..runtime.measure import accuracy, cost, machine, stats, tables, timing
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, Interval, brief
 from ..runtime.options import require
@@ -124,8 +124,9 @@ class Speed:
     def line(self) -> str:
         """Return the measurement as people read it."""
         ratio, ends = self.ratio_interval_95.around(self.ratio, 2)
+        int8, other = (tables.shown("_ms", time) for time in (self.int8_ms, self.float_ms))
         return (
-            f"{self.what}: int8 {self.int8_ms:.3g} ms, float {self.float_ms:.3g} ms, "
+            f"{self.what}: int8 {int8} ms, float {other} ms, "
             f"{ratio} times as fast (95 % {ends}): {self.outcome}"
         )
 

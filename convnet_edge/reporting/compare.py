@@ -15,7 +15,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.cold_start import Task, start_process
-from ..runtime.measure.result import Interval, brief
+from ..runtime.measure.result import Interval, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.session import Settings
 from .options import CompareOptions
@@ -100,8 +100,8 @@ def _gates(
         classifier = Classifier(options.new, options.provider, options.threads)
         labels = classifier(test.images).labels
         score = accuracy.score(labels, test.labels, classifier.contract.class_labels)
-        least = f"at least {100 * options.min_accuracy:g}%"
-        text = f"{score.accuracy:.2%} of {score.n:,} images, {least}"
+        least = f"at least {100 * options.min_accuracy:g} %"
+        text = f"{percent(score.accuracy, 2)} of {score.n:,} images, {least}"
         yield Gate("accuracy", "holds" if score.accuracy >= options.min_accuracy else "fails", text)
     if options.max_p99_ms is not None:
         p99 = percentile(np.array(new_ns) / 1e6, 0.99)

@@ -60,10 +60,12 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             try:
                 document = json.loads(data)
             except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
-                deep = isinstance(error, RecursionError)
-                why = "nested too deeply" if deep else str(error).partition(";")[0][:200]
-                what = f"{file} is no JSON: {why}"
-                raise _misfit(what, "a complete file") from error
+                why = str(error).partition(";")[0][:200]
+                if isinstance(error, RecursionError | UnicodeDecodeError):
+                    deep = isinstance(error, RecursionError)
+                    why = "nested too deeply" if deep else "its bytes are no text"
+                whole = "a whole result file of `convnet-edge bench`"
+                raise _misfit(f"{file} is no JSON: {why}", whole) from error
             if not path.is_dir() or _schema(document):
                 found.setdefault(file.resolve(), (file, _check(document, file)))
     if not found:

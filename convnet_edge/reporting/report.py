@@ -6,6 +6,7 @@ drawn by this program, come as they are.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,9 @@ FRONT = "none of the same machine is both faster and more accurate."
 class ReportResult:
     """What was written.
 
-    summary: what a terminal shows of it. warnings: why some of the numbers cannot be compared, or
-    are missing.
+    summary: what a terminal shows of it. details: what it shows instead of all but the first line
+    if more is wanted. warnings: why some of the numbers cannot be compared, or are missing. models:
+    names of the files that were measured.
     """
 
     html_path: Path
@@ -50,7 +52,9 @@ class ReportResult:
     pictures: tuple[Picture, ...]
     markdown: str
     summary: tuple[str, ...]
+    details: tuple[str, ...]
     warnings: tuple[str, ...]
+    models: tuple[str, ...]
 
     __repr__ = brief
 
@@ -104,8 +108,16 @@ def report(options: ReportOptions) -> ReportResult:
     markdown, markdown_path = _to_markdown(said), options.out.with_suffix(".md")
     write_atomically(options.out, _renderer()(page=said, title=TITLE).encode())
     write_atomically(markdown_path, markdown.encode())
-    screen = tuple(_screen(entries, markdown_path))
-    return ReportResult(options.out, markdown_path, pictures, markdown, screen, said.warnings)
+    return ReportResult(
+        options.out,
+        markdown_path,
+        pictures,
+        markdown,
+        tuple(_screen(entries, markdown_path)),
+        (*_screen(entries, markdown_path, n_most=sys.maxsize)[1:], *_details(said, overview[1])),
+        said.warnings,
+        tuple(dict.fromkeys(one.name for one in entries)),
+    )
 
 
 def measurements(results: Mapping[Path, Result]) -> Table:
@@ -130,15 +142,15 @@ def measurements(results: Mapping[Path, Result]) -> Table:
     return _table("measurements", "Speed and accuracy of each result and batch size", rows)
 
 
-def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
+def _screen(entries: Sequence[Entry], whole: Path, *, n_most: int = MAX_ROWS) -> list[str]:
     """Return what fits a screen: every row, else one of each result, those on a front first.
 
     whole: the file that holds all rows.
     """
     timed = [(one, row) for one in entries for row in one.result.latency]
     rows = timed
-    if len(timed) > MAX_ROWS:
-        telling = _telling([one for one in entries if one.row], MAX_ROWS)
+    if len(timed) > n_most:
+        telling = _telling([one for one in entries if one.row], n_most)
         rows = [(one, one.row) for one in telling if one.row]
     cells = [
         {
@@ -147,6 +159,7 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
             "on": tables.shorten(one.where, MAX_WHERE),
             "batch": tables.number(row.batch_size),
             "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
+            "p99 ms": tables.percentile_parts(row.percentile(0.99))[0],
             "images/s": tables.shown("images_per_s", row.images_per_s),
             "accuracy": tables.accuracy_parts(one.result.accuracy)[0],
             "verdict": row.verdict.status if row.verdict else NONE,
@@ -155,14 +168,32 @@ def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     ]
     lines = [_summary(entries)]
     if cells:
-        width = max(map(len, tables.to_text(_table("screen", "", cells))))
-        room = max(len(row["file"]) for row in cells) - max(width - tables.WIDTH, 0)
+        if _excess(cells):  # rather than the end of a name
+            for row in cells:
+                del row["p99 ms"]
+        room = max(len(row["file"]) for row in cells) - _excess(cells)
         for row in cells:
             row["file"] = tables.shorten(row["file"], max(room, 5))
         lines = tables.to_text(_table("screen", lines[0], cells))
     if n_more := len(timed) - len(rows):
         lines.append(f"{n_more:,} more rows in {whole}")
+    if n_most == MAX_ROWS and any(map(_reasons, entries)):
+        lines.append("NOISY or INVALID: why is on the page, and with --verbose")
     return lines
+
+
+def _excess(cells: Sequence[dict[str, str]]) -> int:
+    """Return how many columns more than a terminal a table takes."""
+    width = max(map(len, tables.to_text(_table("screen", "", cells))))
+    return max(width - tables.WIDTH, 0)
+
+
+def _details(page: _Page, overview: Table) -> Iterator[str]:
+    """Return each result's row of `overview` in words, and why verdicts are not VALID."""
+    for row in overview.rows:
+        about = zip(overview.columns[1:], row[1:], strict=True)
+        yield f"{row[0]}: {'; '.join(f'{name} {cell}' for name, cell in about)}"
+    yield from page.reasons
 
 
 def _telling(entries: Sequence[Entry], most: int) -> list[Entry]:

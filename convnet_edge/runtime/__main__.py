@@ -6,6 +6,7 @@ its models from the archive in memory.
 
 import argparse
 import contextlib
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any, NoReturn
 from .archive import Archive, read_archive
 from .classifier import Classifier
 from .contract import NEXT_STEP
-from .errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
+from .errors import INTERRUPTED, CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import (
     flush,
+    fold,
     json_text,
     open_streams,
     printing,
@@ -27,7 +29,7 @@ from .files import (
 from .measure import bench, cold_start, machine, screen
 from .measure.check import Check
 from .measure.options import BenchOptions
-from .measure.result import as_json
+from .measure.result import as_json, percent
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require_values
 from .selftest import run_selftest
@@ -63,7 +65,7 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
     except EdgeError as error:
         line, code = error.line, error.exit_code
     except KeyboardInterrupt:
-        line, code = "interrupted", InterruptedRunError.exit_code
+        line, code = INTERRUPTED, InterruptedRunError.exit_code
     except BrokenPipeError:
         return InputError.exit_code
     with contextlib.suppress(OSError):
@@ -141,7 +143,9 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
 
 
 def _show(asked: argparse.Namespace, document: Any, lines: list[str]) -> None:
-    _say(*(json_text(document).split("\n") if asked.json else lines))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    folded = (part for line in lines for part in fold(line, width))
+    _say(*(json_text(document).split("\n") if asked.json else folded))
 
 
 def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
@@ -151,7 +155,7 @@ def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
         kind = f"int8 ({entry['layout']})" if entry["layout"] else "float32"
         lines.append(
             f"  {entry['name']}: {kind}, {entry['model_bytes']:,} bytes, sha256 "
-            f"{entry['model_sha256'][:16]}…, test accuracy {entry['accuracy']:.2%} of "
+            f"{entry['model_sha256'][:16]}…, test accuracy {percent(entry['accuracy'], 2)} of "
             f"{entry['n_test_images']:,}"
         )
     test = "with" if manifest["test_set"] else "without"
@@ -192,7 +196,7 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
             code = error.exit_code
     answers, lines = [], []
     for name, top in rows:
-        shares = ", ".join(f"{label} {share:.1%}" for label, share in top)
+        shares = ", ".join(f"{label} {percent(share)}" for label, share in top)
         lines.append(f"{name}: {top[0][0]}   ({shares})")
         listed = [{"label": label, "probability": share} for label, share in top]
         answers.append({"path": name, "label": top[0][0], "top": listed})

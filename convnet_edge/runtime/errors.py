@@ -9,6 +9,8 @@ import re
 from functools import partial
 from typing import Any, ClassVar
 
+# by Ctrl-C, where nothing more is known of what it ended
+INTERRUPTED = "interrupted; expected the whole command; next: run it again, no file is half written"
 ARGUMENTS: dict[str, str] = {}  # of the flags that are not their argument's name with dashes
 # what may follow a flag that is named without a value
 WORDS = "and|as|at|but|by|for|from|has|if|in|into|is|not|of|on|or|out|than|that|to|was|with|without"

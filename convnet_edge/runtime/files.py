@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -168,6 +169,16 @@ def visible(text: str) -> str:
     return shown.replace("\n", "\\n")
 
 
+def fold(line: str, width: int | None) -> list[str]:
+    """Return a line of text as lines of at most `width`, the later ones indented by two more."""
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def open_streams() -> None:
     """Let print replace what a character set lacks (✓, ≥), and drop what goes to no stream."""
     for name in ("stdout", "stderr"):
@@ -186,17 +197,19 @@ def printing() -> Iterator[None]:
         InputError: with the system's words.
         BrokenPipeError: nobody reads any more.
     """
+    refused = "the output cannot be written"
     try:
         try:
             yield
-        finally:
+        finally:  # what could not be printed is still there to be flushed
             flush(sys.stdout)
+            refused = "the system refuses"
     except BrokenPipeError:
         raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         raise InputError(
-            f"the system refuses: {place}{error.strerror or error}",
+            f"{refused}: {place}{error.strerror or error}",
             expected="to be allowed to read and write there, and space left on the disk",
             next_step="free some space, or read and write elsewhere (TMPDIR for what is temporary)",
         ) from error

@@ -11,7 +11,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,8 @@ _OTHERS = (
     (8, b'{"', "a safetensors file, as `convnet-edge train` writes"),
     (0, b"version https://git-lfs", "a Git LFS pointer, which `git lfs pull` replaces"),
     (0, b"<", "a web page"),
+    (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (0, b"\x89PNG", "a PNG picture"),
 )
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 
@@ -156,7 +158,8 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             with one that makes no sense.
     """
     if (path := as_path(source)) is not None:
-        data = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
+        name_another = f"name another file, or {NEXT_STEP}"
+        data = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=name_another)
         with naming(path):
             return replace(open_model(data), path=path)
     if isinstance(source, bytearray | memoryview):
@@ -193,12 +196,21 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             digests=digests,
         )
     except (ValueError, IndexError) as error:
-        kinds = (what for at, start, what in _OTHERS if source.startswith(start, at))
         raise InputError(
-            f"not a readable ONNX file ({next(kinds, error)})",
-            expected="a whole ONNX model (a protobuf ModelProto): one graph, its weights inside",
+            f"not a readable ONNX file ({_kind(source) or error})",
+            expected="a whole ONNX model: one graph, its weights inside",
             next_step=NEXT_STEP,
         ) from error
+
+
+def _kind(data: bytes) -> str | None:
+    """Return what a file that is no ONNX is, as far as its bytes tell."""
+    kinds = [what for at, start, what in _OTHERS if data.startswith(start, at)]
+    if not kinds and data and b"\0" not in data:
+        with suppress(UnicodeDecodeError):
+            data.decode()
+            return "text"
+    return kinds[0] if kinds else None
 
 
 @contextmanager

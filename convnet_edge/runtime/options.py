@@ -158,10 +158,10 @@ def declared(options: type) -> tuple[Declared, ...]:
     return tuple(found)
 
 
-def require(holds: bool, found: str, expected: str, flag: str) -> None:
+def require(holds: bool, found: str, expected: str, flag: str, *, verb: str = "change") -> None:
     """Raise InputError unless `holds`: for what an option's declaration alone cannot tell."""
     if not holds:
-        raise InputError(found, expected=expected, next_step=f"change {flag}")
+        raise InputError(found, expected=expected, next_step=f"{verb} {flag}")
 
 
 def require_values(arguments: Sequence[str]) -> None:

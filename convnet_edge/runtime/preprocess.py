@@ -150,16 +150,15 @@ def decode_picture(
         OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, LookupError,
         ArithmeticError, AttributeError, struct.error, zlib.error, Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        found = f"{name} is damaged: {error}"
+        found, expected = f"{name} is damaged: {error}", "a whole picture"
+        next_step = "save it again, or name another"
         if isinstance(error, UnidentifiedImageError):
-            found = f"{name} is not a picture"
+            found, expected = f"{name} is not a picture", EXPECTED
+            next_step = "name a picture file"
         elif isinstance(error, Image.DecompressionBombError | MemoryError):
-            found = f"{name} is too large: {str(error) or 'no memory for it'}"
-        raise InputError(
-            found,
-            expected=EXPECTED,
-            next_step="name a picture file; save it again if damaged, or smaller if too large",
-        ) from error
+            found, expected = f"{name} is too large: {str(error) or 'no memory for it'}", EXPECTED
+            next_step = "save it smaller"
+        raise InputError(found, expected=expected, next_step=next_step) from error
 
 
 def fit(picture: "Image.Image", shape: tuple[int, int], *, invert: bool | None = None) -> Array:

@@ -13,6 +13,11 @@ def shipped_model() -> Path:
     return inside if inside.exists() else package_dir.parent / place
 
 
+def to_name(path: Path) -> tuple[Path, ...]:
+    """Return what to type for a command to take `path`: nothing, if it does so unasked."""
+    return () if path == choose_model(None) else (path,)
+
+
 def choose_model(named: Path | None) -> Path:
     """Return `named`, else exported/convnet.onnx if there is one, else the shipped model."""
     if named is not None:

@@ -68,11 +68,15 @@ def test_bundle_holds_the_runtimes_own_files_and_nothing_of_the_host(made, test_
     assert packed.labels_sha256 == test_set.labels_sha256
 
 
-def test_info_says_what_the_bundle_holds(made, capsys):
+def test_info_says_what_the_bundle_holds(made, capsys, monkeypatch):
     assert main(str(made.path), ["info"]) == 0
     said = capsys.readouterr().out
     assert "int8 (ort-cpu)" in said
     assert "with the test set" in said
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(str(made.path), ["info"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
     assert main(str(made.path), ["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == made.document["manifest"]
 

@@ -153,6 +153,12 @@ def test_another_package_or_version_or_none_is_refused(lay_out, ort_web, package
         lay_out()
 
 
+def test_missing_package_is_not_called_a_missing_file(lay_out, ort_web):
+    (ort_web / "package.json").unlink()
+    with pytest.raises(InputError, match=f"^onnxruntime-web is not in {ort_web}; expected "):
+        lay_out()
+
+
 @pytest.mark.parametrize("folder", [".", "examples/node"])
 def test_lock_pins_every_package_by_integrity_and_names_no_address(folder):
     text = (REPOSITORY / folder / "package-lock.json").read_text()

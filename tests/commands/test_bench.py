@@ -102,6 +102,19 @@ def test_killed_bench_leaves_what_it_measured(tmp_path):
     assert found.verdict is None
 
 
+def test_interrupted_bench_names_the_file_to_read(undrawn, run, tiny_model, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "_time_batch", interrupt)
+    result = run("bench", tiny_model, *SHORT)
+    assert result.exit_code == 130
+    assert result.stderr.endswith(
+        "; next: see what was measured with `convnet-edge report r.json`\n"
+    )
+    assert "1 interrupted" in run("report", "r.json").stdout
+
+
 def test_unwritable_result_is_exit_2_before_anything_is_measured(run, tiny_model, monkeypatch):
     monkeypatch.setattr(stage, "_score", lambda *_: pytest.fail("measured"))
     result = run("bench", tiny_model, "--out", "/proc/absent/r.json")

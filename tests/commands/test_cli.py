@@ -15,6 +15,7 @@ from convnet_edge.commands.app import main
 from convnet_edge.commands.terminal import Terminal
 from convnet_edge.data import fashion_mnist
 from convnet_edge.runtime import files
+from convnet_edge.runtime.errors import INTERRUPTED
 from convnet_edge.sealing import default_model
 from convnet_edge.training import record
 
@@ -54,7 +55,7 @@ def test_verify_proves_writes_and_names_what_comes_next(run, tiny_model, tmp_pat
 
 @pytest.mark.parametrize(
     ("raised", "exit_code", "words"),
-    [(ZeroDivisionError, 1, ""), (KeyboardInterrupt, 130, "interrupted")],
+    [(ZeroDivisionError, 1, ""), (KeyboardInterrupt, 130, INTERRUPTED)],
 )
 def test_only_a_bug_keeps_its_traceback(run, monkeypatch, raised, exit_code, words):
     def broken(_):
@@ -124,6 +125,7 @@ def test_train_says_all_in_25_lines_of_80_columns(run, on_few, few, monkeypatch)
         lines = result.stdout.splitlines()
         assert len(lines) <= 25
         assert max(map(len, lines)) <= 80
+        assert any(re.fullmatch("  an epoch takes .* s or more on cpu", line) for line in lines)
         assert len([line for line in lines if line.startswith("Epoch [")]) == epochs
         assert "held out" in result.stdout if more else "Conv2d" not in result.stdout
         assert f" {epochs} epoch{'s' * (epochs > 1)} of batches of 64" in result.stdout
@@ -142,7 +144,7 @@ def test_second_interrupt_ends_training_without_a_traceback(
     assert (first.exit_code, "nothing is kept" in first.stderr) == (130, True)
     monkeypatch.setattr(record, "count_kept", interrupt)
     second = run(*command)
-    assert (second.exit_code, second.stderr) == (130, "convnet-edge: interrupted\n")
+    assert (second.exit_code, second.stderr) == (130, f"convnet-edge: {INTERRUPTED}\n")
     assert not list((tmp_path / "c").iterdir())
 
 
@@ -180,6 +182,9 @@ def test_bar_leaves_nothing_behind_on_a_terminal(monkeypatch):
         assert written.getvalue() == "first\n"  # nothing is drawn before there is something to show
         terminal.share(0.5, "half of it")
         assert "half of it" in drawn(written.getvalue())[1]
+        terminal.share(0.5, "x" * 50)
+        terminal._bar.refresh()
+        assert max(map(len, drawn(written.getvalue()))) < 78  # room for the ^C of a terminal
         terminal.say("second")
         terminal.share(1, "all of it")
     assert "".join(drawn(written.getvalue())).split() == ["firstsecond"]

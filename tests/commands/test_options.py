@@ -93,12 +93,14 @@ def test_a_value_outside_its_declaration_is_refused(typed):
 def test_help_shows_what_is_declared():
     text = call(Every, "--help")[-1].output
     for part in (
-        "Do it.", "BASE", "[FILE]...", "[6<=x<=1000]", "(all of them)", "[default: 1,8]",
+        "Do it.", "BASE", "[FILE]...", "From 6 to 1,000.", "(all of them)", "[default: 1,8]",
         "[default: 5%]", "SHARE", "portable|ort-cpu", "--no-spin", "--no-invert",
-        "(the border decides)",
+        "(the border decides)", "Above 0 and at most 1.", "From 1.",
     ):  # fmt: skip
         assert part in text, part
     assert "--no-quick" not in text
+    assert "<=" not in text
+    assert "9,223" not in CliRunner().invoke(app, ["train", "--help"]).output
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

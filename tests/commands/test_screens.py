@@ -39,6 +39,8 @@ def test_export_says_what_was_made_and_verbose_adds_every_check(screen, run, exp
     assert brief[0].startswith("tiny.onnx: ")
     assert "opset 18, accuracy " in brief[0]
     assert brief[1].startswith("  labels as PyTorch's on 300 images; largest error ")
+    assert brief[2].endswith(" checks hold")
+    assert len(brief[3].removeprefix("  sha256 ")) == 64
     assert brief[-1] == f"next: convnet-edge verify {path}"
     whole = run("export", "--verbose").output
     assert whole.count("[✓]") > 15
@@ -74,6 +76,8 @@ def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypat
 
 
 def test_chain_of_next_lines(screen, tiny_model):
+    assert screen("inspect")[-1] == "next: convnet-edge verify"  # nobody types site-packages
+    assert screen("verify")[-1] == "next: convnet-edge quantize"
     assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
     assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
 
@@ -81,6 +85,8 @@ def test_chain_of_next_lines(screen, tiny_model):
 @pytest.mark.slow
 def test_quickstart_is_one_screen(screen, on_few, monkeypatch):
     lines = screen("quickstart")
+    assert lines[0] == "About two minutes on two cores."
+    assert not any("runs/quickstart" in line for line in lines[:-4])
     assert [line[:3] for line in lines if line[1:2] == "/"] == [f"{n}/7" for n in range(1, 8)]
     assert lines[-1].startswith("next: convnet-edge train")
 

@@ -55,6 +55,18 @@ def test_colours_stand_out_on_both_backgrounds(background):
         assert (high + 0.05) / (low + 0.05) >= 3, color
 
 
+def test_axes_and_bars_say_what_they_show():
+    figure = Figure()
+    pictures.latency.__wrapped__(figure, {1: np.array([1.0, 1.1, 9.0])}, "title")
+    trace, spread = figure.axes
+    assert (trace.get_ylabel(), spread.get_ylabel()) == ("ms a run", "how often")
+    figure = Figure()
+    pictures.differences.__wrapped__(figure, CELLS, "abc", names=("x", "y"), title="t")
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "bars: probability of a class by"
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["0", "0.5", "1"]
+
+
 def test_bins_of_few_images_are_pale():
     figure, (_, first, *others) = Figure(), FULL.accuracy.calibration.bins
     bins = (dataclasses.replace(first, n=pictures.N_FEW - 1), *others)

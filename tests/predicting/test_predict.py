@@ -79,6 +79,7 @@ def test_bad_pictures_are_named_and_the_rest_predicted(run, pictures, tiny_model
     assert len(result.stdout.splitlines()) == 4
     errors = [line for line in result.stderr.splitlines() if line.startswith("convnet-edge: ")]
     assert len(errors) == 6
+    assert result.stderr.endswith("\n4 labelled, 6 unreadable\n")
     for name in ("empty.png", "text.png", "cut.png", "absent.png", "void", LONG):
         (line,) = [line for line in errors if name in line]
         assert "expected" in line
@@ -113,13 +114,13 @@ def test_predict_without_pictures_draws_a_seeded_grid(run, tmp_path, test_set):
     for seed in (0, 1):
         result = run("predict", "--seed", seed)
         assert result.exit_code == 0, result.output
-        found = re.findall(r"test image +(\d+): (.+)\?", result.stdout)
+        found = re.findall(r"test image +(\d+): (.+?)(?:   wrong: it is .+)?\n", result.stdout)
         indices, names = [int(index) for index, _ in found], [name for _, name in found]
         assert len(set(indices)) == 15
         assert names == Classifier(shipped_model())(test_set.images[indices]).names
         chosen.append(indices)
     assert chosen[0] != chosen[1]
-    assert result.stderr.startswith(f"model: {shipped_model()}")
+    assert result.stderr.startswith(f"model: {shipped_model().name}, the shipped one\n")
     with Image.open(tmp_path / "runs" / "predictions.png") as picture:
         assert np.asarray(picture).std() > 10
 

@@ -1,6 +1,7 @@
 """Integers with their proof: on few images and in short rounds, which no check depends on."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,10 +181,16 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     for part in (
         "[✓] accuracy gate",
         "runs 4 layers as integers, 0 as floats",
-        "exact McNemar p",
+        "difference not shown (exact McNemar p",
         "times as fast (95 %",
+        f"\n  {len(result.report.checks)} checks hold\n  sha256 {result.report.model_sha256}\n",
     ):
         assert part in printed
+    assert not re.search(r"\d%", printed)
+    test = replace(result.report.test, n_gained=9, mcnemar_p=0.01)
+    better = replace(result, report=replace(result.report, test=test))
+    monkeypatch.setattr(stage, "quantize", lambda *_: better)
+    assert "; shown: int8 better (exact McNemar p = 0.01)" in run("quantize").stdout
     assert "standard QDQ, for any runtime" in run("inspect", result.model_path).stdout
 
 
@@ -259,6 +266,7 @@ def test_speed_is_a_ratio_of_the_medians_with_its_interval_and_what_that_shows(
         assert (low > 1, high < 1) == (outcome == "faster", outcome == "slower")
         ends = f"{speed.ratio:.2f} times as fast (95 % {low:.2f}–{high:.2f}): {outcome}"
         assert speed.line().endswith(ends)
+    assert "int8 0.3000 ms, float 0.2830 ms" in replace(speed, int8_ms=0.3, float_ms=0.283).line()
     assert stage.recommend(speeds) == stage.ADVICE[outcome]
     other = replace(speeds[0], ratio_interval_95=Interval(0.5, 0.6 if outcome != "slower" else 2.0))
     assert stage.recommend((*speeds, other)) == stage.ADVICE["mixed"]

@@ -117,4 +117,4 @@ def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcom
     processes(BASE_MS, BASE_MS)
     found = compare(min_accuracy=least)
     assert [gate.outcome for gate in found.gates] == ["holds", outcome]
-    assert found.gates[1].detail == f"75.00% of 60 images, at least {100 * least:g}%"
+    assert found.gates[1].detail == f"75.00 % of 60 images, at least {100 * least:g} %"

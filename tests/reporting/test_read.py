@@ -145,3 +145,6 @@ def test_folder_gives_its_bench_results_once_and_passes_over_other_files(tmp_pat
     (tmp_path / "c.json").write_bytes(BROKEN["truncated"])
     with pytest.raises(InputError, match=r"c\.json is no JSON"):
         read.read_results([tmp_path])
+    (tmp_path / "c.json").write_bytes(b"\x08\x0a\xff\xfe\x12")
+    with pytest.raises(InputError, match="its bytes are no text; expected a whole result file of"):
+        read.read_results([tmp_path])

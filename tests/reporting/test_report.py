@@ -150,6 +150,23 @@ def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_r
         assert rows[-1] == f"{more} more rows in {made_report.markdown_path}"
 
 
+def test_screen_has_p99_where_it_fits_and_says_where_reasons_are(tmp_path, plain, run):
+    made.write(tmp_path, "a.json", model__name="a.onnx", reasons=[made.NOISY], batch_ms={1: 0.5})
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "a.onnx").touch()
+    brief = run("report", "a.json").stdout.splitlines()
+    assert brief[1].split()[4:8] == ["p50", "ms", "p99", "ms"]
+    assert brief[3] == "NOISY or INVALID: why is on the page, and with --verbose"
+    assert brief[-1] == "next: convnet-edge bundle exported/a.onnx"
+    whole = run("report", "a.json", "--verbose").stdout
+    assert whole.splitlines()[:3] == brief[:3]
+    assert "\n1: result a.json; file a.onnx; " in whole
+    assert f"\n1, a.onnx, batch 1: drift: {made.NOISY['text']}\n" in whole
+    assert "|" not in whole
+    made.write(tmp_path, "b.json", model__name="b" * 40)
+    assert "p99" not in run("report", "b.json").stdout
+
+
 def test_chart_of_one_batch_size_tells_its_verdict_not_the_whole_results(whole):
     page = whole.html_path.read_text()
     charted = {re.search('aria-label="([^".,]+)', chart)[1]: "(NOISY)" in chart

@@ -66,6 +66,9 @@ def test_something_else_is_an_input_error(data):
         (b'\x40\0\0\0\0\0\0\0{"weight":', "a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+        ("# Umlaut ä".encode(), r"\(text\)"),
     ],
 )
 def test_another_kind_of_file_is_named(start, named):
@@ -90,6 +93,11 @@ def test_error_about_a_file_names_it_once(tmp_path, content, reason):
         Classifier(path)
     assert caught.value.found.startswith(f"{path}: ")
     assert str(caught.value).count(path.name) == 1
+
+
+def test_missing_file_is_to_be_named_or_exported(tmp_path):
+    with pytest.raises(InputError, match=r"does not exist; .*; next: name another file, or export"):
+        open_model(tmp_path / "absent.onnx")
 
 
 def rename_output(proto):

@@ -250,7 +250,7 @@ def test_damage_of_every_kind_is_an_error_of_three_parts(square, file_format):
             assert preprocess.decode_picture(bytes(data), SHAPE).shape == SHAPE
         except InputError as error:
             refused += 1
-            assert error.expected.startswith("PNG, JPEG, GIF")
+            assert error.expected in ("a whole picture", preprocess.EXPECTED)
     assert refused > 20
 
 
@@ -284,6 +284,16 @@ def test_postscript_of_any_name_is_not_a_picture_and_starts_nothing(tmp_path, mo
 def test_formats_that_people_do_not_name_stay_shut(square, shut):
     with pytest.raises(InputError, match="is not a picture; expected PNG, JPEG, GIF"):
         preprocess.decode_picture(encode(Image.fromarray(square), shut), SHAPE)
+
+
+def test_damaged_picture_is_to_be_whole_and_a_text_to_be_a_picture(square):
+    damaged = encode(Image.fromarray(square), "JPEG")[:-40]
+    with pytest.raises(
+        InputError, match=r"is damaged: .*; expected a whole picture; next: save it"
+    ):
+        preprocess.decode_picture(damaged, SHAPE)
+    with pytest.raises(InputError, match=r"is not a picture; .*; next: name a picture file$"):
+        preprocess.decode_picture(b"plain text", SHAPE)
 
 
 @pytest.mark.parametrize("file_format", [*preprocess.FORMATS, "MPO"])

@@ -249,11 +249,11 @@ class Reason:
         return f"{f'batch {self.batch_size}: ' if self.batch_size else ''}{self.name}: {self.text}"
 
     def summary(self) -> str:
-        """Return `drift at batch 8 (14.0 %, at most 10 %)`; values of other rules are no shares."""
+        """Return `drift at batch 8 (14.0 % > 10 %)`; values of other rules are no shares."""
         found = self.name + f" at batch {self.batch_size:,}" * bool(self.batch_size)
         if self.status != "NOISY" or self.value is None or self.threshold is None:
             return found
-        return f"{found} ({100 * self.value:.1f} %, at most {100 * self.threshold:.0f} %)"
+        return f"{found} ({percent(self.value)} > {percent(self.threshold, 0)})"
 
 
 @dataclass(frozen=True)
@@ -395,6 +395,11 @@ class Result:
         processes = self.cold_start.processes if self.cold_start else ()
         peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
         return max(peaks, default=self.peak_memory_bytes)
+
+
+def percent(share: float, n_places: int = 1) -> str:
+    """Return a share as people read it: `14.0 %`."""
+    return f"{100 * share:.{n_places}f} %"
 
 
 def as_json(found: Any) -> Any:

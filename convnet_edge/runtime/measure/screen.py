@@ -75,5 +75,5 @@ def _in_one_line(verdict: Verdict) -> str:
     """Return the verdict with its first reason, which weighs most."""
     reasons = [reason.summary() for reason in verdict.reasons]
     line = ": ".join((verdict.status, *reasons[:1]))
-    line += f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
-    return textwrap.shorten(line, WIDTH - 2, placeholder="…")
+    more = f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
+    return textwrap.shorten(line, WIDTH - 2 - len(more), placeholder="…") + more

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .result import Accuracy, ColdStart, Interval, Latency, Paced, Pair, Percentile, Result
+from .result import (
+    Accuracy,
+    ColdStart,
+    Interval,
+    Latency,
+    Paced,
+    Pair,
+    Percentile,
+    Result,
+    percent,
+)
 
 NONE = "–"
 WIDTH = 80  # of a terminal that nobody has widened
@@ -89,7 +99,7 @@ def report_lines(result: Result, width: int) -> list[str]:
     """Return what a terminal of `width` columns shows: checks, accuracy, tables, verdict."""
     lines, score = [check.line() for check in result.checks], result.accuracy
     if score is not None and score.calibration is not None:
-        error = f"calibration error {100 * score.calibration.error:.2f} %"
+        error = f"calibration error {percent(score.calibration.error, 2)}"
         lines.append(f"test accuracy {score.summary()}; {error}")
     lines += map(pair_line, result.pairs)
     names = {*ON_TERMINALS, *["profile"] * bool(result.settings.get("profile"))}
@@ -105,13 +115,19 @@ def pair_line(pair: Pair) -> str:
     """Return how a model compares with the first one."""
     return (
         f"against {pair.name}: {pair.n_differing} of {pair.n:,} labels differ, "
-        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; {difference(pair.mcnemar_p)}"
+        f"{pair.n_lost} right answers lost, {pair.n_gained} gained; {difference(pair)}"
     )
 
 
-def difference(mcnemar_p: float) -> str:
-    """Return whether two models are shown to differ in accuracy."""
-    return f"difference {'not ' * (mcnemar_p > MAX_P)}shown (exact McNemar p = {mcnemar_p:.2g})"
+def difference(found: Any, name: str = "") -> str:
+    """Return which way two models are shown to differ in accuracy, if they are.
+
+    found: what holds `n_lost`, `n_gained` and `mcnemar_p` of the second, whose `name` may be said.
+    """
+    which = "better" if found.n_gained > found.n_lost else "worse"
+    shown = f"shown: {name} {which}".replace("  ", " ")
+    shown = "difference not shown" if found.mcnemar_p > MAX_P else shown
+    return f"{shown} (exact McNemar p = {found.mcnemar_p:.2g})"
 
 
 def tables_of(result: Result) -> tuple[Table, ...]:
@@ -219,7 +235,7 @@ def _accuracy(accuracy: Accuracy | None) -> list[Table]:
         Table("confusion", caption, ("true", *labels), tuple(counts), tuple(tints)),
     ]
     if accuracy.calibration is not None:
-        caption = f"Calibration, expected error {_percent(accuracy.calibration.error, 2)}"
+        caption = f"Calibration, expected error {percent(accuracy.calibration.error, 2)}"
         filled = [one for one in accuracy.calibration.bins if one.n]
         found.append(_listed("calibration", caption, filled))
     return found
@@ -278,10 +294,6 @@ def _decimals(value: float) -> int:
     return 1 + sum(value < limit for limit in (1, 10, 100))
 
 
-def _percent(share: float, places: int = 1) -> str:
-    return f"{100 * share:.{places}f} %"
-
-
 def number(value: float) -> str:
     """Return a number with thousands' commas, and no more digits than a person reads."""
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
@@ -303,7 +315,7 @@ def shown(name: str, value: Any) -> str:
         return value if isinstance(value, str) else "yes" if value else "no"
     if name == "share_of_bound" and value > 1:
         return "no bound"  # as the peak that it follows from was measured too low
-    return _percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
+    return percent(value) if name in SHARES else UNITS[_suffix(name)][1](value)
 
 
 def heading(name: str) -> str:

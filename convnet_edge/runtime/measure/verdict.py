@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .result import Latency, Reason, Status, Verdict
+from .result import Latency, Reason, Status, Verdict, percent
 from .stats import Array, median_interval, percentile_floor
 
 MIN_RUNS = percentile_floor(0.5)
@@ -39,7 +39,7 @@ def judge(row: Latency, samples_ns: Array, starts_ns: Array, *, tolerance: float
     reasons = list(_faults(row, samples_ns, tolerance))
     if len(samples_ns) >= MIN_RUNS:
         reasons += [
-            Reason(name, "NOISY", value, most, f"{found} (at most {most:.0%}); {advice}")
+            Reason(name, "NOISY", value, most, f"{found} (at most {percent(most, 0)}); {advice}")
             for name, value, most, found, advice in _doubts(row, samples_ns, starts_ns)
             if value > most
         ]
@@ -104,8 +104,8 @@ def _faults(row: Latency, samples_ns: Array, tolerance: float) -> Iterator[Reaso
         yield Reason("too few runs", "INVALID", n, MIN_RUNS, text)
     elif step_ns > MAX_TIMER_STEP_SHARE * (middle := float(np.median(samples_ns))):
         share = step_ns / max(middle, 1e-9)
-        text = f"the clock steps by {step_ns / 1e3:.3g} µs, {share:.0%} of p50"
-        text += f" (at most {MAX_TIMER_STEP_SHARE:.0%}); measure larger batches"
+        text = f"the clock steps by {step_ns / 1e3:.3g} µs, {percent(share, 0)} of p50"
+        text += f" (at most {percent(MAX_TIMER_STEP_SHARE, 0)}); measure larger batches"
         yield Reason("coarse timer", "INVALID", share, MAX_TIMER_STEP_SHARE, text)
 
 
@@ -117,28 +117,28 @@ def _doubts(
     if middle <= 0:
         return
     share = (interval.high - interval.low) / 2 / middle
-    found = f"p50's 95 % interval is ±{share:.1%} of it"
+    found = f"p50's 95 % interval is ±{percent(share)} of it"
     yield "wide interval", share, MAX_HALF_WIDTH_SHARE, found, "time for longer with --duration"
     third = len(samples_ns) // 3
     first, last = float(np.median(samples_ns[:third])), float(np.median(samples_ns[-third:]))
     share, word = abs(last / max(first, 1.0) - 1), "slower" if last > first else "faster"
-    found = f"the last third of the runs is {share:.1%} {word} than the first"
+    found = f"the last third of the runs is {percent(share)} {word} than the first"
     advice = "let the machine warm up or cool down, and fix its clock if you can"
     yield "drift", share, MAX_DRIFT_SHARE, found, advice
     distance = mode_distance(block_medians(samples_ns, starts_ns))
     if distance is not None:
         share = distance / middle
-        found = f"the medians of 100 ms blocks fall into two groups {share:.1%} apart"
+        found = f"the medians of 100 ms blocks fall into two groups {percent(share)} apart"
         advice = "look for what switches: clock, cores of two kinds, another program"
         yield "two modes", share, MAX_MODE_DISTANCE_SHARE, found, advice
     waited = row.waited_share
     if row.n_switched is not None and (waited is None or waited > MAX_WAITED_SHARE):
         share = row.n_switched / len(samples_ns)
-        found = f"the kernel took a core away in {share:.1%} of the runs"
+        found = f"the kernel took a core away in {percent(share)} of the runs"
         if waited is not None:
             found = (
-                f"our threads waited for a core, their waits summed, {waited:.1%} of the time "
-                f"(at most {MAX_WAITED_SHARE:.0%}), and {found}"
+                f"our threads waited for a core, their waits summed, {percent(waited)} of the time "
+                f"(at most {percent(MAX_WAITED_SHARE, 0)}), and {found}"
             )
         advice = "close other programs, or leave a core free with --threads"
         yield "interrupted runs", share, MAX_SWITCHED_SHARE, found, advice

@@ -52,7 +52,7 @@ def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
     assert found[6] == "  VALID"
     assert found[7].startswith("a-very")
     assert ".int8.onnx" in found[7]  # what tells names apart is at both ends
-    assert "  NOISY: drift at batch 8 (14.0 %, at most 10 %); 2 more with --verbose" in found
+    assert "  NOISY: drift at batch 8 (14.0 % > 10 %); 2 more with --verbose" in found
     assert len(found) == 2 + 3 * 5
 
 
@@ -61,6 +61,16 @@ def test_first_screen_compares_with_the_first_model():
     line = lines_of(model("b.onnx", pairs=(pair,)))[-1]
     assert line.startswith(f"against {NAMED[0]}: ")
     assert "90 right answers lost" in line
+    assert "; shown: worse (exact McNemar p = " in line
+
+
+def test_what_follows_a_long_reason_is_never_cut():
+    for name in ("interrupted runs", "a reason of quite a few words, " * 3):
+        worst = Reason(name, "NOISY", 0.499, 0.01, "", 256)
+        line = lines_of(model("a.onnx", status="NOISY", reasons=(worst,) * 12))[-1]
+        assert line.endswith("; 11 more with --verbose")
+        assert len(line) <= WIDTH
+        assert ("…" in line) == ("words" in name)
 
 
 def test_answer_in_one_line_has_speed_memory_and_verdict():

@@ -82,7 +82,7 @@ def test_each_doubt_states_value_threshold_and_advice():
     assert {"drift", "interrupted runs"} <= names
     for reason in reasons:
         assert reason.value > reason.threshold
-        assert f"(at most {reason.threshold:.0%}); " in reason.text
+        assert f"(at most {100 * reason.threshold:.0f} %); " in reason.text
     assert "slower" in next(reason.text for reason in reasons if reason.name == "drift")
 
 
@@ -90,9 +90,9 @@ def test_waiting_of_several_threads_is_called_a_sum_beside_its_own_limit():
     _, _, (reason,) = judge(STEADY, n_switched=300, waited_share=1.01)
     waited, took = reason.text.split(", and ")
     assert waited == (
-        "our threads waited for a core, their waits summed, 101.0% of the time (at most 5%)"
+        "our threads waited for a core, their waits summed, 101.0 % of the time (at most 5 %)"
     )
-    assert took.startswith("the kernel took a core away in 30.0% of the runs (at most 1%); ")
+    assert took.startswith("the kernel took a core away in 30.0 % of the runs (at most 1 %); ")
 
 
 def test_what_forbids_the_numbers_is_named_before_what_disturbs_them():
