@@ -32,8 +32,8 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     document = _document(path, file)
     facts = {heading(name): shown(name, document[name]) for name in SHOWN}
     for name, text in (facts | _stated(document["contract"])).items():
-        terminal.say(f"{name:>15}  {text}")
-    terminal.say(*(f"{'':>15}  {check.line()}" for check in file.digests))
+        terminal.say(f"{name:>15} {text}")
+    terminal.say(*(f"{'':>15} {check.line()}" for check in file.digests))
     terminal.finish(document, "convnet-edge", "verify", *to_name(path))
 
 

@@ -83,7 +83,7 @@ def test_bad_pictures_are_named_and_the_rest_predicted(run, pictures, tiny_model
     for name in ("empty.png", "text.png", "cut.png", "absent.png", "void", LONG):
         (line,) = [line for line in errors if name in line]
         assert "expected" in line
-        assert "next: name a picture file" in line
+        assert "next: " in line
 
 
 def test_name_that_is_no_text_stays_readable_in_a_table(run, pictures, tiny_model):
