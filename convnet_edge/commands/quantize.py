@@ -20,7 +20,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     terminal.detail(f"Quantised {report.source}")
     terminal.checks(report.checks)
     terminal.answer(
-        f"{result.model_path.name}: {report.model_bytes:,} bytes, layout {report.layout}, accuracy "
+        f"{result.model_path.name}: {report.model_bytes:,} bytes, {report.layout}, accuracy "
         f"{accuracy_text(result.score)}"
     )
     terminal.say(
