@@ -133,7 +133,9 @@ class Terminal:
         if left_out:
             from ..drawing.pictures import INSTALL
 
-            self.note(f"left out, matplotlib is not installed: {', '.join(left_out)}; {INSTALL}")
+            named = f": {', '.join(left_out)}" * self.verbose
+            number = f"{len(left_out)} picture{'s' * (len(left_out) > 1)}"
+            self.note(f"left out {number}, matplotlib is not installed ({INSTALL}){named}")
 
     def finish(self, document: Any, *next_command: object) -> None:
         """Print a dataclass or dict where JSON was asked for, and the next command to copy.

@@ -1,5 +1,7 @@
 """`verify`: prove a model file on this machine."""
 
+from importlib.util import find_spec
+
 from ..exporting.options import VerifyOptions
 from ..sealing.default_model import to_name
 from .terminal import Terminal
@@ -29,7 +31,8 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))
-    then = "bench" if result.is_quantized else "quantize"
+    can_quantize = not result.is_quantized and find_spec("onnx") is not None
+    then = "quantize" if can_quantize else "bench"
     command = ("convnet-edge", then, *to_name(result.model_path)) if report.passed else ()
     terminal.finish(report, *command)
     require(

@@ -149,6 +149,12 @@ class ModelFile:
         return dict(Counter(node.name for node in self.nodes))
 
 
+def read_model(path: Path) -> bytes:
+    """Return the content of a model file, not looked at yet; InputError as `read_bytes`."""
+    next_step = f"name another file, or {NEXT_STEP}"
+    return read_bytes(path, limit=MAX_MODEL_BYTES, next_step=next_step)
+
+
 def open_model(source: PathLike | bytes) -> ModelFile:
     """Read a model file, given by its path or content.
 
@@ -158,8 +164,7 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             with one that makes no sense.
     """
     if (path := as_path(source)) is not None:
-        name_another = f"name another file, or {NEXT_STEP}"
-        data = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=name_another)
+        data = read_model(path)
         with naming(path):
             return replace(open_model(data), path=path)
     if isinstance(source, bytearray | memoryview):

@@ -99,7 +99,7 @@ class Session:
     def limit(self, duration_s: float) -> Iterator[None]:
         """End the runs that still go on after `duration_s`, and refuse more of them.
 
-        onnxruntime looks at that between two operations.
+        Those of every thread; onnxruntime looks at that between two operations.
         """
         self._run_options = import_onnxruntime().RunOptions()
         timer = threading.Timer(duration_s, setattr, (self._run_options, "terminate", True))

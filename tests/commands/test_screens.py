@@ -1,10 +1,13 @@
 """The first screen is the answer: at most 25 lines of 80 columns, and the next command to copy."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 
 from convnet_edge.commands import terminal
 from convnet_edge.data import fashion_mnist
+from convnet_edge.drawing.pictures import Picture
 from convnet_edge.runtime.measure import bench
 from convnet_edge.runtime.measure.check import Check
 
@@ -81,6 +84,19 @@ def test_chain_of_next_lines(screen, run, tiny_model):
     assert screen("verify")[-1] == "next: convnet-edge quantize"
     assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
     assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
+
+
+def test_pictures_that_cannot_be_drawn_are_counted_and_named_if_asked(capsys):
+    pictures = [Picture(Path(f"long/{n}.png"), drawn=False) for n in "ab"]
+    for verbose, named in ((False, ""), (True, ": long/a.png, long/b.png")):
+        terminal.Terminal(verbose=verbose).wrote((), pictures)
+        said = "left out 2 pictures, matplotlib is not installed (pip install matplotlib)"
+        assert capsys.readouterr().err == f"{said}{named}\n"
+
+
+def test_next_after_verify_is_what_this_machine_can_do(run, tiny_model, monkeypatch):
+    monkeypatch.setattr("convnet_edge.commands.verify.find_spec", lambda _: None)
+    assert run("verify", tiny_model).stdout.endswith(f"next: convnet-edge bench {tiny_model}\n")
 
 
 @pytest.mark.slow

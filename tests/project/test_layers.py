@@ -1,6 +1,7 @@
 """The package's rooms: who may import whom, and what runs without the host's packages."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -124,7 +125,7 @@ def test_device_commands_run_without_the_hosts_packages(command_line, tmp_path):
     done = blocked(command_line, tmp_path)
     assert done.returncode == 0, done.stderr
     if command_line.startswith(("bench", "predict")):
-        assert "left out, matplotlib is not installed" in done.stderr
+        assert re.search("left out [1-9] pictures?, matplotlib is not installed", done.stderr)
         assert "pip install matplotlib" in done.stderr
     assert not list(tmp_path.rglob("*.png"))
 

@@ -17,9 +17,7 @@ import numpy as np
 
 from .. import archive, errors
 from ..classifier import Classifier
-from ..contract import NEXT_STEP
-from ..files import read_bytes
-from ..model_file import MAX_MODEL_BYTES
+from ..model_file import read_model
 from ..session import Settings, import_onnxruntime
 from . import machine
 from .result import FreshProcess
@@ -94,10 +92,7 @@ def _start(task: dict[str, Any], began_ns: int) -> tuple[dict[str, Any], list[in
     import_onnxruntime()
     imported = clock()
     path, member = Path(task["model_path"]), task["member"]
-    if member is None:
-        model = read_bytes(path, limit=MAX_MODEL_BYTES, next_step=NEXT_STEP)
-    else:
-        model = archive.read_archive(path).models()[member]
+    model = archive.read_archive(path).models()[member] if member else read_model(path)
     read = clock()
     classifier = Classifier(model, settings=Settings(**task["settings"]))
     opened = clock()
