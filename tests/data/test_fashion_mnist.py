@@ -162,7 +162,7 @@ def test_failed_download_names_other_ways_that_work(small, data_dir, tmp_path, m
 
 
 @pytest.mark.slow
-def test_package_data_is_the_official_training_set(tmp_path):
+def test_package_data_is_the_official_training_set():
     loaded = load()
     assert loaded.images.shape == (60_000, 28, 28)
-    assert (loaded.images[:10_000] == load(tmp_path, "sample").images).all()
+    assert (loaded.images[:10_000] == load(name="sample").images).all()
