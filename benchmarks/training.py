@@ -153,7 +153,7 @@ def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     step = GraphedStep(run) if graph else run.step
 
     def block(n_steps: int) -> None:
-        order = torch.randperm(len(run.used)).to(setting.device)
+        order = torch.randperm(len(run.dataset.train)).to(setting.device)
         for start in range(0, n_steps * BATCH_SIZE, BATCH_SIZE):
             step({"order": order[start : start + BATCH_SIZE]}, BATCH_SIZE)
         setting.wait()

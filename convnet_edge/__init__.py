@@ -18,9 +18,13 @@ if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stan
     from .bundling.bundle import bundle as bundle
     from .bundling.options import BundleOptions as BundleOptions
     from .commands.bench import Benched as Benched
+    from .commands.bench import BenchOptions as BenchOptions
     from .commands.bench import bench as bench
+    from .commands.data import Examined as Examined
+    from .commands.data import examine as examine
     from .commands.inspect import InspectOptions as InspectOptions
     from .commands.inspect import inspect as inspect
+    from .data.options import ExamineOptions as ExamineOptions
     from .exporting.export import ExportResult as ExportResult
     from .exporting.export import export as export
     from .exporting.options import ExportOptions as ExportOptions
@@ -47,7 +51,6 @@ if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stan
     from .runtime.errors import InterruptedRunError as InterruptedRunError
     from .runtime.errors import MissingPackageError as MissingPackageError
     from .runtime.errors import UndecidedError as UndecidedError
-    from .runtime.measure.options import BenchOptions as BenchOptions
     from .runtime.model_file import ModelFile as ModelFile
     from .training.loop import train as train
     from .training.options import TrainOptions as TrainOptions

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..data.fashion_mnist import load_test_set
+from ..data import dataset
 from ..runtime import archive, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable, write_atomically
+from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.protobuf import field
@@ -63,9 +64,10 @@ def bundle(options: BundleOptions) -> Bundle:
         require_writable(out if options.target == "pyz" else out / MODEL)
     models = {path.name: Classifier(path) for path in paths}
     apart = len(models) == len(paths)
-    if not apart or len({model.contract.class_labels for model in models.values()}) > 1:
+    tasks = {(one.contract.class_labels, one.contract.preprocessing) for one in models.values()}
+    if not apart or len(tasks) > 1:
         raise InputError(
-            f"{', '.join(models)}: models of {'other classes' if apart else 'one name'}",
+            f"{', '.join(models)}: models of {'other classes or images' if apart else 'one name'}",
             expected="models of one task, each of its own name",
             next_step="bundle them apart" if apart else "rename one of them",
         )
@@ -78,12 +80,16 @@ def bundle(options: BundleOptions) -> Bundle:
         "class_labels": list(models[paths[0].name].contract.class_labels),
         "models": [_about(name, model) for name, model in models.items()],
     }
+    find = dataset.require_test_set if options.with_test_set else dataset.find_test_set
+    test = None
+    if options.with_test_set or options.target == "web":
+        test = find(dataset.Task.of(models[paths[0].name].contract), options) or None  # if empty
     if options.target == "testdata":
         document = _write_test_data(out, *models.values())
     elif options.target == "web":
-        document = site.write(out, models, about, options.ort_web)
+        document = site.write(out, models, about, options.ort_web, test)
     else:
-        document = _write_pyz(out, models, {**about, "test_set": options.with_test_set})
+        document = _write_pyz(out, models, about, test if options.with_test_set else None)
     return Bundle(out, checks, document)
 
 
@@ -105,18 +111,18 @@ def _about(name: str, model: Classifier) -> dict[str, Any]:
 
 
 def _write_pyz(
-    out: Path, models: Mapping[str, Classifier], about: dict[str, Any]
+    out: Path, models: Mapping[str, Classifier], about: dict[str, Any], test: ImageSet | None
 ) -> dict[str, Any]:
     """Put models, the runtime that proves them and their manifest into one file for a device."""
-    manifest = {"schema": archive.SCHEMA, **about}
+    manifest = {"schema": archive.SCHEMA, **about, "test_set": test is not None}
     own = [site.PACKAGE_DIR / "__init__.py", *(site.PACKAGE_DIR / "runtime").rglob("*.py")]
     members = {
         path.relative_to(site.PACKAGE_DIR.parent).as_posix(): site.read_own(path) for path in own
     }
     members["__main__.py"] = site.read_own(Path(__file__).with_name("bootstrap.py"))
     members |= {archive.MODELS + name: model.file.data for name, model in models.items()}
-    if manifest["test_set"]:
-        members[archive.TEST_SET] = archive.encode_test_set(load_test_set())
+    if test is not None:
+        members[archive.TEST_SET] = archive.encode_test_set(test)
     members[archive.MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     packed = archive.pack(members)
     write_atomically(out, packed)

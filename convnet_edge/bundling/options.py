@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..data.options import DataOptions
 from ..runtime.options import Options, models, option, require
 
 
 @dataclass(frozen=True)
-class BundleOptions(Options):
+class BundleOptions(DataOptions):
     """What to hand over, and how."""
 
     models: tuple[Path, ...] = models()
@@ -17,7 +18,7 @@ class BundleOptions(Options):
         "pyz: one file that runs there. web: a page for any browser. testdata: for ONNX's own test "
         "runners.",
     )
-    with_test_set: bool = option(False, "Also the 10,000 test images (4.4 MB).")
+    with_test_set: bool = option(False, "Also the test images.")
     ort_web: Path = option(
         Path("node_modules/onnxruntime-web"),
         "For web: npm's onnxruntime-web. Nothing is downloaded.",

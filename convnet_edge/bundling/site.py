@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.fashion_mnist import SAMPLE_DIR, TEST_FILES, load_test_set
+from ..runtime import archive
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
+from ..runtime.measure.accuracy import ImageSet
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
 WEB_DIR = PACKAGE_DIR / "web"
@@ -34,17 +35,20 @@ HEADERS = {  # the first two give the page threads and a finer clock; its policy
 
 
 def write(
-    out: Path, models: Mapping[str, Classifier], about: dict[str, Any], ort_web: Path
+    out: Path,
+    models: Mapping[str, Classifier],
+    about: dict[str, Any],
+    ort_web: Path,
+    test: ImageSet | None,
 ) -> dict[str, Any]:
     """Write the page with its models into the folder `out`; return what there is to say of it.
 
     A page that is there already is replaced once the new one is whole. about: what site.json says
-    of the models. ort_web: npm's package.
+    of the models. ort_web: npm's package. test: pictures to score them on, if any are to travel.
     """
-    load_test_set()  # its hashes are checked
-    images, labels = (read_own(SAMPLE_DIR / f"{name}.gz") for name in TEST_FILES)
     files = {path.name: read_own(path) for path in WEB_DIR.iterdir() if path.is_file()}
-    files |= {"test-set/images.gz": images, "test-set/labels.gz": labels}
+    if test is not None:
+        files[archive.TEST_SET] = archive.encode_test_set(test)
     files |= _runtime(ort_web)
     files |= {f"models/{name}": model.file.data for name, model in models.items()}
     worker = files.pop(WORKER)

@@ -31,6 +31,7 @@ from . import (
     bench,
     bundle,
     compare,
+    data,
     doctor,
     export,
     inspect,
@@ -182,7 +183,7 @@ def bridge(
     def command(**given: Any) -> None:
         terminal = Terminal(**{name: given.pop(name) for name in flags})
         for one in ones:
-            if one.is_list:
+            if one.is_list and (given[one.name] is not None or not one.optional):
                 given[one.name] = tuple(given[one.name] or ())
         run(*([options(**given)] if options else []), terminal)
 
@@ -227,7 +228,7 @@ def _help(one: Declared) -> str:
 
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Train": {"train": train.command},
+    "Train": {"data": data.command, "train": train.command},
     "Prove": {
         "export": export.command,
         "quantize": quantize.command,
@@ -245,7 +246,7 @@ FLAGS = {
 }
 TAKERS = {
     "json": {*COMMANDS} - {"serve", "quickstart"},
-    "verbose": {"train", "export", "quantize", "bench", "report", "quickstart"},
+    "verbose": {"data", "train", "export", "quantize", "bench", "report", "quickstart"},
 }
 for panel, runs in PANELS.items():
     for name, run in runs.items():

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..runtime.measure.options import BenchOptions
+from ..data.options import DataOptions
+from ..runtime.measure import options as measure
 from ..runtime.measure.result import brief
 from ..sealing.default_model import choose_model
 from .terminal import Terminal
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from ..runtime.measure import bench as stage
     from ..runtime.measure.accuracy import ImageSet
     from ..runtime.measure.result import Result
+
+
+@dataclass(frozen=True)
+class BenchOptions(DataOptions, measure.BenchOptions):
+    """What to measure, of which models, on which pictures; the first model is the main one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
 
     def done(one: Benched) -> None:
         shown.ended(one.result)
+        if one.result.accuracy is None:
+            terminal.note(
+                "  accuracy: not measured here, needs the pictures that it was tested on: name "
+                "them with --data"
+            )
         if terminal.chained:
             terminal.answer(screen.in_one_line(one.result))
         terminal.wrote((one.result_path,), one.pictures)
@@ -81,7 +92,7 @@ def bench(
         CheckFailedError: golden vectors are wrong; the result is still written.
         InterruptedRunError: Ctrl-C; what was measured until then is written.
     """
-    from ..data.fashion_mnist import load_test_set
+    from ..data import dataset
     from ..runtime import selftest
     from ..runtime.classifier import Classifier
     from ..runtime.errors import InterruptedRunError
@@ -90,7 +101,7 @@ def bench(
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
 
-    listener, test, first = listener or Listener(), load_test_set(), None
+    listener, first = listener or Listener(), None
     found: list[Benched] = []
     models = [choose_model(path) for path in options.models or (None,)]
     for path in models:
@@ -99,10 +110,13 @@ def bench(
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
         classifier = Classifier(path, settings=settings_of(options))
+        task = dataset.Task.of(classifier.contract)
+        test = dataset.find_test_set(task, options)
 
         def keep(result: Result, path: Path = result_path) -> None:
             write_json(path, as_json(result))
 
+        others = first if test is not None else None
         try:
             measured = bench_model(
                 classifier,
@@ -113,13 +127,13 @@ def bench(
                 checks=selftest.run_selftest(classifier),
                 start=Task(path),
                 listener=replace(listener, keep=keep),
-                first=first,
+                first=others,
             )
         except InterruptedRunError as error:
             error.next_step = f"see what was measured with `convnet-edge report {result_path}`"
             raise
         listener.stage("drawing")
-        pictures = tuple(_draw(result_path, measured, first, test))
+        pictures = tuple(_draw(result_path, measured, others, test))
         found.append(Benched(result_path, measured.result, pictures))
         done(found[-1])
         first = first or measured
@@ -127,7 +141,10 @@ def bench(
 
 
 def _draw(
-    result_path: Path, measured: stage.Measured, first: stage.Measured | None, test: ImageSet
+    result_path: Path,
+    measured: stage.Measured,
+    first: stage.Measured | None,
+    test: ImageSet | None,
 ) -> Iterator[Picture]:
     """Draw what was measured, beside the result file and under its name."""
     from ..drawing import pictures
@@ -142,12 +159,13 @@ def _draw(
     if score is not None and score.calibration is not None:
         yield pictures.confusion(place("confusion"), score.confusion, labels)
         yield pictures.reliability(place("reliability"), score.calibration)
-    yield pictures.draw_grid(place("predictions"), classifier, test).picture
+    if test is not None:
+        yield pictures.draw_grid(place("predictions"), classifier, test).picture
     if measured.options.profile:
         yield pictures.nodes(place("profile"), result.profile)
     if result.paced is not None:
         yield pictures.minutes(place("minutes"), result.paced)
-    if first is not None:
+    if first is not None and test is not None:
         yield _draw_differences(place("differences"), first, measured, test)
 
 

@@ -25,7 +25,7 @@ class InspectOptions(Options):
 
 
 def command(options: InspectOptions, terminal: Terminal) -> None:
-    """Print what a model file is: contract, operations, opset, parameters, digests."""
+    """Print what a model file is: contract, operations, opset, parameters, digest."""
     from ..runtime.measure.tables import heading, shown
 
     path, file = choose_model(options.model), inspect(options)
@@ -33,12 +33,12 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     facts = {heading(name): shown(name, document[name]) for name in SHOWN}
     for name, text in (facts | _stated(document["contract"])).items():
         terminal.say(f"{name:>15} {text}")
-    terminal.say(*(f"{'':>15} {check.line()}" for check in file.digests))
+    terminal.say(f"{'':>15} {file.digest.line()}")
     terminal.finish(document, "convnet-edge", "verify", *to_name(path))
 
 
 def inspect(options: InspectOptions) -> ModelFile:
-    """Read the model file: its graph, weights, contract and digests; nothing is proved by that.
+    """Read the model file: its graph, weights, contract and digest; nothing is proved by that.
 
     Example: `ce.inspect(ce.InspectOptions("exported/convnet.onnx")).n_parameters`
 
@@ -67,7 +67,7 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
         "n_multiplications": file.n_multiplications,
         "inputs": {name: list(shape) for name, shape in file.inputs.items()},
         "outputs": {name: list(shape) for name, shape in file.outputs.items()},
-        "digests_hold": all(check.passed for check in file.digests),
+        "digest_holds": file.digest.passed,
         "contract": {
             **stated,
             "goldens": {"n": len(goldens.images), **tolerated},

@@ -18,6 +18,7 @@ from .terminal import Terminal
 
 CSV_COLUMNS = (
     "path", "label", "probability", "second", "second_probability", "third", "third_probability",
+    "sure",
 )  # fmt: skip
 
 
@@ -45,6 +46,7 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
 def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, Any]]:
     """Predict, print each answer as it comes (if stdout is not for JSON), and yield it."""
     from ..predicting.predict import predict
+    from ..runtime.classifier import NOT_SURE
 
     shown_as = None if terminal.json else options.format
     table = csv.writer(_Rows(), lineterminator="\n")
@@ -56,14 +58,18 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
             terminal.note(f"convnet-edge: {answer.error.line}")
             yield {"path": path, "error": answer.error.line}
             continue
+        if answer.n_frames > 1:
+            n = "several" if answer.n_frames == 2 else f"{answer.n_frames:,}"  # 2: not counted
+            terminal.note(f"{path}: the first of {n} frames is taken")
         top = [{"label": label, "probability": share} for label, share in answer.top]
-        document = {"path": path, "label": answer.label, "top": top}
+        sure = {"sure": not answer.unsure}
+        document = {"path": path, "label": answer.label, **sure, "top": top}
         if shown_as == "text":
             shares = ", ".join(f"{label} {percent(share)}" for label, share in answer.top)
-            terminal.say(f"{path}: {answer.label}   ({shares})")
+            terminal.say(f"{path}: {NOT_SURE * answer.unsure}{answer.label}   ({shares})")
         elif shown_as == "csv":
             fields = (field for label, share in answer.top for field in (label, f"{share:.6f}"))
-            table.writerow((path, *fields))
+            table.writerow((path, *fields, "no" if answer.unsure else "yes"))
         elif shown_as == "jsonl":
             typer.echo(visible(json.dumps(document, ensure_ascii=False)))  # one line, not folded
         yield document
@@ -79,12 +85,13 @@ class _Rows:
 
 def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:
     """Predict and draw 15 random test images, as the tutorial does."""
-    from ..data.fashion_mnist import load_test_set
+    from ..data import dataset
     from ..drawing.pictures import draw_grid
     from ..runtime.classifier import Classifier
 
     classifier = Classifier(choose_model(options.model), options.provider)
-    grid = draw_grid(options.plot_out, classifier, load_test_set(), seed=options.seed)
+    test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
+    grid = draw_grid(options.plot_out, classifier, test, seed=options.seed)
     for index, name, true_name in zip(grid.indices, grid.names, grid.true_names, strict=True):
         wrong = "" if name == true_name else f"   wrong: it is {true_name}"
         terminal.say(f"test image {index:5}: {name}{wrong}")

@@ -7,7 +7,6 @@ from ..bundling.options import BundleOptions
 from ..exporting.options import ExportOptions, VerifyOptions
 from ..quantizing.options import QuantizeOptions
 from ..reporting.options import ReportOptions
-from ..runtime.measure.options import BenchOptions
 from ..training.options import TrainOptions
 from . import bench, bundle, export, quantize, report, train, verify
 from .terminal import Terminal
@@ -21,7 +20,7 @@ def command(terminal: Terminal) -> None:
     checkpoint, model = OUT_DIR / "convnet.safetensors", OUT_DIR / "convnet.onnx"
     small, proof = model.with_suffix(".int8.onnx"), model.with_suffix(".verify.json")
     page, archive = OUT_DIR / "report.html", OUT_DIR / "convnet.pyz"
-    measured = BenchOptions(models=(model, small), quick=True, out=OUT_DIR / "bench")
+    measured = bench.BenchOptions(models=(model, small), quick=True, out=OUT_DIR / "bench")
     results = tuple(map(measured.result_path, measured.models))
     stages: tuple[tuple[str, Any, Any], ...] = (
         ("train the convnet", train, TrainOptions(data="sample", epochs=3, out=checkpoint)),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..runtime.measure.result import percent
+from ..runtime.measure.result import Interval, percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
 from .terminal import Terminal
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def command(options: TrainOptions, terminal: Terminal) -> None:
-    """Train the convnet on Fashion-MNIST; the defaults are the tutorial's recipe.
+    """Train the convnet on Fashion-MNIST by the tutorial's recipe, or on your own pictures.
 
-    Examples: convnet-edge train --data sample --epochs 3 · convnet-edge train --recipe best
-    --validate 5000 · torchrun --nproc-per-node 2 cli.py train
+    Examples: convnet-edge train --data photos/ · convnet-edge train --data sample --epochs 3 ·
+    convnet-edge train --recipe best --validate 5000 · torchrun --nproc-per-node 2 cli.py train
     """
     from ..networks import checkpoint
     from ..training import loop as stage
@@ -33,17 +33,22 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
             "stop with Ctrl-C and pass --resume to go on with it"
         )
 
+    n_epochs = options.plan.epochs
+
     def tell(event: stage.Event) -> None:
+        nonlocal n_epochs
         match event:
+            case stage.Reading(n, n_total):
+                terminal.share(n / n_total, f"{n:,} of {n_total:,} pictures decoded")
             case Run():
+                n_epochs = event.recipe.epochs
                 _show_start(options, event, terminal)
             case stage.Progress(so_far, n_images, n_images_total):
-                share = (so_far.epoch - 1 + n_images / n_images_total) / options.plan.epochs
-                terminal.share(share, _progress_line(options, event))
+                share = (so_far.epoch - 1 + n_images / n_images_total) / n_epochs
+                terminal.share(share, _progress_line(event, n_epochs))
             case EpochMetrics():
-                terminal.say(_epoch_line(options, event))
-                done = f"epoch {event.epoch}/{options.plan.epochs} complete"
-                terminal.share(event.epoch / options.plan.epochs, done)
+                terminal.say(_epoch_line(event, n_epochs))
+                terminal.share(event.epoch / n_epochs, f"epoch {event.epoch}/{n_epochs} complete")
 
     with terminal.progress():
         result = stage.train(options, tell)
@@ -51,10 +56,13 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.say(f"{options.out} is complete: nothing to do")
         document = checkpoint.load(options.out, kind="model").header
     else:
-        terminal.answer(f"Test accuracy: {result.test.summary()}")
+        found = result.test.summary() if result.test else "not measured, without test images"
+        terminal.answer(f"Test accuracy: {found}")
+        terminal.detail(*map(_class_line, result.record["classes"]))
         if result.earlier_path:
             terminal.answer(f"kept the earlier run as {result.earlier_path}")
-        terminal.wrote((result.checkpoint_path, result.record_path), (result.picture,))
+        files = result.checkpoint_path, result.record_path, result.epochs_path
+        terminal.wrote(files, (result.picture,))
         document = result.record
     terminal.finish(document, "convnet-edge", "export", options.out)
 
@@ -64,20 +72,21 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     from ..training.loop import measure_peak
     from ..training.record import device_name
 
-    recipe, network, images = run.recipe, run.architecture, run.used
+    recipe, network, images = run.recipe, run.architecture, run.dataset.train
     peak, n_processes, n_done = measure_peak(run.device), run.processes.size, len(run.epochs)
     bound_s = len(images) * recipe.share * network.n_training_operations / peak
     together = f", {n_processes} processes" if n_processes > 1 else ""
-    held_out = f", {options.validate:,} more held out for validation" if options.validate else ""
+    n_held_out = len(run.dataset.validation)
+    held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
     terminal.say(
-        f"Data: {options.data}, {len(images):,} training images{held_out}",
+        f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
         f"  from {images.source}",
         f"Model has {network.n_parameters} trainable parameters",
         f"Cost: {sum(network.n_multiplications):,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
         f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
-        f"Recipe {options.recipe}: {_epochs(recipe.epochs)} of batches of {recipe.batch_size}, "
-        f"seed {options.seed}",
+        f"Recipe {options.recipe_name}: {_epochs(recipe.epochs)} of batches of "
+        f"{recipe.batch_size}, seed {options.seed}",
         "  accuracy in training is counted before each update",
     )
     conv1, conv2, *linear = network.n_multiplications
@@ -95,24 +104,32 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
 
 
-def _progress_line(options: TrainOptions, progress: stage.Progress) -> str:
+def _progress_line(progress: stage.Progress, n_epochs: int) -> str:
     epoch = progress.so_far
     return (
-        f"epoch {epoch.epoch}/{options.plan.epochs}  loss {epoch.mean_loss:.4f}  "
+        f"epoch {epoch.epoch}/{n_epochs}  loss {epoch.mean_loss:.4f}  "
         f"accuracy {percent(epoch.accuracy, 2)}  "
         f"{progress.n_images / epoch.duration_s:,.0f} images/s"
     )
 
 
-def _epoch_line(options: TrainOptions, epoch: EpochMetrics) -> str:
+def _epoch_line(epoch: EpochMetrics, n_epochs: int) -> str:
     finished, held_out = "finished. ", ""
     if epoch.validation_accuracy is not None:  # both do not fit 80 columns
         finished, held_out = "", f", held out {percent(epoch.validation_accuracy, 2)}"
     return (
-        f"Epoch [{epoch.epoch:3}/{options.plan.epochs:3}] {finished}"
+        f"Epoch [{epoch.epoch:3}/{n_epochs:3}] {finished}"
         f"Mean loss: {epoch.mean_loss:.5f}. Accuracy: {percent(epoch.accuracy, 2)}{held_out}. "
         f"{epoch.duration_s:.1f} s"
     )
+
+
+def _class_line(row: dict[str, Any]) -> str:
+    if not row["n"]:
+        return f"  {row['label']}: not measured, without a test image"
+    interval = Interval(*(100 * end for end in row["interval_95"].values()))
+    value, ends = interval.around(100 * row["accuracy"], 1)
+    return f"  {row['label']}: {value} % (95 % interval {ends}, n = {row['n']:,})"
 
 
 def _epochs(n: int) -> str:

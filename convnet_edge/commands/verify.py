@@ -8,11 +8,13 @@ from .terminal import Terminal
 
 
 def command(options: VerifyOptions, terminal: Terminal) -> None:
-    """Prove a model file on this machine: digests, golden vectors, preprocessing.
+    """Prove a model file on this machine: digest, golden vectors, preprocessing.
 
     Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors
     """
+    from ..exporting.skew import table
     from ..exporting.verify import verify
+    from ..runtime.measure.tables import to_text
     from ..runtime.selftest import require
     from ..sealing.parity import list_first
 
@@ -24,6 +26,8 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     terminal.say(*(report.against.where if report.against else ()))
     if found is not None:
         terminal.say(*found.summary())
+    if report.skew:
+        terminal.answer(*to_text(table(report.skew)))
     if found is not None and found.flips:
         terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
     terminal.answer(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes
-from ..runtime.measure.accuracy import ImageSet
+from ..runtime.measure.accuracy import ImageSet, digest
 from ..runtime.options import require
 
 CLASS_LABELS = (
@@ -99,12 +99,10 @@ def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> Imag
         _read(_find(folder, file) or folder / f"{file}.gz", digest, sha256)
         for file, digest in zip(files, sha256, strict=True)
     )
-    return ImageSet(
-        np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, SIDE, SIDE),
-        np.frombuffer(labels, np.uint8, offset=LABELS_HEADER),
-        *sha256,
-        str(folder),
-    )
+    pixels = np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, SIDE, SIDE)
+    classes = np.frombuffer(labels, np.uint8, offset=LABELS_HEADER).astype(np.int64)
+    pictures = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+    return ImageSet(pixels, classes, digest(pictures, classes, CLASS_LABELS), str(folder))
 
 
 def _read(path: Path, sha256: str, pair: tuple[str, str]) -> bytes:
@@ -117,11 +115,11 @@ def _read(path: Path, sha256: str, pair: tuple[str, str]) -> bytes:
             if not stream.eof:
                 grows = bool(stream.unconsumed_tail)
                 raise ValueError("it grows without end" if grows else "it is truncated")
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != sha256:
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
             next_step = "remove the file, or name another folder with --data-dir"
-            next_step = "images and labels are swapped" if digest in pair else next_step
-            raise ValueError(f"content sha256 {digest[:16]}…")
+            next_step = "images and labels are swapped" if found in pair else next_step
+            raise ValueError(f"content sha256 {found[:16]}…")
     except (ValueError, zlib.error) as error:
         raise InputError(
             f"{path} is another file or damaged: {error}",

@@ -20,6 +20,7 @@ import numpy as np
 from ..runtime.files import write_atomically
 from ..runtime.measure.result import Calibration, NodeTime, Paced, brief, percent
 from ..runtime.measure.stats import Array
+from ..runtime.measure.tables import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,7 @@ STYLE: dict[Any, Any] = {
 }
 GRID_COLUMNS, GRID_ROWS = 5, 3
 N_SHOWN_CLASSES = 3
+MAX_MATRIX = 30  # classes
 N_FEW = 100  # images, of which a share is known to ±10 points at best
 INSTALL = "pip install matplotlib"
 
@@ -184,10 +186,33 @@ def latency(figure: Figure, samples_ms: Mapping[int, Array], title: str) -> None
 
 @draw
 def confusion(figure: Figure, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
-    """Draw the confusion matrix; colours follow the share of the true class."""
+    """Draw the confusion matrix; colours follow the share of the true class.
+
+    Of more than 30 classes, which nobody could read, the ten pairs that are confused most.
+    """
     figure.set_size_inches(7, 6.4)
     axes, matrix = figure.subplots(), np.array(counts)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    n_true = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shares = matrix / n_true
+    if len(labels) > MAX_MATRIX:
+        wrong = matrix * (1 - np.eye(len(labels), dtype=int))
+        worst = np.argsort(-wrong, axis=None, kind="stable")[: min(10, np.count_nonzero(wrong))]
+        pairs = list(zip(*np.unravel_index(worst, wrong.shape), strict=True))
+        names = [
+            f"{shorten(labels[true], 22)}\ntaken for {shorten(labels[taken], 22)}"
+            for true, taken in pairs
+        ]
+        bars = axes.barh(range(len(pairs)), [wrong[pair] for pair in pairs], color=BLUE)
+        axes.bar_label(bars, [f" {wrong[pair]} of {n_true[pair[0], 0]}" for pair in pairs])
+        axes.set_yticks(range(len(pairs)), names)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.grid(visible=False, axis="y")
+        axes.axis("on" if pairs else "off")
+        n_wrong, n_all = wrong.sum(), matrix.sum()
+        title = f"The pairs most confused; {n_wrong:,} of {n_all:,} test images are wrong"
+        axes.set(xlabel="images", title=title)
+        return
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     for (row, column), count in np.ndenumerate(matrix):
@@ -313,18 +338,19 @@ def prediction_grid(
 ) -> None:
     """Draw the tutorial's 5 x 3 grid: title `Label?`, wrong ones in red with the true label."""
     figure.set_size_inches(8.5, 6)
-    cells = figure.subplots(GRID_ROWS, GRID_COLUMNS).flat
-    for axes, image, name, true_name in zip(cells, images, names, true_names, strict=True):
+    cells = figure.subplots(GRID_ROWS, GRID_COLUMNS).ravel()
+    for axes in cells:
+        axes.axis("off")
+    for axes, image, name, true_name in zip(cells, images, names, true_names, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         right = name == true_name
         title = f"{name}?" if right else f"{name}?\n(is {true_name})"
         axes.set_title(title, color=INK if right else RED)
-        axes.axis("off")
 
 
 def draw_grid(path: Path, classifier: Classifier, test: ImageSet, *, seed: int = 0) -> Grid:
-    """Predict 15 of the test images, chosen by `seed`, and draw them to `path`."""
-    n_cells = GRID_COLUMNS * GRID_ROWS
+    """Predict 15 of the test images, or all of fewer, chosen by `seed`, and draw them to `path`."""
+    n_cells = min(GRID_COLUMNS * GRID_ROWS, len(test))
     chosen = np.random.default_rng(seed).choice(len(test), n_cells, replace=False)
     names = tuple(classifier(test.images[chosen]).names)
     true_names = tuple(classifier.contract.class_labels[label] for label in test.labels[chosen])

@@ -13,7 +13,7 @@ import onnx
 import onnxscript
 import torch
 
-from ..data import fashion_mnist as data
+from ..data import dataset
 from ..drawing import pictures
 from ..networks import checkpoint, convnet
 from ..runtime import contract, selftest
@@ -24,8 +24,9 @@ from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief
 from ..runtime.model_file import open_model
-from ..runtime.options import require
-from ..sealing import goldens, parity, seal
+from ..runtime.pictures.preprocess import Preprocessing
+from ..sealing import parity, seal
+from ..sealing.goldens import choose_goldens
 from . import graph
 from .options import ExportOptions
 
@@ -78,14 +79,8 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     require_writable(path)
     step("reading checkpoint and test set")
     model, trained = checkpoint.load_model(options.checkpoint)
-    test = data.load_test_set()
-    labels, found = tuple(trained.header["class_labels"]), model.architecture.image_shape[1:]
-    require(
-        (found, labels) == (test.images.shape[1:], data.CLASS_LABELS),
-        f"{options.checkpoint} is for images of {found} and the classes {', '.join(labels)[:200]}",
-        f"Fashion-MNIST's {test.images.shape[1:]} and {', '.join(data.CLASS_LABELS)}",
-        "CHECKPOINT",
-    )
+    labels = tuple(trained.header["class_labels"])
+    test = dataset.require_test_set(dataset.Task.read(trained.header), options)
     step("computing float64 reference logits")
     reference = parity.from_pytorch(test.images, convnet.reference_logits(model, test.images))
     step("exporting the graph")
@@ -145,8 +140,12 @@ def _describe(
     """Return the contract's document; no times and no paths in it."""
     architecture, labels = model.architecture, header["class_labels"]
     activity = convnet.hidden_activity(model, test.images)
-    chosen = goldens.choose_goldens(test.labels, activity, test.images, n_classes=len(labels))
-    proof = seal.describe_proof("float64 PyTorch", reference, test, chosen, labels)
+    said = reference.logits.argmax(axis=1)  # not the labels
+    chosen = choose_goldens(said, activity, test.images, n_classes=len(labels))
+    goldens = contract.Goldens(
+        test.images[chosen], reference.logits[chosen], chosen, reference.floor, reference.tolerance
+    )
+    proof = seal.describe_proof("float64 PyTorch", reference.logits, test, goldens, labels)
     coverage = {
         "n_hidden_units": activity.shape[1],
         "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
@@ -163,5 +162,8 @@ def _describe(
         "goldens": proof["goldens"] | coverage,
         "input": seal.describe_input(options.input, architecture.image_shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
-        "preprocessing": seal.describe_preprocessing(test.images),
+        "preprocessing": seal.describe_preprocessing(
+            test.images, Preprocessing.read(header["preprocessing"])
+        ),
+        "decision": header["decision"],
     }

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, model, option, provider
+from ..data.options import DataOptions
+from ..runtime.options import model, option, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
 
 @dataclass(frozen=True)
-class ExportOptions(Options):
+class ExportOptions(DataOptions):
     """What to export."""
 
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
@@ -27,14 +28,13 @@ class ExportOptions(Options):
 
 
 @dataclass(frozen=True)
-class VerifyOptions(Options):
+class VerifyOptions(DataOptions):
     """What to verify, and where."""
 
     model: Path | None = model(positional=True)
     provider: str = provider()
-    against: Path | None = option(
-        None, "A checkpoint or another model: compare all 10,000 test images."
-    )
+    against: Path | None = option(None, "A checkpoint or another model: compare all test images.")
+    skew: bool = option(False, "Also: what the usual mistakes of preparing pictures would cost.")
     out: Path | None = option(
         None, "Report file.", suffixes=(".json",), default_text="NAME.verify.json beside it"
     )

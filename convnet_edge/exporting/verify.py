@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import fashion_mnist as data
+from ..data import dataset
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
@@ -26,6 +26,7 @@ from ..runtime.options import require
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
+from . import skew
 from .options import VerifyOptions
 
 LONG_S = 10.0
@@ -53,7 +54,7 @@ class VerifyReport:
     """What was proved here, as `NAME.verify.json` holds it.
 
     passed: whether every check that could run here held. comparison: on all test images, None
-    unless something to compare with was named.
+    unless something to compare with was named. skew: what mistakes cost, if that was asked.
     """
 
     passed: bool
@@ -62,6 +63,7 @@ class VerifyReport:
     provider: str
     against: Against | None
     comparison: Comparison | None
+    skew: tuple[skew.Skew, ...]
     checks: tuple[Check, ...]
     precision: str = "float32"
     schema: str = "convnet-edge/verify/2"
@@ -100,17 +102,25 @@ def verify(
     report_path = options.out or beside / f"{path.stem}.verify.json"
     require_writable(report_path)
     file = open_model(path)
-    checks = file.digests
+    checks: tuple[Check, ...] = (file.digest,)
     against = comparison = None
-    if all(check.passed for check in checks):  # an altered file is not opened
+    costs: tuple[skew.Skew, ...] = ()
+    if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
         classifier = Classifier(file, provider=options.provider)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
+        if options.skew:
+            step("making the usual mistakes on purpose")
+            test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
+            if not test.paths:
+                note("mistakes in reading files are left out: name the pictures with --data")
+            costs = tuple(skew.measure(classifier, test))
         if options.against is not None:
             step(f"comparing with {options.against}")
             compare = compare_network if options.against.suffix == ".safetensors" else compare_model
-            proof, against = compare(classifier, options.against, data.load_test_set().images, note)
+            test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
+            proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
         passed=all(check.passed or check.skipped for check in checks),
@@ -119,6 +129,7 @@ def verify(
         provider=options.provider,
         against=against,
         comparison=comparison,
+        skew=costs,
         checks=checks,
     )
     write_json(report_path, as_json(report))
@@ -129,12 +140,14 @@ def verify(
 def compare_network(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
-    """Compare a model with the checkpoint at `path`, in float64, on `images` (N, H, W) uint8."""
+    """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`."""
     from ..networks import checkpoint, convnet  # torch: only this path needs it
 
     model, _ = checkpoint.load_model(path)
     network = model.architecture
-    _require_alike(path, network.n_classes, network.image_shape[1:], mine)
+    channels, *size = network.image_shape
+    shape = (*size, *([channels] if channels > 1 else ()))
+    _require_alike(path, network.n_classes, shape, mine)
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
     with _in_time(mine, len(images), note):
         return parity.compare_all(mine, reference), Against(str(path))
@@ -143,7 +156,7 @@ def compare_network(
 def compare_model(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
-    """Compare a model with that at `path` on `images` (N, H, W) uint8, by its own tolerance."""
+    """Compare a model with that at `path` on uint8 `images`, by its own tolerance."""
     other = Classifier(path, provider=mine.session.provider)
     stated = other.contract
     _require_alike(path, len(stated.class_labels), stated.image_shape, mine)

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ..runtime.contract import MAX_SIDE
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
+from ..runtime.pictures.preprocess import Preprocessing
 from .convnet import Architecture, Convnet
 
 SCHEMA = 1
@@ -32,7 +33,7 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]  # pixels
 
 @dataclass(frozen=True)
 class _Network:
-    image_shape: tuple[Literal[1], Side, Side]  # grey, as all images are
+    image_shape: tuple[Literal[1, 3], Side, Side]  # grey or RGB
     kernel_size: Side
     width: Annotated[float, Field(gt=0, lt=1000)] = 1.0  # older files have none
 
@@ -47,12 +48,20 @@ class _Training:
 
 
 @dataclass(frozen=True)
+class _Tested:
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
+
+
+@dataclass(frozen=True)
 class _Described:
     """What others read of a model's header; its score is measured again."""
 
     model: _Network
     class_labels: Annotated[list[str], Field(min_length=2, max_length=10_000)]
+    preprocessing: dict[str, Any]
+    decision: dict[str, Any] | None
     training: _Training
+    test: _Tested | None  # where there was a test picture
     versions: dict[str, str]
 
 
@@ -153,6 +162,10 @@ def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
 def _read_architecture(checkpoint: Checkpoint) -> Architecture:
     """Return the network of the header, once its size is known to be the stored tensors'."""
     described = read_header(_Described, checkpoint.header)
+    try:
+        Preprocessing.read(described.preprocessing)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"preprocessing: {error}") from error
     network, n_classes = described.model, len(described.class_labels)
     architecture = Architecture(network.image_shape, network.kernel_size, n_classes, network.width)
     n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())

@@ -6,15 +6,19 @@ or exported is the stages' business.
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..runtime.contract import Array
 from ..runtime.options import require
+from .convnet_gradients import loss_and_gradients
 
-REFERENCE_BATCH_SIZE = 100  # float64 takes 3.2 s for 10,000 images; at 500 it took 5.5 s
+# float64 takes 3.2 s for 10,000 images of 28 x 28 in batches of 100; at 500 it took 5.5 s
+REFERENCE_BATCH_PIXELS = 100 * 28 * 28
 WIDTHS = (32, 64, 128)  # channels of both convolutions, hidden features
 
 
@@ -87,6 +91,14 @@ class Architecture:
         )
 
     @property
+    def n_largest(self) -> int:
+        """The numbers of the largest result of one image: that of a convolution."""
+        first, second, _ = self.widths
+        height, width = self.feature_sides
+        conv1 = math.prod(side - self.kernel_size + 1 for side in self.image_shape[1:])
+        return max(first * conv1, 4 * second * height * width)
+
+    @property
     def n_parameters(self) -> int:
         """The trainable parameters by formula: the weights, and a bias for each channel."""
         return sum((n_inputs + 1) * channels for n_inputs, channels, _ in self.layers)
@@ -111,6 +123,8 @@ class Convnet(nn.Module):
 
     Input (N, C, H, W) float in [0, 1], output (N, n_classes). Its weights are random.
     """
+
+    loss_and_gradients = staticmethod(loss_and_gradients)
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -138,29 +152,37 @@ class Convnet(nn.Module):
 
 
 @torch.no_grad()
-def fold_normalization(model: Convnet, mean: float, deviation: float) -> None:
+def fold_normalization(model: Convnet, mean: Sequence[float], deviation: Sequence[float]) -> None:
     """Change conv1 so that it takes pixels in [0, 1] where it took (pixel - mean) / deviation.
 
-    Exact, since the convolution pads nothing: w' = w / deviation, b' = b - mean Σ w / deviation;
-    computed in float64, rounded once.
+    mean, deviation: of each channel. Exact, since the convolution pads nothing:
+    w' = w / deviation, b' = b - Σ mean Σ w / deviation; computed in float64, rounded once.
     """
     conv1 = model.layer_stack[0]
     assert isinstance(conv1, nn.Conv2d)
     assert conv1.bias is not None
-    weight = conv1.weight.double() / deviation
-    conv1.bias.copy_(conv1.bias.double() - mean * weight.sum((1, 2, 3)))
+    means, deviations = (conv1.weight.new_tensor(v, dtype=torch.float64) for v in (mean, deviation))
+    weight = conv1.weight.double() / deviations[:, None, None]
+    conv1.bias.copy_(conv1.bias.double() - (means * weight.sum((2, 3))).sum(1))
     conv1.weight.copy_(weight)
 
 
+def to_planes(images: torch.Tensor) -> torch.Tensor:
+    """View pixels (N, H, W) or (N, H, W, 3) as the network takes them, (N, C, H, W)."""
+    return images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+
+
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
-    """Return what a copy of `model` in eval mode gives for uint8 `images` (N, H, W), in `dtype`."""
+    """Return what a copy of `model` in eval mode gives for uint8 `images`, in `dtype`.
+
+    images: (N, H, W) or (N, H, W, 3), which may be larger than memory: they are read in batches.
+    """
     model, device = copy.deepcopy(model).to(dtype).eval(), next(model.parameters()).device
-    parts = []
+    size, parts = max(1, REFERENCE_BATCH_PIXELS // math.prod(images.shape[1:3])), []
     with torch.inference_mode():
-        for start in range(0, len(images), REFERENCE_BATCH_SIZE):
-            batch = torch.from_numpy(images[start : start + REFERENCE_BATCH_SIZE].copy())
-            x = batch[:, None].to(device).to(torch.float32) / 255
-            parts.append(model(x.to(dtype)).cpu())
+        for start in range(0, len(images), size):
+            batch = to_planes(torch.from_numpy(np.array(images[start : start + size])))
+            parts.append(model((batch.to(device).to(torch.float32) / 255).to(dtype)).cpu())
     logits: Array = torch.cat(parts).numpy()
     return logits
 

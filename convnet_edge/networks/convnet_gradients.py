@@ -6,41 +6,16 @@ and the ReLU has a quarter to do); nothing is kept or zeroed that a step does no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from .gradients import Batch, StepResult, alike, count_hits
+
 aten = torch.ops.aten
 CHANNELS_LAST = torch.channels_last
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees. x: (N, C, H, W) float. labels: (N,) int64, for counting hits.
-
-    targets: (N, n_classes) float, the probabilities to learn; each row adds up to 1.
-    keep: (N, hidden) factors of the hidden features, 0 or 1 / (1 - rate), None without dropout.
-    """
-
-    x: Tensor
-    labels: Tensor
-    targets: Tensor
-    keep: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """loss: () summed cross-entropy over n_total. n_correct: () int64, before any update.
-
-    gradients: in the order, shapes, dtype and memory format of the parameters.
-    """
-
-    loss: Tensor
-    n_correct: Tensor
-    gradients: tuple[Tensor, ...]
 
 
 @torch.no_grad()
@@ -49,10 +24,7 @@ def loss_and_gradients(
 ) -> StepResult:
     """Return loss, hits and gradients of the convnet with these `parameters` on `batch`.
 
-    parameters: `Convnet.parameters()` in order. n_total: images of the whole step, of which `batch`
-    may be one process's share: losses and gradients of the shares add up to the whole step's.
-    dtype: of convolutions and linear layers, None for the parameters' own; softmax, loss and the
-    returned gradients are always in the parameters' dtype.
+    parameters: `Convnet.parameters()` in order. The rest is as in `gradients.LossAndGradients`.
     """
     weights = [p if dtype is None else p.to(dtype) for p in parameters]
     conv1, bias1, conv2, bias2, linear1, bias3, linear2, bias4 = weights
@@ -66,9 +38,12 @@ def loss_and_gradients(
     logits = torch.addmm(bias4, kept, linear2.t()).to(parameters[0].dtype)
 
     log_p = logits.log_softmax(1)
-    loss = log_p.flatten().dot(batch.targets.flatten()) / -n_total
-    n_correct = (logits.argmax(1) == batch.labels).sum()
-    grad = log_p.exp_().sub_(batch.targets).div_(n_total).to(hidden.dtype)
+    weighted = None if batch.weights is None else batch.weights[:, None]
+    targets = batch.targets if weighted is None else batch.targets * weighted
+    loss = log_p.flatten().dot(targets.flatten()) / -n_total
+    n_hits = count_hits(logits, batch)
+    grad = log_p.exp_().sub_(batch.targets).div_(n_total)
+    grad = (grad if weighted is None else grad * weighted).to(hidden.dtype)
     grad_linear2, grad_bias4 = grad.t() @ kept, grad.sum(0)
     grad = grad @ linear2
     if keep is not None:
@@ -80,15 +55,7 @@ def loss_and_gradients(
     _, grad_conv1, grad_bias1 = _convolve_backward(grad, first, conv1, input_too=False)
     gradients = (grad_conv1, grad_bias1, grad_conv2, grad_bias2,
                  grad_linear1, grad_bias3, grad_linear2, grad_bias4)  # fmt: skip
-    alike = tuple(_stored_like(g, p) for g, p in zip(gradients, parameters, strict=True))
-    return StepResult(loss, n_correct, alike)
-
-
-def _stored_like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Return the gradient in the parameter's dtype and memory format, which fused Adam trusts."""
-    if gradient.stride() == parameter.stride():
-        return gradient.to(parameter.dtype)
-    return torch.empty_like(parameter).copy_(gradient)
+    return StepResult(loss, n_hits, alike(gradients, parameters))
 
 
 def _products_are_faster(device: torch.device) -> bool:

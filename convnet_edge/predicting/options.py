@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..runtime.options import Options, model, option, provider, seed
+from ..data.options import DataOptions
+from ..runtime.options import model, option, provider, seed
 
 
 @dataclass(frozen=True)
-class PredictOptions(Options):
+class PredictOptions(DataOptions):
     """What to label; without pictures, the tutorial's grid of test images is drawn."""
 
     images: tuple[Path, ...] = option(

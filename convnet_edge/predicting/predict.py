@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
-
-from ..runtime import preprocess
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
+from ..runtime.pictures import decode, preprocess
 from ..sealing.default_model import choose_model
 from .options import PredictOptions
 
-PICTURE_SUFFIXES = {*chain.from_iterable(preprocess.FORMATS.values()), *preprocess.PHONE_SUFFIXES}
+PICTURE_SUFFIXES = {*chain.from_iterable(decode.FORMATS.values()), *decode.PHONE_SUFFIXES}
 TOP = 3
 RUN_BATCH_SIZE = 64
 
@@ -23,12 +21,15 @@ RUN_BATCH_SIZE = 64
 class Prediction:
     """One picture's answer.
 
-    top: the likeliest classes as (name, probability), best first. error: why the picture could not
-    be read; then there is no answer.
+    top: the likeliest classes as (name, probability), best first. unsure: whether the model does
+    not stand by it. n_frames: of which the first was taken (`Prepared`). error: why the picture
+    could not be read; then there is no answer.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...] = ()
+    unsure: bool = False
+    n_frames: int = 1
     error: InputError | None = None
 
     @property
@@ -46,19 +47,23 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
         InputError: the model or the provider cannot be opened.
     """
     classifier = Classifier(choose_model(options.model), options.provider)
-    shape = classifier.contract.image_shape
+    how = classifier.contract.preprocessing
     paths = expand(options.images)
     while batch := list(islice(paths, RUN_BATCH_SIZE)):
         pictures, errors = [], {}
         for place, path in enumerate(batch):
             try:
-                pictures.append(preprocess.read_picture(path, shape, invert=options.invert))
+                pictures.append(preprocess.read_picture(path, how, invert=options.invert))
             except InputError as error:
                 errors[place] = error
-        answers = iter(classifier(np.stack(pictures)).top(TOP) if pictures else ())
+        found = classifier.answer(pictures)
+        answers = zip(found.top(TOP), found.unsure.tolist(), pictures, strict=True)
         for place, path in enumerate(batch):
-            top = () if place in errors else tuple(next(answers))
-            yield Prediction(path, top, errors.get(place))
+            if place in errors:
+                yield Prediction(path, error=errors[place])
+            else:
+                top, unsure, picture = next(answers)
+                yield Prediction(path, tuple(top), unsure, picture.n_frames)
 
 
 def expand(paths: Sequence[Path]) -> Iterator[Path]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.options import data_dir
-from ..runtime.options import Options, model, option
+from ..data.options import DataOptions
+from ..runtime.options import model, option
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, shipped_model
 
 Layout = Literal["portable", "ort-cpu"]
@@ -13,14 +13,10 @@ LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int
 
 
 @dataclass(frozen=True)
-class QuantizeOptions(Options):
+class QuantizeOptions(DataOptions):
     """How to make integers of a float model."""
 
     model: Path | None = model(positional=True)
-    data: Literal["fashion-mnist", "sample"] = option(
-        "fashion-mnist", "Training images that give ranges and the gate."
-    )
-    data_dir: Path | None = data_dir()
     layout: Layout = option(
         "portable", "portable: any runtime. ort-cpu: onnxruntime's CPU provider, faster."
     )

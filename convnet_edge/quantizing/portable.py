@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..runtime.contract import Array
 
 CALIBRATION_BATCH_SIZE = 100
+GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
 
 
 def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str] = ()) -> bytes:
@@ -49,6 +50,8 @@ def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str]
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(float_layers),
             calibrate_method=CalibrationMethod.MinMax,
+            # whatever the images span
+            extra_options={"TensorQuantOverrides": {_taken(proto)[0]: [GREY_RANGE]}},
         )
         quantised = onnx.load(path)
     _take_grey_values(quantised)
@@ -66,15 +69,21 @@ def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
     return [node for node in proto.graph.node if name in node.input]
 
 
-def _take_grey_values(proto: onnx.ModelProto) -> None:
-    """Let the graph take uint8: drop the quantiser of its input, whose scale must be 1 / 255."""
-    graph = proto.graph
-    source = graph.input[0].name
-    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+def _taken(proto: onnx.ModelProto) -> tuple[str, onnx.NodeProto]:
+    """Return what of the images is read, all or a part cut off first, and what reads it."""
+    source = proto.graph.input[0].name
     (reader,) = _readers(proto, source)
     if reader.op_type == "Slice":
         source = reader.output[0]
         (reader,) = _readers(proto, source)
+    return source, reader
+
+
+def _take_grey_values(proto: onnx.ModelProto) -> None:
+    """Let the graph take uint8: drop the quantiser of its input, whose scale is 1 / 255."""
+    graph = proto.graph
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    source, reader = _taken(proto)
     if reader.op_type != "QuantizeLinear":  # the layer that reads the images stays float
         parts = {"grey_scale": np.float32(1 / 255), "grey_zero": np.uint8(0)}
         for name, value in parts.items():
@@ -83,12 +92,6 @@ def _take_grey_values(proto: onnx.ModelProto) -> None:
         reader.input[0] = "grey"
         graph.node.insert(list(graph.node).index(reader), node)
         return
-    scale, zero_point = (constants(proto)[name] for name in reader.input[1:3])
-    if zero_point.any() or not np.isclose(scale, 1 / 255, rtol=1e-6):
-        raise ValueError(
-            f"grey values have the scale {scale} and zero point {zero_point}, not 1/255 and 0: the "
-            "calibration images do not span black to white"
-        )
     for dequantize in _readers(proto, reader.output[0]):
         dequantize.input[0] = source
     graph.node.remove(reader)

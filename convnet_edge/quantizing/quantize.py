@@ -4,6 +4,7 @@ Ranges and gate come from training images that do not overlap. The test images a
 give the golden vectors and the scores, and decide nothing.
 """
 
+import itertools
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..data import fashion_mnist as data
+from ..data import dataset
+from ..data.dataset import take
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy, cost, machine, stats, tables, timing
+from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, Interval, brief
 from ..runtime.options import require
@@ -29,7 +32,9 @@ from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
-N_CALIBRATION, N_GATE = 1_000, 5_000
+N_CALIBRATION, N_GATE = 1_000, 5_000  # of many; of few training images a sixth, and the others
+FEWEST = 32  # images that ranges may come from
+SEEN = "training images not used for ranges"
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
 ADVICE = {
@@ -45,8 +50,12 @@ FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
 @dataclass(frozen=True)
 class Gate:
-    """What integers cost on images that ranges never saw. Shares of n; upper_bound: 95 %."""
+    """What integers cost on images that ranges never saw. Shares of n; upper_bound: 95 %.
 
+    data: which images; those of training the network has seen.
+    """
+
+    data: str
     n: int
     n_lost: int
     n_gained: int
@@ -57,20 +66,20 @@ class Gate:
     def check(self) -> Check:
         """Return whether the drop is proved to be small enough."""
         detail = (
-            f"{self.n:,} training images not used for ranges: {self.n_lost} lost, "
-            f"{self.n_gained} gained, drop {100 * self.drop:+.2f} points, at most "
-            f"{100 * self.upper_bound:.2f} (95 %), allowed {100 * self.max_drop:g}"
+            f"{self.n:,} {self.data}: {self.n_lost} lost, {self.n_gained} gained, drop "
+            f"{100 * self.drop:+.2f} points, at most {100 * self.upper_bound:.2f} (95 %), allowed "
+            f"{100 * self.max_drop:g}"
         )
         passed = self.upper_bound <= self.max_drop
         return Check("accuracy gate", passed, detail, self.upper_bound, self.max_drop)
 
 
-def judge(float_said: Array, said: Array, labels: Array, *, max_drop: float) -> Gate:
+def judge(float_said: Array, said: Array, labels: Array, *, data: str, max_drop: float) -> Gate:
     """Compare the labels that the float model and the integers give to the same images."""
     pair = accuracy.compare(float_said, said, labels)
     n, lost, gained = pair.n, pair.n_lost, pair.n_gained
     bound = stats.paired_drop_bound(lost, gained, n)
-    return Gate(n, lost, gained, (lost - gained) / n, bound, max_drop)
+    return Gate(data, n, lost, gained, (lost - gained) / n, bound, max_drop)
 
 
 @dataclass(frozen=True)
@@ -180,9 +189,9 @@ class _Candidate:
 
 
 class _Source:
-    """The float model, and the training images that judge its integers.
+    """The float model, and the images that give and judge its integers.
 
-    document: its contract's, but for grey values. said: (N,) its labels of the images of the gate.
+    document: its contract's, but for stored pixels. said: (N,) its labels of the gate's images.
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
@@ -194,15 +203,13 @@ class _Source:
                 expected="a float model that takes float32, as `convnet-edge export` writes it",
                 next_step="export without --input uint8, and name that model",
             )
-        grey = seal.describe_input("uint8", (1, *stated.image_shape))
-        self.document = stated.document | {"input": grey}
-        images = data.load_training_set(options.data, options.data_dir)
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-        held = order[N_CALIBRATION : N_CALIBRATION + N_GATE]
-        self.calibration = images.images[order[:N_CALIBRATION]]
-        self.gate = replace(images, images=images.images[held], labels=images.labels[held])
-        self.said = self.classifier.logits(self.gate.images).argmax(axis=1)
+        stored = seal.describe_input("uint8", stated.document["input"]["shape"])
+        self.document = stated.document | {"input": stored}
         self.max_drop = options.max_drop / 100
+        loaded = dataset.load_again(dataset.Task.of(stated), options)
+        self.test = loaded.test
+        self.calibration, self.gate, self.gate_data = _shares(loaded, self.max_drop)
+        self.said = self.classifier.logits(self.gate.images).argmax(axis=1)
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
@@ -217,8 +224,29 @@ class _Source:
         """Return that graph, judged by the images that its ranges never saw."""
         graph = self.quantised(float_layers)
         said = self.draft(graph).logits(self.gate.images).argmax(axis=1)
-        gate = judge(self.said, said, self.gate.labels, max_drop=self.max_drop)
+        gate = judge(self.said, said, self.gate.labels, data=self.gate_data, max_drop=self.max_drop)
         return _Candidate(graph, float_layers, gate)
+
+
+def _shares(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
+    """Return the images that give ranges, those of the gate, and which these are.
+
+    Raises:
+        InputError: the gate could not hold for so few, whatever the integers do.
+    """
+    needed = next(n for n in itertools.count(1) if stats.paired_drop_bound(0, 0, n) <= max_drop)
+    train, gate, data = loaded.train, loaded.validation, "validation images"
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
+    n_ranges = min(N_CALIBRATION, max(len(train) // 6, FEWEST))
+    if len(gate) < needed:
+        gate, data = take(train, order[n_ranges : n_ranges + N_GATE]), SEEN
+    require(
+        len(gate) >= needed,
+        f"{len(gate):,} {data}",
+        f"{needed:,} at least: of fewer no gate of {100 * max_drop:g} points can hold",
+        "--data (to a source of more pictures) or --max-drop",
+    )
+    return train.images[order[:n_ranges]], gate, data
 
 
 def quantize(
@@ -237,8 +265,9 @@ def quantize(
     require_writable(path)
     is_other = not (path.exists() and source_path.exists() and path.samefile(source_path))
     require(is_other, f"{path} is the float model", "another name for that of integers", "--out")
-    step(f"reading {source_path} and training images")
-    source, test = _Source(options, source_path), data.load_test_set()
+    step(f"reading {source_path} and its pictures")
+    source = _Source(options, source_path)
+    test = source.test
     step("quantising, and scoring images not used for ranges")
     found = _search(source, options.layout, step)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
@@ -248,8 +277,8 @@ def quantize(
     floor = max(apart, float(np.spacing(np.abs(expected).max())))
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
-    described = _describe(options, source, found, reference, test)
-    classifier = Classifier(contract.seal(graph, described))
+    document = _describe(options, source, found, reference)
+    classifier = Classifier(contract.seal(graph, document))
     logits = classifier.logits(test.images)
     checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
@@ -305,12 +334,17 @@ def _describe(
     source: _Source,
     found: _Candidate,
     reference: parity.Reference,
-    test: accuracy.ImageSet,
 ) -> dict[str, Any]:
     """Return the contract's document: the float model's, but for what the integers change."""
     stated = source.classifier.contract
+    goldens = replace(
+        stated.goldens,
+        logits=source.draft(found.graph).logits(stated.goldens.images).astype(np.float64),
+        floor=reference.floor,
+        tolerance=reference.tolerance,
+    )
     proof = seal.describe_proof(
-        "onnxruntime's CPU provider", reference, test, stated.goldens.indices, stated.class_labels
+        "onnxruntime's CPU provider", reference.logits, source.test, goldens, stated.class_labels
     )
     return source.document | {
         "name": f"{stated.document['name']}.int8",
@@ -323,7 +357,7 @@ def _describe(
             "n_calibration_images": len(source.calibration),
             "float_layers": list(found.float_layers),
             "n_multiplications": source.classifier.file.n_multiplications,
-            "source_graph_sha256": stated.graph_sha256,
+            "source_sha256": source.classifier.file.sha256,
             "gate": asdict(found.gate),
         },
         "versions": stated.document["versions"] | {"quantize": VERSIONS},
@@ -346,11 +380,10 @@ def _prove(
     )
 
 
-def _compare(
-    float_model: Classifier, logits: Array, test: accuracy.ImageSet, score: Accuracy
-) -> Scores:
+def _compare(float_model: Classifier, logits: Array, test: ImageSet, score: Accuracy) -> Scores:
     float_said = float_model.logits(test.images).argmax(axis=1)
-    pair = judge(float_said, logits.argmax(axis=1), test.labels, max_drop=1.0)
+    said = logits.argmax(axis=1)
+    pair = judge(float_said, said, test.labels, data="test images", max_drop=1.0)
     return Scores(
         n=pair.n,
         float_accuracy=float((float_said == test.labels).mean()),

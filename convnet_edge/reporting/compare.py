@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..data import fashion_mnist
+from ..data import dataset
+from ..data.options import DataOptions
 from ..runtime.classifier import Classifier
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.cold_start import Task, start_process
-from ..runtime.measure.result import Interval, brief, percent
+from ..runtime.measure.result import Accuracy, Interval, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.session import Settings
 from .options import CompareOptions
@@ -57,6 +58,7 @@ class Comparison:
         """Return everything as plain JSON values."""
         found, (base, new) = asdict(self), (self.options.base, self.options.new)
         options = found.pop("options") | {"base": str(base), "new": str(new)}
+        options = {name: options[name] for name in options if name not in vars(DataOptions())}
         return {"schema": SCHEMA, **options, **found, "machine": machine.passport()}
 
 
@@ -68,8 +70,10 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
     The order within a pair alternates, A B B A: what slows the machine for a while slows both.
 
     Raises:
-        InputError: a file cannot be read, or a model not be run.
+        InputError: a file cannot be read, or a model not be run; or an accuracy is asked for and
+            the test images are not found.
     """
+    score = None if options.min_accuracy is None else _score_new(options)  # what is missing, first
     settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
     tasks = [Task(path, settings, sizes, STEADY_S) for path in (options.base, options.new)]
     medians: tuple[list[float], list[float]] = ([], [])
@@ -82,12 +86,23 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
         share((number + 1) / options.n_pairs)
     ratios = np.array(medians[1]) / np.array(medians[0])
     ratio, interval = float(np.median(ratios)), median_interval(ratios)
-    gates = tuple(_gates(options, ratio, interval, new_ns))
+    gates = tuple(_gates(options, ratio, interval, new_ns, score))
     return Comparison(options, ratio, interval, gates, *map(tuple, medians))
 
 
+def _score_new(options: CompareOptions) -> Accuracy:
+    classifier = Classifier(options.new, options.provider, options.threads)
+    test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
+    labels = classifier(test.images).labels
+    return accuracy.score(labels, test.labels, classifier.contract.class_labels)
+
+
 def _gates(
-    options: CompareOptions, ratio: float, interval: Interval, new_ns: list[int]
+    options: CompareOptions,
+    ratio: float,
+    interval: Interval,
+    new_ns: list[int],
+    score: Accuracy | None,
 ) -> Iterator[Gate]:
     limit = 1 + options.max_slowdown
     outcome: Outcome = "holds" if interval.high <= limit else "cannot tell"
@@ -95,11 +110,7 @@ def _gates(
     value, ends = interval.around(ratio, 3)
     text = f"{value} times BASE's time (95 % {ends}), at most {limit:.3f}"
     yield Gate("slowdown", outcome, text)
-    if options.min_accuracy is not None:
-        test = fashion_mnist.load_test_set()
-        classifier = Classifier(options.new, options.provider, options.threads)
-        labels = classifier(test.images).labels
-        score = accuracy.score(labels, test.labels, classifier.contract.class_labels)
+    if options.min_accuracy is not None and score is not None:
         least = f"at least {100 * options.min_accuracy:g} %"
         text = f"{percent(score.accuracy, 2)} of {score.n:,} images, {least}"
         yield Gate("accuracy", "holds" if score.accuracy >= options.min_accuracy else "fails", text)

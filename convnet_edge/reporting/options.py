@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.options import DataOptions
 from ..runtime.options import SHARE, Options, option, provider, threads
 
 
 @dataclass(frozen=True)
-class CompareOptions(Options):
+class CompareOptions(DataOptions):
     """Two model files to measure here in turn, and what NEW must hold against BASE."""
 
     base: Path = option(None, "A model file.", positional=True)

@@ -297,7 +297,7 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
     versions = {version for one in entries for name, version in one.result.machine.versions.items()
                 if name in RUNTIMES}  # fmt: skip
     scores = [one.result.accuracy for one in entries]
-    images = {score.images_sha256[:12] for score in scores if score and score.images_sha256}
+    images = {score.test_sha256[:12] for score in scores if score and score.test_sha256}
     for values, what in (
         (set(map(_machine, entries)), "{} machines, whose times cannot be compared"),
         (versions, "{} onnxruntime versions, whose times cannot be compared"),

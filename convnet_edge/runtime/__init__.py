@@ -14,7 +14,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .classifier import Classifier, Pictures, Predictions
-    from .preprocess import Picture
+    from .pictures.preprocess import Picture
 else:  # a checker that saw it would take any name for one that exists
 
     def __getattr__(name: str) -> object:

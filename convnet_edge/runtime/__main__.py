@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .archive import Archive, read_archive
-from .classifier import Classifier
+from .classifier import NOT_SURE, Classifier, Predictions
 from .contract import NEXT_STEP
 from .errors import INTERRUPTED, CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import (
@@ -185,21 +185,23 @@ def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions
 
 
 def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
-    (_, classifier), rows, code = _choose(archive, asked.model, options), [], 0
+    rows: list[tuple[str, Predictions]] = []
+    (_, classifier), code = _choose(archive, asked.model, options), 0
     if not asked.images:
-        rows = [(s.name, classifier(s.pixels).top(3)[0]) for s in classifier.contract.samples]
+        rows = [(sample.name, classifier(sample.pixels)) for sample in classifier.contract.samples]
     for path in asked.images:
         try:
-            rows.append((str(path), classifier([path]).top(3)[0]))
+            rows.append((str(path), classifier([path])))
         except InputError as error:
             _say(f"{archive.path.name}: {error.line}", aside=True)
             code = error.exit_code
     answers, lines = [], []
-    for name, top in rows:
+    for name, found in rows:
+        (top,), unsure = found.top(3), bool(found.unsure[0])
         shares = ", ".join(f"{label} {percent(share)}" for label, share in top)
-        lines.append(f"{name}: {top[0][0]}   ({shares})")
+        lines.append(f"{name}: {NOT_SURE * unsure}{top[0][0]}   ({shares})")
         listed = [{"label": label, "probability": share} for label, share in top]
-        answers.append({"path": name, "label": top[0][0], "top": listed})
+        answers.append({"path": name, "label": top[0][0], "sure": not unsure, "top": listed})
     _show(asked, {"predictions": answers}, lines)
     return code
 

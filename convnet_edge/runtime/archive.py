@@ -29,7 +29,7 @@ START = (
     b"#coding:FAIL--the-file-is-incomplete--expected-the-bytes-that-were-bundled--next--copy-it-again\n"
 )
 MANIFEST, MODELS, TEST_SET = "manifest.json", "models/", "test-set.npz"
-ARRAYS = ("images", "labels", "images_sha256", "labels_sha256")  # of the test set
+ARRAYS = ("images", "labels", "sha256")  # of the test set
 COMMENT_PREFIX = b"sha256:"  # what starts a bundle knows it too: bundling/bootstrap.py
 COMMENT_BYTES = len(COMMENT_PREFIX) + 64
 MAX_ARCHIVE_BYTES = 1024 * MIB
@@ -57,14 +57,15 @@ class Archive:
             return None
         try:
             content = _unzip(self.members[TEST_SET])
-            images, labels, *digests = (
+            images, labels, sha256 = (
                 np.lib.format.read_array(io.BytesIO(content[f"{name}.npy"]), allow_pickle=False)
                 for name in ARRAYS
             )
             kinds = [(str(array.dtype), array.ndim) for array in (images, labels)]
-            if kinds != [("uint8", 3), ("uint8", 1)] or len(images) != len(labels):
+            known = [[("uint8", n_axes), ("int64", 1)] for n_axes in (3, 4)]
+            if kinds not in known or len(images) != len(labels):
                 raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
-            return ImageSet(images, labels, str(digests[0]), str(digests[1]), self.path.name)
+            return ImageSet(images, labels, str(sha256), self.path.name)
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             raise _no_bundle(self.path, error) from error
 

@@ -6,25 +6,28 @@ print(predictions.names, predictions.probabilities)
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import admission, preprocess
+from . import admission
 from .contract import NEXT_STEP, Array
 from .errors import InputError
 from .model_file import ModelFile, PathLike, naming, open_model
 from .options import require
-from .preprocess import Picture
+from .pictures import preprocess
+from .pictures.preprocess import Picture, Prepared
 from .session import Session, Settings
 
 Pictures: TypeAlias = "Picture | Iterable[Picture]"
 
-RUN_BATCH_SIZE = 256
+RUN_BATCH_SIZE, RUN_BATCH_PIXELS = 256, 1 << 20  # of larger images fewer, which take memory
 N_SHOWN = 3
+NOT_SURE = "not sure: "
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,16 +38,19 @@ class Predictions:
     [[('Ankle Boot', 0.98)], [('Shirt', 0.87)]]
 
     labels: (N,) int64, the index of the likeliest class; probabilities: (N, C) float32, rows sum
-    to 1; logits: (N, C) float32, raw outputs; class_labels: the C names.
+    to 1; logits: (N, C) float32, raw outputs; class_labels: the C names; unsure: (N,) bool, which
+    answers the contract's `decision` does not stand by.
     """
 
     labels: Array
     probabilities: Array
     logits: Array
     class_labels: tuple[str, ...]
+    unsure: Array
 
     def __repr__(self) -> str:
-        shown = [f"{name} {share:.0%}" for ((name, share),) in self.top(1)[:N_SHOWN]]
+        pairs = zip(self.unsure.tolist(), self.top(1)[:N_SHOWN])  # noqa: B905 - the first ones
+        shown = [f"{NOT_SURE * unsure}{name} {share:.0%}" for unsure, ((name, share),) in pairs]
         n = len(self.labels)
         listed = ", ".join(shown + ["…"] * (n > N_SHOWN)) or "none"
         return f"Predictions({n} image{'s' * (n != 1)}: {listed})"
@@ -118,18 +124,21 @@ class Classifier:
         return self.contract.goldens.tolerance
 
     def __repr__(self) -> str:
-        height, width = self.contract.image_shape
+        (height, width), channels = self.contract.preprocessing.size, "grey"
+        if self.contract.preprocessing.channels == 3:
+            channels = "RGB"
         name = self.file.path.name if self.file.path else self.contract.document.get("name")
         return (
-            f"Classifier({name}: {len(self.contract.class_labels)} classes, "
-            f"{height} x {width} grey, {self.session.provider}, {self.session.threads} threads)"
+            f"Classifier({name}: {len(self.contract.class_labels)} classes, {height} x {width} "
+            f"{channels}, {self.session.provider}, {self.session.threads} threads)"
         )
 
     def __call__(self, images: Pictures) -> Predictions:
         """Classify one picture or several: paths, bytes, open files, PIL images, uint8 arrays.
 
-        An array (H, W) or (N, H, W) of the model's size is pixels as they are, light on dark; any
-        other (h, w), (h, w, 3) or (h, w, 4) is one picture, grey, RGB or RGBA, and preprocessed.
+        An array of the contract's `image_shape`, (H, W) or (H, W, 3), or of N of these is pixels as
+        they are; any other (h, w), (h, w, 3) or (h, w, 4) is one picture, grey, RGB or RGBA, and
+        preprocessed.
 
         >>> classifier(["boot.png", Path("boot.jpg"), encoded_bytes, camera_frame])
         Predictions(4 images: Ankle Boot 98%, Ankle Boot 97%, Shirt 87%, …)
@@ -137,28 +146,51 @@ class Classifier:
         Raises:
             InputError: something else, an unreadable picture, or a run that fails.
         """
-        pixels = self._pixels(images)
-        logits = self.logits(pixels)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-        return Predictions(logits.argmax(axis=1), probabilities, logits, self.contract.class_labels)
-
-    def _pixels(self, images: Pictures) -> Array:
-        """Return `images` as (N, H, W) uint8."""
         shape = self.contract.image_shape
-        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[1:] == shape:
-            return images
+        if isinstance(images, np.ndarray) and images.shape[1:] == shape:
+            return self._answer(images, ())
+        return self.answer(self._prepare(images))
+
+    def answer(self, pictures: Sequence[Prepared]) -> Predictions:
+        """Classify pictures that `preprocess` has made ready."""
+        pixels = np.array([one.pixels for one in pictures], np.uint8)
+        shape = (-1, *self.contract.image_shape)
+        return self._answer(pixels.reshape(shape), [one.unevenness for one in pictures])
+
+    def _prepare(self, images: Any) -> list[Prepared]:
+        how = self.contract.preprocessing
         is_one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray)
         if is_one or hasattr(images, "read") or not isinstance(images, Iterable):
-            return preprocess.to_pixels(images, shape)[None]
-        pictures = [
-            preprocess.to_pixels(picture, shape, name=f"images[{place}]")
+            return [preprocess.to_pixels(images, how)]
+        return [
+            preprocess.to_pixels(picture, how, name=f"images[{place}]")
             for place, picture in enumerate(images)
         ]
-        return np.array(pictures, np.uint8).reshape(-1, *shape)
 
-    def logits(self, images: Array, *, batch_size: int = RUN_BATCH_SIZE) -> Array:
+    def _answer(self, pixels: Array, unevenness: Sequence[float | None]) -> Predictions:
+        """Classify `pixels` (N, *image_shape); unevenness: of each picture's border, if known."""
+        logits, decision = self.logits(pixels), self.contract.decision
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        unsure = np.zeros(len(logits), bool)
+        if decision is not None:
+            unsure = probabilities.max(axis=1, initial=0) < decision.threshold
+            if decision.max_unevenness is not None and len(unevenness):
+                found = np.array([0.0 if one is None else one for one in unevenness])
+                unsure |= found > decision.max_unevenness
+        labels = logits.argmax(axis=1)
+        return Predictions(labels, probabilities, logits, self.contract.class_labels, unsure)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images run at once unless it is said."""
+        return max(
+            1, min(RUN_BATCH_SIZE, RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size))
+        )
+
+    def logits(self, images: Array, *, batch_size: int | None = None) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""
+        batch_size = self.batch_size if batch_size is None else batch_size
         _require_count("batch_size", batch_size)
         parts = [
             self.session.run(self.to_input(images[start : start + batch_size]))
@@ -175,15 +207,17 @@ class Classifier:
         return logits
 
     def to_input(self, images: Array) -> Array:
-        """Return the model's input (N, 1, H, W) of uint8 `images`: themselves, or in [0, 1]."""
+        """Return the model's input (N, C, H, W) of uint8 `images`: themselves, or in [0, 1]."""
         shape = self.contract.image_shape
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise InputError(
                 f"images of shape {images.shape} and type {images.dtype}",
-                expected=f"(N, {shape[0]}, {shape[1]}) uint8, light on dark",
+                expected=f"(N, {', '.join(map(str, shape))}) uint8",
                 next_step="pass 0 to 255 as uint8, or picture files to have them preprocessed",
             )
+        planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         if self.contract.input_dtype == "uint8":
-            return np.ascontiguousarray(images[:, None])
-        scaled: Array = images[:, None].astype(np.float32) / np.float32(255)
+            return np.ascontiguousarray(planes)
+        scaled: Array = np.ascontiguousarray(planes, np.float32)
+        scaled /= np.float32(255)
         return scaled

@@ -1,8 +1,7 @@
 """The contract: the one JSON document inside an exported file that makes it self-describing.
 
-Of its two SHA-256, `graph_sha256` is over the file's bytes without the contract's own metadata
-entry, `contract_sha256` over the document's text with its own 64 digits written as zeros. They show
-that nothing changed since the export; they are no signature and do not say who made the file.
+Its `file_sha256` is over the whole file's bytes, with its own 64 digits written as zeros. It shows
+that nothing changed since the export; it is no signature and does not say who made the file.
 """
 
 import base64
@@ -16,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .pictures.preprocess import Array as Array
+from .pictures.preprocess import Preprocessing
 from .protobuf import field
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 KEY = "convnet_edge"
 METADATA_FIELD = 14  # ModelProto.metadata_props
 NEXT_STEP = "export the model again with `convnet-edge export`"
-SCHEMA = 2
+SCHEMA = 3
 MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
 MAX_SAMPLES = 4
@@ -31,18 +30,22 @@ MAX_SIDE = 4096
 MAX_PIXELS_BYTES = 64 << 20  # of golden images and sample pictures
 MAX_DEPTH = 16
 MAX_NUMBER = 1e20
-INPUT_DTYPES = ("float32", "uint8")  # pixels in [0, 1], or grey values
+INPUT_DTYPES = ("float32", "uint8")  # pixels in [0, 1], or as they are stored
 LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
     "ort-cpu": "for onnxruntime's CPU provider only",
 }
 _ZEROS = "0" * 64
 _NUMBER = (int, float)
+_DECISION_KINDS: dict[str, Any] = {
+    "threshold": _NUMBER, "max_unevenness": int | float | None, "data": str, "n": int,
+    "coverage": _NUMBER,
+}  # fmt: skip
 # what is read of the document as it stands, by part
 _KINDS: dict[str, dict[str, Any]] = {
     "input": {"name": str, "scale": str, "shape": list},
     "output": {"name": str},
-    "measured": {"what": str, "accuracy": _NUMBER, "n": int},
+    "measured": {"what": str, "accuracy": _NUMBER, "n": int, "sha256": str},
     "training": {"data": str, "n_images": int, "recipe": str, "epochs": int, "seed": int},
     "preprocessing": {"samples": list},
     "goldens": {"floor": _NUMBER, "tolerance": _NUMBER, "indices": list},
@@ -57,9 +60,9 @@ _INTEGER_KINDS: dict[str, dict[str, Any]] = {
 class Goldens:
     """Real images with the logits that float64 PyTorch gave for them.
 
-    images: (K, H, W) uint8; logits: (K, C) float64, rounded to 1e-9; indices: (K,) positions in
-    the test set; floor: the largest error of float32 PyTorch on the whole test set; tolerance:
-    the largest error allowed, an absolute difference of logits.
+    images: (K, H, W) or (K, H, W, 3) uint8; logits: (K, C) float64, rounded to 1e-9; indices: (K,)
+    positions in the test set; floor: the largest error of float32 PyTorch on the whole test set;
+    tolerance: the largest error allowed, an absolute difference of logits.
     """
 
     images: Array
@@ -71,7 +74,7 @@ class Goldens:
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """An encoded picture and the (H, W) uint8 pixels that preprocessing must make of it, ±2."""
+    """An encoded picture and the uint8 pixels that preprocessing must make of it, ±2."""
 
     name: str
     encoded: bytes
@@ -79,42 +82,75 @@ class SamplePicture:
 
 
 @dataclass(frozen=True)
-class Contract:
-    """The parsed document. `image_shape`: (H, W) of the grey input; `document`: all of it.
+class Decision:
+    """When an answer is "not sure".
 
-    input_dtype: "float32" for pixels in [0, 1], "uint8" for grey values. quantization: how the
-    model was made integer, None of a float one. float_counts: parameters, and multiplications of
-    one image if known, of the float model that an integer one was made from; None of a float one.
-    graph_sha256, contract_sha256: as stated, whatever the file's bytes give.
+    threshold: the probability below which it is. max_unevenness: of the picture's border, beyond
+    which it is; None where no background is removed. data: which n images these come from;
+    coverage: the share of them that is sure.
+    """
+
+    threshold: float
+    max_unevenness: float | None
+    data: str
+    n: int
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The parsed document; `document`: all of it.
+
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. decision: None
+    where every answer is one. quantization: how the model was made integer, None of a float one.
+    float_counts: parameters, and multiplications of one image if known, of the float model that an
+    integer one was made from; None of a float one. file_sha256: as stated, whatever the bytes give.
     """
 
     class_labels: tuple[str, ...]
     input_name: str
     input_dtype: str
     output_name: str
-    image_shape: tuple[int, int]
+    preprocessing: Preprocessing
     goldens: Goldens
     samples: tuple[SamplePicture, ...]
+    decision: Decision | None
     quantization: dict[str, Any] | None
     float_counts: tuple[int, int | None] | None
-    graph_sha256: str
-    contract_sha256: str
+    file_sha256: str
     document: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image's pixels: (H, W) of grey, (H, W, 3) of RGB."""
+        return self.preprocessing.shape
 
 
 def seal(model: bytes, document: dict[str, Any]) -> bytes:
     """Return the final file: `model` (a ModelProto without contract) with `document` inside."""
-    digest = {"graph_sha256": hashlib.sha256(model).hexdigest(), "contract_sha256": _ZEROS}
     text = json.dumps(
-        {**document, "schema": SCHEMA, "digest": digest},
+        {**document, "schema": SCHEMA, "file_sha256": _ZEROS},
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,
     )
-    own = hashlib.sha256(text.encode()).hexdigest()
-    text = text.replace(_stated_digest(_ZEROS), _stated_digest(own))
     entry = field(1, KEY.encode()) + field(2, text.encode())
-    return model + field(METADATA_FIELD, entry)
+    zeroed = model + field(METADATA_FIELD, entry)
+    # a graph is not searched: it may hold anything
+    head, tail = zeroed[: len(model)], zeroed[len(model) :]
+    return head + _with_digest(tail, _ZEROS, hashlib.sha256(zeroed).hexdigest())
+
+
+def digest_of(data: memoryview, start: int, end: int, stated: Contract) -> str:
+    """Return the `file_sha256` of a file's `data`, whose contract's text is data[start:end]."""
+    digest = hashlib.sha256(data[:start])
+    digest.update(_with_digest(bytes(data[start:end]), stated.file_sha256, _ZEROS))
+    digest.update(data[end:])
+    return digest.hexdigest()
+
+
+def _with_digest(text: bytes, old: str, new: str) -> bytes:
+    return text.replace(f'"file_sha256":"{old}"'.encode(), f'"file_sha256":"{new}"'.encode())
 
 
 def parse(text: bytes) -> Contract:
@@ -134,12 +170,6 @@ def parse(text: bytes) -> Contract:
         ) from error
 
 
-def digest_of(text: bytes, stated: Contract) -> str:
-    """Return the `contract_sha256` that follows from the document's `text`."""
-    own, zeros = (_stated_digest(digest).encode() for digest in (stated.contract_sha256, _ZEROS))
-    return hashlib.sha256(text.replace(own, zeros)).hexdigest()
-
-
 def encode_bytes(data: bytes) -> str:
     """Return `data` as it stands in the document: base64."""
     return base64.b64encode(data).decode()
@@ -150,10 +180,6 @@ def encode_pixels(pixels: Array) -> str:
     return encode_bytes(zlib.compress(pixels.tobytes(), 9))
 
 
-def _stated_digest(digest: str) -> str:
-    return f'"contract_sha256":"{digest}"'
-
-
 def _parse(document: dict[str, Any]) -> Contract:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
@@ -162,10 +188,18 @@ def _parse(document: dict[str, Any]) -> Contract:
     if not named or not 2 <= len(labels) <= 10_000:
         raise ValueError("class_labels are not a list of 2 to 10,000 names")
     quantization, float_counts = document.get("quantization"), None
-    _require_kinds(document, _KINDS if quantization is None else _KINDS | _INTEGER_KINDS)
-    channels, height, width = document["input"]["shape"]
-    if channels != 1 or not all(1 <= side <= MAX_SIDE for side in (height, width)):
-        raise ValueError(f"input shape {channels} x {height} x {width} is not one grey image")
+    kinds = _KINDS if quantization is None else _KINDS | _INTEGER_KINDS
+    if document["decision"] is not None:
+        kinds = kinds | {"decision": _DECISION_KINDS}
+    _require_kinds(document, kinds)
+    bytes.fromhex(document["measured"]["sha256"])
+    preprocessing = Preprocessing.read(document["preprocessing"])
+    (height, width), channels = preprocessing.size, preprocessing.channels
+    if document["input"]["shape"] != [channels, height, width] or max(height, width) > MAX_SIDE:
+        raise ValueError(
+            f"input shape {str(document['input']['shape'])[:80]}, preprocessing gives {channels} x "
+            f"{height} x {width}, of at most {MAX_SIDE} pixels a side"
+        )
     input_dtype = document["input"]["dtype"]
     if input_dtype not in INPUT_DTYPES:
         raise ValueError(f"input of type {input_dtype!r}, not {' or '.join(INPUT_DTYPES)}")
@@ -173,28 +207,28 @@ def _parse(document: dict[str, Any]) -> Contract:
         if quantization["layout"] not in LAYOUTS:
             raise ValueError(f"layout {quantization['layout'][:80]!r}, not {' or '.join(LAYOUTS)}")
         float_counts = document["parameters"]["n"], quantization["n_multiplications"]
-    shape, samples = (height, width), document["preprocessing"]["samples"]
+    shape, samples = preprocessing.shape, document["preprocessing"]["samples"]
     n_images = len(document["goldens"]["indices"]) + len(samples)
-    if len(samples) > MAX_SAMPLES or n_images * height * width > MAX_PIXELS_BYTES:
+    if len(samples) > MAX_SAMPLES or n_images * math.prod(shape) > MAX_PIXELS_BYTES:
         raise ValueError(
             f"{len(samples)} sample pictures, more than {MAX_SAMPLES}, or {n_images} images of "
-            f"{height} x {width} pixels, more than {MAX_PIXELS_BYTES:,}"
+            f"{math.prod(shape):,} bytes, more than {MAX_PIXELS_BYTES:,} in all"
         )
     return Contract(
         class_labels=tuple(labels),
         input_name=document["input"]["name"],
         input_dtype=input_dtype,
         output_name=document["output"]["name"],
-        image_shape=shape,
+        preprocessing=preprocessing,
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
         samples=tuple(
             SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
             for s in samples
         ),
+        decision=_parse_decision(document["decision"]),
         quantization=quantization,
         float_counts=float_counts,
-        graph_sha256=str(document["digest"]["graph_sha256"]),
-        contract_sha256=str(document["digest"]["contract_sha256"]),
+        file_sha256=str(document["file_sha256"]),
         document=document,
     )
 
@@ -225,7 +259,16 @@ def _require_kinds(document: dict[str, Any], kinds: dict[str, dict[str, Any]]) -
         raise TypeError("versions are not names")
 
 
-def _parse_goldens(document: dict[str, Any], shape: tuple[int, int], n_classes: int) -> Goldens:
+def _parse_decision(document: dict[str, Any] | None) -> Decision | None:
+    if document is None:
+        return None
+    found = Decision(**document)
+    if min(found.threshold, found.max_unevenness or 0, found.n, found.coverage) < 0:
+        raise ValueError(f"decision {str(document)[:200]}")
+    return found
+
+
+def _parse_goldens(document: dict[str, Any], shape: tuple[int, ...], n_classes: int) -> Goldens:
     logits = np.array(document["logits"], np.float64)
     indices = np.array(document["indices"], np.int64)
     floor, tolerance = float(document["floor"]), float(document["tolerance"])

@@ -197,19 +197,17 @@ def printing() -> Iterator[None]:
         InputError: with the system's words.
         BrokenPipeError: nobody reads any more.
     """
-    refused = "the output cannot be written"
     try:
         try:
             yield
-        finally:  # what could not be printed is still there to be flushed
+        finally:  # what could not be printed may still be there to be flushed
             flush(sys.stdout)
-            refused = "the system refuses"
     except BrokenPipeError:
         raise
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        place = error.filename or "the output, or a temporary file"
         raise InputError(
-            f"{refused}: {place}{error.strerror or error}",
+            f"the system refuses {place}: {error.strerror or error}",
             expected="to be allowed to read and write there, and space left on the disk",
             next_step="free some space, or read and write elsewhere (TMPDIR for what is temporary)",
         ) from error

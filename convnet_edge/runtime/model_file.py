@@ -1,4 +1,4 @@
-"""Read a model file once: its graph, its weights' shapes, its contract, its digests.
+"""Read a model file once: its graph, its weights' shapes, its contract, its digest.
 
 Nothing is executed, and the onnx package is not needed. Format:
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Whether the file may be opened is decided by
@@ -92,8 +92,8 @@ class ModelFile:
     """What a file says of itself; `open_model` makes it.
 
     opsets: version by domain. weights, inputs, outputs, shapes: by name; inputs without the
-    weights, shapes of the outputs and all between. digests: whether its bytes give both SHA-256
-    that the contract states. path: None of what was given as its content.
+    weights, shapes of the outputs and all between. digest: whether its bytes give the SHA-256 that
+    the contract states. path: None of what was given as its content.
     """
 
     data: bytes
@@ -105,7 +105,7 @@ class ModelFile:
     outputs: dict[str, Shape]
     shapes: dict[str, Shape]
     contract: Contract
-    digests: tuple[Check, ...]
+    digest: Check
     path: Path | None = None
 
     def __repr__(self) -> str:
@@ -181,7 +181,7 @@ def open_model(source: PathLike | bytes) -> ModelFile:
         if not top.integer(1) or len(graphs) != 1:  # other readers would merge several
             raise ValueError(f"IR version {top.integer(1)}, {len(graphs)} graphs in it")
         (graph,) = graphs
-        stated, digests = _read_contract(top)  # first: it is what other tools' files lack
+        stated, digest = _read_contract(top)  # first: it is what other tools' files lack
         if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
             raise ValueError("training steps, functions of its own or sparse weights in it")
         weights = _by_name(map(_read_weight, graph.messages(5)))
@@ -198,7 +198,7 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             outputs=outputs,
             shapes=inner | outputs,
             contract=stated,
-            digests=digests,
+            digest=digest,
         )
     except (ValueError, IndexError) as error:
         raise InputError(
@@ -229,8 +229,8 @@ def naming(path: Path | None) -> Iterator[None]:
         raise
 
 
-def _read_contract(top: Message) -> tuple[Contract, tuple[Check, ...]]:
-    """Return the one contract in the file, and whether its digests are those of the bytes."""
+def _read_contract(top: Message) -> tuple[Contract, Check]:
+    """Return the one contract in the file, and whether its digest is that of the bytes."""
     found = []
     for number, value, start, end in read_fields(top.data):
         if number == contract.METADATA_FIELD and isinstance(value, memoryview):
@@ -247,17 +247,11 @@ def _read_contract(top: Message) -> tuple[Contract, tuple[Check, ...]]:
             next_step=NEXT_STEP,
         )
     ((text, start, end),) = found
-    stated, graph_digest = contract.parse(text), hashlib.sha256(top.data[:start])
-    graph_digest.update(top.data[end:])
-    return stated, (
-        _check_digest("graph digest", graph_digest.hexdigest(), stated.graph_sha256),
-        _check_digest("contract digest", contract.digest_of(text, stated), stated.contract_sha256),
-    )
-
-
-def _check_digest(name: str, found: str, stated: str) -> Check:
-    says = "as stated" if found == stated else f"but the file states {stated[:16]}…"
-    return Check(name, found == stated, f"sha256 {found[:16]}…, {says}")
+    stated = contract.parse(text)
+    digest = contract.digest_of(top.data, start, end, stated)
+    same = digest == stated.file_sha256
+    says = "as stated" if same else f"but the file states {stated.file_sha256[:16]}…"
+    return stated, Check("digest", same, f"sha256 {digest[:16]}…, {says}")
 
 
 def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Prove on this machine that a model file is whole and computes what was proved at export.
 
-The digests prove the file, the golden vectors prove machine and provider, the sample pictures
+The digest proves the file, the golden vectors prove machine and provider, the sample pictures
 prove the preprocessing. Comparing with PyTorch itself is the host's business (parity).
 """
 
@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from . import preprocess
 from .classifier import Classifier
 from .contract import Array, Contract
 from .errors import CheckFailedError, InputError, MissingPackageError
 from .measure.check import Check
+from .pictures import preprocess
 
 PIXEL_TOLERANCE = 2
 MAX_SAMPLE_PIXELS = 1_000_000  # the exporter draws a few thousand
 
 
 def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
-    """Run every check that a device can: digests, golden vectors, sample pictures."""
-    digests, goldens = classifier.file.digests, _check_goldens(classifier)
-    return (*digests, *goldens, check_pictures(classifier.contract))
+    """Run every check that a device can: digest, golden vectors, sample pictures."""
+    digest, goldens = classifier.file.digest, _check_goldens(classifier)
+    return (digest, *goldens, check_pictures(classifier.contract))
 
 
 def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool = False) -> None:
@@ -63,8 +63,8 @@ def check_pictures(stated: Contract) -> Check:
     for sample in stated.samples:
         try:
             pixels = preprocess.decode_picture(
-                sample.encoded, stated.image_shape, name=sample.name, max_pixels=MAX_SAMPLE_PIXELS
-            )
+                sample.encoded, stated.preprocessing, name=sample.name, max_pixels=MAX_SAMPLE_PIXELS
+            ).pixels
         except InputError as error:
             skipped = isinstance(error, MissingPackageError)
             return Check(name, False, error.found, skipped=skipped)

@@ -10,21 +10,21 @@ from types import ModuleType
 from typing import Any, Literal
 
 from .. import __version__
-from ..runtime import contract, preprocess, selftest
-from ..runtime.contract import Array
-from ..runtime.errors import InputError
+from ..runtime import contract, selftest
+from ..runtime.contract import Array, Goldens
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.result import as_json
+from ..runtime.pictures import preprocess
+from ..runtime.pictures.preprocess import Preprocessing
 from .goldens import make_pictures
-from .parity import Reference
 
 InputDtype = Literal["float32", "uint8"]
 
 RANGES: dict[InputDtype, dict[str, Any]] = {
-    "float32": {"range": [0.0, 1.0], "scale": "uint8 grey value / 255"},
-    "uint8": {"range": [0, 255], "scale": "the uint8 grey value; the graph scales it"},
+    "float32": {"range": [0.0, 1.0], "scale": "uint8 value / 255"},
+    "uint8": {"range": [0, 255], "scale": "the uint8 value; the graph scales it"},
 }
 REFERENCE_DECIMALS = 9
 
@@ -40,42 +40,32 @@ def describe_input(dtype: InputDtype, image_shape: tuple[int, ...]) -> dict[str,
     }
 
 
-def describe_preprocessing(images: Array) -> dict[str, Any]:
-    """Return what makes pixels of pictures, with samples made of three `images` (N, H, W)."""
+def describe_preprocessing(images: Array, how: Preprocessing) -> dict[str, Any]:
+    """Return what makes pixels of pictures, with samples made of three `images`."""
     samples = []
     for name, encoded in make_pictures(images).items():
-        pixels = preprocess.decode_picture(encoded, images.shape[1:], name=name)
+        pixels = preprocess.decode_picture(encoded, how, name=name).pixels
         encodings = contract.encode_bytes(encoded), contract.encode_pixels(pixels)
         samples.append({"name": name, "encoded": encodings[0], "pixels": encodings[1]})
-    return {
-        "steps": list(preprocess.STEPS),
-        "pixel_tolerance": selftest.PIXEL_TOLERANCE,
-        "samples": samples,
-    }
+    return how.document() | {"pixel_tolerance": selftest.PIXEL_TOLERANCE, "samples": samples}
 
 
 def describe_proof(
-    what: str, reference: Reference, test: ImageSet, chosen: Array, class_labels: Sequence[str]
+    what: str, logits: Array, test: ImageSet, goldens: Goldens, class_labels: Sequence[str]
 ) -> dict[str, Any]:
     """Return how many test images `what` classified right, and the golden vectors.
 
-    reference: its logits of the test images. chosen: (K,) the golden images, by index.
+    logits: (N, C) its logits of the test images.
     """
-    if chosen.max() >= len(test.images):
-        raise InputError(
-            f"golden vectors of image {chosen.max()}",
-            expected=f"one of the {len(test.images):,} test images",
-            next_step=contract.NEXT_STEP,
-        )
-    score = accuracy.score(reference.logits.argmax(axis=1), test.labels, tuple(class_labels))
+    score = accuracy.score(logits.argmax(axis=1), test.labels, tuple(class_labels))
     return {
         "measured": {"what": f"{what} on the test images", **accuracy.describe(score, test)},
         "goldens": {
-            "indices": chosen.tolist(),
-            "images": contract.encode_pixels(test.images[chosen]),
-            "logits": reference.logits[chosen].round(REFERENCE_DECIMALS).tolist(),
-            "floor": reference.floor,
-            "tolerance": reference.tolerance,
+            "indices": goldens.indices.tolist(),
+            "images": contract.encode_pixels(goldens.images),
+            "logits": goldens.logits.round(REFERENCE_DECIMALS).tolist(),
+            "floor": goldens.floor,
+            "tolerance": goldens.tolerance,
         },
     }
 

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from ..data.fashion_mnist import CLASS_LABELS
 from ..networks.convnet import compute_logits
 from ..runtime.errors import CheckFailedError, InterruptedRunError
 from ..runtime.options import require
-from . import record
+from . import record, tensorboard
 from .batches import draw_choices
 from .distributed import joined
 from .launch import read_launch
 from .options import TrainOptions
-from .run import EpochMetrics, GraphedStep, Run, Step
+from .run import EpochMetrics, GraphedStep, Run, Step, balanced_accuracy
 
 REPORT_EVERY_S = 0.2
-EXPLODED_LOSS = 10 * math.log(len(CLASS_LABELS))  # ten times that of guessing
+EXPLODED = 10  # times the loss of guessing
 PEAK_SIDE, PEAK_ROUNDS = 1024, 6
 
 
@@ -39,8 +39,17 @@ class Progress:
     n_images_total: int
 
 
-# what the caller hears: the run before its first step, and each epoch that is complete and kept
-Event = Run | Progress | EpochMetrics
+@dataclass(frozen=True)
+class Reading:
+    """How many pictures are decoded, before the run."""
+
+    n: int
+    n_total: int
+
+
+# what the caller hears: pictures as they are read, the run before its first step, and each epoch
+# that is complete and kept
+Event = Reading | Run | Progress | EpochMetrics
 Tell = Callable[[Event], None]
 
 
@@ -58,8 +67,13 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
         InterruptedRunError: Ctrl-C, or another process is gone; the last complete epoch is kept.
     """
     device = resolve_device(options.device)
-    with joined(device) as processes, without_tf32():
-        run = Run(options, device=device, processes=processes)
+    with tensorboard.opened(options) as log, joined(device) as processes, without_tf32():
+        run = Run(
+            options,
+            device=device,
+            processes=processes,
+            progress=lambda n, n_total: tell(Reading(n, n_total)),
+        )
         try:
             if options.resume and (kept := record.find(run)):
                 if kept.kind == "model":
@@ -67,7 +81,11 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
                 record.restore(run, kept)
             record.require_same_start(run)
             tell(run)
-            _train_epochs(run, tell)
+            for metrics in run.epochs:
+                log(metrics)
+            for metrics in _train_epochs(run, tell):
+                log(metrics)
+                tell(metrics)
             return record.finish(run) if processes.leads else None
         except KeyboardInterrupt as error:
             n_kept = record.count_kept(run)
@@ -119,8 +137,10 @@ def measure_peak(device: torch.device) -> float:
     return 2 * PEAK_SIDE**3 / shortest
 
 
-def _train_epochs(run: Run, tell: Tell) -> None:
-    step: Step = GraphedStep(run) if run.device.type == "cuda" else run.step
+def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
+    """Train the epochs that are left; give each one's metrics once its state is kept."""
+    graphed = run.device.type == "cuda" and run.images.are_on_device
+    step: Step = GraphedStep(run) if graphed else run.step
     while len(run.epochs) < run.recipe.epochs:
         with run.timed("epochs"):
             metrics = _train_epoch(run, step, tell)
@@ -131,16 +151,23 @@ def _train_epochs(run: Run, tell: Tell) -> None:
             with run.timed("checkpoints"):
                 record.save(run, epochs)
         run.epochs = epochs
-        tell(metrics)
+        yield metrics
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
     n_done, batch_size = len(run.epochs), run.recipe.batch_size
-    drawn = draw_choices(len(run.used), run.architecture.widths[2], run.recipe, run.choices)
+    height_width = run.architecture.image_shape[1:]
+    drawn = draw_choices(
+        len(run.dataset.train),
+        run.recipe,
+        run.choices,
+        sides=height_width,
+        n_hidden=run.architecture.widths[2],
+    )
     choices = {name: t.to(run.device) for name, t in drawn.items()}
     n = len(choices["order"])
     run.loss_sum.zero_()
-    run.n_correct.zero_()
+    run.n_hits.zero_()
     n_batches = math.ceil(n / batch_size)
     n_steps = run.recipe.epochs * n_batches
     started = last_report = time.perf_counter_ns()
@@ -154,22 +181,28 @@ def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
         # reading a sum makes the host wait for a GPU: there, an epoch is reported when it is over
         if run.device.type == "cpu" and now - last_report > REPORT_EVERY_S * 1e9:
             last_report = now
-            tell(Progress(_measure(run, index + 1, stop, started), stop, n))
-    return _measure(run, n_batches, n, started)
+            tell(Progress(_measure(run, index + 1, drawn["order"][:stop], started), stop, n))
+    return _measure(run, n_batches, drawn["order"], started)
 
 
-def _measure(run: Run, n_batches: int, n_images: int, started: int) -> EpochMetrics:
-    """Return the metrics of the epoch so far. started: `perf_counter_ns` at its beginning."""
+def _measure(run: Run, n_batches: int, seen: torch.Tensor, started: int) -> EpochMetrics:
+    """Return the metrics of the epoch so far.
+
+    seen: which images it has passed over. started: `perf_counter_ns` at its beginning.
+    """
     epoch, mean_loss = len(run.epochs) + 1, run.loss_sum.item() / n_batches
-    if mean_loss < EXPLODED_LOSS:  # false for NaN
-        duration_s = (time.perf_counter_ns() - started) / 1e9
-        return EpochMetrics(epoch, mean_loss, run.n_correct.item() / n_images, duration_s)
+    exploded_loss = EXPLODED * math.log(len(run.dataset.class_labels))
+    if mean_loss < exploded_loss:  # false for NaN
+        n_hits = run.n_hits.cpu().numpy()
+        n_images = np.bincount(run.dataset.train.labels[seen.numpy()], minlength=len(n_hits))
+        accuracies = float(n_hits.sum() / len(seen)), balanced_accuracy(n_hits, n_images)
+        return EpochMetrics(epoch, mean_loss, *accuracies, (time.perf_counter_ns() - started) / 1e9)
     rates = f"{run.recipe.learning_rate:g}"
     if run.recipe.muon_learning_rate:
         rates += f" (Muon {run.recipe.muon_learning_rate:g})"
     raise CheckFailedError(
         f"the mean loss is {mean_loss:.4g} in epoch {epoch} at learning rate {rates}",
-        expected=f"a finite loss below {EXPLODED_LOSS:.3g}, ten times that of guessing",
+        expected=f"a finite loss below {exploded_loss:.3g}, ten times that of guessing",
         next_step=f"lower --learning-rate; {_kept(run, record.count_kept(run))}",
     )
 
@@ -181,12 +214,18 @@ def _kept(run: Run, n_kept: int) -> str:
 
 
 def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
-    if not len(run.held_out) or not run.processes.leads:
+    held_out, n_classes = run.dataset.validation, len(run.dataset.class_labels)
+    if not len(held_out) or not run.processes.leads:
         return metrics
-    logits = compute_logits(run.finished_model(), run.held_out.images, torch.float32)
-    labels = torch.from_numpy(run.held_out.labels.astype("int64"))
+    logits = compute_logits(run.finished_model(), held_out.images, torch.float32)
+    labels = torch.from_numpy(held_out.labels.astype("int64"))
+    hits = logits.argmax(axis=1) == held_out.labels
+    n_hits, n_images = (
+        np.bincount(held_out.labels[which], minlength=n_classes) for which in (hits, slice(None))
+    )
     return replace(
         metrics,
         validation_loss=F.cross_entropy(torch.from_numpy(logits), labels).item(),
-        validation_accuracy=float((logits.argmax(axis=1) == run.held_out.labels).mean()),
+        validation_accuracy=float(hits.mean()),
+        validation_balanced_accuracy=balanced_accuracy(n_hits, n_images),
     )

@@ -1,4 +1,4 @@
-"""Update the convnet's parameters: Adam on all, or Muon on the two large matrices.
+"""Update a network's parameters: Adam on all, or Muon on the inner weights.
 
 What an update remembers lies in its parameter's memory format and must be restored in place: fused
 Adam computes wrongly, without an error, on state whose format differs (6.5e-3 off after 5 steps).
@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from ..networks.convnet import Convnet
 from .recipes import Recipe
 
-LARGE = (2, 4)  # places of conv2's and the first linear layer's weight among the parameters
 # PyTorch's defaults, as in the tutorial
 ADAM: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 MOMENTUM = 0.95
@@ -36,10 +34,11 @@ class Updater:
     would freeze; hence our own, in the parameter's dtype.
     """
 
-    def __init__(self, model: Convnet, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         parameters = [p.detach() for p in model.parameters()]
         device, self.weight_decay = parameters[0].device, recipe.weight_decay
-        self._large = LARGE if recipe.muon_learning_rate else ()
+        weights = [i for i, p in enumerate(parameters) if p.dim() > 1]
+        self._large = weights[1:-1] if recipe.muon_learning_rate else []
         self._others = tuple(i for i in range(len(parameters)) if i not in self._large)
         self._whole_rates = (recipe.learning_rate, recipe.muon_learning_rate)
         self._rates: list[float | Tensor] = list(self._whole_rates)

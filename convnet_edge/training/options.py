@@ -4,27 +4,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..data.options import data_dir
-from ..runtime.options import Options, option, seed
-from .recipes import RECIPES, Recipe, RecipeName
+from ..data.options import PreparationOptions
+from ..runtime.options import option, seed
+from .recipes import RECIPES, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["float32", "bf16"]
+ClassWeights = Literal["none", "balanced"]
+
+REFERENCE_DATA = ("fashion-mnist", "sample")
 
 
 @dataclass(frozen=True)
-class TrainOptions(Options):
+class TrainOptions(PreparationOptions):
     """How to train; the defaults are the tutorial's recipe."""
 
-    data: Literal["fashion-mnist", "sample"] = option(
-        "fashion-mnist",
-        "Training images; `sample` is the 10,000 that come with the program.",
-    )
-    data_dir: Path | None = data_dir()
-    recipe: RecipeName = option(
-        "tutorial",
+    recipe: RecipeName | None = option(
+        None,
         "tutorial: as it is written there, 10 epochs. fast: its accuracy in 2 epochs. best: the "
-        "highest accuracy, 30 epochs.",
+        "highest accuracy on Fashion-MNIST, 30 epochs. scratch: for any pictures, epochs by their "
+        "number.",
+        default_text="tutorial for Fashion-MNIST, scratch for own pictures",
     )
     epochs: int | None = option(
         None, "Passes over the images.", low=1, high=10_000, default_text="the recipe's"
@@ -32,6 +32,15 @@ class TrainOptions(Options):
     learning_rate: float | None = option(None, "Adam's.", above=0, default_text="the recipe's")
     batch_size: int | None = option(
         None, "Images a step, over all processes.", low=1, high=4096, default_text="the recipe's"
+    )
+    augment: Augment | None = option(
+        None,
+        "What happens to images at random in training: moved, mirrored, partly covered. flip only "
+        "where a mirror image is of the same class: b and d are not.",
+        default_text="the recipe's; scratch's is shift",
+    )
+    class_weights: ClassWeights = option(
+        "none", "balanced: all classes weigh the same, however many images each has."
     )
     kernel_size: int = option(
         3, "Of both convolutions, in pixels.", low=1, high=9, panel="Advanced"
@@ -52,6 +61,9 @@ class TrainOptions(Options):
         "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"
     )
     resume: bool = option(False, "Go on from the last complete epoch.")
+    tensorboard: bool = option(
+        False, "Write every epoch into NAME.tensorboard as well; needs tensorboard."
+    )
     out: Path = option(
         Path("checkpoints/convnet.safetensors"),
         "The checkpoint to write. An earlier run of that name is kept as NAME.1, NAME.2, …",
@@ -64,8 +76,13 @@ class TrainOptions(Options):
         return self.out.with_name(f"{self.out.stem}.resume.safetensors")
 
     @property
+    def recipe_name(self) -> RecipeName:
+        """The recipe that was named, or the one for these data."""
+        return self.recipe or ("tutorial" if self.data in REFERENCE_DATA else "scratch")
+
+    @property
     def plan(self) -> Recipe:
-        """The recipe with what was given in its place."""
-        given = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
-        given = {name: value for name, value in given.items() if value is not None}
-        return replace(RECIPES[self.recipe], **given)
+        """The recipe with what was given in its place; epochs 0: by the number of images."""
+        names = ("epochs", "learning_rate", "batch_size", "augment")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(RECIPES[self.recipe_name], **given)

@@ -1,22 +1,29 @@
 """The recipes: what decides the trained weights, beside data, network and seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-RecipeName = Literal["tutorial", "fast", "best"]
+RecipeName = Literal["tutorial", "fast", "best", "scratch"]
+Augment = Literal["none", "shift", "shift,flip", "shift,erase", "shift,flip,erase"]
+Edge = Literal["black", "reflect"]
+
+# epochs by the number of images, where a recipe leaves them open: 126 of 1,000, 40 of 10,000
+EPOCHS_FACTOR, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 12, 200
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe.
+    """One recipe; none stops early: it takes all its epochs, and keeps the weights of the last.
 
-    epochs: passes over the training images. batch_size: images a step.
+    epochs: passes over the training images; 0: by their number. batch_size: images a step.
     share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.
-    learning_rate: Adam's. muon_learning_rate: Muon's, on conv2 and the first linear layer; 0: Adam.
+    learning_rate: Adam's. muon_learning_rate: Muon's, on the inner weights; 0: Adam on all.
     weight_decay: decoupled (AdamW), as a share of the learning rate.
     decay: learning rates fall linearly to 0; else they stay.
     normalize: train on (pixel - mean) / deviation of the training images, folded into conv1 after.
-    flip_and_shift: each image mirrored at random, and moved by -1, 0 or 1 pixel along both axes.
+    augment: what happens to images at random. shift: moved by up to `shift` of the shorter side
+    along both axes, what comes in filled by `edge`. flip: half of them mirrored. erase: a rectangle
+    set to the mean in a quarter of them.
     dropout: share of the hidden features that a step leaves out.
     label_smoothing: share of each target that is spread over all classes.
     average: weights kept are an average in which a step's weigh 1 - average; 0: the last ones.
@@ -30,10 +37,17 @@ class Recipe:
     weight_decay: float = 0.0
     decay: bool = False
     normalize: bool = False
-    flip_and_shift: bool = False
+    augment: Augment = "none"
+    shift: float = 0.0
+    edge: Edge = "black"
     dropout: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
+
+    def for_images(self, n: int) -> "Recipe":
+        """Return the recipe for `n` training images, with the epochs that it leaves open."""
+        by_number = min(max(round(EPOCHS_FACTOR / n**0.5), FEWEST_EPOCHS), MOST_EPOCHS)
+        return replace(self, epochs=self.epochs or by_number)
 
 
 RECIPES: dict[RecipeName, Recipe] = {
@@ -55,9 +69,24 @@ RECIPES: dict[RecipeName, Recipe] = {
         weight_decay=0.01,
         decay=True,
         normalize=True,
-        flip_and_shift=True,
+        augment="shift,flip",
+        shift=1 / 28,
         dropout=0.3,
         label_smoothing=0.1,
         average=0.998,
+    ),
+    "scratch": Recipe(
+        epochs=0,
+        batch_size=64,
+        learning_rate=3e-3,
+        muon_learning_rate=0.02,
+        weight_decay=0.01,
+        decay=True,
+        normalize=True,
+        augment="shift",
+        shift=1 / 14,
+        edge="reflect",
+        dropout=0.3,
+        label_smoothing=0.1,
     ),
 }

@@ -1,28 +1,37 @@
 """Write what a run leaves, complete or not, and take an unfinished one up again bit for bit."""
 
+import csv
+import io
 import itertools
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..data import fashion_mnist as data
+from ..data import split
 from ..drawing import pictures
 from ..networks import checkpoint
 from ..networks.checkpoint import Amount, Checkpoint, Count
-from ..networks.convnet import compute_logits
+from ..networks.convnet import Convnet, compute_logits
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.result import Accuracy, as_json, brief
+from ..runtime.measure.stats import wilson_interval
 from ..sealing import seal
-from .run import EpochMetrics, Run
+from .run import EpochMetrics, Run, balanced_accuracy
 
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
-IN_CHECKPOINT = ("model", "class_labels", "training", "test", "versions")
-CURVE, RECORD = ".train.png", ".train.json"  # beside the checkpoint
+IN_CHECKPOINT = (
+    "model", "class_labels", "preprocessing", "training", "test", "decision", "versions",
+)  # fmt: skip
+CURVE, RECORD, EPOCHS = ".train.png", ".train.json", ".epochs.csv"  # beside the checkpoint
+SPLIT = ".split.json"
+COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
+MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class _Saved:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training left: files, and the one score on the test images.
+    """What training left: files, and the one score on the test images, None without any.
 
     earlier_path: where an earlier run of that name is now. record: what `record_path` holds,
     everything that is needed to repeat the run, and what came of it. `training` in it is as in
@@ -45,10 +54,11 @@ class TrainResult:
 
     checkpoint_path: Path
     record_path: Path
+    epochs_path: Path
     picture: pictures.Picture
     earlier_path: Path | None
     epochs: tuple[EpochMetrics, ...]
-    test: Accuracy
+    test: Accuracy | None
     record: dict[str, Any]
 
     __repr__ = brief
@@ -57,7 +67,7 @@ class TrainResult:
 def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:
     """Keep the state after the last of `epochs`; if that fails, the state before stands."""
     header = {
-        "training": run.training,
+        **_identity(run),
         "epochs": as_json(epochs),
         "time_s": run.time_s,
         "threads": torch.get_num_threads(),
@@ -83,10 +93,17 @@ def count_kept(run: Run) -> int:
         return 0
 
 
+def _identity(run: Run) -> dict[str, dict[str, Any]]:
+    """Return what two runs have in common only if they are the same one."""
+    return {"training": run.training, "preprocessing": run.dataset.preprocessing.document()}
+
+
 def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
     kept = checkpoint.load(path, kind=kind)
-    theirs = kept.header.get("training")
-    for key, value in run.training.items():
+    ours = [(part, key, value) for part, keys in _identity(run).items()
+            for key, value in keys.items()]  # fmt: skip
+    for part, key, value in ours:
+        theirs = kept.header.get(part)
         found = theirs.get(key) if isinstance(theirs, dict) else None
         if found != value:
             raise InputError(
@@ -129,22 +146,30 @@ def _read_saved(run: Run, header: dict[str, Any]) -> _Saved:
     if tuple(epoch.epoch for epoch in saved.epochs) != whole or len(whole) > run.recipe.epochs:
         raise ValueError(f"epochs are not the first of {run.recipe.epochs}")
     for epoch in saved.epochs:
-        scores = epoch.validation_loss, epoch.validation_accuracy
-        if any((score is None) == bool(run.options.validate) for score in scores):
+        scores = [value for name, value in asdict(epoch).items() if name.startswith("validation")]
+        if any((score is None) == bool(len(run.dataset.validation)) for score in scores):
             raise ValueError(f"epochs: {epoch.epoch} has validation scores {scores}")
     return saved
 
 
 def require_same_start(run: Run) -> None:
-    """Check that all processes go on from the same epoch: their folders must be the same one."""
-    total = torch.tensor(float(len(run.epochs)), device=run.device)
+    """Check that all processes have the same images, and go on from the same epoch."""
+    digest = int(run.dataset.train.sha256[:4], 16)
+    total = torch.tensor((float(len(run.epochs)), digest), device=run.device)
     run.processes.add_up((total,))
-    if total.item() != len(run.epochs) * run.processes.size:
+    n_epochs, digests = total.tolist()
+    if n_epochs != len(run.epochs) * run.processes.size:
         raise InputError(
             f"process {run.processes.rank} found {len(run.epochs)} complete epochs to resume, "
             "others found another number",
             expected=f"{run.options.resume_path} to be the same file on every machine",
             next_step="put --out into a folder that the machines share, or copy that file to each",
+        )
+    if digests != digest * run.processes.size:
+        raise InputError(
+            f"process {run.processes.rank} found other training images than others",
+            expected="the same pictures on every machine",
+            next_step="put the pictures into a folder that the machines share, or copy them",
         )
 
 
@@ -154,15 +179,13 @@ def finish(run: Run) -> TrainResult:
     An earlier run of that name is kept under a number.
     """
     model, out = run.finished_model(), run.options.out
-    with run.timed("test"):
-        test = data.load_test_set()
-        logits = compute_logits(model, test.images, torch.float32)
-        score = accuracy.score(logits.argmax(axis=1), test.labels, data.CLASS_LABELS)
+    score = _score(run, model)
     record = {
-        "schema": "convnet-edge/train/2",
+        "schema": "convnet-edge/train/3",
         "model": checkpoint.describe_network(run.architecture),
-        "class_labels": list(data.CLASS_LABELS),
-        "training": run.training,
+        "class_labels": list(run.dataset.class_labels),
+        **_identity(run),
+        "data": _describe_data(run),
         "device": {
             "name": device_name(run.device),
             "threads": torch.get_num_threads(),  # of each process
@@ -173,17 +196,108 @@ def finish(run: Run) -> TrainResult:
         "time_s": run.time_s,
         "machine": machine.passport(),
         "versions": seal.versions(torch) | {"python": platform.python_version()},
-        "test": accuracy.describe(score, test),
+        "test": _describe_score(run, score) if score else None,
+        "classes": _describe_classes(run, score),
+        "decision": _decide(run, model),
     }
     header = {key: record[key] for key in IN_CHECKPOINT}
     stored = checkpoint.to_bytes(Checkpoint("model", dict(model.state_dict()), header))
     earlier_path = _keep_earlier(out, stored)
     picture = pictures.training_curve(out.with_suffix(CURVE), record["epochs"])
-    record_path = out.with_suffix(RECORD)
+    record_path, epochs_path = out.with_suffix(RECORD), out.with_suffix(EPOCHS)
     write_json(record_path, record)
+    write_atomically(epochs_path, _as_csv(run.epochs))
+    arranged = run.dataset.arranged
+    if arranged and not arranged.published:
+        split.write_split(
+            out.with_suffix(SPLIT),
+            run.options.data,
+            entries=arranged.entries,
+            digests=arranged.digests,
+            parts=arranged.parts,
+        )
     write_atomically(out, stored)
     run.options.resume_path.unlink(missing_ok=True)
-    return TrainResult(out, record_path, picture, earlier_path, run.epochs, score, record)
+    return TrainResult(
+        out, record_path, epochs_path, picture, earlier_path, run.epochs, score, record
+    )
+
+
+def _score(run: Run, model: Convnet) -> Accuracy | None:
+    """Score the test images, if there are any."""
+    test = run.dataset.test
+    if not len(test):
+        return None
+    with run.timed("test"):
+        logits = compute_logits(model, test.images, torch.float32)
+    return accuracy.score(logits.argmax(axis=1), test.labels, run.dataset.class_labels)
+
+
+def _describe_score(run: Run, score: Accuracy) -> dict[str, Any]:
+    counts = np.array(score.confusion)
+    balanced = balanced_accuracy(counts.diagonal(), counts.sum(axis=1))
+    return {**accuracy.describe(score, run.dataset.test), "balanced_accuracy": balanced}
+
+
+def _describe_classes(run: Run, score: Accuracy | None) -> list[dict[str, Any]]:
+    """Return each class's score; without a test image it is not measured, and None."""
+    rows = []
+    for i, label in enumerate(run.dataset.class_labels):
+        n, n_correct = (sum(score.confusion[i]), score.confusion[i][i]) if score else (0, 0)
+        interval = asdict(wilson_interval(n_correct, n)) if n else None
+        share = n_correct / n if n else None
+        rows.append({"label": label, "n": n, "accuracy": share, "interval_95": interval})
+    return rows
+
+
+def _describe_data(run: Run) -> dict[str, Any]:
+    """Return how many images of each class there are, and how many pictures were left out."""
+    found = run.dataset
+    sets = {"train": found.train, "validation": found.validation, "test": found.test}
+    n_classes = len(found.class_labels)
+    counts = {
+        name: np.bincount(images.labels, minlength=n_classes).tolist()
+        for name, images in sets.items()
+    }
+    report = found.report
+    return {
+        "n_by_class": counts,
+        "n_left_out": len(report.left_out) if report else 0,
+        "n_leaks": len(report.leaks) if report else 0,
+    }
+
+
+def _decide(run: Run, model: Convnet) -> dict[str, Any]:
+    """Return from which probability on an answer counts: one that most known images reach.
+
+    Of training images, which the network has seen, every so many are taken: they are in the order
+    of their classes.
+    """
+    known, data = run.dataset.validation, "validation images"
+    images = known.images
+    if not len(known):
+        known, data = run.dataset.train, "training images, which the network has seen"
+        images = known.images[:: -(-len(known) // MOST_DECIDING)]
+    with run.timed("decision"):
+        logits = torch.from_numpy(compute_logits(model, images, torch.float32))
+    likeliest = logits.double().softmax(1).amax(1).numpy()
+    threshold = float(np.quantile(likeliest, 1 - COVERAGE, method="lower"))
+    return {
+        "threshold": threshold,
+        "max_unevenness": None,
+        "data": data,
+        "n": len(likeliest),
+        "coverage": float((likeliest >= threshold).mean()),
+    }
+
+
+def _as_csv(epochs: tuple[EpochMetrics, ...]) -> bytes:
+    """Return a line for each epoch, under the names of its numbers; empty where there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [one.name for one in fields(EpochMetrics)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, epochs))
+    return text.getvalue().encode()
 
 
 def _keep_earlier(out: Path, stored: bytes) -> Path | None:
@@ -197,7 +311,7 @@ def _keep_earlier(out: Path, stored: bytes) -> Path | None:
             return None
         candidates = (out.with_suffix(f".{n}{out.suffix}") for n in itertools.count(1))
         earlier = next(path for path in candidates if not path.exists())
-        for suffix in (CURVE, RECORD, out.suffix):
+        for suffix in (CURVE, RECORD, EPOCHS, SPLIT, out.suffix):
             path = out.with_suffix(suffix)
             if path.exists():
                 path.rename(earlier.with_suffix(suffix))

@@ -6,17 +6,20 @@ Which steps are taken, and what is kept of them, is the loop's business.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import fashion_mnist as data
-from ..networks.checkpoint import Amount
+from ..data import dataset
+from ..networks.checkpoint import MAX_CHECKPOINT_BYTES, Amount
 from ..networks.convnet import Architecture, Convnet, fold_normalization
-from ..networks.convnet_gradients import loss_and_gradients
+from ..networks.gradients import step_of
+from ..runtime.admission import MAX_IMAGE_BYTES
+from ..runtime.contract import Array
 from ..runtime.measure import machine
+from ..runtime.measure.result import as_json
 from ..runtime.options import require
 from .batches import Choices, TrainingImages
 from .distributed import Processes
@@ -26,7 +29,7 @@ from .options import TrainOptions
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
-MUON = "Muon on conv2 and the first linear layer, AdamW on the rest"
+MUON = "Muon on the inner weights, AdamW on the rest"
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -35,79 +38,122 @@ EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up 
 class EpochMetrics:
     """One epoch: mean loss over its batches, accuracy counted before each update, seconds.
 
-    epoch: 1-based. validation_loss, validation_accuracy: of the weights after the epoch on the
-    images held out, None without any.
+    epoch: 1-based. balanced_accuracy: the mean of each class's own. validation_*: of the weights
+    after the epoch on the validation images, None without any.
     """
 
     epoch: int
     mean_loss: Amount
     accuracy: Amount
+    balanced_accuracy: Amount
     duration_s: Amount
     validation_loss: Amount | None = None
     validation_accuracy: Amount | None = None
+    validation_balanced_accuracy: Amount | None = None
+
+
+def balanced_accuracy(n_hits: Array, n_images: Array) -> float:
+    """Return the mean over the classes that have images of each one's accuracy.
+
+    n_hits, n_images: (n_classes,) counts.
+    """
+    known = n_images > 0
+    return float((n_hits[known] / n_images[known]).mean())
 
 
 class Run:
     """The state that steps and epochs change, and what they need for it.
 
-    used, held_out: the images to train on, and the last ones, to validate on. training: what
-    decides the weights, the same in a resumed run. epochs: the complete ones whose state is kept.
-    time_s: seconds by what took them. n_threads: of the process that it began in.
+    training: what decides the weights, the same in a resumed run. epochs: the complete ones whose
+    state is kept. loss_sum, n_hits: of the epoch so far, the hits by class. time_s: seconds by what
+    took them. n_threads: of the process that it began in.
     """
 
     def __init__(
-        self, options: TrainOptions, *, device: torch.device, processes: Processes
+        self,
+        options: TrainOptions,
+        *,
+        device: torch.device,
+        processes: Processes,
+        progress: dataset.Progress = lambda *_: None,
     ) -> None:
-        self.options, self.recipe = options, options.plan
+        self.options = options
         self.device, self.processes = device, processes
         self.epochs: tuple[EpochMetrics, ...] = ()
         self.time_s: dict[str, float] = {}
         self.n_threads = torch.get_num_threads()
         with self.timed("data"):
-            whole = data.load_training_set(options.data, options.data_dir)
-        n = len(whole) - options.validate
-        found = f"--validate {options.validate} of {len(whole)} training images"
-        require(n > 0, found, "fewer than there are", "--validate")
-        self.used, self.held_out = (
-            replace(whole, images=whole.images[part], labels=whole.labels[part])
-            for part in (slice(n), slice(n, None))
-        )
+            share = dataset.VALIDATED if options.recipe_name == "scratch" else 0.0
+            self.dataset = dataset.load(
+                options, validate=options.validate, validate_share=share, progress=progress
+            )
+        how, n_classes = self.dataset.preprocessing, len(self.dataset.class_labels)
+        self.recipe = options.plan.for_images(len(self.dataset.train))
         self.architecture = Architecture(
-            (1, *whole.images.shape[1:]), options.kernel_size, width=options.width
+            (how.channels, *how.size), options.kernel_size, n_classes, options.width
         )
-        self.images = TrainingImages(
-            self.used, self.recipe, sides=self.architecture.needed_sides, device=device
-        )
+        self._require_storable()
+        with self.timed("data"):
+            self.images = TrainingImages(
+                self.dataset.train,
+                self.recipe,
+                sides=self.architecture.needed_sides,
+                n_classes=n_classes,
+                balanced=options.class_weights == "balanced",
+                device=device,
+            )
         self.training = self._describe()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.model = Convnet(self.architecture)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [p.detach() for p in self.model.parameters()]
+        self.loss_and_gradients = step_of(self.model)
         self.dtype = torch.bfloat16 if options.precision == "bf16" else None
         self.updater = Updater(self.model, self.recipe)
         self.choices = torch.Generator().manual_seed(options.seed)
         self.loss_sum = torch.zeros((), device=device)
-        self.n_correct = torch.zeros((), device=device, dtype=torch.int64)
+        self.n_hits = torch.zeros(n_classes, device=device, dtype=torch.int64)
         self.average = [p.clone() for p in self.parameters] if self.recipe.average else None
 
     def _describe(self) -> dict[str, Any]:
-        options, recipe = self.options, self.recipe
+        options, recipe, found = self.options, self.recipe, self.dataset
         return {
-            "recipe": options.recipe,
-            "data": options.data,
-            "n_images": len(self.used),
-            "n_validation_images": options.validate,
-            "images_sha256": self.used.images_sha256,
-            "labels_sha256": self.used.labels_sha256,
+            "recipe": options.recipe_name,
+            "data": found.source,
+            "n_images": len(found.train),
+            "n_validation_images": len(found.validation),
+            "train_sha256": found.train.sha256,
+            "validation_sha256": found.validation.sha256 if len(found.validation) else None,
             "optimizer": MUON if recipe.muon_learning_rate else "Adam",
-            **asdict(recipe),
+            **as_json(recipe),
+            "early_stopping": False,
+            "class_weights": options.class_weights,
             "pixel_mean_and_deviation": list(self.images.moments) if recipe.normalize else None,
             "kernel_size": options.kernel_size,
             "width": options.width,
             "seed": options.seed,
             "precision": options.precision,
         }
+
+    def _require_storable(self) -> None:
+        n_bytes = 12 * self.architecture.n_parameters  # each, and two numbers of its updates
+        height, width = self.dataset.preprocessing.size
+        require(
+            n_bytes <= MAX_CHECKPOINT_BYTES,
+            f"images of {height} x {width} pixels give a network of "
+            f"{self.architecture.n_parameters:,} parameters",
+            f"at most {MAX_CHECKPOINT_BYTES // 12:,}, as a run's state is kept in one file",
+            "--image-size or --width",
+        )
+
+        require(
+            4 * self.architecture.n_largest <= MAX_IMAGE_BYTES,
+            f"images of {height} x {width} pixels at --width {self.options.width:g}",
+            "fewer or narrower layers: the exported file would be refused, as one image takes more "
+            f"than {MAX_IMAGE_BYTES >> 20} MiB in it",
+            "--image-size (256 at most) or --width",
+        )
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -148,11 +194,11 @@ class Run:
     def step(self, choices: Choices, n_total: int) -> None:
         """Update the weights once; add loss and hits to the sums."""
         batch = self.images.batch(choices)  # empty if there are more processes than images left
-        result = loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
-        self.processes.add_up((*result.gradients, result.loss, result.n_correct))
+        result = self.loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
+        self.processes.add_up((*result.gradients, result.loss, result.n_hits))
         self.updater.step(result.gradients)
         self.loss_sum += result.loss
-        self.n_correct += result.n_correct
+        self.n_hits += result.n_hits
         if self.average is not None:
             torch._foreach_lerp_(self.average, self.parameters, 1 - self.recipe.average)
 

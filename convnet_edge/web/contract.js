@@ -3,7 +3,7 @@
 // Runs in browsers and in Node: examples/node uses this file too.
 
 const KEY = "convnet_edge";
-const SCHEMA = 2;
+const SCHEMA = 3;
 const METADATA_PROPS = 14; // the field of ModelProto
 const [VARINT, LENGTH] = [0, 2]; // protobuf's wire types
 const SIZES = { 0: 0, 1: 8, 5: 4 }; // bytes of the other types, behind a VARINT itself
@@ -24,20 +24,18 @@ export async function readContract(bytes) {
   try {
     const document = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(entry.value));
     if (document.schema !== SCHEMA) throw new Error(`schema ${document.schema}, not ${SCHEMA}`);
-    const { input, output, goldens, preprocessing, digest, class_labels: labels } = document;
-    const [, height, width] = input.shape;
-    const nImages = goldens.logits.length;
+    const { input, output, goldens, preprocessing, class_labels: labels } = document;
+    const [channels, height, width] = input.shape;
+    const [nImages, side] = [goldens.logits.length, channels * height * width];
     const samples = preprocessing.samples.map(async ({ name, encoded, pixels }) => (
-      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, height * width) }));
+      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, side) }));
     return {
-      labels,
-      input,
-      output,
-      shape: [height, width],
-      goldens: { ...goldens, images: await inflate(goldens.images, nImages * height * width), nImages },
+      ...{ labels, input, output, preprocessing, side, document },
+      shape: [height, width, channels],
+      decision: document.decision,
+      goldens: { ...goldens, images: await inflate(goldens.images, nImages * side), nImages },
       samples: await Promise.all(samples),
-      isUnaltered: await checkDigests(bytes, entry, digest),
-      document,
+      isUnaltered: await checkDigest(bytes, entry, document.file_sha256),
     };
   } catch (error) {
     throw new InputError(`the contract in the file is damaged (${error.message})`,
@@ -72,20 +70,17 @@ async function inflate(text, size) {
   return pixels;
 }
 
-/** Tell whether both SHA-256 digests are those that the file states: nothing changed since. */
-async function checkDigests(bytes, { start, end, value }, stated) {
-  const graph = new Uint8Array(bytes.length - (end - start));
-  graph.set(bytes.subarray(0, start));
-  graph.set(bytes.subarray(end), start);
-  const found = await sha256(graph);
-  if (found === null) return null;
-  const text = value.slice();
-  const letters = new TextDecoder("latin1").decode(text); // one letter a byte
-  const field = `"contract_sha256":"${stated.contract_sha256}"`;
+/** Tell whether the SHA-256 of the file, its own digits as zeros, is as stated: nothing changed since. */
+async function checkDigest(bytes, { start, end }, stated) {
+  const zeroed = bytes.slice();
+  const letters = new TextDecoder("latin1").decode(bytes.subarray(start, end)); // one letter a byte
+  const field = `"file_sha256":"${stated}"`;
   for (let at = letters.indexOf(field); at >= 0; at = letters.indexOf(field, at + 1)) {
-    text.fill("0".charCodeAt(0), at + field.length - 65, at + field.length - 1);
+    const last = start + at + field.length - 1;
+    zeroed.fill("0".charCodeAt(0), last - 64, last);
   }
-  return found === stated.graph_sha256 && await sha256(text) === stated.contract_sha256;
+  const found = await sha256(zeroed);
+  return found === null ? null : found === stated;
 }
 
 /** Return the `value` of the one metadata entry that is the contract; its field is bytes[start:end]. */

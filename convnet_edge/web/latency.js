@@ -7,7 +7,7 @@ import { largestError } from "./model.js";
 export const FLOORS = { 0.5: 11, 0.9: 64, 0.99: 662 };
 
 export const DURATION_S = 4; // of the runs at one batch size
-const N_IMAGES = 256; // distinct images that take turns
+const [MAX_IMAGES, MAX_PIXELS] = [256, 2 ** 22]; // distinct images that take turns
 const OTHER_SIZE = 32; // of the batches that the reference is computed with
 const [MIN_RUNS, MIN_WARMUP_RUNS, WARMUP_SHARE] = [130, 10, 0.1]; // as in runtime/measure/timing.py
 const TICK_MS = 200;
@@ -76,10 +76,14 @@ function timerStepMs(nSteps = 20) {
 /** Return batches to time, each with the logits that it has at another batch size. */
 async function prepare(model, images, batchSize) {
   const { side, contract: { labels } } = model;
-  const batch = (size, i) => model.prepare(images.slice(i * size * side, (i + 1) * size * side));
+  const nBatches = Math.min(MAX_IMAGES / OTHER_SIZE, Math.max(1, Math.floor(MAX_PIXELS / side / OTHER_SIZE)));
+  const nImages = nBatches * OTHER_SIZE;
+  const turns = new Uint8Array(nImages * side);
+  for (let at = 0; at < turns.length; at += images.length) turns.set(images.subarray(0, turns.length - at), at);
+  const batch = (size, i) => model.prepare(turns.subarray(i * size * side, (i + 1) * size * side));
   const logits = [];
-  for (let i = 0; i < N_IMAGES / OTHER_SIZE; i++) logits.push(...await model.run(batch(OTHER_SIZE, i)));
+  for (let i = 0; i < nBatches; i++) logits.push(...await model.run(batch(OTHER_SIZE, i)));
   const n = batchSize * labels.length;
-  return Array.from({ length: Math.floor(N_IMAGES / batchSize) }, (_, i) => (
+  return Array.from({ length: Math.floor(nImages / batchSize) }, (_, i) => (
     { tensor: batch(batchSize, i), expected: logits.slice(i * n, (i + 1) * n) }));
 }

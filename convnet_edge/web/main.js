@@ -1,18 +1,22 @@
 // Wire the page: load, prove, then answer to what the user gives and asks.
 
 import { InputError, readContract, sha256 } from "./contract.js";
-import { DURATION_S, measureLatency } from "./latency.js";
-import { Model, rank, selfTest } from "./model.js";
+import { watch } from "./camera.js";
+import { measureLatency } from "./latency.js";
+import { Model, findDoubt, rank, selfTest } from "./model.js";
 import { makePad } from "./pad.js";
-import { decodePicture } from "./picture.js";
+import { decodePicture, fitBitmap } from "./picture.js";
 import { describe } from "./result.js";
-import { loadTestSet, measureAccuracy } from "./testset.js";
-import { $, drawPixels, element, say, showAccuracy, showAnswer, showChecks, showLatency } from "./view.js";
+import { measureAccuracy, readTestSet } from "./testset.js";
+import {
+  $, drawGiven, drawPixels, element, say, showAccuracy, showAnswer, showChecks, showClasses, showLatency, showView,
+} from "./view.js";
 
 const BATCH_SIZES = [1, 8];
 const MAX_THREADS = 4;
+const TEST_SET = "test-set.npz";
 
-const page = { site: null, ort: null, model: null, threads: 1, given: null, found: {} };
+const page = { site: null, ort: null, model: null, threads: 1, given: null, live: null, found: {} };
 
 /** Return what `work` does, null if it fails: what the user can mend is said in a sentence. */
 async function guard(work) {
@@ -28,6 +32,7 @@ async function guard(work) {
       say("error", `Something unforeseen happened: ${error.message}. Reload the page.`, "bad");
       reportError(error);
     }
+    $("error").scrollIntoView({ block: "nearest" }); // a phone may show the answers, far below
     return null;
   }
 }
@@ -45,7 +50,7 @@ function requireBrowser() {
   const missing = needed.filter((name) => !(name in globalThis));
   if (missing.length) {
     throw new InputError(`this browser has no ${missing.join(" and no ")}`,
-      "Chrome or Edge 80, Firefox 113, Safari 16.4, or newer", "update it, or open the page in another");
+      "Chrome or Edge 103, Firefox 113, Safari 16.4, or newer", "update it, or open the page in another");
   }
 }
 
@@ -58,13 +63,10 @@ function chooseThreads() {
   $("threads").value = `${page.threads}`;
   $("threads").disabled = most === 1;
   $("threads").addEventListener("change", () => location.assign(`?threads=${$("threads").value}`));
-  if (crossOriginIsolated) {
-    say("threads-text", most === 1 ? "This device has one core." : "Fewer may be faster on some devices.");
-  } else {
-    say("threads-text", "One thread and a coarse clock" + (isSecureContext
-      ? ": the page is not isolated. Reload it once, or let the server send the two headers."
-      : ": threads need HTTPS (convnet-edge serve --cert, --key)."));
-  }
+  const lack = isSecureContext ? "the page is not isolated. Reload it once, or let the server send the two headers."
+    : "threads need HTTPS (convnet-edge serve --cert, --key).";
+  say("threads-text", !crossOriginIsolated ? `One thread and a coarse clock: ${lack}`
+    : most === 1 ? "This device has one core." : "Fewer may be faster on some devices.");
 }
 
 async function loadRuntime() {
@@ -96,7 +98,9 @@ async function openModel(name) {
 /** Show the page's tools for a model that passed, and hide them for one that did not. */
 async function changeModel({ name }) {
   const tools = document.querySelector("main");
+  await stopLive();
   say("status", `Opening ${name}…`);
+  $("proof").hidden = true;
   page.model = null; // what is asked meanwhile must not be answered by another model
   tools.inert = true;
   const passed = await guard(() => openModel(name));
@@ -106,40 +110,83 @@ async function changeModel({ name }) {
   if (!passed) return;
   for (const id of ["latency", "confusion"]) $(id).replaceChildren();
   say("measured", "");
-  showSamples(page.model.contract);
+  showTools(page.model.contract);
   if (page.given) await classify(page.given);
 }
 
-function showSamples({ samples, shape }) {
+/** Offer what makes sense for this model: a drawing is dark ink on paper, which colours know not. */
+function showTools({ samples, shape, preprocessing }) {
+  const canInvert = preprocessing.invert === "border";
+  $("invert-choice").hidden = !canInvert;
+  if (!canInvert) $("invert").value = "auto";
+  $("drawing").hidden = !canInvert || shape[2] !== 1;
+  $("test-image").hidden = $("score").hidden = !hasTests();
   $("samples").replaceChildren(...samples.map(({ name, encoded, pixels }) => {
     const button = element("button", "", { type: "button", "aria-label": `Sample picture ${name}` });
-    const canvas = element("canvas");
-    drawPixels(canvas, pixels, shape);
-    button.append(canvas);
+    drawPixels(button.appendChild(element("canvas")), pixels, shape);
     button.addEventListener("click", () => classify({ encoded, name }));
     return button;
   }));
 }
 
+/** Return whether to invert, as the user chose; null lets the page decide. */
+const inversion = () => ({ auto: null, yes: true, no: false }[$("invert").value]);
+
+/** Show what the model says of `seen`, pixels on their way from what was `given`. */
+async function answer(given, seen) {
+  const { contract } = page.model;
+  const tensor = page.model.prepare(seen.pixels);
+  const before = performance.now();
+  const ranked = rank(await page.model.run(tensor), contract.labels);
+  const ms = performance.now() - before;
+  const doubt = findDoubt(ranked, seen.unevenness, contract.decision);
+  showAnswer({ ms, ...given, ...seen, isAsked: inversion() !== null }, contract, ranked, doubt);
+}
+
 /** Classify what was given: { encoded, name }, or { pixels, name, truth } of the test set. */
 const classify = (given) => guard(async () => {
+  await stopLive();
   page.given = given;
-  const { model } = page;
-  const { shape, labels } = model.contract;
-  const invert = { auto: null, yes: true, no: false }[$("invert").value];
-  const seen = given.pixels ? { pixels: given.pixels, isInverted: null }
-    : await decodePicture(given.encoded, shape, { name: given.name, invert });
-  const tensor = model.prepare(seen.pixels);
-  const before = performance.now();
-  const logits = await model.run(tensor);
-  const ms = performance.now() - before;
-  showAnswer({ ...given, ...seen, byBorder: invert === null }, shape, rank(logits, labels), ms);
+  const asked = { name: given.name, invert: inversion(), onBitmap: drawGiven };
+  const seen = given.pixels ? { pixels: given.pixels, isInverted: null, unevenness: null }
+    : await decodePicture(given.encoded, page.model.contract.preprocessing, asked);
+  await answer(given, seen);
+  showView(false, !given.pixels);
 });
 
-const loadTests = async () => (page.test ??= await loadTestSet(page.model.contract, load));
+/** Classify what the camera sees until it is stopped. */
+function live() {
+  const stopper = new AbortController();
+  const { preprocessing, shape } = page.model.contract;
+  const onFrame = async (bitmap, framesPerS) => {
+    const started = performance.now();
+    const seen = fitBitmap(bitmap, preprocessing, { invert: inversion() });
+    await answer({ name: "In the frame", ms: undefined }, seen);
+    const ms = (performance.now() - started).toFixed(0);
+    say("rate", `${framesPerS?.toFixed(0) ?? "–"} frames/s, ${ms} ms for each. Only what is in the frame counts.`);
+  };
+  $("live").disabled = true;
+  showView(true, false);
+  const ended = guard(() => watch({ video: $("video"), frame: $("frame") }, shape, { signal: stopper.signal, onFrame }))
+    .finally(() => {
+      $("live").disabled = false;
+      page.live = null;
+      showView(false, false);
+    });
+  page.live = { stop: () => stopper.abort(), ended };
+}
+
+async function stopLive() {
+  page.live?.stop();
+  await page.live?.ended;
+}
+
+const hasTests = () => TEST_SET in page.site.files;
+const loadTests = async () => (page.test ??= await readTestSet(page.model.contract, await load(TEST_SET)));
 
 /** Run one long measurement with progress and a Stop button; only one at a time. */
 async function measure(text, work) {
+  await stopLive();
   const stopper = new AbortController();
   const setBusy = (isBusy) => {
     for (const id of ["controls", "model"]) $(id).disabled = isBusy;
@@ -149,7 +196,10 @@ async function measure(text, work) {
   $("progress").value = 0;
   say("measured", text);
   setBusy(true);
-  await guard(async () => work(await loadTests(), stopper.signal, (share) => { $("progress").value = share; }));
+  await guard(async () => {
+    const test = hasTests() ? await loadTests() : page.model.contract.goldens;
+    await work(test, stopper.signal, (share) => { $("progress").value = share; });
+  });
   setBusy(false);
 }
 
@@ -164,7 +214,7 @@ const bench = () => measure("Timing; keep this page in front.", async ({ images 
 
 const score = () => measure("Classifying the test set.", async (test, signal, onProgress) => {
   page.found.accuracy = await measureAccuracy(page.model, test, { onProgress, signal });
-  showAccuracy(page.found.accuracy);
+  showAccuracy(page.found.accuracy, page.model.contract.document.measured.sha256);
 });
 
 async function save() {
@@ -178,7 +228,7 @@ async function save() {
 const classifyTestImage = () => guard(async () => {
   const { images, labels, n } = await loadTests();
   const [{ side, contract }, i] = [page.model, Math.floor(Math.random() * n)];
-  const pixels = images.slice(i * side, (i + 1) * side);
+  const pixels = images.subarray(i * side, (i + 1) * side);
   await classify({ pixels, name: `Test image ${i}`, truth: contract.labels[labels[i]] });
 });
 
@@ -203,9 +253,9 @@ function listen() {
     take(event.dataTransfer.files);
   });
   const clear = makePad($("pad"), (encoded) => classify({ encoded, name: "Your drawing" }));
-  const actions = { clear, "test-image": classifyTestImage, bench, score, save };
+  const actions = { clear, live, "stop-live": stopLive, "test-image": classifyTestImage, bench, score, save };
   for (const [id, act] of Object.entries(actions)) $(id).addEventListener("click", act);
-  $("invert").addEventListener("change", () => page.given && classify(page.given));
+  $("invert").addEventListener("change", () => page.given && !page.live && classify(page.given));
   $("model").addEventListener("change", ({ target }) => changeModel(page.site.models[target.selectedIndex]));
 }
 
@@ -216,13 +266,8 @@ async function keepOffline({ serviceWorker: worker }) {
   worker.addEventListener("controllerchange", () => {
     if (hadOne) say("offline", "A newer version of this page is here: reload it.");
   });
-  try {
-    await worker.register("sw.js");
-    await worker.ready;
-  } catch (error) {
-    return `Needs the network each time: ${error.message}`;
-  }
-  return "Works without a network from now on.";
+  const [kept, lost] = ["Works without a network from now on.", "Needs the network each time: "];
+  return worker.register("sw.js").then(() => worker.ready).then(() => kept, ({ message }) => lost + message);
 }
 
 async function start() {
@@ -230,7 +275,8 @@ async function start() {
   chooseThreads();
   page.site = JSON.parse(new TextDecoder().decode(await load("site.json")));
   const { models, class_labels: labels, convnet_edge: version, onnxruntime_web: ortVersion } = page.site;
-  say("versions", `convnet-edge ${version}, onnxruntime-web ${ortVersion}; classes: ${labels.join(", ")}.`);
+  say("versions", `convnet-edge ${version}, onnxruntime-web ${ortVersion}.`);
+  showClasses(labels);
   $("model").replaceChildren(...models.map(({ name }) => element("option", name)));
   $("model-choice").hidden = models.length === 1;
   page.ort = await loadRuntime();

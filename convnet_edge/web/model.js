@@ -8,7 +8,7 @@ const PIXEL_TOLERANCE = 2;
 /** One opened model. `contract`: as contract.js reads it. */
 export class Model {
   constructor(ort, session, contract) {
-    Object.assign(this, { ort, session, contract, side: contract.shape[0] * contract.shape[1] });
+    Object.assign(this, { ort, session, contract, side: contract.side });
   }
 
   static async open(ort, bytes, contract, provider = "wasm") {
@@ -21,11 +21,18 @@ export class Model {
     }
   }
 
-  /** Return the input tensor of `pixels`, images of (H, W) one behind the other. */
+  /** Return the input tensor (N, C, H, W) of `pixels`, images of (H, W, C) one behind the other. */
   prepare(pixels) {
-    const { input, shape } = this.contract;
-    const data = input.dtype === "uint8" ? pixels : Float32Array.from(pixels, (v) => v / 255);
-    return new this.ort.Tensor(input.dtype, data, [pixels.length / this.side, 1, ...shape]);
+    const { input, shape: [height, width, channels] } = this.contract;
+    const nPixels = height * width;
+    const data = input.dtype === "uint8" ? new Uint8Array(pixels.length) : new Float32Array(pixels.length);
+    const scale = input.dtype === "uint8" ? 1 : 255;
+    for (let i = 0, from = 0; from < pixels.length; from += this.side) {
+      for (let c = 0; c < channels; c++) {
+        for (let k = 0; k < nPixels; k++) data[i++] = pixels[from + k * channels + c] / scale;
+      }
+    }
+    return new this.ort.Tensor(input.dtype, data, [pixels.length / this.side, channels, height, width]);
   }
 
   /** Return the logits of a prepared tensor, one row an image, as a Float32Array. */
@@ -38,7 +45,7 @@ export class Model {
 
 /**
  * Return the checks, { name, passed, detail, value, limit, skipped }, in the order shown.
- * `decode(encoded, shape, { name })` gives the { pixels } of an encoded picture.
+ * `decode(encoded, preprocessing, { name })` gives the { pixels } of an encoded picture.
  */
 export async function selfTest(model, decode) {
   return [checkDigests(model.contract), ...await checkGoldens(model), await checkPictures(model.contract, decode)];
@@ -50,6 +57,14 @@ export function rank(logits, labels) {
   const shifted = Array.from(logits, (value) => Math.exp(value - largest));
   const total = shifted.reduce((sum, value) => sum + value, 0);
   return shifted.map((value, i) => [labels[i], value / total]).sort((a, b) => b[1] - a[1]);
+}
+
+/** Return why the model is not sure of what it ranked first, null where it is: `decision` says. */
+export function findDoubt([[, share]], unevenness, decision) {
+  if (!decision) return null;
+  const { threshold, max_unevenness: most } = decision;
+  if (most !== null && unevenness > most) return "no single object on a plain background";
+  return share < threshold ? `below the ${(100 * threshold).toFixed(0)} % that its answers need` : null;
 }
 
 /** Return the largest difference of two equally long rows; infinite if any value is not finite. */
@@ -64,9 +79,9 @@ export function largestError(found, expected) {
 }
 
 function checkDigests({ isUnaltered }) {
-  const [name, value, limit, skipped] = ["digests", null, null, isUnaltered === null];
+  const [name, value, limit, skipped] = ["digest", null, null, isUnaltered === null];
   const detail = skipped ? "not checked: browsers compute SHA-256 only over HTTPS and on localhost"
-    : isUnaltered ? "sha256 of graph and contract, as the file states them" : "the file was altered after its export";
+    : isUnaltered ? "sha256 of the whole file, as it states" : "the file was altered after its export";
   return { name, passed: isUnaltered === true, detail, value, limit, skipped };
 }
 
@@ -84,9 +99,9 @@ async function checkGoldens(model) {
   });
 }
 
-async function checkPictures({ samples, shape }, decode) {
+async function checkPictures({ samples, preprocessing }, decode) {
   const errors = await Promise.all(samples.map(async ({ name, encoded, pixels }) => (
-    largestError((await decode(encoded, shape, { name })).pixels, pixels))));
+    largestError((await decode(encoded, preprocessing, { name })).pixels, pixels))));
   const [value, limit] = [Math.max(0, ...errors), PIXEL_TOLERANCE];
   const blame = value <= limit ? "" : "; a browser that protects against tracking may alter pixels";
   const detail = `${samples.length} pictures, largest difference ${value} of 255, tolerance ${limit}${blame}`;

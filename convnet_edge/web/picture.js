@@ -1,27 +1,50 @@
 // Decode a picture with the browser's own decoders and bring it to the model's pixels.
 
 import { InputError } from "./contract.js";
-import { fit, greyOf } from "./fit.js";
+import { fit } from "./fit.js";
+import { formatOf, isGrey } from "./formats.js";
 
-const MAX_BYTES = 64 * 2 ** 20;
+const [MAX_BYTES, HEAD_BYTES] = [64 * 2 ** 20, 2 ** 16];
+const MAX_PIXELS = 89_478_485; // as in Python
+const OPENED = ["PNG", "JPEG", "GIF", "WebP", "BMP"];
 
-/** Return { pixels, isInverted } of an encoded picture, bytes or a file; see `fit` for `invert`. */
-export async function decodePicture(encoded, shape, { name = "the picture", invert = null } = {}) {
+/**
+ * Return { pixels, isInverted, unevenness } of an encoded picture, bytes or a file; see `fit` for
+ * `invert`. `onBitmap` may look at the decoded picture.
+ */
+export async function decodePicture(encoded, preprocessing, { name = "the picture", invert = null, onBitmap } = {}) {
   const blob = new Blob([encoded]);
+  const head = new Uint8Array(await blob.slice(0, HEAD_BYTES).arrayBuffer());
+  const format = formatOf(head);
+  if (format && !OPENED.includes(format)) {
+    throw new InputError(`${name} is a ${format} file`, `one of ${OPENED.join(", ")}`,
+      "save it as PNG or JPEG, or take a screenshot of it");
+  }
   try {
     if (blob.size > MAX_BYTES) throw new Error(`${blob.size.toLocaleString("en")} bytes`);
     // Pillow ignores colour profiles too; EXIF's orientation is followed
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-    const { width, height } = bitmap;
-    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    context.fillStyle = "white";
-    context.fillRect(0, 0, width, height);
-    context.drawImage(bitmap, 0, 0);
-    bitmap.close();
-    const grey = greyOf(context.getImageData(0, 0, width, height).data);
-    return fit({ grey, width, height }, shape, invert);
+    onBitmap?.(bitmap);
+    return fitBitmap(bitmap, preprocessing, { invert, isGrey: isGrey(head) });
   } catch (error) {
     throw new InputError(`${name} is no picture, damaged or too large (${error.message})`,
-      "a PNG, JPEG, WebP or other picture that this browser can open", "choose another, or save it anew");
+      `one of ${OPENED.join(", ")}`, "choose another, or save it anew");
   }
+}
+
+/** Return what `fit` makes of a bitmap, and close it. */
+export function fitBitmap(bitmap, preprocessing, { invert = null, isGrey: onlyGrey = false } = {}) {
+  const { width, height } = bitmap;
+  if (width * height > MAX_PIXELS) throw new Error(`${width} × ${height} pixels`);
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const read = (left, top, columns, rows) => {
+    Object.assign(context.canvas, { width: columns, height: rows });
+    context.fillStyle = "white";
+    context.fillRect(0, 0, columns, rows);
+    context.drawImage(bitmap, -left, -top);
+    return context.getImageData(0, 0, columns, rows).data;
+  };
+  const seen = fit({ width, height, stride: 4, channels: 3, isGrey: onlyGrey, read }, preprocessing, invert);
+  bitmap.close();
+  return seen;
 }

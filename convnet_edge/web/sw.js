@@ -26,8 +26,7 @@ async function fill() {
   await cache.put("site.json", site);
   await cache.addAll(["./", ...Object.keys(files)].map((path) => new Request(path, {
     cache: "no-cache",
-    // some servers unpack .gz on the way, and "./" is index.html
-    integrity: path.endsWith(".gz") ? "" : files[path === "./" ? "index.html" : path],
+    integrity: files[path === "./" ? "index.html" : path],
   })));
   await self.skipWaiting();
 }

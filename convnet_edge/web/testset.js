@@ -1,34 +1,37 @@
 // Read the test set that travels with the page, and score a model on all of it.
 
-import { InputError, sha256, unpack } from "./contract.js";
+import { InputError, unpack } from "./contract.js";
 
-const BATCH = 100;
-const MAX_BYTES = 16 * 2 ** 20;
-const [IMAGES, LABELS] = [0x803, 0x801]; // IDX's magic numbers: uint8 of three axes, of one
+const MAX_BATCH = 100;
+const MAX_BATCH_VALUES = 2 ** 22;
+const MAX_BYTES = 512 * 2 ** 20;
+const [STORED, DEFLATED] = [0, 8]; // zip's methods
 const Z_95 = 1.959963984540054;
 
-/** Return { images, labels, n, imagesSha256 }; `load(path)` gives the bytes of a file of the site. */
-export async function loadTestSet({ document, shape }, load) {
-  const images = await readIdx(await load("test-set/images.gz"), IMAGES);
-  const labels = await readIdx(await load("test-set/labels.gz"), LABELS);
-  const imagesSha256 = await sha256(images.file);
-  const stated = document.measured.images_sha256;
-  const n = labels.values.length;
-  if (images.values.length !== n * shape[0] * shape[1] || (imagesSha256 && imagesSha256 !== stated)) {
-    throw new InputError("the test set is not the one that this model was measured on",
-      `images of SHA-256 ${stated.slice(0, 16)}…`, "bundle the page again");
+/** Return { images, labels, n, sha256 } of the bytes of an .npz; numpy writes and reads it. */
+export async function readTestSet({ shape, labels: classes }, bytes) {
+  try {
+    const [images, labels, sha256] = await Promise.all(["images", "labels", "sha256"].map((name) => readArray(bytes, name)));
+    const [n, ...sides] = images.shape;
+    const expected = shape[2] === 1 ? shape.slice(0, 2) : shape;
+    if (`${sides}` !== `${expected}`) throw new Error(`images of ${sides.join(" × ")} pixels`);
+    if (labels.values.length !== n || !labels.values.every((label) => label in classes)) throw new Error("its labels");
+    return { images: images.values, labels: labels.values, n, sha256: sha256.values };
+  } catch (error) {
+    throw new InputError(`the test set is damaged (${error.message})`, "images, labels and sha256 as numpy's .npz",
+      "upload the folder again");
   }
-  return { images: images.values, labels: labels.values, n, imagesSha256 };
 }
 
 /** Score `model`; `onProgress` gets the share done, `signal` ends it early by an AbortError. */
 export async function measureAccuracy(model, test, { onProgress, signal }) {
   const { side, contract: { labels: names } } = model;
   const confusion = names.map(() => names.map(() => 0));
-  for (let at = 0; at < test.n; at += BATCH) {
+  const batchSize = Math.max(1, Math.min(MAX_BATCH, Math.floor(MAX_BATCH_VALUES / side)));
+  for (let at = 0; at < test.n; at += batchSize) {
     signal.throwIfAborted();
-    const end = Math.min(test.n, at + BATCH);
-    const logits = await model.run(model.prepare(test.images.slice(at * side, end * side)));
+    const end = Math.min(test.n, at + batchSize);
+    const logits = await model.run(model.prepare(test.images.subarray(at * side, end * side)));
     for (let i = at; i < end; i++) {
       const row = logits.subarray((i - at) * names.length, (i - at + 1) * names.length);
       confusion[test.labels[i]][row.indexOf(Math.max(...row))] += 1;
@@ -39,7 +42,7 @@ export async function measureAccuracy(model, test, { onProgress, signal }) {
   return score(confusion, names, test);
 }
 
-function score(confusion, names, { n, imagesSha256 }) {
+function score(confusion, names, { n, sha256 }) {
   const sum = (counts) => counts.reduce((total, count) => total + count, 0);
   const share = (part, whole) => (whole ? part / whole : null);
   const classes = names.map((label, i) => {
@@ -49,7 +52,7 @@ function score(confusion, names, { n, imagesSha256 }) {
   });
   const nCorrect = sum(confusion.map((row, i) => row[i]));
   const [accuracy, interval] = [nCorrect / n, wilsonInterval(nCorrect, n)];
-  return { n, n_correct: nCorrect, accuracy, interval, classes, confusion, images_sha256: imagesSha256 };
+  return { n, n_correct: nCorrect, accuracy, interval, classes, confusion, test_sha256: sha256 };
 }
 
 /** Return the 95 % interval of a proportion; runtime/measure/stats.py names the source. */
@@ -60,18 +63,44 @@ function wilsonInterval(nHits, n) {
   return { low: Math.max(0, (centre - spread) / scale), high: Math.min(1, (centre + spread) / scale) };
 }
 
-/** Return the numbers of an IDX file, and the file unpacked. */
-async function readIdx(packed, magic) {
-  try {
-    const isPacked = packed[0] === 0x1f && packed[1] === 0x8b; // some servers unpack on the way
-    const file = isPacked ? await unpack(packed, "gzip", MAX_BYTES) : packed;
-    const header = new DataView(file.buffer);
-    if (header.getUint32(0) !== magic) throw new Error("another magic number");
-    const axes = Array.from({ length: magic & 0xff }, (_, i) => header.getUint32(4 + 4 * i));
-    const values = file.subarray(4 + 4 * axes.length);
-    if (values.length !== axes.reduce((a, b) => a * b)) throw new Error(`${values.length} values`);
-    return { file, values };
-  } catch (error) {
-    throw new InputError(`the test set is damaged (${error.message})`, "IDX files", "upload the folder again");
+/** Return { shape, values } of a member of an .npz: bytes, whole numbers or one text. */
+async function readArray(bytes, name) {
+  const data = await unzip(bytes, `${name}.npy`);
+  const view = new DataView(data.buffer, data.byteOffset);
+  const isShort = data[6] === 1; // the format's version
+  const start = isShort ? 10 + view.getUint16(8, true) : 12 + view.getUint32(8, true);
+  const header = new TextDecoder("latin1").decode(data.subarray(isShort ? 10 : 12, start));
+  const [, type] = /'descr': '([^']+)'/.exec(header);
+  const [, axes] = /'shape': \(([^)]*)\)/.exec(header);
+  const shape = axes.split(",").filter((axis) => axis.trim()).map(Number);
+  const body = data.slice(start);
+  if (type.startsWith("<U")) {
+    const letters = new Uint32Array(body.buffer);
+    return { shape, values: String.fromCodePoint(...letters.filter((letter) => letter)) };
   }
+  const values = { "|u1": () => body, "<i8": () => Float64Array.from(new BigInt64Array(body.buffer), Number) }[type]();
+  if (values.length !== shape.reduce((a, b) => a * b, 1)) throw new Error(`${values.length} values in ${name}`);
+  return { shape, values };
+}
+
+/** Return a member of a zip of few members without a comment. */
+async function unzip(bytes, wanted) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const u16 = (at) => view.getUint16(at, true);
+  const u32 = (at) => view.getUint32(at, true);
+  const directory = bytes.length - 22; // its end record
+  let at = u32(directory + 16);
+  for (let n = u16(directory + 10); n > 0; n--) {
+    const [method, packedSize, size, nameSize, local] = [u16(at + 10), u32(at + 20), u32(at + 24), u16(at + 28), u32(at + 42)];
+    if (new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameSize)) === wanted) {
+      const start = local + 30 + u16(local + 26) + u16(local + 28);
+      const packed = bytes.subarray(start, start + packedSize);
+      if (size > MAX_BYTES || ![STORED, DEFLATED].includes(method)) throw new Error(`${size} bytes by method ${method}`);
+      const data = method === STORED ? packed : await unpack(packed, "deflate-raw", size);
+      if (data.length !== size) throw new Error(`${data.length} bytes of ${wanted}, not ${size}`);
+      return data;
+    }
+    at += 46 + nameSize + u16(at + 30) + u16(at + 32);
+  }
+  throw new Error(`no ${wanted}`);
 }

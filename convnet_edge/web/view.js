@@ -2,6 +2,11 @@
 
 import { FLOORS, percentileMs } from "./latency.js";
 
+const N_CLASSES_SHOWN = 12;
+const N_BARS = 10;
+const [MAX_CONFUSION, N_PAIRS] = [30, 10]; // classes that fit a table; else its worst pairs
+const MAX_GIVEN = 640; // pixels a side of the user's own picture
+
 export const $ = (id) => document.getElementById(id);
 
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
@@ -24,41 +29,78 @@ export function say(id, text, look = "") {
 export function showChecks(checks) {
   const failed = checks.find(({ passed, skipped }) => !passed && !skipped);
   const left = checks.filter(({ skipped }) => skipped).map(({ name }) => `; ${name} not checked: needs HTTPS`);
-  const goldens = checks.filter(({ name }) => name.startsWith("golden"));
-  const worst = Math.max(...goldens.map(({ value }) => value));
-  say("status", failed ? `Self-test: FAIL (${failed.name}: ${failed.detail})`
-    : `Self-test: PASS, largest error ${worst.toExponential(1)} of ${goldens[0].limit.toExponential(1)} allowed${left.join("")}`,
-  failed ? "bad" : "good");
+  say("status", failed ? `Self-test: FAIL (${failed.name}: ${failed.detail})` : `Self-test: PASS${left.join("")}`,
+    failed ? "bad" : "good");
+  $("proof").hidden = false;
   $("checks").replaceChildren(...checks.map(({ name, passed, skipped, detail }) => (
     element("li", `${skipped ? "–" : passed ? "✓" : "✗"} ${name}: ${detail}`))));
   return !failed;
 }
 
-/** Draw grey `pixels` on `canvas`, one a pixel. */
-export function drawPixels(canvas, pixels, [height, width]) {
+/** Say which classes there are: the first ones at once, all others behind a click. */
+export function showClasses(labels) {
+  const [first, others] = [labels.slice(0, N_CLASSES_SHOWN), labels.slice(N_CLASSES_SHOWN)];
+  say("classes", `It knows: ${first.join(", ")}${others.length ? "," : "."}`);
+  const [summary, text] = $("more-classes").children;
+  summary.textContent = `and ${number(others.length)} more`;
+  text.textContent = `${others.join(", ")}.`;
+  $("more-classes").hidden = others.length === 0;
+}
+
+/** Draw `pixels` of `shape` (H, W, C) on `canvas`, one a pixel. */
+export function drawPixels(canvas, pixels, [height, width, channels]) {
   Object.assign(canvas, { width, height });
   const image = new ImageData(width, height);
-  pixels.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[i * channels + (channels === 3 ? c : 0)];
+    image.data[4 * i + 3] = 255;
+  }
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
 }
 
-/** Show [label, share] pairs, the likeliest first, and what the network saw. */
-export function showAnswer({ pixels, isInverted, byBorder, name, truth }, shape, ranked, ms) {
+/** Show a decoded picture as its owner knows it. */
+export function drawGiven(bitmap) {
+  const scale = Math.min(1, MAX_GIVEN / Math.max(bitmap.width, bitmap.height));
+  const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(scale * side)));
+  Object.assign($("given"), { width, height });
+  $("given").getContext("2d").drawImage(bitmap, 0, 0, width, height);
+}
+
+/** Show the camera's view in place of the user's own picture, or that if there is one. */
+export function showView(isLive, hasGiven) {
+  $("view").hidden = !isLive;
+  $("own").hidden = isLive || !hasGiven;
+  $("shown").classList.toggle("live", isLive);
+  $("answer").setAttribute("aria-live", isLive ? "off" : "polite"); // nobody can listen to twenty a second
+  $("shown").scrollIntoView({ block: "nearest" }); // on a phone it is below the buttons
+}
+
+/** Show [label, share] pairs, the likeliest first, why they are in `doubt`, and what was seen. */
+export function showAnswer({ pixels, name, truth, ms, ...seen }, { shape, preprocessing }, ranked, doubt) {
   drawPixels($("seen"), pixels, shape);
-  const why = byBorder ? `, because its border is ${isInverted ? "bright" : "dark"}` : ", as asked";
-  const how = isInverted === null ? "as in the data" : `${isInverted ? "" : "not "}inverted${why}`;
-  say("seen-text", `What the network sees: ${shape.join(" × ")}, ${how}.`);
+  const [height, width, channels] = shape;
+  say("seen-text", `What the network sees: ${height} × ${width}${channels === 1 ? " grey" : ""}${explain(seen, preprocessing)}.`);
   const [[label, share]] = ranked;
   const right = truth === undefined ? "" : ` It is: ${truth}.`;
-  say("answer", `${name}: ${label}, ${percent(share)}, in ${ms.toPrecision(2)} ms.${right}`);
-  $("bars").replaceChildren(...ranked.map(([text, part]) => {
+  const said = doubt === null ? `${label}, ${percent(share)}` : `not sure: ${doubt}. Closest: ${label}, ${percent(share)}`;
+  say("answer", `${name}: ${said}${ms === undefined ? "" : `, in ${ms.toPrecision(2)} ms`}.${right}`);
+  $("bars").classList.toggle("unsure", doubt !== null);
+  $("bars").replaceChildren(...ranked.slice(0, N_BARS).map(([text, part]) => {
     const item = element("li");
     const bar = element("i", "", { "aria-hidden": "true" });
     bar.style.width = `${100 * part}%`;
     item.append(element("span", text), element("span", percent(part)), bar);
     return item;
   }));
-  $("bars").scrollIntoView({ block: "nearest" }); // on a phone the answer is below the buttons
+}
+
+/** Return why the pixels are light on dark or dark on light, where the model cares. */
+function explain({ isInverted, isAsked, unevenness }, { invert }) {
+  if (invert !== "border" && !isAsked) return "";
+  if (isInverted === null) return ", as it is";
+  const found = unevenness === null ? `its border is ${isInverted ? "bright" : "dark"}`
+    : `it is ${isInverted ? "darker" : "lighter"} than its background`;
+  return `, ${isInverted ? "" : "not "}inverted, ${isAsked ? "as asked" : `because ${found}`}`;
 }
 
 /** Show three percentiles, or what is missing to state them; wrong outputs make all void. */
@@ -76,20 +118,37 @@ export function showLatency(rows, tolerance) {
     : "INVALID: timed runs gave wrong outputs; reload the page and read its self-test.", isRight ? "" : "bad");
 }
 
-export function showAccuracy({ accuracy, interval, n, n_correct: nCorrect, classes, confusion }) {
+/** Show a score; `stated`: the digest of the pictures that the model was exported with. */
+export function showAccuracy({ accuracy, interval, n, n_correct: hits, classes, confusion, test_sha256: tested }, stated) {
   say("measured", `Accuracy ${percent(accuracy, 2)} (95 % interval ${percent(interval.low, 2)} to `
-    + `${percent(interval.high, 2)}; ${number(nCorrect)} of ${number(n)})`);
+    + `${percent(interval.high, 2)}; ${number(hits)} of ${number(n)})`
+    + (tested === stated ? "" : ", on other pictures than its export's"));
   const labels = classes.map(({ label }) => label);
+  const made = labels.length > MAX_CONFUSION ? worstPairs(confusion, labels) : matrix(confusion, classes, labels);
+  $("confusion").replaceChildren(made);
+}
+
+function worstPairs(confusion, labels) {
+  const total = (row) => row.reduce((sum, count) => sum + count, 0);
+  const pairs = confusion.flatMap((row, i) => row.map((count, j) => [labels[i], labels[j], i === j ? 0 : count, total(row)]))
+    .filter(([, , count]) => count).sort((a, b) => b[2] - a[2]).slice(0, N_PAIRS);
+  return table(`The worst ${pairs.length} confusions`, ["what it is", "what the network says", "pictures", "of"], pairs);
+}
+
+function matrix(confusion, classes, labels) {
   const made = table("Confusion: a row for what it is, a column for what the network says",
     ["", ...labels, "recall"],
-    confusion.map((row, i) => [labels[i], ...row.map(String), percent(classes[i].recall ?? 0)]));
+    confusion.map((row, i) => {
+      const { recall } = classes[i];
+      return [labels[i], ...row.map(String), recall === null ? "not measured" : percent(recall)];
+    }));
   const largest = Math.max(...confusion.flat());
   confusion.forEach((row, i) => row.forEach((count, j) => {
     // the square root, so that a handful of errors can be seen beside a thousand hits
     const share = (0.45 * Math.sqrt(count / largest)).toFixed(2);
     made.tBodies[0].rows[i].cells[j + 1].style.backgroundColor = `rgb(var(--tint) / ${share})`;
   }));
-  $("confusion").replaceChildren(made);
+  return made;
 }
 
 function table(title, head, body) {

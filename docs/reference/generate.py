@@ -7,7 +7,6 @@ A test fails when the pages and the code differ. What the tables say is declared
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import types
@@ -17,9 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import convnet_edge as ce
+from convnet_edge.commands.app import COMMANDS
 from convnet_edge.runtime import errors
 from convnet_edge.runtime.measure.result import Result, Setting
+from convnet_edge.runtime.model_file import open_model
 from convnet_edge.runtime.options import Declared, declared
+from convnet_edge.sealing.default_model import shipped_model
 
 FOLDER = Path(__file__).resolve().parent
 PACKAGE = FOLDER.parents[1] / "convnet_edge"
@@ -70,15 +72,9 @@ def result() -> str:
 
 
 def commands() -> dict[str, type]:
-    """Return the dataclass of each command's options."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*/options.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        module = importlib.import_module(".".join(parts))
-        for name, kind in inspect.getmembers(module, is_dataclass):
-            if name.endswith("Options") and kind.__module__ == module.__name__:
-                found[name.removesuffix("Options").lower()] = kind
-    return dict(sorted(found.items()))
+    """Return the dataclass of each command's options, of those that have some."""
+    kinds = {name: get_type_hints(run).get("options") for name, run in sorted(COMMANDS.items())}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
 def options() -> str:
@@ -93,12 +89,18 @@ def options() -> str:
 def _option(one: Declared) -> tuple[str, str, str, str]:
     value = type_text(one.kind) + ", several" * one.is_list
     limits = one.range_text
-    default = one.default if one.is_list else (one.default,)
+    default = one.default if isinstance(one.default, tuple) else (one.default,)
     texts = [f"{v:g}" if isinstance(v, float) else "yes" if v is True else "no" if v is False
              else str(v) for v in default if v is not None]  # fmt: skip
     shown = one.default_text or (f"`{','.join(texts)}`" if texts else "")
     shown = shown or ("none" if one.optional or one.is_list else "needed")
     return f"`{one.flag}`", value + f" {limits}" * bool(limits), shown, one.help
+
+
+def steps() -> str:
+    """Return how the shipped model's pictures are prepared."""
+    listed = open_model(shipped_model()).contract.preprocessing.steps
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(listed, 1))
 
 
 def exits() -> str:
@@ -180,8 +182,8 @@ def _paragraphs(node: Any) -> list[str]:
 
 def fill(page: str) -> str:
     """Return `page` with the generated parts as they follow from the code."""
-    parts = {"result": result, "options": options, "exits": exits, "functions": functions,
-             "classes": classes, "raised": raised}  # fmt: skip
+    parts = {"result": result, "options": options, "steps": steps, "exits": exits,
+             "functions": functions, "classes": classes, "raised": raised}  # fmt: skip
     return MARKED.sub(lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", page)
 
 

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import * as ort from "onnxruntime-node";
 import { InputError, readContract } from "../../convnet_edge/web/contract.js";
-import { Model, rank, selfTest } from "../../convnet_edge/web/model.js";
+import { Model, findDoubt, rank, selfTest } from "../../convnet_edge/web/model.js";
 import { decodePicture } from "./preprocess.mjs";
 
 function read(path) {
@@ -33,9 +33,10 @@ async function main() {
   const { path, paths, pixels } = parseCommandLine();
   const bytes = read(path);
   const contract = await readContract(bytes);
-  const pictures = paths.map((name) => decodePicture(read(name), contract.shape, { name }).pixels);
+  const pictures = [];
+  for (const name of paths) pictures.push(await decodePicture(read(name), contract.preprocessing, { name }));
   if (pixels) {
-    for (const picture of pictures) console.log(JSON.stringify([...picture]));
+    for (const picture of pictures) console.log(JSON.stringify([...picture.pixels]));
     return 0;
   }
   const model = await Model.open(ort, bytes, contract, "cpu");
@@ -45,8 +46,10 @@ async function main() {
   console.log(isProved ? "PASS" : "FAIL");
   if (!isProved) return 1;
   for (const [i, picture] of pictures.entries()) {
-    const ranked = rank(await model.run(model.prepare(picture)), contract.labels).slice(0, 3);
-    console.log(`${paths[i]}: ${ranked.map(([label, share]) => `${label} ${(100 * share).toFixed(1)} %`).join(", ")}`);
+    const ranked = rank(await model.run(model.prepare(picture.pixels)), contract.labels);
+    const doubt = findDoubt(ranked, picture.unevenness, contract.decision);
+    const shares = ranked.slice(0, 3).map(([label, share]) => `${label} ${(100 * share).toFixed(1)} %`);
+    console.log(`${paths[i]}: ${doubt === null ? "" : `not sure (${doubt}): `}${shares.join(", ")}`);
   }
   return 0;
 }

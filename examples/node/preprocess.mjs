@@ -1,70 +1,43 @@
-// Turn a PNG or JPEG into the model's pixels: pngjs and jpeg-js decode, the page's fit.js does the
-// arithmetic of convnet_edge/runtime/preprocess.py.
+// Turn a picture file into the model's pixels: sharp decodes as Pillow does (both by libjpeg), the
+// page's fit.js does the arithmetic of convnet_edge/runtime/pictures/preprocess.py.
 
-import jpeg from "jpeg-js";
-import { PNG } from "pngjs";
+import sharp from "sharp";
 import { InputError } from "../../convnet_edge/web/contract.js";
-import { fit, greyOf } from "../../convnet_edge/web/fit.js";
+import { fit } from "../../convnet_edge/web/fit.js";
+import { formatOf, isGrey } from "../../convnet_edge/web/formats.js";
 
 const MAX_PIXELS = 89_478_485; // as in Python
-const EXPECTED = `a PNG or JPEG of at most ${Math.floor(MAX_PIXELS / 1e6)} million pixels`;
+const OPENED = ["PNG", "JPEG", "GIF", "WebP"];
+const EXPECTED = `one of ${OPENED.join(", ")}, of at most ${Math.floor(MAX_PIXELS / 1e6)} million pixels`;
+// Pillow ignores colour profiles too
+const OPTIONS = { failOn: "truncated", ignoreIcc: true, limitInputPixels: MAX_PIXELS };
 
-/** Return { pixels, isInverted } of an encoded picture: pixels is the Uint8Array that the model takes. */
-export function decodePicture(encoded, shape, { name = "the picture" } = {}) {
+/**
+ * Return { pixels, isInverted, unevenness } of an encoded picture, as `preprocessing` of the
+ * contract says: pixels is the Uint8Array that the model takes.
+ */
+export async function decodePicture(encoded, preprocessing, { name = "the picture" } = {}) {
   const bytes = Buffer.from(encoded);
-  const isPng = bytes.subarray(0, 8).toString("latin1") === "\x89PNG\r\n\x1a\n";
-  const isJpeg = bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff;
-  if (!isPng && !isJpeg) {
-    throw new InputError(`${name} is not a PNG or JPEG`, EXPECTED, "name a picture file");
+  const format = formatOf(bytes);
+  if (!OPENED.includes(format)) {
+    throw new InputError(`${name} is ${format ? `a ${format} file` : "no picture that is known here"}`, EXPECTED,
+      "name a picture file, or save this one as PNG or JPEG");
   }
   try {
-    const { data, width, height, exif } = isPng ? readPng(bytes) : readJpeg(bytes);
-    return fit(turn({ grey: greyOf(data), width, height }, exif ? readOrientation(exif) : 1), shape);
+    const picture = sharp(bytes, OPTIONS).autoOrient().toColourspace("srgb").ensureAlpha().raw();
+    const { data, info: { width, height } } = await picture.toBuffer({ resolveWithObject: true });
+    const read = (left, top, columns, rows) => {
+      const part = new Uint8Array(3 * columns * rows);
+      for (let i = 0; i < columns * rows; i++) {
+        const at = 4 * ((top + Math.floor(i / columns)) * width + left + (i % columns));
+        const share = data[at + 3] / 255;
+        for (let c = 0; c < 3; c++) part[3 * i + c] = Math.floor(255 + (data[at + c] - 255) * share + 0.5); // on white
+      }
+      return part;
+    };
+    return fit({ width, height, stride: 3, channels: 3, isGrey: isGrey(bytes), read }, preprocessing);
   } catch (error) {
-    throw new InputError(`${name} is damaged or too large: ${error.message ?? error}`, EXPECTED,
+    throw new InputError(`${name} is damaged or too large: ${error.message.split("\n")[0]}`, EXPECTED,
       "save the picture again");
   }
-}
-
-function readPng(bytes) {
-  if (bytes.readUInt32BE(16) * bytes.readUInt32BE(20) > MAX_PIXELS) throw new Error("its size");
-  let exif = null;
-  for (let at = 8; at + 8 <= bytes.length; at += 12 + bytes.readUInt32BE(at)) {
-    if (bytes.toString("latin1", at + 4, at + 8) === "eXIf") exif = bytes.subarray(at + 8);
-  }
-  return { ...PNG.sync.read(bytes), exif };
-}
-
-function readJpeg(bytes) {
-  const limits = { maxResolutionInMP: MAX_PIXELS / 1e6, maxMemoryUsageInMB: 2048 };
-  const picture = jpeg.decode(bytes, { useTArray: true, tolerantDecoding: false, ...limits });
-  return { ...picture, exif: picture.exifBuffer && Buffer.from(picture.exifBuffer).subarray(1) };
-}
-
-/** Read tag 0x0112 out of the first directory of EXIF's TIFF; 1 (upright) without it. */
-function readOrientation(tiff) {
-  if (tiff.length < 8) return 1;
-  const little = tiff[0] === 0x49;
-  const u16 = (at) => (little ? tiff.readUInt16LE(at) : tiff.readUInt16BE(at));
-  const directory = little ? tiff.readUInt32LE(4) : tiff.readUInt32BE(4);
-  if (directory + 2 > tiff.length) return 1;
-  for (let n = u16(directory), at = directory + 2; n > 0 && at + 12 <= tiff.length; n--, at += 12) {
-    if (u16(at) === 0x0112) return u16(at + 8);
-  }
-  return 1;
-}
-
-/** Turn and mirror as EXIF's orientation says. */
-function turn({ grey, width, height }, orientation) {
-  const isSwapped = orientation >= 5 && orientation <= 8;
-  const [newWidth, newHeight] = isSwapped ? [height, width] : [width, height];
-  const turned = new Float64Array(grey.length);
-  for (let i = 0; i < grey.length; i++) {
-    const [x, y] = [i % newWidth, Math.floor(i / newWidth)];
-    let [column, row] = isSwapped ? [y, x] : [x, y];
-    if ([2, 3, 7, 8].includes(orientation)) column = width - 1 - column;
-    if ([3, 4, 6, 7].includes(orientation)) row = height - 1 - row;
-    turned[i] = grey[row * width + column];
-  }
-  return { grey: turned, width: newWidth, height: newHeight };
 }

@@ -7,17 +7,21 @@ import subprocess
 
 import faults
 import numpy as np
+import page_models
 import pytest
+import tiny
 from emulated import EXPORTED, REPOSITORY
 from environments import run
 from PIL import Image
 
-from convnet_edge.runtime import Classifier, contract, preprocess
+from convnet_edge.runtime import Classifier, contract
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.pictures import preprocess
 
 EXAMPLE = REPOSITORY / "examples" / "node"
-MODEL = EXPORTED / "fashion-mnist.onnx"
-SAMPLE = open_model(MODEL).contract.samples[0]
+MODEL_PATH = EXPORTED / "fashion-mnist.onnx"
+CONTRACT = open_model(MODEL_PATH).contract
+SAMPLE = CONTRACT.samples[0]
 
 pytestmark = pytest.mark.index
 
@@ -60,11 +64,11 @@ def shift_a_sample(document):
 
 
 def test_fault_fails_its_check_with_exit_1(node, tmp_path):
-    model = MODEL.read_bytes()
+    model = MODEL_PATH.read_bytes()
     for check, changed in (
         ("golden vectors, one by one", faults.change_sealed(model, faults.nudge_one_weight)),
-        ("digests", model.replace(b'"name":"fashion-mnist"', b'"name":"fashion-mnisd"')),
-        ("digests", model.replace(b"layer_stack.0", b"layer_stuck.0")),
+        ("digest", model.replace(b'"name":"fashion-mnist"', b'"name":"fashion-mnisd"')),
+        ("digest", model.replace(b"layer_stack.0", b"layer_stuck.0")),
         ("preprocessing samples", faults.change_document(model, shift_a_sample)),
     ):
         assert changed != model
@@ -72,18 +76,19 @@ def test_fault_fails_its_check_with_exit_1(node, tmp_path):
         done = node(tmp_path / "m.onnx")
         assert done.returncode == 1
         assert f"[x] {check}" in done.stdout
-        assert ("[✓] digests" in done.stdout) == (check != "digests")
+        assert ("[✓] digest" in done.stdout) == (check != "digest")
         assert done.stdout.splitlines()[-1] == "FAIL"
 
 
 def test_pictures_of_any_kind_become_pythons_pixels_and_get_its_labels(node, test_set, tmp_path):
     rng, paths = np.random.default_rng(0), []
-    for mode, width, height in (
-        ("L", 61, 40), ("RGB", 33, 97), ("RGBA", 50, 50), ("RGB", 300, 7), ("L", 9, 5),
+    for mode, width, height, suffix in (
+        ("L", 61, 40, "gif"), ("RGB", 33, 97, "webp"), ("RGBA", 50, 50, "webp"),
+        ("RGB", 300, 7, "jpg"), ("L", 9, 5, "png"),
     ):  # fmt: skip
         values = rng.integers(0, 256, (height, width, len(mode)), np.uint8)
         values[0] = values[-1] = values[0, 0]  # a border of one colour
-        paths.append(tmp_path / f"{mode}-{width}.png")
+        paths.append(tmp_path / f"{mode}-{width}.{suffix}")
         Image.fromarray(values[..., 0] if mode == "L" else values).save(paths[-1])
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -92,35 +97,71 @@ def test_pictures_of_any_kind_become_pythons_pixels_and_get_its_labels(node, tes
         for suffix in ("png", "jpg"):
             paths.append(tmp_path / f"{orientation}.{suffix}")
             picture.save(paths[-1], exif=exif)
-    done = node(MODEL, "--pixels", *paths)
+    done = node(MODEL_PATH, "--pixels", *paths)
     assert done.returncode == 0, done.stderr
     for line, path in zip(done.stdout.splitlines(), paths, strict=True):
-        expected = preprocess.read_picture(path, (28, 28))
+        expected = preprocess.read_picture(path, preprocess.FASHION_MNIST).pixels
         assert expected.std() > 0
         found = np.array(json.loads(line)).reshape(28, 28)
         assert np.abs(found - expected.astype(int)).max() <= 2, path.name
-    done = node(MODEL, *paths)
+    done = node(MODEL_PATH, *paths)
     lines = done.stdout.splitlines()[-len(paths) :]
-    for line, path, best in zip(lines, paths, Classifier(MODEL)(paths).top(3), strict=True):
-        assert line.startswith(f"{path}: {best[0][0]} ")
-        shares = [float(share) for share in re.findall(r"([\d.]+) %", line)]
+    said = Classifier(MODEL_PATH)(paths)
+    assert 0 < said.unsure.sum() < len(paths)
+    for line, path, best, unsure in zip(lines, paths, said.top(3), said.unsure, strict=True):
+        doubt = r"not sure \(.+\): " if unsure else ""
+        assert re.match(f"{re.escape(str(path))}: {doubt}{best[0][0]} ", line)
+        shares = [float(share) for share in re.findall(r"([\d.]+) %", line)[-3:]]
         np.testing.assert_allclose(shares, [100 * share for _, share in best], atol=3)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("kind", ["area", "bilinear", "bicubic"])
+def test_random_pictures_become_pythons_pixels_by_any_fit_and_filter(node, tmp_path, fit, kind):
+    paths = page_models.oddities(tmp_path, 4)
+    changes = {"fit": fit, "filter": kind, "invert": "never", "share": 0.9}
+    for model in (tiny.grey(), tiny.rgb()):
+        changed = faults.change_document(model, lambda one: one["preprocessing"].update(changes))
+        (tmp_path / "m.onnx").write_bytes(changed)
+        how = open_model(tmp_path / "m.onnx").contract.preprocessing
+        done = node(tmp_path / "m.onnx", "--pixels", *paths)
+        assert done.returncode == 0, done.stderr
+        for line, path in zip(done.stdout.splitlines(), paths, strict=True):
+            expected = preprocess.read_picture(path, how).pixels.astype(int)
+            found = np.array(json.loads(line)).reshape(how.shape)
+            assert np.abs(found - expected).max() <= 2, path.name
+
+
+def test_picture_for_a_network_of_colours_keeps_them(node, tmp_path):
+    test = page_models.colour_set(4)
+    path = tmp_path / "colours.onnx"
+    path.write_bytes(page_models.colour_model(test))
+    picture = tmp_path / "picture.png"
+    Image.fromarray(test.images[3]).resize((48, 64), Image.Resampling.NEAREST).save(picture)
+    done = node(path, picture)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{picture}: {page_models.COLOURS[3]} ")
+    assert "2 pictures, largest difference" in done.stdout
 
 
 def test_file_that_is_no_picture_is_named_with_exit_2(node, tmp_path):
     contents = [
-        (b"no picture", "is not a PNG or JPEG; expected a PNG or JPEG of at most 89 million"),
+        (
+            b"II*\0" + bytes(60),
+            "is a TIFF file; expected one of PNG, JPEG, GIF, WebP, of at most 89",
+        ),
+        (b"no picture", "is no picture that is known here; expected one of PNG"),
         (SAMPLE.encoded[:-40], "is damaged or too large"),
         (SAMPLE.encoded[:12], "is damaged or too large"),
         (b"\xff\xd8\xff\xe0", "is damaged or too large"),
-        (b"", "is not a PNG or JPEG"),
+        (b"", "is no picture that is known here"),
         (None, "cannot be read: ENOENT"),
     ]
     for i, (content, message) in enumerate(contents):
         path = tmp_path / f"{i}.png"
         if content is not None:
             path.write_bytes(content)
-        done = node(MODEL, path)
+        done = node(MODEL_PATH, path)
         assert done.returncode == 2
         assert f"{path} {message}" in done.stderr
         assert "; next: " in done.stderr
@@ -128,12 +169,12 @@ def test_file_that_is_no_picture_is_named_with_exit_2(node, tmp_path):
 
 
 def test_file_that_is_no_model_is_explained_with_exit_2(node, tmp_path):
-    model = MODEL.read_bytes()
+    model = MODEL_PATH.read_bytes()
     contents = {
         "not a readable ONNX file": b"no model",
         "not a readable ONNX file (100 bytes are missing)": model[:-100],
         "no contracts in the file": faults.unsealed(model),
-        "the contract in the file is damaged": model.replace(b'"schema":2', b'"schema":3'),
+        "the contract in the file is damaged": model.replace(b'"schema":3', b'"schema":2'),
     }
     for message, content in contents.items():
         (tmp_path / "m.onnx").write_bytes(content)

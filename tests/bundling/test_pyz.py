@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from emulated import CPUS, EMULATED, EXPORTED, TIMEOUT_S, emulator
 from environments import empty_environment, offline
 from PIL import Image
@@ -64,8 +65,7 @@ def test_bundle_holds_the_runtimes_own_files_and_nothing_of_the_host(made, test_
     packed = found.test_set()
     np.testing.assert_array_equal(packed.images, test_set.images)
     np.testing.assert_array_equal(packed.labels, test_set.labels)
-    assert packed.images_sha256 == test_set.images_sha256
-    assert packed.labels_sha256 == test_set.labels_sha256
+    assert packed.sha256 == test_set.sha256
 
 
 def test_info_says_what_the_bundle_holds(made, capsys, monkeypatch):
@@ -91,7 +91,7 @@ def test_selftest_passes_alone(made, tmp_path):
     done = start_bundle(lonely / "b.pyz", "selftest", cwd="/", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("PASS")
-    assert "[?] graph digest" in done.stdout
+    assert "[?] digest" in done.stdout
     assert [path.name for path in lonely.iterdir()] == ["b.pyz"]
 
 
@@ -124,6 +124,22 @@ def test_models_of_one_name_or_of_other_classes_are_refused(tiny_model, tmp_path
     match = "models of one name" if other == "tiny" else "models of other classes"
     with pytest.raises(InputError, match=match):
         bundle(BundleOptions(models, out=tmp_path / "x.pyz"))
+
+
+def test_model_whose_test_images_are_not_here_is_bundled_without_them(tiny_model, tmp_path):
+    out = tmp_path / "x.pyz"
+    with pytest.raises(InputError, match=r"tested on .* are not here; .*name it with data"):
+        bundle(BundleOptions((tiny_model,), with_test_set=True, out=out))
+    assert not out.exists()
+    assert bundle(BundleOptions((tiny_model,), out=out)).document["manifest"]["test_set"] is False
+    assert archive.read_archive(out).test_set() is None
+
+
+def test_models_of_other_images_are_refused(tiny_model, tmp_path):
+    other = tmp_path / "colours.onnx"
+    other.write_bytes(tiny.rgb())
+    with pytest.raises(InputError, match="models of other classes or images"):
+        bundle(BundleOptions((tiny_model, other), out=tmp_path / "x.pyz"))
 
 
 def test_missing_packages_are_exit_2_with_the_command(made):

@@ -14,6 +14,8 @@ from emulated import REPOSITORY
 from convnet_edge.bundling import site
 from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
+from convnet_edge.data import dataset
+from convnet_edge.runtime import archive
 from convnet_edge.runtime.errors import InputError
 
 UNLISTED = {"site.json", "sw.js", "_headers", ".nojekyll"}
@@ -48,7 +50,7 @@ def leftovers(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_folder_holds_page_runtime_model_and_test_set_with_their_digests(lay_out):
+def test_folder_holds_page_runtime_and_model_with_their_digests(lay_out):
     made = lay_out()
     files = contents(made.path)
     document = json.loads(files["site.json"])
@@ -62,11 +64,25 @@ def test_folder_holds_page_runtime_model_and_test_set_with_their_digests(lay_out
     first, *stated = files["_headers"].decode().splitlines()
     assert first == "/*"
     assert dict(line.strip().split(": ", 1) for line in stated) == site.HEADERS
-    assert {"index.html", "main.js", "test-set/images.gz"} < set(document["files"])
+    assert {"index.html", "main.js"} < set(document["files"])
     assert [entry["name"] for entry in document["models"]] == ["tiny.onnx"]
     assert document["class_labels"] == list(tiny.LABELS)
     sizes = (made.document["n_files"], made.document["site_bytes"])
     assert sizes == (len(files), sum(map(len, files.values())))
+
+
+def test_page_holds_the_test_set_that_there_is(ort_web, tmp_path):
+    for test in (None, tiny.image_set(9)):
+        site.write(tmp_path / "page", {}, {}, ort_web, test)
+        names = site.read_site(tmp_path / "page")
+        assert (archive.TEST_SET in names) == (test is not None)
+
+
+def test_source_without_test_pictures_makes_a_page_without_a_test_set(lay_out, monkeypatch):
+    monkeypatch.setattr(
+        dataset, "find_test_set", lambda *_: dataset.take(tiny.image_set(9), slice(0))
+    )
+    assert archive.TEST_SET not in site.read_site(lay_out().path)
 
 
 def test_page_states_a_policy_that_lets_nothing_in_from_elsewhere_and_keeps_to_it():
@@ -169,9 +185,10 @@ def test_lock_pins_every_package_by_integrity_and_names_no_address(folder):
         assert packages[f"node_modules/{name}"]["version"] == version
     for name, package in packages.items():
         assert re.fullmatch(r"sha512-[\w+/]{86}==", package["integrity"]), name
+        package.pop("funding", None)
     assert asked == {ORT_NAME: ORT_VERSION} or folder != "."
     assert "resolved" not in text
-    assert "http" not in text
+    assert "http" not in json.dumps(packages)
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,20 @@ import pytest
 import tiny
 from results import read as read_result
 
-from convnet_edge.data import fashion_mnist
+from convnet_edge.data import dataset
 from convnet_edge.drawing import pictures
 from convnet_edge.runtime.measure import bench as stage
 from convnet_edge.runtime.measure import machine
 
 N = 400
+FIND_TEST_SET = dataset.find_test_set
 SHORT = ("--duration", "0.05", "--min-runs", "11", "--threads", "1", "--out", "r.json")
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """The hand-made images are the test set; stages of no interest here take moments."""
-    monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: tiny.image_set(N))
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(N))
     for name, value in (("N_PROCESSES", 1), ("STEADY_S", 0.02), ("THROUGHPUT_S", 0.2),
                         ("QUICK_DURATION_S", 0.02)):  # fmt: skip
         monkeypatch.setattr(stage, name, value)
@@ -136,6 +137,22 @@ def test_several_models_are_paired_with_the_first(undrawn, run, tiny_model, tmp_
     assert pair.n_gained - pair.n_lost == second.accuracy.n_correct - first.accuracy.n_correct
     assert f"against {tiny_model.name}: " in result.stdout
     assert result.stdout.endswith("next: convnet-edge report\n")
+
+
+def test_models_whose_test_images_are_not_here_are_timed_and_not_compared(
+    undrawn, run, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dataset, "find_test_set", FIND_TEST_SET)
+    other = tiny_model.with_name("colours.onnx")
+    other.write_bytes(tiny.rgb())
+    result = run("bench", tiny_model, other, "--quick", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("accuracy: not measured") == 2
+    assert "name them with --data" in result.output
+    for stem in ("tiny", "colours"):
+        found = read_result(tmp_path / "benchmarks" / "results" / f"{stem}-cpu.json")
+        assert (found.accuracy, found.pairs) == (None, ())
+        assert found.latency
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ class Every(Options):
     threads: int | None = option(None, "Threads.", low=1, default_text="all of them")
     rate: float = option(0.5, "A rate.", above=0, high=1)
     sizes: tuple[int, ...] = option((1, 8), "Sizes.", low=1)
+    crop: tuple[int, ...] | None = option(None, "Crop.", low=1, default_text="the whole")
     slowdown: float = option(0.05, "Of time.", units=SHARE, default_text="5%", metavar="SHARE")
     sustain_s: float | None = option(None, "How long.", units=TIME, flag="--sustain")
     layout: Literal["portable", "ort-cpu"] = option("portable", "Layout.")
@@ -64,13 +65,13 @@ def test_compare_without_arguments_lacks_its_models():
 def test_each_kind_of_option_arrives_as_its_type():
     (got, as_json), _ = call(
         Every, "a", "b", "c", "--pairs", "7", "--threads", "3", "--rate", "1", "--sizes", "4,5",
-        "--slowdown", "2%", "--sustain", "10m", "--layout", "ort-cpu", "--quick", "--no-spin",
-        "--no-invert", "--out", "x.onnx", "--json",
+        "--crop", "6", "--slowdown", "2%", "--sustain", "10m", "--layout", "ort-cpu", "--quick",
+        "--no-spin", "--no-invert", "--out", "x.onnx", "--json",
     )  # fmt: skip
     assert as_json
     assert got == Every(
-        Path("a"), (Path("b"), Path("c")), 7, 3, 1.0, (4, 5), 0.02, 600.0, "ort-cpu", True, False,
-        False, Path("x.onnx"),
+        Path("a"), (Path("b"), Path("c")), 7, 3, 1.0, (4, 5), (6,), 0.02, 600.0, "ort-cpu", True,
+        False, False, Path("x.onnx"),
     )  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from convnet_edge.commands import terminal
-from convnet_edge.data import fashion_mnist
+from convnet_edge.data import dataset
 from convnet_edge.drawing.pictures import Picture
 from convnet_edge.runtime.measure import bench
 from convnet_edge.runtime.measure.check import Check
@@ -59,7 +61,7 @@ def test_quantize_says_size_gate_and_speed(screen, on_few, exported):
 
 
 def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "load_test_set", lambda: tiny.image_set(400))
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(400))
     for undrawn in ("commands.bench._draw", "reporting.report._figures"):
         monkeypatch.setattr(f"convnet_edge.{undrawn}", lambda *_: iter(()))
     others = [tiny_model.with_name(f"a-model-of-quite-a-long-name.{n}.onnx") for n in range(2)]
@@ -76,6 +78,20 @@ def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypat
     assert report[0].startswith("3 results: ")
     assert "12 rows" not in report[-3]
     assert report[-1] == "next: convnet-edge bundle"
+
+
+def test_data_says_what_a_folder_holds_and_what_will_hurt(screen, tmp_path):
+    for index in range(48):
+        place = tmp_path / "a folder of pictures" / f"class {index % 4}" / f"{index}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(index).integers(0, 256, (12, 10, 3), np.uint8)
+        Image.fromarray(noise).save(place)
+    place.with_name("broken.png").write_bytes(b"")
+    lines = screen("data", "a folder of pictures")
+    assert lines[0].startswith("48 pictures of 4 classes: ")
+    assert "left out (1):" in lines
+    assert any(line.startswith("  class 3/broken.png: ") for line in lines)
+    assert lines[-1] == "next: convnet-edge train --data 'a folder of pictures'"
 
 
 def test_chain_of_next_lines(screen, run, tiny_model):

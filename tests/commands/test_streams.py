@@ -151,7 +151,7 @@ def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, o
         with pytest.raises(SystemExit) as ended:
             sys.exit(main() if on == "host" else device_main(hostile_bundle))
     assert ended.value.code == 2
-    found = ": the output cannot be written: No space left on device; expected "
+    found = ": the system refuses the output, or a temporary file: No space left on device; "
     assert found in capsys.readouterr().err
 
 

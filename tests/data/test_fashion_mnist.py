@@ -42,8 +42,13 @@ def small(monkeypatch, tmp_path):
 
 def test_embedded_images_are_the_official_test_set_and_no_training_images(test_set):
     assert test_set.images.shape == (10_000, 28, 28)
-    for array, digest in zip((test_set.images, test_set.labels), data.TEST_SHA256, strict=True):
+    arrays = test_set.images, test_set.labels.astype("uint8")
+    for array, digest in zip(arrays, data.TEST_SHA256, strict=True):
         assert hashlib.sha256(idx(array)).hexdigest() == digest
+    names = [f"{data.CLASS_LABELS[label]}\0".encode() for label in test_set.labels]
+    pictures = [hashlib.sha256(image).digest() for image in test_set.images]
+    listed = b"".join(part for pair in zip(pictures, names, strict=True) for part in pair)
+    assert test_set.sha256 == hashlib.sha256(listed).hexdigest()
     sample = load(name="sample")
     assert sample.images.shape == (10_000, 28, 28)
     assert set(sample.labels) == set(test_set.labels) == set(range(10))

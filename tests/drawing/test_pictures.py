@@ -4,10 +4,12 @@ from functools import partial
 import numpy as np
 import pytest
 import results as made
+import tiny
 from matplotlib.figure import Figure
 from PIL import Image
 
 from convnet_edge.drawing import pictures
+from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.measure.result import Calibration
 
 FULL = made.full()
@@ -22,6 +24,7 @@ DRAWERS = {
     "one epoch, validated": (pictures.training_curve, VALIDATED[:1]),
     "latency": (pictures.latency, {1: np.array([1.0, 1.1, 9.0]), 8: np.ones(20)}, "title"),
     "confusion": (pictures.confusion, [[5, 1], [0, 0]], ["a", "b"]),
+    "confusion of many": (pictures.confusion, np.eye(31, k=1, dtype=int), [*map(str, range(31))]),
     "reliability": (pictures.reliability, FULL.accuracy.calibration),
     "nodes": (pictures.nodes, FULL.profile),
     "minutes": (pictures.minutes, FULL.paced),
@@ -41,6 +44,14 @@ def test_every_picture_is_drawn_and_not_blank(tmp_path, name):
     with Image.open(picture.path) as image:
         assert image.width > 400
         assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_grid_takes_all_of_few_test_images(tmp_path):
+    test = tiny.image_set(4)
+    grid = pictures.draw_grid(tmp_path / "x.png", Classifier(tiny.grey()), test)
+    assert grid.picture.drawn
+    assert sorted(grid.indices) == [0, 1, 2, 3]
+    assert grid.true_names == tuple(tiny.LABELS[test.labels[index]] for index in grid.indices)
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#14171a"])
@@ -82,3 +93,24 @@ def test_axis_of_the_parity_picture_has_plain_numbers():
     figure.canvas.draw()
     labels = {tick.get_text() for tick in figure.axes[0].get_xticklabels(which="both")}
     assert {"", "1e−06"} <= labels <= {"", *(f"1e−{n:02}" for n in range(20))}
+
+
+def test_confusion_of_many_classes_names_the_ten_pairs_confused_most():
+    counts = np.diag(np.full(40, 50))
+    counts[3, 7], counts[7, 3], counts[8, 9:20] = 20, 15, 2
+    figure = Figure()
+    pictures.confusion.__wrapped__(figure, counts.tolist(), [f"c{i}" for i in range(40)])
+    (axes,) = figure.axes
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names[:3] == ["c3\ntaken for c7", "c7\ntaken for c3", "c8\ntaken for c9"]
+    assert [bar.get_width() for bar in axes.patches] == [20, 15] + [2] * 8
+    assert axes.texts[0].get_text() == " 20 of 70"
+    assert "57 of 2,057 test images" in axes.get_title()
+
+
+def test_confusion_of_many_classes_without_a_mistake_says_so(tmp_path):
+    counts = np.diag(np.full(31, 9)).tolist()
+    assert pictures.confusion(tmp_path / "x.png", counts, ["a"] * 31).drawn
+    figure = Figure()
+    pictures.confusion.__wrapped__(figure, counts, ["a"] * 31)
+    assert "0 of 279 test images are wrong" in figure.axes[0].get_title()

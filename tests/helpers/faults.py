@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from tiny import DECISION
 
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import contract
@@ -29,14 +30,19 @@ def change_graph(graph: bytes, change: Change) -> bytes:
 
 
 def change_document(model: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
-    """Change the contract as an attacker would: with digests that fit again."""
+    """Change the contract as an attacker would: with a digest that fits again."""
     document = json.loads(json.dumps(open_model(model).contract.document))
     change(document)
     return contract.seal(unsealed(model), document)
 
 
+def decide(model: bytes, **stated: Any) -> bytes:
+    """Return the model with a decision, which stands by every answer unless `stated` differs."""
+    return change_document(model, lambda document: document.update(decision=DECISION | stated))
+
+
 def change_sealed(model: bytes, change: Change) -> bytes:
-    """Change the graph as an attacker would: with digests that fit again."""
+    """Change the graph as an attacker would: with a digest that fits again."""
     document = open_model(model).contract.document
     return contract.seal(change_graph(unsealed(model), change), document)
 

@@ -9,12 +9,19 @@ from environments import run
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LETTERS = REPOSITORY / "examples" / "letters.py"
+SHOES = (5, 7, 9)  # classes of Fashion-MNIST
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole
 SHORTENED = {
     "convnet-edge train": ["--data", "sample", "--epochs", "1"],
     "convnet-edge train --data sample --epochs 3": ["--epochs", "1", "--width", "0.5"],
     "convnet-edge quantize": ["--data", "sample"],
     "convnet-edge bench": ["--quick"],
+    "python examples/letters.py letters --pictures 2600": ["--pictures", "780"],
+    "convnet-edge train --data letters --recipe scratch --epochs 12 --out "
+    "checkpoints/letters.safetensors": ["--epochs", "2", "--image-size", "24"],
+    # what so short a training gives may lose more
+    "convnet-edge quantize exported/letters.onnx --data letters --max-drop 3": ["--max-drop", "90"],
     "convnet-edge bench a.onnx b.onnx": ["--quick"],
     # two different models; which is faster here is not this test's business
     "convnet-edge compare a.onnx b.onnx": ["--pairs", "6", "--max-slowdown", "900%"],
@@ -46,13 +53,20 @@ def lay_out(folder, test_set):
     shipped = folder / "exported" / "fashion-mnist.onnx"
     (folder / "a.onnx").write_bytes(shipped.read_bytes())
     (folder / "b.onnx").write_bytes(shipped.with_suffix(".int8-ort.onnx").read_bytes())
-    boot = 255 - test_set.images[0].repeat(8, axis=0).repeat(8, axis=1)
-    for name in ("boot.jpg", "boot.png", "photos/boot.png"):
-        Image.fromarray(boot).save(folder / name)
+    photos = 255 - test_set.images[:40].repeat(8, axis=1).repeat(8, axis=2)
+    for name in ("boot.jpg", "boot.png"):
+        Image.fromarray(photos[0]).save(folder / name)
+    labels = test_set.labels[:40].tolist()
+    for number, (photo, label) in enumerate(zip(photos, labels, strict=True)):
+        path = folder / "photos" / ("shoes" if label in SHOES else "others") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(photo).save(path)
+    (folder / "examples").mkdir()
+    (folder / "examples" / "letters.py").write_bytes(LETTERS.read_bytes())
 
 
 def run_line(line, folder):
-    """Run one `convnet-edge …` or `python3 …` of a page, shortened; it has to succeed."""
+    """Run one `convnet-edge …` or `python …` of a page, shortened; it has to succeed."""
     program, *arguments = [*shlex.split(line), *SHORTENED.get(line, [])]
-    programs = {"convnet-edge": ["-m", "convnet_edge"], "python3": []}
+    programs = {"convnet-edge": ["-m", "convnet_edge"], "python3": [], "python": []}
     return run(sys.executable, *programs[program], *arguments, cwd=folder)

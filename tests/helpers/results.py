@@ -113,7 +113,7 @@ def _accuracy() -> result.Accuracy:
         classes=tuple(_filled(result.ClassScore, label=label) for label in LABELS),
         confusion=tuple(map(tuple, confusion.tolist())),
         calibration=result.Calibration(0.031, tuple(bins)),
-        images_sha256="5b" * 32,
+        test_sha256="5b" * 32,
     )
 
 

@@ -14,12 +14,14 @@ import onnx
 from onnx import numpy_helper
 from PIL import Image
 
-from convnet_edge.runtime import contract, preprocess, selftest
+from convnet_edge.runtime import contract, selftest
 from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.pictures import preprocess
 from convnet_edge.sealing import parity, seal
 
 LABELS = ("bar", "cross", "ring")
 GREY, RGB = (1, 8, 8), (3, 12, 10)  # C, H, W
+DECISION = {"threshold": 0.0, "max_unevenness": None, "data": "none", "n": 9, "coverage": 1.0}
 N_CHANNELS, N_GOLDENS, N_MEASURED = 4, 6, 60
 FLOOR = 2.0**-20  # a few roundings of logits of about 1: this much on any processor
 TOLERANCE = parity.TOLERANCE_FACTOR * FLOOR
@@ -56,8 +58,8 @@ def images(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
 
 @cache
 def labels(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
-    """Return (n,) uint8: what the model says of `images(n)`, but every fourth wrong."""
-    said = logits(images(n, shape), shape).argmax(axis=1).astype(np.uint8)
+    """Return (n,) int64: what the model says of `images(n)`, but every fourth wrong."""
+    said = logits(images(n, shape), shape).argmax(axis=1)
     said[3::4] = (said[3::4] + 1) % len(LABELS)
     said.flags.writeable = False
     return said
@@ -65,7 +67,7 @@ def labels(n: int, shape: tuple[int, int, int] = GREY) -> np.ndarray:
 
 def image_set(n: int, shape: tuple[int, int, int] = GREY) -> ImageSet:
     """Return `images(n)` with their labels."""
-    return ImageSet(images(n, shape), labels(n, shape), "i" * 64, "l" * 64, "tiny")
+    return ImageSet(images(n, shape), labels(n, shape), "d" * 64, "tiny")
 
 
 @cache
@@ -109,9 +111,15 @@ def pictures() -> tuple[contract.SamplePicture, ...]:
     tall[4:12, :, 3] = second
     encoded = {"wide.png": _png(wide), "tall.png": _png(tall)}
     return tuple(
-        contract.SamplePicture(name, data, preprocess.decode_picture(data, GREY[1:]))
+        contract.SamplePicture(name, data, preprocess.decode_picture(data, how(GREY)).pixels)
         for name, data in encoded.items()
     )
+
+
+def how(shape: tuple[int, int, int]) -> preprocess.Preprocessing:
+    """Return how pictures become images of `shape` (C, H, W)."""
+    channels, *size = shape
+    return preprocess.Preprocessing(tuple(size), channels, "keep", "border", "pad", filter="area")
 
 
 def graph(shape: tuple[int, int, int], dtype: str) -> onnx.ModelProto:
@@ -138,17 +146,19 @@ def graph(shape: tuple[int, int, int], dtype: str) -> onnx.ModelProto:
 
 
 def document(shape: tuple[int, int, int], dtype: seal.InputDtype) -> dict[str, object]:
-    """Return the contract's document, without schema and digests."""
+    """Return the contract's document, without schema and digest."""
     n_parameters = sum(values.size for values in weights(shape).values())
     test = image_set(N_MEASURED, shape)
-    reference = parity.Reference(test.images, logits(test.images, shape), FLOOR)
+    right, chosen = logits(test.images, shape), np.arange(N_GOLDENS)
+    goldens = contract.Goldens(test.images[chosen], right[chosen], chosen, FLOOR, TOLERANCE)
     return {
         "name": "tiny",
         "class_labels": list(LABELS),
         "input": seal.describe_input(dtype, shape),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
+        "decision": None,
         "preprocessing": {
-            "steps": list(preprocess.STEPS),
+            **how(shape).document(),
             "pixel_tolerance": selftest.PIXEL_TOLERANCE,
             "samples": [
                 {
@@ -163,7 +173,7 @@ def document(shape: tuple[int, int, int], dtype: seal.InputDtype) -> dict[str, o
         "parameters": {"n": n_parameters, "n_by_formula": n_parameters},
         "versions": {"training": {}, "export": {}},
         "exporter": "by hand",
-        **seal.describe_proof("float64 numpy", reference, test, np.arange(N_GOLDENS), LABELS),
+        **seal.describe_proof("float64 numpy", right, test, goldens, LABELS),
     }
 
 

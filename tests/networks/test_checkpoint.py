@@ -11,6 +11,7 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.networks.checkpoint import Checkpoint
 from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.pictures.preprocess import Preprocessing
 
 ARCHITECTURE = Architecture((1, 20, 22), kernel_size=2, n_classes=3, width=0.1)
 TRAINING = {"data": "sample", "recipe": "tutorial", "n_images": 9, "epochs": 1, "seed": 0}
@@ -22,7 +23,10 @@ def make(architecture):
     header = {
         "model": checkpoint.describe_network(architecture),
         "class_labels": list("abcdefghij")[: architecture.n_classes],
+        "preprocessing": Preprocessing((20, 22), 1).document(),
+        "decision": None,
         "training": TRAINING,
+        "test": None,
         "versions": {"torch": torch.__version__},
     }
     return Checkpoint("model", dict(Convnet(architecture).state_dict()), header)
@@ -47,7 +51,7 @@ def test_save_then_load_gives_tensors_and_header_back(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.mark.parametrize("architecture", [ARCHITECTURE, Architecture()])
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, Architecture(), Architecture((3, 30, 20))])
 def test_load_model_rebuilds_the_network(tmp_path, architecture):
     made, path = make(architecture), tmp_path / "x.safetensors"
     if architecture == Architecture():
@@ -103,7 +107,7 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
     [
         ({"model": SHAPE | {"kernel_size": 5}}, "described"),
         ({"model": SHAPE | {"image_shape": ["a", "b", "c"]}}, r"model\.image_shape"),
-        ({"model": SHAPE | {"image_shape": [3, 20, 22]}}, r"model\.image_shape\.0"),
+        ({"model": SHAPE | {"image_shape": [2, 20, 22]}}, r"model\.image_shape\.0"),
         ({"model": SHAPE | {"image_shape": [1, 1 << 40, 22]}}, r"model\.image_shape\.1"),
         ({"model": SHAPE | {"width": 100.0}}, "described"),
         ({"model": SHAPE | {"width": 1e9}}, r"model\.width"),
@@ -117,6 +121,9 @@ SHAPE = {"image_shape": [1, 20, 22], "kernel_size": 2, "width": 0.1}
         ({"training": {"recipe": "tutorial"}}, r"training\.data: "),
         ({"training": TRAINING | {"n_images": "9"}}, r"training\.n_images"),
         ({"versions": None}, "versions: "),
+        ({"preprocessing": {"size": [20, 22]}}, "preprocessing: 'channels'"),
+        ({"decision": 0.5}, "decision: "),
+        ({"test": {"sha256": "a photo"}}, r"test\.sha256: "),
     ],
 )
 def test_header_that_does_not_fit_is_refused_unbuilt(stored, monkeypatch, change, named):

@@ -60,14 +60,32 @@ def test_largest_kernel_that_fits_is_accepted_and_a_larger_one_refused():
             Architecture(kernel_size=kernel_size)
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_folded_normalization_is_exact(test_set, kernel_size):
+@pytest.mark.parametrize(
+    ("kernel_size", "mean", "deviation"),
+    [
+        *((kernel_size, [0.286], [0.353]) for kernel_size in (1, 3, 5)),
+        (3, [0.1, 0.5, 0.9], [0.3, 0.02, 1.0]),
+    ],
+)
+def test_folded_normalization_is_exact(kernel_size, mean, deviation):
     torch.manual_seed(0)
-    model = Convnet(Architecture(kernel_size=kernel_size)).double()
-    x = torch.from_numpy(test_set.images[:20].copy())[:, None].double() / 255
-    expected = model((x - 0.286) / 0.353)
-    fold_normalization(model, 0.286, 0.353)
-    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    model = Convnet(Architecture((len(mean), 28, 28), kernel_size)).double()
+    x = torch.rand(20, len(mean), 28, 28, dtype=torch.float64)
+    means, deviations = (torch.tensor(v).double()[:, None, None] for v in (mean, deviation))
+    expected = model((x - means) / deviations)
+    fold_normalization(model, means.flatten().tolist(), deviations.flatten().tolist())
+    torch.testing.assert_close(model(x), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_logits_of_rgb_pixels_are_those_of_their_planes_one_by_one():
+    net = Convnet(Architecture((3, 40, 52), n_classes=4))
+    images = np.random.default_rng(0).integers(0, 256, (53, 40, 52, 3), dtype=np.uint8)
+    images.flags.writeable = False  # as of a file that is mapped
+    found = compute_logits(net, images, torch.float64)
+    for image, logits in zip(images, found, strict=True):
+        planes = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None].double()
+        expected = net.double()(planes)[0].detach().numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_reference_logits_are_float64s_and_float32s_and_leave_weights_bit_equal(test_set):

@@ -8,7 +8,8 @@ import torch.nn.functional as F  # noqa: N812
 
 from convnet_edge.networks import convnet_gradients
 from convnet_edge.networks.convnet import Architecture, Convnet
-from convnet_edge.networks.convnet_gradients import Batch, loss_and_gradients
+from convnet_edge.networks.convnet_gradients import loss_and_gradients
+from convnet_edge.networks.gradients import Batch
 from convnet_edge.training.distributed import Processes
 
 
@@ -59,7 +60,7 @@ def test_loss_and_gradients_on_the_crop_are_autograds_on_the_image(architecture,
     loss, logits, gradients = by_autograd(model, x, batch.labels)
     ours = loss_and_gradients(parameters, batch, n_total=n)
     torch.testing.assert_close(ours.loss, loss, rtol=1e-12, atol=0)
-    assert ours.n_correct == (logits.argmax(1) == batch.labels).sum()
+    assert ours.n_hits.sum() == (logits.argmax(1) == batch.labels).sum()
     torch.testing.assert_close(ours.gradients, gradients, rtol=1e-9, atol=1e-13)
 
 
@@ -98,7 +99,7 @@ def test_shares_of_a_batch_add_up_to_the_batch(n, size):
         )
         for a, b in bounds
     ]
-    assert sum(part.n_correct for part in parts) == whole.n_correct
+    assert torch.equal(sum(part.n_hits for part in parts), whole.n_hits)
     torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
     for i, gradient in enumerate(whole.gradients):
         total = sum(part.gradients[i] for part in parts)

@@ -3,6 +3,7 @@ import io
 import json
 import re
 
+import faults
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +12,7 @@ from PIL import Image
 from convnet_edge.predicting import predict as predict_module
 from convnet_edge.predicting.options import PredictOptions
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.pictures.preprocess import Prepared
 from convnet_edge.sealing.default_model import shipped_model
 
 IMAGES = tiny.images(70)
@@ -66,6 +68,56 @@ def test_formats_agree(run, pictures, tiny_model):
     for answer, row in zip(whole, rows, strict=True):
         assert f"{answer['path']}: {answer['label']}" in text
         assert float(row["probability"]) == pytest.approx(answer["top"][0]["probability"], abs=1e-6)
+
+
+def test_answers_the_model_does_not_stand_by_are_marked_in_every_format(
+    run, pictures, tiny_model, monkeypatch
+):
+    def read(path, how, *, invert):
+        return Prepared(IMAGES[0], False, 0.3 if path.name == "1.png" else 0.1)
+
+    monkeypatch.setattr(predict_module.preprocess, "read_picture", read)
+    tiny_model.write_bytes(faults.decide(tiny.grey(), max_unevenness=0.2))
+    assert [answer.unsure for answer in predict(tiny_model, pictures)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    command = ("predict", pictures, "--model", tiny_model)
+    lines = run(*command).stdout.splitlines()
+    assert [": not sure: " in line for line in lines] == [False, True, False, False]
+    rows = csv.DictReader(io.StringIO(run(*command, "--format", "csv").stdout))
+    assert [row["sure"] for row in rows] == ["yes", "no", "yes", "yes"]
+    whole = json.loads(run(*command, "--json").stdout)["predictions"]
+    assert [answer["sure"] for answer in whole] == [True, False, True, True]
+    tiny_model.write_bytes(faults.decide(tiny.grey(), threshold=1.0))
+    assert all(answer.unsure for answer in predict(tiny_model, pictures))
+
+
+def test_first_frame_of_an_animated_picture_is_taken_and_said_so(run, pictures, tiny_model):
+    first, *more = (Image.fromarray(image) for image in IMAGES[:3])
+    for name, frames in (("three.gif", more), ("two.webp", more[:1])):
+        first.save(pictures / name, save_all=True, append_images=frames, lossless=True)
+    result = run("predict", pictures, "--no-invert", "--model", tiny_model, "--format", "csv")
+    said = [line for line in result.stderr.splitlines() if "the first of" in line]
+    assert said == [
+        f"{pictures / 'three.gif'}: the first of 3 frames is taken",
+        f"{pictures / 'two.webp'}: the first of several frames is taken",
+    ]
+    rows = {row["path"]: row["label"] for row in csv.DictReader(io.StringIO(result.stdout))}
+    assert rows[str(pictures / "three.gif")] == rows[str(pictures / "0.png")]
+    assert rows[str(pictures / "two.webp")] == rows[str(pictures / "0.png")]
+
+
+def test_grid_of_test_images_that_are_not_here_says_to_name_them(run, tiny_model, tmp_path):
+    result = run("predict", "--model", tiny_model)
+    assert result.exit_code == 2
+    assert "the pictures that it was tested on (none, sha256 dddddddddddddddd…) are not here" in (
+        result.stderr
+    )
+    assert "next: name it with --data" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_bad_pictures_are_named_and_the_rest_predicted(run, pictures, tiny_model, tmp_path):

@@ -16,7 +16,8 @@ from convnet_edge.runtime.archive import Archive
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
 JOIN = REPOSITORY / "CONTRIBUTING.md"
-GUIDES = [README, DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+TUTORIALS = [DOCS / "tutorial.md", DOCS / "own-pictures.md"]
+GUIDES = [README, *TUTORIALS, *sorted((DOCS / "how-to").glob("*.md"))]
 NOT_TYPED = ("python", "text")  # code has its own test; text is what a command printed
 
 

@@ -91,6 +91,12 @@ def material(trained, exported, model_bytes, graph_bytes, few, tmp_path_factory)
     (folder / "pictures").mkdir()
     for index in range(2):
         Image.fromarray(few.images[index]).save(folder / "pictures" / f"{index}.png")
+    for index in range(20):
+        for name in ("classes", "leaky"):
+            path = folder / name / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(few.images[index]).save(path)
+    (folder / "leaky/b/twin.png").write_bytes((folder / "leaky/a/0.png").read_bytes())
     lock = json.loads((REPOSITORY / "package-lock.json").read_text())
     about = {"name": "onnxruntime-web",
              "version": lock["packages"]["node_modules/onnxruntime-web"]["version"]}  # fmt: skip

@@ -13,6 +13,7 @@ import tiny
 import torch
 from onnx import numpy_helper
 
+from convnet_edge.data import dataset
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting import graph
 from convnet_edge.networks.convnet import Architecture, Convnet
@@ -22,6 +23,7 @@ from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import Classifier, contract
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.runtime.measure.result import Interval
+from convnet_edge.runtime.measure.stats import paired_drop_bound
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 from convnet_edge.sealing.default_model import shipped_model
@@ -43,7 +45,7 @@ def quantised(exported, tmp_path_factory):
     """The tiny model as integers, by layout; a gate so wide rests on no training's luck."""
     folder, made = tmp_path_factory.mktemp("quantised"), {}
     for layout in LAYOUTS:
-        options = QuantizeOptions(exported.model_path, "sample", layout=layout, max_drop=10.0)
+        options = QuantizeOptions(exported.model_path, data="sample", layout=layout, max_drop=10.0)
         made[layout] = stage.quantize(replace(options, out=folder / f"{layout}.onnx"))
     return made
 
@@ -55,7 +57,7 @@ def test_integer_file_is_small_proved_and_all_integer(quantised, few, layout):
     assert (report.layers.integer, report.layers.float, report.layers.kept_float) == (4, 0, ())
     assert [check.line() for check in report.checks if not check.passed] == []
     names = {check.name for check in report.checks}
-    assert {"accuracy gate", "layout", "golden vectors, batch 1", "graph digest"} <= names
+    assert {"accuracy gate", "layout", "golden vectors, batch 1", "digest"} <= names
     assert report.gate.upper_bound > report.gate.drop
     written = json.loads(result.report_path.read_text())
     assert written["passed"] is True
@@ -76,13 +78,13 @@ def test_ort_cpu_layout_uses_the_kernels_it_was_made_for(quantised):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_contract_says_how_the_integers_came_about(quantised, exported, layout):
     stated = Classifier(quantised[layout].model_path).contract
-    source = open_model(exported.model_path).contract
+    file = open_model(exported.model_path)
     assert stated.input_dtype == "uint8"
     assert stated.quantization["layout"] == layout
     assert stated.quantization["weight_bits"] == 7
-    assert stated.quantization["source_graph_sha256"] == source.graph_sha256
+    assert stated.quantization["source_sha256"] == file.sha256
     assert stated.document["measured"]["n_correct"] == quantised[layout].score.n_correct
-    np.testing.assert_array_equal(stated.goldens.images, source.goldens.images)
+    np.testing.assert_array_equal(stated.goldens.images, file.contract.goldens.images)
     assert stated.goldens.tolerance == parity.TOLERANCE_FACTOR * stated.goldens.floor
 
 
@@ -98,7 +100,7 @@ def test_weights_have_7_bits_and_scales_per_channel(quantised):
 
 
 def test_ranges_gate_and_test_images_do_not_overlap(exported, test_set):
-    options = QuantizeOptions(exported.model_path, "sample")
+    options = QuantizeOptions(exported.model_path, data="sample")
     source = stage._Source(options, exported.model_path)
     assert (len(source.calibration), len(source.gate)) == (stage.N_CALIBRATION, stage.N_GATE)
     known = {image.tobytes() for image in source.calibration}
@@ -106,6 +108,32 @@ def test_ranges_gate_and_test_images_do_not_overlap(exported, test_set):
     assert sum(image.tobytes() in known for image in source.gate.images) <= 5
     known |= {image.tobytes() for image in source.gate.images}
     assert sum(image.tobytes() in known for image in test_set.images) <= 5
+
+
+@pytest.mark.parametrize(("n", "n_gate"), [(20, 0), (60, 28), (300, 250)])
+def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_path, n, n_gate):
+    load = data.load_training_set
+    monkeypatch.setattr(
+        data, "load_training_set", lambda *given: dataset.take(load(*given), slice(n))
+    )
+    options = QuantizeOptions(exported.model_path, data="sample", out=tmp_path / "x.onnx")
+    with pytest.raises(InputError) as caught:
+        stage.quantize(options)
+    allowed = options.max_drop / 100
+    needed = next(n for n in range(1, 9999) if paired_drop_bound(0, 0, n) <= allowed)
+    assert caught.value.found == f"{n_gate} training images not used for ranges"
+    assert f"{needed} at least" in caught.value.expected
+    assert "--data" in caught.value.next_step
+    assert not options.out.exists()
+
+
+def test_validation_images_judge_where_there_are_enough_of_them():
+    train, validation = tiny.image_set(1300), tiny.image_set(400)
+    loaded = dataset.Dataset("tiny", tiny.LABELS, None, train, validation, tiny.image_set(9))
+    ranges, gate, data = stage._shares(loaded, 0.01)
+    assert (len(ranges), gate, data) == (stage.N_CALIBRATION, validation, "validation images")
+    _, gate, data = stage._shares(replace(loaded, validation=tiny.image_set(30)), 0.01)
+    assert (len(gate), data) == (stage.N_GATE, stage.SEEN)
 
 
 @pytest.fixture
@@ -125,7 +153,7 @@ def fail(tmp_path, monkeypatch):
     def run(model_path):
         out = tmp_path / "out" / "x.onnx"
         with pytest.raises(CheckFailedError, match="was not written"):
-            stage.quantize(QuantizeOptions(model_path, "sample", layout="ort-cpu", out=out))
+            stage.quantize(QuantizeOptions(model_path, data="sample", layout="ort-cpu", out=out))
         assert not out.exists()
         assert len(loads) == 1
         report = json.loads(out.with_suffix(".quantize.failed.json").read_text())
@@ -157,7 +185,7 @@ def test_layout_that_computes_something_else_leaves_no_file(fail, exported, monk
 
 def test_layer_that_integers_ruin_goes_back_to_float(spoilt, tmp_path):
     out = tmp_path / "x.onnx"
-    report = stage.quantize(QuantizeOptions(spoilt, "sample", max_drop=10.0, out=out)).report
+    report = stage.quantize(QuantizeOptions(spoilt, data="sample", max_drop=10.0, out=out)).report
     assert report.passed
     assert report.layers.kept_float == ("node_conv2d_1",)
     assert (report.layers.integer, report.layers.float) == (3, 1)
@@ -237,10 +265,15 @@ def test_half_width_has_the_fast_layout_too(few, quantised):
     assert first.tobytes() == second.tobytes()
 
 
-def test_images_that_do_not_span_black_to_white_are_refused(graph_bytes, few):
-    images = few.images[:50, None].astype(np.float32) / np.float32(510)
-    with pytest.raises(ValueError, match="black to white"):
-        portable.quantize_graph(graph_bytes, images)
+def test_grey_values_are_taken_alike_whatever_the_calibration_images_span(graph_bytes, few):
+    images = few.images[:50, None].astype(np.float32) / np.float32(510) + np.float32(0.25)
+    made = onnx.load_from_string(portable.quantize_graph(graph_bytes, images))
+    (reader,) = (node for node in made.graph.node if made.graph.input[0].name in node.input)
+    if reader.op_type == "Slice":
+        (reader,) = (node for node in made.graph.node if reader.output[0] in node.input)
+    scale, zero_point = (portable.constants(made)[name] for name in reader.input[1:])
+    assert reader.op_type == "DequantizeLinear"
+    assert (scale, zero_point) == (pytest.approx(1 / 255), 0)
 
 
 # images a second of seven rounds: the float model's, the integers'

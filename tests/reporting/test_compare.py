@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tiny
 
+from convnet_edge.data import dataset
 from convnet_edge.reporting import compare as stage
 from convnet_edge.reporting.options import CompareOptions
-from convnet_edge.runtime.errors import CheckFailedError, UndecidedError
-from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.errors import CheckFailedError, InputError, UndecidedError
 from convnet_edge.runtime.measure.result import FreshProcess
 
 N_PAIRS = 11
@@ -61,7 +61,7 @@ def test_models_hold_fail_or_cannot_be_told_apart(processes, factors, outcome, e
 
 def test_models_take_turns_and_the_record_holds_every_median_and_option(processes):
     order = processes(BASE_MS, [1.2 * ms for ms in BASE_MS])
-    found = compare(max_slowdown=0.1, batch_size=8)
+    found = compare(max_slowdown=0.1, batch_size=8, cache=Path("cache"))
     assert order[:4] == ["a.onnx", "b.onnx", "b.onnx", "a.onnx"]
     assert len(order) == 2 * N_PAIRS
     record = json.loads(json.dumps(found.as_json(), allow_nan=False))
@@ -69,6 +69,7 @@ def test_models_take_turns_and_the_record_holds_every_median_and_option(processe
     assert record["base_p50_ms"] == list(BASE_MS)
     assert record["new"] == "b.onnx"
     assert record["max_slowdown"] == 0.1
+    assert not {"cache", "data", "data_dir", "split"} & set(record)  # paths of this machine
     assert record["gates"][0]["outcome"] == "fails"
 
 
@@ -110,11 +111,21 @@ def test_time_that_fails_is_not_rounded_to_its_limit(processes):
 
 @pytest.mark.parametrize(("least", "outcome"), [(0.75, "holds"), (0.75004, "fails")])
 def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcome):
-    test = ImageSet(tiny.images(60), tiny.labels(60), "", "", "tiny")
-    monkeypatch.setattr(stage.fashion_mnist, "load_test_set", lambda: test)
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(60))
     (tmp_path / "b.onnx").write_bytes(tiny.grey())
     monkeypatch.chdir(tmp_path)
     processes(BASE_MS, BASE_MS)
     found = compare(min_accuracy=least)
     assert [gate.outcome for gate in found.gates] == ["holds", outcome]
     assert found.gates[1].detail == f"75.00 % of 60 images, at least {100 * least:g} %"
+
+
+def test_accuracy_on_pictures_that_are_not_here_is_refused_before_anything_is_measured(
+    processes, tmp_path, monkeypatch
+):
+    (tmp_path / "b.onnx").write_bytes(tiny.grey())
+    monkeypatch.chdir(tmp_path)
+    order = processes(BASE_MS, BASE_MS)
+    with pytest.raises(InputError, match=r"tested on .* are not here; .*name it with data"):
+        compare(min_accuracy=0.5)
+    assert order == []

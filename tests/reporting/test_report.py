@@ -273,7 +273,7 @@ def test_what_cannot_be_compared_is_warned_of_and_nothing_else(tmp_path, plain):
     made.write(tmp_path, "b.json", batch_ms={1: 0.3})
     assert make(tmp_path).warnings == ()
     made.write(
-        tmp_path, "b.json", machine__id="f" * 16, accuracy__images_sha256="00" * 32,
+        tmp_path, "b.json", machine__id="f" * 16, accuracy__test_sha256="00" * 32,
         machine__versions={"onnxruntime-gpu": "1.22.0"},
     )  # fmt: skip
     made_report = make(tmp_path)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from convnet_edge.runtime import Classifier, admission, contract, session
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.sealing import goldens
 
 MODEL = tiny.grey()
 CONV, FLATTEN, GEMM = 0, 3, -1  # where they stand in it
@@ -69,7 +70,7 @@ def one_weight_many_times(proto):
     """Let each operation unpack the same small weight anew, as onnxruntime does on opening."""
     add_weight(proto, "packed", np.zeros(1 << 20, np.int8))
     add_weight(proto, "scale", np.float32(1))
-    for i in range(45):
+    for i in range(70):
         node = helper.make_node("DequantizeLinear", ["packed", "scale"], [f"unpacked{i}"])
         proto.graph.node.insert(0, node)
 
@@ -154,7 +155,7 @@ def reshaped_to_one_row(proto):
         (weight_of_a_shape_alone, "not as many as their shape says"),
         (weight_of_another_length, "not as many as their shape says"),
         (lambda p: add_weight(p, "odd", np.zeros(3, np.complex64)), "of type 14"),
-        (one_weight_many_times, "the layers take 47,186,"),
+        (one_weight_many_times, "the layers take 73,400,"),
         (many_parts_beside_the_weights, "bytes beside the weights"),
         (lambda p: slice_of_the_batch(p, 0), "Slice may mix images"),
         (lambda p: slice_of_the_batch(p, -4), "Slice may mix images"),
@@ -182,19 +183,21 @@ def test_hostile_graph_is_refused_before_onnxruntime_sees_it(monkeypatch, change
     assert named in caught.value.found
 
 
-def images_of(side, n_goldens):
+def images_of(side, n_goldens, channels=1):
     """Return the model for larger images, which only its first operation can take."""
 
     def enlarge(document):
-        blank, logits = np.zeros((n_goldens, side, side), np.uint8), [[0.0] * 3] * n_goldens
+        shape = (n_goldens, side, side, 3)[: 3 + (channels == 3)]
+        blank, logits = np.zeros(shape, np.uint8), [[0.0] * 3] * n_goldens
         proof = {"images": contract.encode_pixels(blank), "logits": logits}
         document["goldens"].update(proof, indices=[0] * n_goldens)
-        document["input"]["shape"] = [1, side, side]
-        document["preprocessing"]["samples"] = []
+        document["input"]["shape"] = [channels, side, side]
+        document["preprocessing"].update(size=[side, side], channels=channels, samples=[])
 
     def resize(proto):
-        for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
-            dim.dim_value = side
+        _, *dims = proto.graph.input[0].type.tensor_type.shape.dim
+        for dim, size in zip(dims, (channels, side, side), strict=True):
+            dim.dim_value = size
 
     return faults.change_sealed(faults.change_document(MODEL, enlarge), resize)
 
@@ -204,9 +207,10 @@ def images_of(side, n_goldens):
     [
         (200, 1, partial(insert_first, op_type="MaxPool", kernel_shape=[64, 64]),
          "one image may take 77,"),
-        (150, 1, lambda p: first_layer(p, 10, 1, 20, 20), "one image may take 69,"),
-        (160, 30, lambda p: first_layer(p, 1, 1, 64, 64), "the golden images may take 1,1"),
-        (300, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 363,"),
+        (210, 1, lambda p: first_layer(p, 2, 1, 64, 64), "one image may take 100,"),
+        (100, 1, lambda p: first_layer(p, 512, 1, 64, 64), "one image may take 18"),
+        (160, 30, lambda p: first_layer(p, 1, 1, 64, 64), "the golden images may take 1,2"),
+        (400, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 648,"),
     ],
 )  # fmt: skip
 def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, change, named):
@@ -216,22 +220,32 @@ def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, chang
     assert named in caught.value.found
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 5, 9])
-def test_widest_network_that_train_makes_is_admitted(kernel):
+WIDEST = (28, 1, (128, 256, 512), 16)
+TUTORIALS = (256, 3, (32, 64, 128), goldens.MAX_PIXELS // 256**2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "network"), [*((kernel, WIDEST) for kernel in (1, 3, 5, 9)), (3, TUTORIALS)], ids=str
+)
+def test_networks_that_train_makes_are_admitted(kernel, network):
+    full_side, n_channels, (first, second, hidden), n_goldens = network
+
     def widen(proto):
         del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
-        side, current = 28, "images"
-        for i, (n_in, n_out) in enumerate(((1, 128), (128, 256))):
+        side, current = full_side, "images"
+        for i, (n_in, n_out) in enumerate(((n_channels, first), (first, second))):
             add_weight(proto, f"w{i}", np.zeros((n_out, n_in, kernel, kernel), np.float32))
             pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
             proto.graph.node.append(helper.make_node("Conv", [current, f"w{i}"], [f"x{i}"]))
-            proto.graph.node.append(helper.make_node("MaxPool", [f"x{i}"], [f"y{i}"], **pool))
+            proto.graph.node.append(helper.make_node("Relu", [f"x{i}"], [f"z{i}"]))
+            proto.graph.node.append(helper.make_node("MaxPool", [f"z{i}"], [f"y{i}"], **pool))
             side, current = (side - kernel + 1) // 2, f"y{i}"
         proto.graph.node.append(helper.make_node("Flatten", [current], ["row"]))
-        add_weight(proto, "w2", np.zeros((512, 256 * side**2), np.float32))
+        add_weight(proto, "w2", np.zeros((hidden, second * side**2), np.float32))
         proto.graph.node.append(helper.make_node("Gemm", ["row", "w2"], ["logits"], transB=1))
 
-    admission.admit(open_model(faults.change_sealed(images_of(28, 16), widen)))
+    model = faults.change_sealed(images_of(full_side, n_goldens, n_channels), widen)
+    admission.admit(open_model(model))
 
 
 @pytest.mark.parametrize("stated", [{"dtype": "uint8"}, {"name": "pixels"}])

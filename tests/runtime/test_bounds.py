@@ -49,7 +49,7 @@ def many_large_samples():
     sample = {"name": "blank", "encoded": "", "pixels": blank}
     stated = {**DOCUMENT, "input": {**DOCUMENT["input"], "shape": [1, 4096, 4096]}}
     goldens = {**DOCUMENT["goldens"], "logits": [[0, 0, 0]], "indices": [0], "images": blank}
-    samples = {**DOCUMENT["preprocessing"], "samples": [sample] * 180}
+    samples = {**DOCUMENT["preprocessing"], "size": [4096, 4096], "samples": [sample] * 180}
     return contract.seal(GRAPH, {**stated, "goldens": goldens, "preprocessing": samples})
 
 

@@ -3,13 +3,16 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import faults
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 
-from convnet_edge.runtime import Classifier, InputError, preprocess
+from convnet_edge.runtime import Classifier, InputError
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.pictures import preprocess
+from convnet_edge.runtime.pictures.preprocess import Prepared
 from convnet_edge.runtime.session import Settings
 
 IMAGES = tiny.images(60)
@@ -59,6 +62,32 @@ def test_names_and_top_follow_the_probabilities(classifier):
     ):  # fmt: skip
         assert best[0] == (name, float(row[label]))
         assert [share for _, share in best] == sorted(row, reverse=True)[:2]
+
+
+def test_answer_below_the_threshold_is_unsure(classifier):
+    shares = classifier(IMAGES).probabilities.max(axis=1)
+    threshold = float(np.median(shares))
+    strict = Classifier(faults.decide(tiny.grey(), threshold=threshold), threads=1)
+    for given in (IMAGES, list(IMAGES)):
+        found = strict(given)
+        np.testing.assert_array_equal(found.unsure, found.probabilities.max(axis=1) < threshold)
+        assert 0 < found.unsure.sum() < len(IMAGES)
+        assert found.names == classifier(IMAGES).names  # it still says which
+    assert not classifier(IMAGES).unsure.any()
+    first = int(np.flatnonzero(found.unsure)[0])
+    assert repr(strict(IMAGES[first])).startswith("Predictions(1 image: not sure: ")
+    assert "not sure" not in repr(classifier(IMAGES[first]))
+    assert strict([]).unsure.tolist() == []
+
+
+def test_picture_more_uneven_than_the_decision_takes_is_unsure():
+    model = Classifier(faults.decide(tiny.grey(), max_unevenness=0.2), threads=1)
+    pictures = [Prepared(IMAGES[0], False, found) for found in (None, 0.0, 0.2, 0.3)]
+    assert model.answer(pictures).unsure.tolist() == [False, False, False, True]
+    assert not model(IMAGES).unsure.any()  # pixels have no background
+    both = Classifier(faults.decide(tiny.grey(), max_unevenness=0.2, threshold=1.0), threads=1)
+    assert both.answer(pictures).unsure.all()
+    assert not Classifier(faults.decide(tiny.grey())).answer(pictures).unsure.any()
 
 
 def test_huge_logits_do_not_overflow(classifier, monkeypatch):
@@ -120,7 +149,8 @@ def test_a_list_may_mix_ways_and_sizes_and_exact_arrays_are_pixels(classifier, t
     Image.fromarray(large).save(path)
     bright = np.full((8, 8), 200, np.uint8)  # of the model's size: not inverted
     found = classifier([bright, large, path, np.dstack([large] * 3)])
-    expected = classifier(np.stack([bright, *[preprocess.read_picture(path, (8, 8))] * 3]))
+    prepared = preprocess.read_picture(path, classifier.contract.preprocessing)
+    expected = classifier(np.stack([bright, *[prepared.pixels] * 3]))
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
     three = IMAGES[:3]  # (3, 8, 8) are three images, (8, 8, 3) is one
     assert len(classifier(three).labels) == 3
@@ -183,7 +213,17 @@ def test_settings_that_make_no_sense_are_one_error(monkeypatch, settings, found)
     assert str(caught.value).startswith(found)
 
 
-@pytest.mark.parametrize("count", [0, -1, "a", 1.5, None])
+def test_larger_images_run_in_smaller_batches(classifier, monkeypatch):
+    ran, run = [], classifier.session.run
+    monkeypatch.setattr(classifier.session, "run", lambda one: ran.append(len(one)) or run(one))
+    expected = classifier.logits(IMAGES[:7], batch_size=7)
+    for n_pixels in (3 * 8 * 8, 1):
+        monkeypatch.setattr("convnet_edge.runtime.classifier.RUN_BATCH_PIXELS", n_pixels)
+        assert np.abs(classifier.logits(IMAGES[:7]) - expected).max() <= tiny.TOLERANCE
+    assert ran == [7, 3, 3, 1, *[1] * 7]
+
+
+@pytest.mark.parametrize("count", [0, -1, "a", 1.5])
 def test_counts_that_are_none_are_one_error(classifier, count):
     with pytest.raises(InputError, match=f"batch_size={count!r}; expected a whole number from 1"):
         classifier.logits(IMAGES, batch_size=count)

@@ -1,5 +1,6 @@
 import copy
 import functools
+import hashlib
 import json
 import math
 import types
@@ -29,8 +30,8 @@ def sealed_as(text):
 def test_seal_gives_the_same_bytes_and_open_the_document_back():
     assert contract.seal(GRAPH, DOCUMENT) == MODEL
     file = open_model(MODEL)
-    assert file.contract.document == {**DOCUMENT, "digest": file.contract.document["digest"]}
-    assert [check.passed for check in file.digests] == [True, True]
+    assert file.contract.document == {**DOCUMENT, "file_sha256": file.contract.file_sha256}
+    assert file.digest.passed
     assert faults.unsealed(file.data) == GRAPH
 
 
@@ -58,16 +59,15 @@ def test_no_contract_and_two_are_refused():
         ("class_labels", [1, 2, 3], "class_labels"),
         ("class_labels", "xyz", "class_labels"),
         ("class_labels", None, "class_labels"),
-        ("input.shape", [3, 8, 8], "not one grey image"),
-        ("input.shape", [1, 8], "damaged"),
-        ("input.shape", "28", "damaged"),
-        ("input.shape", [1, 0, 8], "input shape"),
+        ("input.shape", [3, 8, 8], "preprocessing gives 1 x 8 x 8"),
+        ("input.shape", [1, 8], r"input shape \[1, 8\]"),
+        ("input.shape", "28", "input.shape is '28'"),
         ("input.shape", [1, 1 << 40, 8], "input shape"),
-        ("input.shape", [1, 4096, 4096], "pixels, more than"),
-        ("input.shape", [1, 8, 8.0], "damaged"),
         ("input.scale", 1, "input.scale is '1'"),
         ("measured", None, "damaged"),
         ("measured.accuracy", "high", "measured.accuracy is 'high'"),
+        ("measured.sha256", None, "measured.sha256 is 'None'"),
+        ("measured.sha256", "of what", "damaged"),
         ("measured.n", 10**400, r"a number that is not below 1e\+20"),
         ("measured.accuracy", math.nan, "a number that is not below"),
         ("training", {}, "'epochs'|'data'"),
@@ -76,6 +76,18 @@ def test_no_contract_and_two_are_refused():
         ("name", "\ud800", "surrogates not allowed"),
         ("name", functools.reduce(lambda inner, _: [inner], range(900), 0), "within each other"),
         ("input.shape", [1, math.inf, 8], "damaged"),
+        ("preprocessing.size", [8], "damaged"),
+        ("preprocessing.size", [0, 8], "damaged"),
+        ("preprocessing.size", [8, 8.0], "damaged"),
+        ("preprocessing.size", [8, "8"], "damaged"),
+        ("preprocessing.channels", 2, "damaged"),
+        ("preprocessing.channels", None, "damaged"),
+        ("preprocessing.background", "blur", "damaged"),
+        ("preprocessing.invert", True, "damaged"),
+        ("preprocessing.fit", [], "damaged"),
+        ("preprocessing.share", 0, "damaged"),
+        ("preprocessing.share", "all", "damaged"),
+        ("preprocessing.filter", "lanczos", "damaged"),
         ("input.dtype", "float64", "float64"),
         ("goldens", [], "damaged"),
         ("goldens.logits", [], "golden logits"),
@@ -91,6 +103,16 @@ def test_no_contract_and_two_are_refused():
         ("preprocessing.samples", None, "preprocessing.samples is 'None'"),
         ("preprocessing.samples", DOCUMENT["preprocessing"]["samples"] * 3, "6 sample pictures"),
         ("preprocessing", [], "damaged"),
+        ("decision", 0.5, "damaged"),
+        ("decision", {"threshold": 0.5}, "damaged"),
+        ("decision", tiny.DECISION | {"more": 1}, "damaged"),
+        ("decision", tiny.DECISION | {"threshold": "0.5"}, "decision.threshold is '0.5'"),
+        ("decision", tiny.DECISION | {"threshold": -1}, "decision {'threshold': -1"),
+        ("decision", tiny.DECISION | {"max_unevenness": []}, "decision.max_unevenness is"),
+        ("decision", tiny.DECISION | {"max_unevenness": -0.1}, "'max_unevenness': -0.1"),
+        ("decision", tiny.DECISION | {"data": None}, "decision.data is 'None'"),
+        ("decision", tiny.DECISION | {"n": 0.5}, "decision.n is '0.5'"),
+        ("decision", tiny.DECISION | {"coverage": None}, "decision.coverage is 'None'"),
         ("quantization", [], "damaged"),
         ("quantization", INTEGERS | {"layout": "new"}, "layout 'new'"),
     ],
@@ -110,6 +132,27 @@ def test_no_document_is_an_input_error(text):
         open_model(sealed_as(text))
 
 
+def test_the_one_digest_is_of_every_byte_but_its_own_digits():
+    stated = open_model(MODEL).contract.file_sha256.encode()
+    assert MODEL.count(stated) == 1
+    assert hashlib.sha256(MODEL.replace(stated, b"0" * 64)).hexdigest().encode() == stated
+    for place in (*range(0, len(MODEL), 97), MODEL.index(stated) + 63):
+        changed = bytearray(MODEL)
+        changed[place] ^= 1
+        try:
+            assert not open_model(bytes(changed)).digest.passed, place
+        except InputError:
+            continue
+
+
+def test_digest_holds_whatever_else_looks_like_it():
+    decoy = f'"file_sha256":"{"0" * 64}"'.encode()
+    graph = GRAPH + field(6, decoy)  # ModelProto.doc_string
+    sealed = contract.seal(graph, DOCUMENT | {"name": decoy.decode()})
+    assert open_model(sealed).digest.passed
+    assert not open_model(sealed.replace(decoy, decoy[:-2] + b'1"', 1)).digest.passed
+
+
 def test_absurd_size_is_named():
     with pytest.raises(InputError, match="at most 4,194,304 bytes"):
         open_model(sealed_as(b'"' + b"x" * contract.MAX_CONTRACT_BYTES + b'"'))
@@ -119,9 +162,11 @@ def test_each_part_of_a_contract_may_be_anything_and_is_read_or_refused(tmp_path
     """What inspect prints, and what a bundle says of a model, is made of what was read."""
     from convnet_edge.bundling.bundle import _about
     from convnet_edge.commands import inspect
+    from convnet_edge.data.dataset import Task
 
     path, n_read = tmp_path / "odd.onnx", 0
-    changes = faults.mutations(DOCUMENT | {"quantization": INTEGERS})
+    whole = DOCUMENT | {"quantization": INTEGERS, "decision": tiny.DECISION}
+    changes = faults.mutations(whole)
     for changed in changes:
         try:
             file = open_model(sealed_as(json.dumps(changed).encode()))
@@ -133,4 +178,5 @@ def test_each_part_of_a_contract_may_be_anything_and_is_read_or_refused(tmp_path
         json.dumps(document, allow_nan=False)
         model = types.SimpleNamespace(contract=file.contract, file=file)
         json.dumps(_about("odd.onnx", model), allow_nan=False)
+        assert Task.of(file.contract).preprocessing == file.contract.preprocessing
     assert 100 < n_read < len(changes) - 100

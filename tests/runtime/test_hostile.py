@@ -1,4 +1,4 @@
-"""Files mutated at random, with and without digests that fit again: refused, or right."""
+"""Files mutated at random, with and without a digest that fits again: refused, or right."""
 
 import os
 import random
@@ -89,8 +89,8 @@ def outcomes(attempt, path: Path) -> list[str]:
 
 
 def test_mutated_models_are_refused_or_run_and_never_crash(tiny_model):
-    without_fitting_digests = outcomes(open_model_and_run, tiny_model)[::2]
-    assert set(without_fitting_digests) == {"refused"}
+    without_a_fitting_digest = outcomes(open_model_and_run, tiny_model)[::2]
+    assert set(without_a_fitting_digest) == {"refused"}
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """The command line of a bundle, on bundles of hand-made models."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import faults
+import numpy as np
 import pytest
 import results
 import tiny
@@ -10,9 +13,10 @@ import tiny
 from convnet_edge.runtime import Classifier, archive
 from convnet_edge.runtime.__main__ import main
 from convnet_edge.runtime.measure import bench
-from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.options import declared
+from convnet_edge.runtime.pictures import preprocess
+from convnet_edge.runtime.pictures.preprocess import Prepared
 
 TEST = tiny.image_set(60)
 
@@ -39,8 +43,8 @@ def bundle(tmp_path):
     "content",
     [
         b"no zip",
-        archive.encode_test_set(ImageSet(TEST.images, TEST.labels[:3], "", "", "")),
-        archive.encode_test_set(ImageSet(TEST.images / 255, TEST.labels, "", "", "")),
+        archive.encode_test_set(replace(TEST, labels=TEST.labels[:3])),
+        archive.encode_test_set(replace(TEST, images=TEST.images / 255)),
     ],
 )
 def test_test_set_that_is_none_is_refused(tmp_path, content):
@@ -49,12 +53,21 @@ def test_test_set_that_is_none_is_refused(tmp_path, content):
         archive.read_archive(path).test_set()
 
 
+def test_test_set_of_colour_comes_back_whole(tmp_path):
+    given = tiny.image_set(5, tiny.RGB)
+    content = {archive.TEST_SET: archive.encode_test_set(given)}
+    found = archive.read_archive(pack(tmp_path / "b.pyz", {"g": tiny.rgb()}, **content)).test_set()
+    np.testing.assert_array_equal(found.images, given.images)
+    np.testing.assert_array_equal(found.labels, given.labels)
+    assert (found.sha256, found.source) == (given.sha256, "b.pyz")
+
+
 def test_selftest_as_json_names_each_models_checks(bundle, capsys):
     assert main(str(bundle), ["selftest", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True
     assert [model["name"] for model in found["models"]] == ["grey.onnx", "grey-uint8.onnx"]
-    assert {"graph digest", "preprocessing samples"} <= {
+    assert {"digest", "preprocessing samples"} <= {
         check["name"] for check in found["models"][0]["checks"]
     }
 
@@ -75,6 +88,34 @@ def test_predict_gives_the_classifiers_labels(bundle, tmp_path, capsys):
     assert answered.out.startswith(f"{paths[0]}: ")
     assert main(str(bundle), ["predict"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())  # the samples
+
+
+def test_predict_says_of_which_answers_the_model_is_not_sure(tmp_path, capsys, monkeypatch):
+    sure, uneven = Prepared(tiny.images(1)[0], False, 0.1), Prepared(tiny.images(1)[0], False, 0.3)
+    monkeypatch.setattr(preprocess, "to_pixels", lambda path, *_, **__: pictures[path])
+    pictures = {Path("a.png"): sure, Path("b.png"): uneven}
+    for stated, expected in (
+        ({}, [True, True]), ({"max_unevenness": 0.2}, [True, False]),
+        ({"threshold": 1.0}, [False, False]),
+    ):  # fmt: skip
+        path = pack(tmp_path / "b.pyz", {"grey.onnx": faults.decide(tiny.grey(), **stated)})
+        assert main(str(path), ["predict", "a.png", "b.png", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["predictions"]
+        assert [row["sure"] for row in found] == expected
+        assert main(str(path), ["predict", "a.png", "b.png"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [": not sure: " not in line for line in lines] == expected
+        assert all(row["label"] in line for row, line in zip(found, lines, strict=True))
+
+
+def test_bench_without_test_images_measures_no_accuracy(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "N_PROCESSES", 1)
+    monkeypatch.setattr(bench, "QUICK_DURATION_S", 0.02)
+    path, out = pack(tmp_path / "b.pyz", {"rgb.onnx": tiny.rgb()}), tmp_path / "r.json"
+    main(str(path), ["bench", "--quick", "--threads", "1", "--out", str(out)])
+    found = results.read(out)
+    assert found.accuracy is None
+    assert [row.batch_size for row in found.latency] == [1, 64]
 
 
 def test_model_that_fails_here_is_left_out_and_said_so(tmp_path, capsys):

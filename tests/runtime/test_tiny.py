@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import tiny
 
-from convnet_edge.runtime import Classifier
+from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import InputError
 
 
@@ -31,14 +30,18 @@ def test_tiny_logits_are_clear_and_of_every_class_and_three_of_four_labels_right
     assert (said == tiny.labels(60)).mean() == 0.75
 
 
-def test_colour_computes_what_slow_numpy_does_but_the_contract_refuses_it_yet():
-    images = tiny.images(7, tiny.RGB)
-    session = onnxruntime.InferenceSession(tiny.rgb(), providers=["CPUExecutionProvider"])
-    x = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-    (found,) = session.run(None, {"images": x})
-    assert np.abs(found - tiny.logits(images, tiny.RGB)).max() <= tiny.TOLERANCE
-    with pytest.raises(InputError, match="3 x 12 x 10 is not one grey image"):
-        Classifier(tiny.rgb())
+def test_colour_answers_as_slow_numpy_does():
+    images, model = tiny.images(7, tiny.RGB), Classifier(tiny.rgb(), threads=1)
+    assert images.shape == (7, *model.contract.image_shape) == (7, 12, 10, 3)
+    expected = tiny.logits(images, tiny.RGB)
+    for found in (model(images), model(list(images))):
+        assert np.abs(found.logits - expected).max() <= tiny.TOLERANCE
+        assert found.labels.tolist() == expected.argmax(axis=1).tolist()
+    assert repr(model) == "Classifier(tiny: 3 classes, 12 x 10 RGB, cpu, 1 threads)"
+    checks = {check.name: check.passed for check in selftest.run_selftest(model)}
+    assert checks["digest"] and checks["golden vectors, batch 1"]
+    with pytest.raises(InputError, match=r"\(N, 12, 10, 3\) uint8"):
+        model.logits(tiny.images(1))
 
 
 def test_commands_take_the_tiny_model(run, tiny_model, tmp_path):

@@ -49,7 +49,8 @@ def test_two_processes_train_as_one_and_only_the_first_speaks(tmp_path):
     assert ", 2 processes" in first
     assert "Epoch" not in other
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["convnet.safetensors", "convnet.train.json", "convnet.train.png"]
+    suffixes = ("epochs.csv", "safetensors", "train.json", "train.png")
+    assert names == [f"convnet.{suffix}" for suffix in suffixes]
     record = json.loads((tmp_path / "checkpoints" / "convnet.train.json").read_text())
     assert record["device"]["n_processes"] == 2
     (together,) = record["epochs"]

@@ -85,7 +85,7 @@ def test_training_learns_and_records_everything(trained, few):
                                "n_parameters": 225_034}  # fmt: skip
     decided = {"recipe": "tutorial", "epochs": 1, "seed": 0, "batch_size": 64, "n_images": 10_000,
                "precision": "float32", "pixel_mean_and_deviation": None,
-               "images_sha256": data.SAMPLE_SHA256[0]}  # fmt: skip
+               "train_sha256": data.load_training_set("sample", None).sha256}  # fmt: skip
     assert record["training"] | decided == record["training"]
     assert record["test"]["n"] == len(few)
     low, high = record["test"]["interval_95"].values()
@@ -193,7 +193,7 @@ def interrupt_when_told(event):
     [
         (loop.record, "save", 1, True, 1),
         (loop, "_validate", 2, False, 1),
-        (data, "load_test_set", 1, False, 3),
+        (loop.record, "_score", 1, False, 3),
         (pictures, "training_curve", 1, False, 3),
         (loop.record, "write_atomically", 1, True, 3),
     ],
@@ -420,7 +420,7 @@ def test_validation_scores_images_that_training_never_sees(options):
     result, (run, *_, epoch) = heard(replace(options, epochs=1, validate=140))
     record = result.record
     images = data.load_training_set("sample", options.data_dir)
-    assert np.array_equal(run.used.images, images.images[:500])
+    assert np.array_equal(run.dataset.train.images, images.images[:500])
     # by hand: forward and two gradients, but none of conv1's input
     assert run.architecture.n_training_operations == 2 * (3 * 2_215_168 - 165_888)
     model, _ = checkpoint.load_model(options.out)

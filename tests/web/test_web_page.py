@@ -1,6 +1,9 @@
 """The page in a real browser: its proof, its answers, its numbers, and what goes wrong."""
 
+import base64
 import contextlib
+import io
+import itertools
 import json
 import re
 import shutil
@@ -9,12 +12,14 @@ from functools import partial
 
 import faults
 import numpy as np
+import page_models
 import pytest
 import results
 from certificates import self_signed
 from contrast import CONTRAST
 from emulated import EXPORTED, REPOSITORY
 from environments import run
+from PIL import Image
 from pydantic import TypeAdapter
 
 from convnet_edge.bundling import serve
@@ -22,15 +27,16 @@ from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions, ServeOptions
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
-from convnet_edge.runtime import Classifier, preprocess
+from convnet_edge.runtime import Classifier, archive
 from convnet_edge.runtime.measure import stats
 from convnet_edge.runtime.measure.result import Result, as_json
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.pictures import preprocess
 
 MODELS = tuple(EXPORTED / f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort"))
 SAMPLE = open_model(MODELS[0]).contract.samples[0]
 PROVED = "#status.good, #status.bad"
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 pytestmark = [pytest.mark.browser, pytest.mark.index]
 
@@ -50,8 +56,17 @@ def ort_web(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(ort_web, tmp_path_factory):
     out = tmp_path_factory.mktemp("web") / "page"
-    bundle(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out))
-    return out
+    return bundle(BundleOptions(MODELS, target="web", ort_web=ort_web, out=out)).path
+
+
+@pytest.fixture(scope="module")
+def colours(ort_web, tmp_path_factory):
+    """Pages of a model of 40 colours: with its test set, and without."""
+    root = tmp_path_factory.mktemp("colours")
+    return [
+        page_models.colour_page(root / name, ort_web, has_tests=name == "whole")
+        for name in ("whole", "bare")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +77,12 @@ def browser():
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
             # a name that is not this computer's: an origin that browsers hold for insecure
-            args=["--no-sandbox", "--host-resolver-rules=MAP lan.test 127.0.0.1"],
+            args=[
+                "--no-sandbox",
+                "--host-resolver-rules=MAP lan.test 127.0.0.1",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+            ],
         )
         yield browser
         browser.close()
@@ -116,13 +136,15 @@ def answer(page, action):
     return page.inner_text("#answer")
 
 
-def seen_pixels(page):
-    """Return what the network sees, (28, 28) uint8."""
+def assert_seen(page, encoded, invert=None):
+    """Compare what the network of garments sees with what Python's would."""
+    expected = preprocess.decode_picture(encoded, preprocess.FASHION_MNIST, invert=invert).pixels
+    assert expected.std() > 0 or invert is False  # nothing in it is lighter
     values = page.evaluate(
         "() => [...document.getElementById('seen').getContext('2d')"
         ".getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0)"
     )
-    return np.array(values, np.uint8).reshape(28, 28)
+    assert np.abs(np.reshape(values, (28, 28)) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -130,7 +152,7 @@ def test_every_model_proves_itself_and_scores_as_in_python(show, folder, test_se
     page = proved(show(query=f"?threads={threads}"))
     assert page.evaluate("() => crossOriginIsolated")
     assert page.input_value("#threads") == str(threads)
-    for path in MODELS:
+    for path in (folder / "models" / one.name for one in MODELS):
         page.select_option("#model", label=path.name)
         page.wait_for_selector("#status:not(:has-text('Opening'))")
         proved(page)
@@ -154,7 +176,7 @@ def saved_result(page, folder):
     return path
 
 
-def test_result_is_of_the_declared_schema_and_judged_by_report(page, tmp_path):
+def test_result_is_of_the_declared_schema_and_judged_by_report(page, folder, tmp_path):
     empty = results.read(saved_result(page, tmp_path))
     assert (empty.latency, empty.accuracy) == ((), None)
     assert all(check.passed for check in empty.checks)
@@ -171,7 +193,8 @@ def test_result_is_of_the_declared_schema_and_judged_by_report(page, tmp_path):
     assert [(row.percentiles_ms, row.verdict) for row in strict.latency] == [((), None)] * 2
     found = results.read(path)
     assert found.provider.obtained == "wasm"
-    assert found.model.model_sha256 == open_model(MODELS[0]).sha256
+    model = (folder / "models" / MODELS[0].name).read_bytes()
+    assert found.model.model_sha256 == open_model(model).sha256
     assert found.accuracy.interval == stats.wilson_interval(found.accuracy.n_correct, 10_000)
     assert [row.batch_size for row in found.latency] == [1, 8]
     for row in found.latency:
@@ -234,20 +257,207 @@ def test_picture_is_seen_as_python_sees_it_however_it_is_given(show, tmp_path):
     content = list(SAMPLE.encoded)
     ways += [partial(page.evaluate, give, [n, content, SAMPLE.name]) for n in ("drop", "paste")]
     label = Classifier(MODELS[0])(SAMPLE.pixels[None]).top(1)[0][0][0]
-    pixels = preprocess.decode_picture(SAMPLE.encoded, (28, 28))
     for way in ways:
         answer(page, lambda: page.click("#test-image"))  # so that no way sees another's pixels
         assert answer(page, way).startswith(f"{SAMPLE.name}: {label}")
-        assert np.abs(seen_pixels(page).astype(int) - pixels).max() <= 2
+        assert_seen(page, SAMPLE.encoded)
+
+
+def test_photograph_is_shown_beside_what_a_network_of_colours_sees_of_it(show, colours, tmp_path):
+    page = proved(show(colours[0]))
+    assert page.is_hidden("#invert-choice")
+    assert page.is_hidden("#drawing")
+    said = page.inner_text("#classes")
+    assert said.startswith("It knows: pale red,")
+    assert said.count(",") == 12
+    assert page.inner_text("#more-classes summary") == "and 28 more"
+    page.click("#more-classes summary")
+    assert page.inner_text("#more-classes p").endswith(", dark pink.")
+    y, x = np.mgrid[:3000, :2000]
+    photograph = np.stack([x // 8, y // 12, (x // 100 + y // 100) % 2 * 80], axis=-1)
+    path = tmp_path / "photo.png"
+    Image.fromarray(photograph.astype(np.uint8)).save(path, compress_level=1)
+    assert "photo.png: " in answer(page, lambda: page.set_input_files("#file", path))
+    expected = page_models.crop(Image.open(path))
+    found = page.evaluate(
+        "() => [...document.getElementById('seen').getContext('2d')"
+        ".getImageData(0, 0, 24, 32).data]"
+    )
+    found = np.array(found).reshape(32, 24, 4)[..., :3]
+    assert np.abs(found - np.asarray(expected, int)).max() <= 2
+    page.wait_for_selector("#own", state="visible")
+    size = page.evaluate("() => [document.getElementById('given').width, given.height]")
+    assert size == [427, 640]
+    answer(page, lambda: page.click("#test-image"))
+    page.wait_for_selector("#own", state="hidden")
+
+
+def test_random_pictures_become_pythons_pixels_by_any_fit_and_filter(page, tmp_path):
+    paths = page_models.oddities(tmp_path, 2)
+    for channels, fit, kind in itertools.product(
+        (1, 3), ("pad", "crop", "stretch"), ("area", "bilinear", "bicubic")
+    ):
+        how = preprocess.Preprocessing((12, 10), channels, fit=fit, filter=kind, share=0.9)
+        found = page.evaluate(
+            """async ([pictures, how]) => {
+                const { decodePicture } = await import('./picture.js')
+                const all = pictures.map((one) => decodePicture(new Uint8Array(one), how))
+                return (await Promise.all(all)).map(({ pixels }) => [...pixels])
+            }""",
+            [[list(path.read_bytes()) for path in paths], how.document()],
+        )
+        for pixels, path in zip(found, paths, strict=True):
+            expected = preprocess.read_picture(path, how).pixels.astype(int)
+            assert np.abs(np.reshape(pixels, how.shape) - expected).max() <= 2, (path.name, how)
+
+
+def test_strips_of_a_photograph_are_read_and_never_all_of_it(show, colours):
+    page = proved(show(colours[0]))
+    most = page.evaluate(
+        """async () => {
+            const { fitBitmap } = await import('./picture.js')
+            const { preprocessing } = await (await import('./contract.js')).readContract(
+              new Uint8Array(await (await fetch('models/colours.onnx')).arrayBuffer()))
+            const canvas = new OffscreenCanvas(6000, 4000)
+            canvas.getContext('2d').fillRect(0, 0, 10, 10)
+            const sizes = []
+            const { getImageData } = OffscreenCanvasRenderingContext2D.prototype
+            OffscreenCanvasRenderingContext2D.prototype.getImageData = function (x, y, w, h) {
+              sizes.push(w * h)
+              return getImageData.call(this, x, y, w, h)
+            }
+            fitBitmap(canvas.transferToImageBitmap(), preprocessing)
+            return [Math.max(...sizes), sizes.reduce((a, b) => a + b)]
+        }"""
+    )
+    assert most[0] < 300_000
+    assert most[1] > 4000 * 3000 * 0.8
+
+
+def test_answer_below_the_decision_or_on_a_busy_background_is_not_sure(page):
+    doubts = page.evaluate(
+        """async () => {
+            const { findDoubt } = await import('./model.js')
+            const decision = { threshold: 0.6, max_unevenness: 0.1 }
+            return [[0.61, null, decision], [0.61, 0.1, decision], [0.99, 0.11, decision],
+              [0.59, 0, decision], [0.61, 0.9, { ...decision, max_unevenness: null }],
+              [0.1, 1, null],
+            ].map(([share, unevenness, one]) => findDoubt([['Bag', share]], unevenness, one))
+        }"""
+    )
+    busy, unlikely = (
+        "no single object on a plain background",
+        "below the 60 % that its answers need",
+    )
+    assert doubts == [None, None, busy, unlikely, None, None]
+
+
+def test_picture_of_no_class_gets_no_label_but_the_closest(show, colours, tmp_path):
+    page = proved(show(colours[0]))
+    between = page_models.colour_values()[:2].mean(axis=0) * 255
+    path = tmp_path / "between.png"
+    Image.fromarray(np.full((60, 50, 3), between, np.uint8)).save(path)
+    said = answer(page, lambda: page.set_input_files("#file", path))
+    assert re.match(
+        r"between.png: not sure: below the 50 % .* Closest: pale (red|orange), 4\d", said
+    )
+    assert page.locator("#bars li").count() == 10
+
+
+def test_live_camera_classifies_what_is_in_its_frame_until_stopped(show, colours):
+    page = proved(show(colours[0], permissions=["camera"]))
+    said = answer(page, lambda: page.click("#live"))
+    assert re.match(r"In the frame: (not sure: .*)?\w+ green", said)
+    page.wait_for_selector("#rate:has-text(' frames/s, ')")
+    assert float(page.inner_text("#rate").split()[0]) > 0
+    ratio = page.evaluate(
+        "() => { const box = document.getElementById('frame').getBoundingClientRect()\n"
+        "return box.width / box.height }"
+    )
+    assert ratio == pytest.approx(24 / 32, abs=0.05)
+    page.evaluate("() => { globalThis.track = video.srcObject.getTracks()[0] }")
+    page.click("#stop-live")
+    page.wait_for_selector("#view", state="hidden")
+    assert page.evaluate("() => track.readyState") == "ended"
+    assert page.is_enabled("#live")
+
+
+def test_hidden_page_and_another_picture_let_go_of_the_camera(show, colours, tmp_path):
+    page = proved(show(colours[0], permissions=["camera"]))
+    path = tmp_path / "red.png"
+    Image.new("RGB", (40, 40), "red").save(path)
+    hide = "() => { Object.defineProperty(document, 'hidden', { get: () => true }) }"
+    for end, said in (
+        (lambda: page.set_input_files("#file", path), ""),
+        (lambda: page.evaluate("() => track.stop()"), "the camera stopped; "),
+        (lambda: page.evaluate(hide), "the camera was stopped when the page was hidden; "),
+    ):
+        answer(page, lambda: page.click("#live"))
+        page.evaluate("() => { globalThis.track = video.srcObject.getTracks()[0] }")
+        end()
+        page.wait_for_function("() => track.readyState === 'ended'")
+        page.wait_for_selector("#view", state="hidden")
+        assert page.inner_text("#error").startswith(said)
+        assert bool(said) == page.is_visible("#error")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [("NotAllowedError", "was not allowed"), ("NotFoundError", "no camera"), ("Odd", "it broke")],
+)
+def test_no_camera_is_a_sentence_and_the_page_goes_on(show, colours, refusal, said):
+    page = proved(show(colours[1]))
+    page.evaluate(
+        "(name) => { navigator.mediaDevices.getUserMedia = () => Promise.reject("
+        "Object.assign(new Error('it broke'), { name })) }",
+        refusal,
+    )
+    page.click("#live")
+    page.wait_for_selector(f"#error:has-text('{said}; expected a camera')")
+    assert page.is_hidden("#view")
+    answer(page, page.locator("#samples button").first.click)
+    assert page.is_hidden("#error")
+
+
+def test_many_classes_show_the_worst_pairs_and_a_page_without_tests_still_measures(show, colours):
+    page = proved(show(colours[0]))
+    page.click("#score")
+    page.wait_for_selector("#confusion table")
+    rows = [row.inner_text().split("\t") for row in page.locator("#confusion tbody tr").all()]
+    assert 1 <= len(rows) <= 10
+    counts = [int(count) for *_, count, _ in rows]
+    assert counts == sorted(counts, reverse=True)
+    wrong = 200 - int(re.search(r"; (\d+) of 200", page.inner_text("#measured")).group(1))
+    assert sum(counts) == wrong
+    page = proved(show(colours[1]))
+    assert page.is_hidden("#score")
+    assert page.is_hidden("#test-image")
+    page.click("#bench")
+    page.wait_for_selector("#latency table")
+    assert page.inner_text("#measured").startswith("Every run is kept")
+
+
+def test_test_set_that_is_damaged_is_a_sentence_and_another_is_called_so(show, colours, tmp_path):
+    shutil.copytree(colours[0], tmp_path / "page")
+    path = tmp_path / "page" / archive.TEST_SET
+    path.write_bytes(path.read_bytes()[:-9])
+    page = proved(show(tmp_path / "page", quiet=False))
+    page.click("#score")
+    page.wait_for_selector("#error:has-text('the test set is damaged')")
+    path.write_bytes(archive.encode_test_set(page_models.colour_set(120, seed=2)))
+    page = proved(show(tmp_path / "page"))
+    page.click("#score")
+    page.wait_for_selector("#measured:has-text(' of 120), on other pictures than its export')")
 
 
 def test_inversion_is_said_and_can_be_overruled(page):
     answer(page, page.locator("#samples button").first.click)
-    assert "inverted, because its border is bright" in page.inner_text("#seen-text")
-    before = seen_pixels(page)
-    answer(page, lambda: page.select_option("#invert", "no"))
-    assert "not inverted, as asked" in page.inner_text("#seen-text")
-    np.testing.assert_allclose(seen_pixels(page), 255 - before, atol=1)
+    said = page.inner_text("#seen-text")
+    assert said.endswith(" grey, inverted, because it is darker than its background.")
+    for choice, said in ("no", " not inverted, as asked."), ("yes", " inverted, as asked."):
+        answer(page, lambda choice=choice: page.select_option("#invert", choice))
+        assert page.inner_text("#seen-text").endswith(said)
+        assert_seen(page, SAMPLE.encoded, invert=choice == "yes")
 
 
 def test_drawing_is_classified_and_cleared(page):
@@ -264,20 +474,20 @@ def test_drawing_is_classified_and_cleared(page):
         page.mouse.up()
 
     assert answer(page, draw).startswith("Your drawing: ")
-    drawn = seen_pixels(page)
-    assert drawn[12, 6] > 200
-    assert drawn[12, 20] == 0
+    given = page.evaluate("() => document.getElementById('pad').toDataURL()")
+    drawn = base64.b64decode(given.partition(",")[2])
+    assert np.asarray(Image.open(io.BytesIO(drawn)).convert("L"))[140, 60] < 50
+    assert_seen(page, drawn)
     page.click("#clear")
-    pixels = (
-        "() => document.getElementById('pad').getContext('2d').getImageData(0, 0, 280, 280).data"
-    )
-    assert page.evaluate(f"() => ({pixels})().every((value) => value === 255)")
+    pixels = "document.getElementById('pad').getContext('2d').getImageData(0, 0, 280, 280).data"
+    assert page.evaluate(f"() => {pixels}.every((value) => value === 255)")
 
 
 def test_test_image_comes_with_its_label(page):
     said = answer(page, lambda: page.click("#test-image"))
     assert said.startswith("Test image ")
     assert " It is: " in said
+    assert "as it is" in page.inner_text("#seen-text")
     shares = page.locator("#bars li span:nth-child(2)").all_text_contents()
     assert sum(float(share.rstrip(" %")) for share in shares) == pytest.approx(100, abs=1)
     widths = page.evaluate(
@@ -296,15 +506,23 @@ def test_bad_file_is_a_sentence_and_the_page_goes_on(page, tmp_path):
         assert "next: choose another" in text
         answer(page, page.locator("#samples button").first.click)
         assert page.is_hidden("#error")
+    for start, name in (
+        (b"II*\0", "TIFF"), (b"\0\0\0\x20ftypheic", "HEIC"), (b"\0\0\0\x20ftypavif", "AVIF"),
+        (b"%PDF-1.7", "PDF"), (b"<svg xmlns", "SVG"),
+    ):  # fmt: skip
+        (tmp_path / "other").write_bytes(start + bytes(60))
+        page.set_input_files("#file", tmp_path / "other")
+        page.wait_for_selector(f"#error:has-text('other is a {name} file; expected one of PNG')")
+        assert "next: save it as PNG or JPEG" in page.inner_text("#error")
 
 
-@pytest.mark.parametrize("said", ["FAIL (digests", "FAIL (golden vectors", "upload it again"])
+@pytest.mark.parametrize("said", ["FAIL (digest", "FAIL (golden vectors", "upload it again"])
 def test_wrong_model_fails_its_selftest_and_another_can_be_chosen(show, folder, tmp_path, said):
     out = tmp_path / "changed"
     shutil.copytree(folder, out)
     path = out / "models" / MODELS[0].name
     model = path.read_bytes()
-    if "digests" in said:
+    if "digest" in said:
         path.write_bytes(model[:5000] + bytes([model[5000] ^ 1]) + model[5001:])
     elif "golden" in said:
         path.write_bytes(faults.change_sealed(model, faults.nudge_one_weight))
@@ -339,8 +557,8 @@ def test_page_works_without_a_network_after_the_first_load(page):
 def test_plain_http_works_with_one_thread_and_says_what_it_lacks(show, tmp_path):
     page = proved(show(alias="lan.test", quiet=False))
     assert not page.evaluate("() => isSecureContext")
-    assert page.inner_text("#status").endswith("; digests not checked: needs HTTPS")
-    assert page.locator("#checks li").first.text_content().startswith("– digests: not checked")
+    assert page.inner_text("#status") == "Self-test: PASS; digest not checked: needs HTTPS"
+    assert page.locator("#checks li").first.text_content().startswith("– digest: not checked")
     assert "threads need HTTPS" in page.inner_text("#threads-text")
     page.wait_for_selector("#offline:has-text('Needs the network each time')")
     assert answer(page, lambda: page.click("#test-image")).startswith("Test image ")
@@ -349,23 +567,26 @@ def test_plain_http_works_with_one_thread_and_says_what_it_lacks(show, tmp_path)
     for name in ("file", "camera"):  # that of the system, which a page needs no permission for
         given = partial(page.set_input_files, f"#{name}", path)
         assert answer(page, given).startswith(f"{SAMPLE.name}: ")
+    assert page.is_hidden("#view")
+    page.click("#live")
+    page.wait_for_selector("#error:has-text('over plain HTTP no live camera; expected a camera')")
     page.click("#score")
     page.wait_for_selector("#confusion table")
     found = results.read(saved_result(page, tmp_path))
-    assert found.model.model_sha256 is found.machine.id is found.accuracy.images_sha256 is None
+    assert found.model.model_sha256 is found.machine.id is None
     assert [check.skipped for check in found.checks] == [True, False, False, False]
     results.write(tmp_path, "host.json")
     assert "wasm" in report(ReportOptions((tmp_path,), tmp_path / "x.html")).html_path.read_text()
 
 
-def test_own_certificate_gives_threads_and_digests(show, tmp_path):
+def test_own_certificate_gives_threads_and_digest(show, tmp_path):
     cert, key = self_signed(tmp_path)
     served = {"cert": cert, "key": key}
     # the worker, and so use without a network, needs a certificate that the browser knows
     page = proved(show(served=served, quiet=False, alias="lan.test", ignore_https_errors=True))
     assert page.url.startswith("https://lan.test:")
     assert page.evaluate("() => isSecureContext && crossOriginIsolated")
-    assert page.locator("#checks li").first.text_content().startswith("✓ digests")
+    assert page.locator("#checks li").first.text_content().startswith("✓ digest")
 
 
 def test_server_without_the_headers_gets_threads_from_the_second_load(show, monkeypatch):
@@ -399,7 +620,7 @@ def test_keyboard_reaches_every_control_and_each_has_a_name(page):
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("() => document.activeElement.id"))
-    wanted = {"file", "camera", "test-image", "model", "bench", "score", "save", "threads"}
+    wanted = {"file", "camera", "live", "test-image", "model", "bench", "score", "save", "threads"}
     assert wanted <= reached
     nameless = page.evaluate(
         "() => [...document.querySelectorAll('button, input, select, canvas, progress')]"

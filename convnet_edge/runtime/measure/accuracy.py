@@ -3,6 +3,8 @@
 Takes predictions and labels; running the model is the classifier's business.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,18 +21,30 @@ N_BINS = 15
 class ImageSet:
     """Images with their labels.
 
-    images: (N, H, W) uint8; labels: (N,) uint8, an index into the class labels.
-    images_sha256, labels_sha256: of the decompressed files. source: where they came from.
+    images: (N, H, W) uint8 of grey, (N, H, W, 3) of RGB; perhaps a np.memmap, larger than memory.
+    labels: (N,) int64, an index into the class labels. sha256: see `digest`. source: where they
+    came from. paths: of the pictures' files, empty where they have none.
     """
 
     images: Array
     labels: Array
-    images_sha256: str
-    labels_sha256: str
+    sha256: str
     source: str
+    paths: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def digest(pictures: Sequence[bytes], labels: Array, class_labels: Sequence[str]) -> str:
+    """Return the SHA-256 of a set: of its pictures' own, each with its class's name, in order.
+
+    pictures: the SHA-256 of each picture's file; of its pixels where it has none.
+    """
+    found, names = hashlib.sha256(), [f"{name}\0".encode() for name in class_labels]
+    for picture, label in zip(pictures, labels.tolist(), strict=True):
+        found.update(picture + names[label])
+    return found.hexdigest()
 
 
 def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Accuracy:
@@ -114,6 +128,5 @@ def describe(found: Accuracy, images: ImageSet) -> dict[str, Any]:
         "n_correct": found.n_correct,
         "accuracy": found.accuracy,
         "interval_95": asdict(found.interval),
-        "images_sha256": images.images_sha256,
-        "labels_sha256": images.labels_sha256,
+        "sha256": images.sha256,
     }

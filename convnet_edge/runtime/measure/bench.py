@@ -38,7 +38,15 @@ N_SCORED_AT_ONCE = 1024  # images, between two words of progress
 GALLERY_SIZE = 12
 MAX_RAW_SAMPLES = 8_000  # with one number a line, the result stays below 200 kB
 HISTOGRAM_STEP = 1.01
-NO_SETTINGS = {"models", "out", "provider"}  # these options do not decide the measurement
+NO_SETTINGS = {
+    "models",
+    "out",
+    "provider",
+    "data",
+    "data_dir",
+    "split",
+    "cache",
+}  # these options do not decide the measurement
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Measured:
 
     @property
     def images(self) -> Array:
-        """(N, H, W) uint8: the test images, the golden ones without them."""
+        """uint8 pixels: the test images, the golden ones without them."""
         goldens: Array = self.classifier.contract.goldens.images
         return goldens if self.test is None else self.test.images
 
@@ -166,7 +174,6 @@ def _describe(classifier: Classifier, options: BenchOptions, name: str, version:
             name=name,
             model_bytes=len(file.data),
             model_sha256=file.sha256,
-            graph_sha256=classifier.contract.graph_sha256,
             n_parameters=file.n_parameters,
             n_multiplications=file.n_multiplications,
             input_dtype=session.input_dtype,
@@ -246,7 +253,7 @@ def _score(run: Measured, test: accuracy.ImageSet) -> None:
     score = accuracy.score(labels, test.labels, parts[0].class_labels)
     probabilities = np.concatenate([part.probabilities for part in parts])
     calibration = accuracy.calibrate(probabilities, test.labels)
-    run.note(accuracy=replace(score, calibration=calibration, images_sha256=test.images_sha256))
+    run.note(accuracy=replace(score, calibration=calibration, test_sha256=test.sha256))
 
 
 def _start_cold(run: Measured, start: cold_start.Task, sizes: tuple[int, ...]) -> None:
@@ -410,10 +417,16 @@ def _time_minute(
 def _compare(first: Measured, run: Measured) -> Pair:
     """Compare with the first model, by the labels of the test images."""
     model, test, one, other = first.result.model, run.test, first.logits, run.logits
-    if test is None or one is None or other is None or one.shape != other.shape:
+    known = first.test.sha256 if first.test else None
+    if (
+        test is None
+        or one is None
+        or other is None
+        or (known, one.shape) != (test.sha256, other.shape)
+    ):
         raise InputError(
             f"{model.name} and {run.result.model.name} cannot be compared",
-            expected="models of the same classes, and test images to run both on",
+            expected="models of the same classes, and the same test images for both",
             next_step="bench them one at a time",
         )
     labels, other_labels = one.argmax(axis=1), other.argmax(axis=1)

@@ -79,7 +79,6 @@ class Model:
     name: Annotated[str, "the file's name"]
     model_bytes: Annotated[int | None, "size of the file"] = None
     model_sha256: Annotated[str | None, "of the whole file"] = None
-    graph_sha256: Annotated[str | None, "of the file without its contract"] = None
     n_parameters: Annotated[int | None, "weights and biases"] = None
     n_multiplications: Annotated[int | None, "of one image"] = None
     input_dtype: Annotated[str | None, "`float32` in [0, 1] or `uint8` grey values"] = None
@@ -194,7 +193,7 @@ class Accuracy:
     classes: Annotated[tuple[ClassScore, ...], "in the model's order"]
     confusion: Annotated[tuple[tuple[int, ...], ...], "counts: rows are true, columns predicted"]
     calibration: Annotated[Calibration | None, "of the probabilities"] = None
-    images_sha256: Annotated[str | None, "of the test images, decompressed"] = None
+    test_sha256: Annotated[str | None, "of the test set: its pictures and their classes"] = None
 
     def summary(self) -> str:
         """Return `91.23 % (95 % interval 90.66–91.77, n = 10,000)`."""
@@ -215,7 +214,7 @@ class FreshProcess:
     interpreter_ms: Annotated[float | None, "start of Python"]
     import_ms: Annotated[float | None, "import of numpy, onnxruntime and this package"]
     read_ms: Annotated[float | None, "reading the file"]
-    check_ms: Annotated[float | None, "digests and contract"]
+    check_ms: Annotated[float | None, "digest and contract"]
     session_ms: Annotated[float | None, "creating the session"]
     first_run_ms: Annotated[float | None, "first run of one image"]
     total_ms: Annotated[float | None, "all of it"]

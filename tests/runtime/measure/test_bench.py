@@ -109,7 +109,7 @@ def test_accuracy_is_that_of_the_labels(found):
     assert found.accuracy.n_correct == N * 3 // 4
     assert np.array(found.accuracy.confusion).sum() == N
     assert sum(row.n for row in found.accuracy.calibration.bins) == N
-    assert found.accuracy.images_sha256 == TEST.images_sha256
+    assert found.accuracy.test_sha256 == TEST.sha256
 
 
 def test_latency_holds_samples_only_the_percentiles_they_carry_and_verdicts(found):
@@ -125,6 +125,12 @@ def test_latency_holds_samples_only_the_percentiles_they_carry_and_verdicts(foun
     assert found.verdict.status == max(rows, key=["VALID", "NOISY", "INVALID"].index)
     texts = [reason.text for row in found.latency for reason in row.verdict.reasons]
     assert [reason.text for reason in found.verdict.reasons] == texts
+
+
+def test_models_of_different_test_images_are_not_paired(measured, tiny_model):
+    other = replace(TEST, sha256="ee" * 32)
+    with pytest.raises(InputError, match="and the same test images for both"):
+        measure(tiny_model, test=other, first=measured, quick=True)
 
 
 def test_peak_of_a_busy_moment_is_no_bound(tiny_model, monkeypatch):

@@ -1,0 +1,187 @@
+"""Find pictures that a data set holds twice: equal in every pixel, or nearly so.
+
+Takes pixels at the network's size, (N, H, W) or (N, H, W, 3) uint8, which may lie on disk. What a
+pair across splits or classes means, others decide.
+"""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..runtime.measure.stats import Array
+
+GREY_WEIGHTS = np.array([299.0, 587.0, 114.0])  # whole numbers: their sums are exact in any order
+MIN_STEP = 2  # levels of grey: smaller ones are noise's and JPEG's to decide
+MIN_BITS = 4  # set and unset; with 8, one letter in five on a plain ground could not be found
+MAX_BITS = 6  # that differ, so that of 8 bytes at least 2 are equal
+N_NEIGHBOURS = 32
+SIDE, BLOCK = 32, 4  # pixels
+MAX_LEVELS, MAX_SHARE = 5.0, 0.2  # of grey; of the contrast, which is low where all is noise
+IN_BLOCK = 2  # times as much in the mean of a block
+BATCH_BYTES, BATCH_PAIRS = 1 << 20, 1024
+BITS_OF_BYTE = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What stands twice, by index.
+
+    exact: groups of equal pixels. near: (P, 2) pairs, of an exact group with its first alone.
+    distances: (P,) mean difference of a pair's pixels, in levels of grey.
+    """
+
+    exact: tuple[tuple[int, ...], ...]
+    near: Array
+    distances: Array
+
+
+def dhash(pixels: Array) -> int:
+    """Return the 64-bit difference hash of one picture: see `dhashes`."""
+    return int(dhashes(pixels[None])[0])
+
+
+def dhashes(pixels: Array) -> Array:
+    """Return the difference hashes (N,) uint64: which of 9 x 8 areas outshine their left one.
+
+    Source: N. Krawetz, "Kind of like that" (2013), where noise decides on even ground.
+    """
+    hashes = np.empty(len(pixels), np.uint64)
+    for batch in _batches(pixels, len(pixels)):
+        sums, unit = _area_sums(pixels[batch], 8, 9)
+        bits = np.diff(sums) > MIN_STEP * unit
+        hashes[batch] = np.packbits(bits.reshape(-1, 64), axis=1).view(">u8")[:, 0]
+    return hashes
+
+
+def find(pixels: Array, hashes: Array, *, progress: Callable[[int, int], None]) -> Duplicates:
+    """Find the pictures that are there twice; `hashes` are their `dhashes`.
+
+    Near are two whose hashes differ in at most 6 bits and whose grey pixels at 32 x 32 differ on
+    average by at most 5 levels and a fifth of the contrast (the smaller standard deviation), in no
+    block of 4 x 4 by more than twice that. A hash with fewer than 4 bits set or unset says too
+    little. Each picture is compared with the next 32 in brightness that share two given bytes of
+    its hash, for any two: the work grows as N, however alike all are.
+    """
+    digests, limits = np.empty(len(pixels), "S16"), np.empty(len(pixels))
+    blocks = np.empty((len(pixels), (SIDE // BLOCK) ** 2), np.uint8)
+    for batch in _batches(pixels, len(pixels)):
+        part = np.ascontiguousarray(pixels[batch])
+        digests[batch] = [hashlib.blake2b(one, digest_size=16).digest() for one in part]
+        grey = _grey(part)
+        limits[batch] = np.minimum(MAX_LEVELS, MAX_SHARE * grey.std((1, 2)))
+        blocks[batch] = _block_means(grey)
+        progress(batch.stop, len(pixels))
+    _, first, counts = np.unique(digests, return_index=True, return_counts=True)
+    equal = np.split(np.argsort(digests, kind="stable"), np.cumsum(counts)[:-1])
+    exact = sorted(tuple(group.tolist()) for group in equal if len(group) > 1)
+    n_bits = _n_bits(hashes[first])
+    first = first[np.minimum(n_bits, 64 - n_bits) >= MIN_BITS]
+    brightness = blocks[first].mean(axis=1)
+    order = np.argsort(brightness)
+    first, brightness = first[order], brightness[order]
+    pairs = first[_candidates(hashes[first], brightness, blocks[first], limits[first])]
+    return Duplicates(tuple(exact), *_confirm(pixels, limits, pairs))
+
+
+def groups(near: Array, exact: tuple[tuple[int, ...], ...], n: int) -> Array:
+    """Return for each of `n` pictures the smallest index that pairs lead to from it: (N,)."""
+    equal = [pair for group in exact for pair in itertools.pairwise(group)]
+    one, other = np.concatenate([near, np.array(equal, np.int64).reshape(-1, 2)]).T
+    labels = np.arange(n)
+    while np.any(labels[one] != labels[other]):
+        lower = np.minimum(labels[one], labels[other])
+        for side in (labels[one], labels[other]):
+            np.minimum.at(labels, side, lower)
+        while np.any(labels[labels] != labels):
+            labels = labels[labels]
+    return labels
+
+
+def _candidates(hashes: Array, brightness: Array, blocks: Array, limits: Array) -> Array:
+    """Return the places (P, 2) of pictures, in order of brightness, that may be near."""
+    octets, n = hashes.view(np.uint8).reshape(-1, 8), max(len(hashes), 1)
+    pairs = np.array([-1])  # as one number each, sorted
+    for first, second in itertools.combinations(range(8), 2):
+        key = octets[:, first].astype(np.uint16) << 8 | octets[:, second]
+        order = np.argsort(key, kind="stable")
+        at, found = np.arange(len(key)), [pairs]
+        for step in range(1, N_NEIGHBOURS + 1):
+            at = at[: np.searchsorted(at, len(key) - step)]
+            one, other = order[at], order[at + step]
+            goes_on = key[one] == key[other]
+            goes_on &= brightness[other] - brightness[one] <= MAX_LEVELS
+            at, one, other = at[goes_on], one[goes_on], other[goes_on]
+            if not len(at):
+                break
+            alike = _n_bits(hashes[one] ^ hashes[other]) <= MAX_BITS
+            pair = one * n + other
+            alike &= pairs[np.searchsorted(pairs, pair, "right") - 1] != pair  # not yet found
+            one, other, pair = one[alike], other[alike], pair[alike]
+            gaps = np.abs(blocks[one].astype(np.int16) - blocks[other]).max(axis=1)
+            alike = gaps <= IN_BLOCK * np.minimum(limits[one], limits[other]) + 1  # rounded
+            found.append(pair[alike])
+        pairs = np.sort(np.concatenate(found))
+    return np.stack(np.divmod(pairs[1:], n), axis=1)
+
+
+def _confirm(pixels: Array, limits: Array, pairs: Array) -> tuple[Array, Array]:
+    """Return those `pairs` that are near, in order, and their distances."""
+    distances = np.empty(len(pairs))
+    for start in range(0, len(pairs), BATCH_PAIRS):
+        part = slice(start, start + BATCH_PAIRS)
+        indices, inverse = np.unique(pairs[part], return_inverse=True)
+        grey = np.empty((len(indices), SIDE, SIDE), np.float32)
+        for batch in _batches(pixels, len(indices)):
+            grey[batch] = _grey(pixels[indices[batch]])
+        one, other = inverse.reshape(-1, 2).T
+        difference = grey[one] - grey[other]
+        distance, limit = np.abs(difference).mean((1, 2)), limits[pairs[part]].min(axis=1)
+        in_block = np.abs(_block_means(difference)).max(axis=1)
+        is_near = (distance <= limit) & (in_block <= IN_BLOCK * limit)
+        distances[part] = np.where(is_near, distance, np.inf)
+    near, distances = np.sort(pairs, axis=1)[distances < np.inf], distances[distances < np.inf]
+    order = np.lexsort(near.T[::-1])
+    return near[order], distances[order]
+
+
+def _n_bits(hashes: Array) -> Array:
+    octets = hashes.view(np.uint8).reshape(-1, 8)
+    return np.asarray(BITS_OF_BYTE[octets].sum(axis=1, dtype=np.uint8))
+
+
+def _block_means(grey: Array) -> Array:
+    n = SIDE // BLOCK
+    return np.asarray(grey.reshape(-1, n, BLOCK, n, BLOCK).mean((2, 4)).reshape(-1, n * n))
+
+
+def _grey(pixels: Array) -> Array:
+    sums, unit = _area_sums(pixels, SIDE, SIDE)
+    return np.asarray(sums / unit)
+
+
+def _area_sums(pixels: Array, n_rows: int, n_columns: int) -> tuple[Array, float]:
+    """Return sums of grey over equal areas, (N, rows, columns), and the sum of a level.
+
+    They are whole numbers in float64: equal pixels give equal sums, whatever the batch.
+    """
+    _, height, width, *_ = pixels.shape
+    grey = pixels @ GREY_WEIGHTS if pixels.ndim == 4 else pixels * GREY_WEIGHTS.sum()
+    sums = _overlaps(height, n_rows) @ (grey @ _overlaps(width, n_columns).T)
+    return sums, height * width * GREY_WEIGHTS.sum()
+
+
+@functools.cache
+def _overlaps(size: int, n_parts: int) -> Array:
+    """Return how much of each of `size` pixels lies in each of `n_parts`, in n_parts-ths."""
+    edges, starts = np.arange(n_parts + 1) * size, np.arange(size) * n_parts
+    ends = np.minimum(edges[1:, None], starts + n_parts)
+    return np.asarray(np.maximum(ends - np.maximum(edges[:-1, None], starts), 0), np.float64)
+
+
+def _batches(pixels: Array, n: int) -> Iterator[slice]:
+    size = max(1, BATCH_BYTES // max(1, pixels[:1].nbytes))  # what a processor's cache holds
+    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -1,0 +1,1 @@
+"""Any picture, made the pixels that a model takes."""

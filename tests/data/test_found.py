@@ -1,0 +1,97 @@
+"""The test images of a model are found again by their digest, or named."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from convnet_edge.data import dataset, fashion_mnist
+from convnet_edge.data.options import DataOptions
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.measure.accuracy import digest
+from convnet_edge.runtime.model_file import open_model
+from convnet_edge.sealing.default_model import shipped_model
+
+SHIPPED = dataset.Task.of(open_model(shipped_model()).contract)
+OTHER = replace(SHIPPED, test_sha256="ab" * 32)
+
+
+def test_shipped_model_finds_the_embedded_test_images(test_set):
+    found = dataset.require_test_set(SHIPPED, DataOptions())
+    assert found.sha256 == SHIPPED.test_sha256 == test_set.sha256
+    assert found.images.shape == (10_000, *SHIPPED.preprocessing.shape)
+
+
+def test_images_of_another_digest_are_none_unless_named(test_set):
+    assert dataset.find_test_set(OTHER, DataOptions()) is None
+    assert (
+        dataset.find_test_set(dataset.Task.of(open_model(tiny.grey()).contract), DataOptions())
+        is None
+    )
+    with pytest.raises(
+        InputError, match=r"sha256 abababababababab…\) are not here; .*name it with data"
+    ):
+        dataset.require_test_set(OTHER, DataOptions())
+    assert dataset.require_test_set(OTHER, DataOptions(data="sample")).sha256 == test_set.sha256
+
+
+def test_named_folder_that_lacks_the_pictures_is_an_error(tmp_path):
+    options = DataOptions(data="fashion-mnist", data_dir=tmp_path)
+    with pytest.raises(InputError, match="holds neither"):
+        dataset.find_test_set(SHIPPED, options)
+
+
+def test_taken_images_keep_labels_paths_and_the_digest_of_the_whole():
+    whole = replace(tiny.image_set(5), paths=tuple("abcde"))
+    for which, indices in ((slice(1, 3), [1, 2]), ([4, 0], [4, 0])):
+        taken = dataset.take(whole, which)
+        assert taken.images.tolist() == whole.images[indices].tolist()
+        assert taken.labels.tolist() == whole.labels[indices].tolist()
+        assert taken.paths == tuple(whole.paths[index] for index in indices)
+        assert taken.sha256 == whole.sha256
+
+
+def test_digest_changes_with_a_picture_a_class_its_name_and_their_order():
+    pictures, labels = [b"a" * 32, b"b" * 32, b"c" * 32], tiny.labels(3)
+    names = ("x", "y", "z")
+    swapped = [pictures[1], pictures[0], pictures[2]]
+    found = {
+        digest(pictures, labels, names), digest(pictures[:2], labels[:2], names),
+        digest(swapped, labels, names), digest(pictures, (labels + 1) % 3, names),
+        digest(pictures, labels, ("x2", "y2", "z2")),
+    }  # fmt: skip
+    assert len(found) == 5
+    # classes may be listed in another order
+    assert digest(pictures, 2 - labels, names[::-1]) in found
+
+
+def test_checkpoint_says_where_its_test_images_are(trained, few, on_few):
+    from convnet_edge.networks import checkpoint
+
+    _, stored = checkpoint.load_model(trained.checkpoint_path)
+    task = dataset.Task.read(stored.header)
+    assert (task.class_labels, task.source) == (fashion_mnist.CLASS_LABELS, "sample")
+    assert dataset.find_test_set(task, DataOptions()) is few
+
+
+def test_classes_are_matched_by_name_whatever_their_order(test_set):
+    sorted_labels = tuple(sorted(fashion_mnist.CLASS_LABELS))
+    task = replace(SHIPPED, class_labels=sorted_labels)
+    found = dataset.load_again(task, DataOptions(data="sample"))
+    named = [found.class_labels[label] for label in found.test.labels[:50]]
+    assert named == [fashion_mnist.CLASS_LABELS[label] for label in test_set.labels[:50]]
+    assert found.class_labels == sorted_labels != fashion_mnist.CLASS_LABELS
+
+
+def test_source_with_other_classes_than_the_models_is_refused():
+    task = replace(SHIPPED, class_labels=(*SHIPPED.class_labels[1:], "Hat"))
+    with pytest.raises(InputError, match="classes that the model does not know: T-Shirt"):
+        dataset.load_again(task, DataOptions(data="sample"))
+
+
+def test_folder_of_a_known_name_is_not_taken_for_that_set(tmp_path):
+    """Or else a model of one's own folder `sample` would be quantised on garments."""
+    path = tmp_path / "sample"
+    path.mkdir()
+    assert dataset._short(str(path)) == "sample/"
+    assert dataset._short("sample") == "sample"
