@@ -68,7 +68,7 @@ def among_letters(fonts: Sequence[str], rng: np.random.Generator) -> dict[str, A
             again.append(fitted(saved_again(picture, rng)))
     pixels = np.stack([*drawn, *again, *drawn[-N_EXACT:]])
     glyphs += glyphs[:N_AGAIN] + glyphs[-N_EXACT:]
-    found = find(pixels, dhashes(pixels), progress=lambda *_: None)
+    found = find(pixels, dhashes(pixels))
     near = {(int(one), int(other)) for one, other in found.near}
     n_near = sum((number, N_LETTERS + number) in near for number in range(N_AGAIN))
     first = len(pixels) - N_EXACT
@@ -95,7 +95,7 @@ def among_garments() -> dict[str, Any]:
     hashes = dhashes(pixels)
     times_s.append(time.perf_counter())
     started_s = time.process_time()
-    found = find(pixels, hashes, progress=lambda *_: None)
+    found = find(pixels, hashes)
     cpu_s = time.process_time() - started_s
     times_s.append(time.perf_counter())
     for image in pixels[:N_LETTERS]:

@@ -30,7 +30,6 @@ from ..training.launch import Launch, read_launch
 from . import (
     bench,
     bundle,
-    compare,
     data,
     doctor,
     export,
@@ -235,7 +234,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": verify.command,
         "inspect": inspect.command,
     },
-    "Measure": {"bench": bench.command, "compare": compare.command, "report": report.command},
+    "Measure": {"bench": bench.command, "compare": report.compare, "report": report.command},
     "Hand over": {"bundle": bundle.command, "serve": bundle.serve, "predict": predict.command},
     "Help": {"doctor": doctor.command, "quickstart": quickstart.command},
 }

@@ -1,6 +1,6 @@
-"""`report`: many machines' results on one page."""
+"""`report` and `compare`: many machines' results on one page; an A/B gate on two models."""
 
-from ..reporting.options import ReportOptions
+from ..reporting.options import CompareOptions, ReportOptions
 from ..sealing.default_model import EXPORTED_DIR
 from .terminal import Terminal
 
@@ -25,3 +25,26 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
     }
     models = [path for name in made.models if (path := EXPORTED_DIR / name).is_file()]
     terminal.finish(document, "convnet-edge", "bundle", *models)
+
+
+def compare(options: CompareOptions, terminal: Terminal) -> None:
+    """Tell whether NEW is slower than BASE: exit 0 if not, 1 if so, 3 if nobody can tell.
+
+    The two models are measured here, in fresh processes that take turns.
+
+    Examples: convnet-edge compare exported/fashion-mnist.onnx
+    exported/fashion-mnist.int8-ort.onnx --max-slowdown 0% · convnet-edge compare last.onnx
+    this.onnx --min-accuracy 92% --max-p99-ms 2
+    """
+    from ..reporting import compare as stage
+
+    with terminal.progress():
+        terminal.step("fresh processes, in turn")
+        found = stage.compare(options, terminal.share)
+    sides = (("BASE", options.base, found.base_p50_ms), ("NEW", options.new, found.new_p50_ms))
+    for name, path, medians in sides:
+        spread = f"{min(medians):.4f} to {max(medians):.4f} ms"
+        terminal.say(f"{name:>4} {path}: p50 of {len(medians)} fresh processes {spread}")
+    terminal.say(*(gate.line() for gate in found.gates))
+    terminal.finish(found.as_json())
+    stage.require_gates(found)

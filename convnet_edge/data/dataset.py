@@ -443,7 +443,7 @@ def _find_duplicates(
     cache_dir, key = options.cache or cache.default_dir(), seen.hexdigest()
     if kept := cache.find_pairs(cache_dir, key):
         return kept
-    found = duplicates.find(pixels, rows["dhash"], progress=lambda *_: None)
+    found = duplicates.find(pixels, rows["dhash"])
     unread = {*np.flatnonzero(rows["error"] != "").tolist()}  # their pixels are all black
     exact = ([place for place in group if place not in unread] for group in found.exact)
     found = replace(found, exact=tuple(tuple(group) for group in exact if len(group) > 1))

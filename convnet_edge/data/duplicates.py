@@ -7,7 +7,7 @@ pair across splits or classes means, others decide.
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def dhashes(pixels: Array) -> Array:
     return hashes
 
 
-def find(pixels: Array, hashes: Array, *, progress: Callable[[int, int], None]) -> Duplicates:
+def find(pixels: Array, hashes: Array) -> Duplicates:
     """Find the pictures that are there twice; `hashes` are their `dhashes`.
 
     Near are two whose hashes differ in at most 6 bits and whose grey pixels at 32 x 32 differ on
@@ -74,7 +74,6 @@ def find(pixels: Array, hashes: Array, *, progress: Callable[[int, int], None]) 
         grey = _grey(part)
         limits[batch] = np.minimum(MAX_LEVELS, MAX_SHARE * grey.std((1, 2)))
         blocks[batch] = _block_means(grey)
-        progress(batch.stop, len(pixels))
     _, first, counts = np.unique(digests, return_index=True, return_counts=True)
     equal = np.split(np.argsort(digests, kind="stable"), np.cumsum(counts)[:-1])
     exact = sorted(tuple(group.tolist()) for group in equal if len(group) > 1)

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..runtime.contract import MAX_CLASSES
 from ..runtime.errors import InputError, MissingPackageError
 from ..runtime.files import MIB, read_bytes
 from ..runtime.options import require
@@ -31,7 +32,6 @@ SUFFIXES = tuple(chain.from_iterable(FORMATS.values()))
 COLUMNS = ("path", "label", "split")
 MAX_TABLE_BYTES = 1024 * MIB
 MIN_PICTURES = 2  # of a class
-MAX_CLASSES = 10_000  # that a model file may name
 MAX_DEPTH = 100  # of folders within each other
 MAX_SHOWN = 10
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..runtime.contract import MAX_SIDE
+from ..runtime.contract import MAX_CLASSES, MAX_SIDE
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
 from ..runtime.pictures.preprocess import Preprocessing
@@ -57,7 +57,7 @@ class _Described:
     """What others read of a model's header; its score is measured again."""
 
     model: _Network
-    class_labels: Annotated[list[str], Field(min_length=2, max_length=10_000)]
+    class_labels: Annotated[list[str], Field(min_length=2, max_length=MAX_CLASSES)]
     preprocessing: dict[str, Any]
     decision: dict[str, Any] | None
     training: _Training

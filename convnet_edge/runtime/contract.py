@@ -27,6 +27,7 @@ MAX_CONTRACT_BYTES = 4 << 20
 MAX_GOLDENS = 256
 MAX_SAMPLES = 4
 MAX_SIDE = 4096
+MAX_CLASSES = 10_000
 MAX_PIXELS_BYTES = 64 << 20  # of golden images and sample pictures
 MAX_DEPTH = 16
 MAX_NUMBER = 1e20
@@ -185,8 +186,8 @@ def _parse(document: dict[str, Any]) -> Contract:
         raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
     labels = document["class_labels"]
     named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-    if not named or not 2 <= len(labels) <= 10_000:
-        raise ValueError("class_labels are not a list of 2 to 10,000 names")
+    if not named or not 2 <= len(labels) <= MAX_CLASSES:
+        raise ValueError(f"class_labels are not a list of 2 to {MAX_CLASSES:,} names")
     quantization, float_counts = document.get("quantization"), None
     kinds = _KINDS if quantization is None else _KINDS | _INTEGER_KINDS
     if document["decision"] is not None:

@@ -31,7 +31,7 @@ def saved_again(pixels, *, quality=60, scale=1.0):
 
 
 def found_in(pixels):
-    return find(pixels, dhashes(pixels), progress=lambda n, total: None)
+    return find(pixels, dhashes(pixels))
 
 
 def slow_hash(pixels):
@@ -104,7 +104,7 @@ def test_picture_that_differs_in_one_place_or_overall_is_not_near(change):
         picture, other = (dim + noise).astype(np.uint8)
     pixels = np.stack([picture, other])
     hashes = np.full(2, dhash(pixels[0]) or 0x0F0F, np.uint64)  # whatever a hash may say
-    assert not len(find(pixels, hashes, progress=lambda n, total: None).near)
+    assert not len(find(pixels, hashes).near)
 
 
 def test_flat_hashes_are_no_candidates():
@@ -118,7 +118,7 @@ def test_flat_hashes_are_no_candidates():
         (2**64 - 16, 1),
         (2**64 - 1, 0),
     ):
-        found = find(pixels, np.full(2, hash_, np.uint64), progress=lambda n, total: None)
+        found = find(pixels, np.full(2, hash_, np.uint64))
         assert len(found.near) == n_near, hex(hash_)
 
 
@@ -131,7 +131,7 @@ def test_hashes_within_six_bits_are_compared_and_beyond_are_not():
             bits = rng.choice(64, n_bits, replace=False)
             other = hash_ ^ sum(1 << int(bit) for bit in bits)
             hashes = np.array([hash_, other], np.uint64)
-            found = find(pixels, hashes, progress=lambda n, total: None)
+            found = find(pixels, hashes)
             assert len(found.near) == n_near, bits
 
 
@@ -143,7 +143,7 @@ def test_thousands_of_one_hash_are_compared_with_their_neighbours_alone(monkeypa
     n_bits = duplicates._n_bits
     monkeypatch.setattr(duplicates, "_n_bits", lambda h: compared.append(len(h)) or n_bits(h))
     hashes = np.full(3000, 0x0F0F0F0F0F0F0F0F, np.uint64)
-    found = find(pixels, hashes, progress=lambda n, total: None)
+    found = find(pixels, hashes)
     assert found.near.tolist() == [[0, 2999]]
     assert sum(compared) < 3000 * (28 * duplicates.N_NEIGHBOURS + 1)
 
@@ -155,14 +155,13 @@ def test_pictures_on_disk_give_what_pictures_in_memory_give(tmp_path, monkeypatc
     np.save(tmp_path / "pixels.npy", pixels)
     monkeypatch.setattr(duplicates, "BATCH_BYTES", 3 * pixels[0].nbytes)  # several batches of each
     monkeypatch.setattr(duplicates, "BATCH_PAIRS", 7)
-    calls = []
+    calls, means = [], duplicates._block_means
+    monkeypatch.setattr(duplicates, "_block_means", lambda grey: calls.append(1) or means(grey))
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    found = find(mapped, dhashes(mapped), progress=lambda *numbers: calls.append(numbers))
+    found = find(mapped, dhashes(mapped))
     assert len(found.near) == 50
     assert found.near.tolist() == expected.near.tolist()
     assert np.allclose(found.distances, expected.distances)
-    assert calls[-1] == (100, 100)
-    assert calls == sorted(calls)
     assert len(calls) > 30
 
 

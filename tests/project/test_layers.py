@@ -35,7 +35,7 @@ FRAMEWORKS = {  # who may import what
 MODULES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "web"
 )
-MAX_MODULES, MAX_FUNCTION_LINES = 15, 60
+MAX_MODULES, MAX_FUNCTION_LINES = 14, 60
 
 
 def room_of(path):
