@@ -1,3 +1,6 @@
-from convnet_edge.__main__ import main
+try:
+    from convnet_edge.__main__ import main
+except KeyboardInterrupt:  # Ctrl-C before main can listen: nothing has begun, nothing to explain
+    raise SystemExit(130) from None
 
 main()

@@ -17,13 +17,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from convnet_edge.data import cache
 from convnet_edge.data.fashion_mnist import load_test_set
+from convnet_edge.data.scan import Entry
+from convnet_edge.runtime.contract import Array
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 
@@ -68,8 +69,8 @@ def make_pictures(folder: Path, n_pngs: int, n_jpegs: int) -> None:
 def ours(source: Path, side: int, cache_dir: Path) -> dict[str, float]:
     """Read all of `source`; return how long it took, and in how much memory."""
     how = Preprocessing((side, side), 1 if side == 28 else 3)
-    paths = sorted(Path(folder, name) for folder, _, names in os.walk(source) for name in names)
-    entries = [SimpleNamespace(path=path) for path in paths]
+    paths = sorted(f"{folder}/{name}" for folder, _, names in os.walk(source) for name in names)
+    entries = [Entry(path, "", None) for path in paths]
     started = time.perf_counter()
     found = cache.read(entries, how, cache_dir=cache_dir, source=str(source))
     assert not found.rows["error"].any()
@@ -94,7 +95,7 @@ def pillows(source: Path) -> float:
     return time.perf_counter() - started
 
 
-def shrink(path: Path) -> np.ndarray:
+def shrink(path: Path) -> Array:
     """Decode a picture and resize its middle."""
     with Image.open(path) as picture:
         left = (picture.width - picture.height) // 2

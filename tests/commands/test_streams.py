@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -251,6 +252,12 @@ def test_ctrl_c_during_an_import_is_exit_130_and_one_line(hostile_bundle, tmp_pa
     assert done.stdout == ""
 
 
+def test_ctrl_c_before_main_can_listen_is_exit_130_without_a_word(tmp_path):
+    command = [sys.executable, "-c", INTERRUPT, "convnet_edge.__main__", str(REPOSITORY / "cli.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["cli.py", "-m", "script", "bundle"])
 def test_ctrl_c_at_any_moment_is_exit_130(hostile_bundle, tmp_path, start):
@@ -266,7 +273,7 @@ def test_ctrl_c_at_any_moment_is_exit_130(hostile_bundle, tmp_path, start):
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-        began = "convnet_edge" in errors or "interrupted" in errors
+        began = re.search(r"in (main|begin)\n|interrupted", errors) is not None
         # -2, which a shell calls 130 too: the signal met numpy's C code, and Python says so itself
         assert process.returncode in (130, -2) or not began, (delay_s, errors)
         assert "Traceback" not in errors or not began, (delay_s, errors)
