@@ -39,6 +39,9 @@ ROW = np.dtype(
 FORMAT = 1  # of these rows, and of the hashes in them
 SMALLEST_SHARE = 4  # a picture is too small if both its sides are below this part of the network's
 BATCH = 256
+N_TOLD = (
+    1000  # times that progress is told: a bar takes longer to move than a small picture to open
+)
 SHA256_BYTES, TAIL_BYTES = 32, 40
 LEFTOVER_S = 24 * 3600  # nothing is written for as long without a change
 OURS = re.compile(r"([0-9a-f]{32}\.pictures|[0-9a-f]{64}\.(set|pairs))(\.[0-9a-f]{16}\.tmp)?")
@@ -135,7 +138,8 @@ def read(
             _describe(rows[index], one, error)
             yield nothing if error or not one.prepared else one.prepared.pixels.tobytes()
             n_opened += 1
-            progress(n_opened, len(new))
+            if n_opened % max(1, len(new) // N_TOLD) == 0 or n_opened == len(new):
+                progress(n_opened, len(new))
 
     rest = {"made_by": np.array(made_by), "names": np.frombuffer(names, np.uint8), "rows": rows}
     return Read(rows, _save(path, (len(rows), *how.shape), pixels(), rest))

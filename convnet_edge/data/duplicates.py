@@ -22,8 +22,8 @@ N_NEIGHBOURS = 32
 SIDE, BLOCK = 32, 4  # pixels
 MAX_LEVELS, MAX_SHARE = 5.0, 0.2  # of grey; of the contrast, which is low where all is noise
 IN_BLOCK = 2  # times as much in the mean of a block
-BATCH_BYTES, BATCH_PAIRS = 1 << 20, 1024
-BITS_OF_BYTE = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+BATCH_BYTES, BATCH_PAIRS, BATCH_PICTURES = 1 << 20, 1024, 1 << 15
+BITS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -103,28 +103,30 @@ def groups(near: Array, exact: tuple[tuple[int, ...], ...], n: int) -> Array:
 def _candidates(hashes: Array, brightness: Array, blocks: Array, limits: Array) -> Array:
     """Return the places (P, 2) of pictures, in order of brightness, that may be near."""
     octets, n = hashes.view(np.uint8).reshape(-1, 8), max(len(hashes), 1)
-    pairs = np.array([-1])  # as one number each, sorted
+    by_block = np.ascontiguousarray(blocks.T)
+    found = [np.empty(0, np.int64)]  # a pair as one number
     for first, second in itertools.combinations(range(8), 2):
-        key = octets[:, first].astype(np.uint16) << 8 | octets[:, second]
-        order = np.argsort(key, kind="stable")
-        at, found = np.arange(len(key)), [pairs]
-        for step in range(1, N_NEIGHBOURS + 1):
-            at = at[: np.searchsorted(at, len(key) - step)]
+        # pictures of the same two bytes together, far from others, in order of brightness
+        value = (octets[:, first] * 256.0 + octets[:, second]) * 1024 + brightness
+        order = np.argsort(value, kind="stable")
+        value = value[order]
+        last = np.searchsorted(value, value + MAX_LEVELS, "right") - 1
+        n_next = np.minimum(last - np.arange(len(value)), N_NEIGHBOURS)
+        for start in range(0, len(value), BATCH_PICTURES):
+            counts = n_next[start : start + BATCH_PICTURES]
+            at = np.repeat(np.arange(start, start + len(counts)), counts)
+            step = np.arange(1, len(at) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
             one, other = order[at], order[at + step]
-            goes_on = key[one] == key[other]
-            goes_on &= brightness[other] - brightness[one] <= MAX_LEVELS
-            at, one, other = at[goes_on], one[goes_on], other[goes_on]
-            if not len(at):
-                break
             alike = _n_bits(hashes[one] ^ hashes[other]) <= MAX_BITS
-            pair = one * n + other
-            alike &= pairs[np.searchsorted(pairs, pair, "right") - 1] != pair  # not yet found
-            one, other, pair = one[alike], other[alike], pair[alike]
-            gaps = np.abs(blocks[one].astype(np.int16) - blocks[other]).max(axis=1)
-            alike = gaps <= IN_BLOCK * np.minimum(limits[one], limits[other]) + 1  # rounded
-            found.append(pair[alike])
-        pairs = np.sort(np.concatenate(found))
-    return np.stack(np.divmod(pairs[1:], n), axis=1)
+            one, other = one[alike], other[alike]
+            for some in (by_block[:: SIDE // BLOCK + 1], by_block):  # most differ in the diagonal
+                means, others = some[:, one], some[:, other]
+                gaps = (np.maximum(means, others) - np.minimum(means, others)).max(axis=0)
+                limit = IN_BLOCK * np.minimum(limits[one], limits[other]) + 1  # rounded
+                alike = gaps <= limit
+                one, other = one[alike], other[alike]
+            found.append(one * n + other)
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), n), axis=1)
 
 
 def _confirm(pixels: Array, limits: Array, pairs: Array) -> tuple[Array, Array]:
@@ -148,8 +150,8 @@ def _confirm(pixels: Array, limits: Array, pairs: Array) -> tuple[Array, Array]:
 
 
 def _n_bits(hashes: Array) -> Array:
-    octets = hashes.view(np.uint8).reshape(-1, 8)
-    return np.asarray(BITS_OF_BYTE[octets].sum(axis=1, dtype=np.uint8))
+    quarters = hashes.view(np.uint16).reshape(-1, 4).T
+    return np.asarray(np.add.reduce([BITS[quarter] for quarter in quarters]))
 
 
 def _block_means(grey: Array) -> Array:

@@ -44,7 +44,8 @@ def read_bytes(path: Path, *, limit: int, next_step: str) -> bytes:
     try:
         if path.is_file():
             with path.open("rb") as file:
-                data = file.read(limit + 1)
+                # not limit + 1: so much memory would be asked for, however short the file
+                data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
             if 0 < len(data) <= limit:
                 return data
             found = "is larger than that" if data else "is empty (0 bytes)"
