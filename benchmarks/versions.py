@@ -2,8 +2,8 @@
 
 One command: `python benchmarks/versions.py OLD`, where OLD is a folder that holds the older
 `convnet_edge`, as `git worktree add OLD v0.1.0` makes it. Both runtimes live in this one process
-and take turns on the three shipped files, A B B A, in bursts of milliseconds, so that the machine
-is the same for both; `--help` and a training epoch take turns in fresh processes. The last line is
+and take turns, each on the three files that it ships, A B B A, in bursts of milliseconds, so that
+the machine is the same for both; `--help` and a training epoch take turns in fresh processes. The last line is
 one JSON document. A ratio above 1: this version is faster.
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def main() -> None:
         sys.path.insert(0, folder)
         versions = (importlib.import_module("older_runtime.classifier"), this_version)
         for file in FILES:
-            for name, found in time_runtimes(versions, file, given.bursts):
+            data = [(version / "exported" / file).read_bytes() for version in (given.old, HERE)]
+            for name, found in time_runtimes(versions, file, data, given.bursts):
                 pairs.setdefault(name, []).append(found)
             print(f"{file} done", file=sys.stderr)
     for number in range(given.rounds):
@@ -75,11 +76,11 @@ def in_turn(number: int) -> tuple[int, int]:
 
 
 def time_runtimes(
-    versions: tuple[Any, Any], file: str, n_bursts: int
+    versions: tuple[Any, Any], file: str, data: Sequence[bytes], n_bursts: int
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield (what, ms of both versions) for each burst of runs and each opening of `file`."""
-    clock, data = time.perf_counter, (HERE / "exported" / file).read_bytes()
-    both = [version.Classifier(data, threads=1) for version in versions]
+    clock = time.perf_counter
+    both = [versions[side].Classifier(data[side], threads=1) for side in (0, 1)]
     images = both[1].contract.goldens.images
     for what, (size, n_runs) in BURSTS.items():
         batches = [each.to_input(images[np.arange(size) % len(images)]) for each in both]
@@ -97,7 +98,7 @@ def time_runtimes(
         found = [0.0, 0.0]
         for side in in_turn(number):
             began = clock()
-            opened = versions[side].Classifier(data, threads=1)
+            opened = versions[side].Classifier(data[side], threads=1)
             found[side] = 1e3 * (clock() - began) - opened.session.create_ms
         yield f"{file} check_ms, before the session", (found[0], found[1])
 
