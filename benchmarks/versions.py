@@ -3,8 +3,8 @@
 One command: `python benchmarks/versions.py OLD`, where OLD is a folder that holds the older
 `convnet_edge`, as `git worktree add OLD v0.1.0` makes it. Both runtimes live in this one process
 and take turns, each on the three files that it ships, A B B A, in bursts of milliseconds, so that
-the machine is the same for both; `--help` and a training epoch take turns in fresh processes. The last line is
-one JSON document. A ratio above 1: this version is faster.
+the machine is the same for both; `--help` and a training epoch take turns in fresh processes. The
+last line is one JSON document. A ratio above 1: this version is faster.
 """
 
 from __future__ import annotations
