@@ -24,19 +24,11 @@ MAX_RESULT_BYTES = 64 * MIB
 LARGEST = 1 << 63
 FAMILY, NEWEST = SCHEMA.rsplit("/", 1)
 AMOUNT = re.compile(r"n|n_\w+|\w+_(ns|us|ms|s|hz|mhz|bytes|size|share)|confusion|accuracy")
+UNREADABLE: dict[type, str] = {
+    RecursionError: "nested too deeply",
+    UnicodeDecodeError: "its bytes are no text",
+}
 MAX_DEPTH = 32  # of lists and objects inside one another; a result has 6
-EXPECTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "an object",
-    "dataclass": "an object",
-    "missing": "a value for it",
-    "too": "a list of two",
-}  # by the first word of pydantic's name of the error
 UPGRADE = "read it with the convnet-edge that wrote it, or a newer one"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
 
@@ -59,11 +51,8 @@ def read_results(paths: Iterable[Path]) -> dict[Path, Result]:
             data = read_bytes(file, limit=MAX_RESULT_BYTES, next_step=MEASURE)
             try:
                 document = json.loads(data)
-            except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, vast numbers, deep
-                why = str(error).partition(";")[0][:200]
-                if isinstance(error, RecursionError | UnicodeDecodeError):
-                    deep = isinstance(error, RecursionError)
-                    why = "nested too deeply" if deep else "its bytes are no text"
+            except (ValueError, RecursionError) as error:  # also of vast numbers
+                why = UNREADABLE.get(type(error)) or str(error).partition(";")[0][:200]
                 whole = "a whole result file of `convnet-edge bench`"
                 raise _misfit(f"{file} is no JSON: {why}", whole) from error
             if not path.is_dir() or _schema(document):
@@ -108,14 +97,16 @@ def _check(document: Any, path: Path) -> Result:
 
 
 def _explained(first: Mapping[str, Any], path: Path) -> InputError:
-    """Return pydantic's first complaint about a file in our words."""
-    kind, place = first["type"], first["loc"]
-    word = EXPECTED.get(kind.partition("_")[0], first["msg"].removeprefix("Input should be "))
+    """Return pydantic's first complaint about a file, and where in it that is."""
+    place, (_, _, word) = first["loc"], first["msg"].partition("Input should be ")
     if place[0] == "settings" and len(place) > 2:  # which of several types pydantic tried last
-        place, word = place[:2], "a number, text, true, false, null, or a list of whole numbers"
+        place, word = place[:2], "a number, string, boolean, null, or an array of integers"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    found = "missing" if kind == "missing" else json.dumps(first["input"], ensure_ascii=False)[:40]
-    return _misfit(f"{path}: {key[1:]} is {found}", word)
+    is_missing = first["type"] == "missing"
+    found = "missing" if is_missing else json.dumps(first["input"], ensure_ascii=False)[:40]
+    return _misfit(
+        f"{path}: {key[1:]} is {found}", word or "what `convnet-edge bench` writes there"
+    )
 
 
 @functools.cache

@@ -6,7 +6,6 @@ drawn by this program, come as they are.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
 from ..runtime.files import write_atomically
 from ..runtime.measure import tables
-from ..runtime.measure.result import Machine, Result, brief
+from ..runtime.measure.result import Latency, Machine, Result, brief
 from ..runtime.measure.tables import NONE, Table
 from .options import ReportOptions
 from .read import read_results
@@ -113,8 +112,8 @@ def report(options: ReportOptions) -> ReportResult:
         markdown_path,
         pictures,
         markdown,
-        tuple(_screen(entries, markdown_path)),
-        (*_screen(entries, markdown_path, n_most=sys.maxsize)[1:], *_details(said, overview[1])),
+        (said.summary, *_screen(entries, markdown_path)),
+        (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
         tuple(dict.fromkeys(one.name for one in entries)),
     )
@@ -122,70 +121,64 @@ def report(options: ReportOptions) -> ReportResult:
 
 def measurements(results: Mapping[Path, Result]) -> Table:
     """Return one row for each result and batch size."""
-    rows = [
-        {
-            "#": str(one.number),
-            "file": one.name,
-            "machine": _machine(one),
-            "provider, threads": f"{ran.obtained}, {ran.threads or NONE}",
-            "batch": tables.number(row.batch_size),
-            "p50 ms": tables.percentile_text(row.percentile(0.5)),
-            "p99 ms": tables.percentile_text(row.percentile(0.99)),
-            "images/s": tables.shown("images_per_s", row.images_per_s),
-            "accuracy": tables.accuracy_text(one.result.accuracy),
-            "verdict": row.verdict.status if row.verdict else NONE,
-        }
-        for one in _entries(results)
-        for ran in (one.result.provider,)
-        for row in one.result.latency
-    ]
+    rows = [_cells(one, row) for one, row in _timed(_entries(results))]
     return _table("measurements", "Speed and accuracy of each result and batch size", rows)
 
 
-def _screen(entries: Sequence[Entry], whole: Path, *, n_most: int = MAX_ROWS) -> list[str]:
+def _cells(one: Entry, row: Latency, *, short: bool = False) -> dict[str, str]:
+    """Return what a table says of one batch size of a result; short: for a screen."""
+    place = {"on": tables.shorten(one.where, MAX_WHERE)}
+    if not short:
+        ran = one.result.provider
+        threads = f"{ran.obtained}, {ran.threads or NONE}"
+        place = {"machine": _machine(one), "provider, threads": threads}
+    return {
+        "#": str(one.number),
+        "file": one.name,
+        **place,
+        **tables.speed(row, ends=not short),
+        "accuracy": tables.accuracy_text(one.result.accuracy, ends=not short),
+        "verdict": row.verdict.status if row.verdict else NONE,
+    }
+
+
+def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
     """Return what fits a screen: every row, else one of each result, those on a front first.
 
     whole: the file that holds all rows.
     """
-    timed = [(one, row) for one in entries for row in one.result.latency]
-    rows = timed
-    if len(timed) > n_most:
-        telling = _telling([one for one in entries if one.row], n_most)
+    timed = rows = _timed(entries)
+    if len(timed) > MAX_ROWS:
+        telling = _telling([one for one in entries if one.row], MAX_ROWS)
         rows = [(one, one.row) for one in telling if one.row]
-    cells = [
-        {
-            "#": str(one.number),
-            "file": one.name,
-            "on": tables.shorten(one.where, MAX_WHERE),
-            "batch": tables.number(row.batch_size),
-            "p50 ms": tables.percentile_parts(row.percentile(0.5))[0],
-            "p99 ms": tables.percentile_parts(row.percentile(0.99))[0],
-            "images/s": tables.shown("images_per_s", row.images_per_s),
-            "accuracy": tables.accuracy_parts(one.result.accuracy)[0],
-            "verdict": row.verdict.status if row.verdict else NONE,
-        }
-        for one, row in rows
-    ]
-    lines = [_summary(entries)]
-    if cells:
-        if _excess(cells):  # rather than the end of a name
-            for row in cells:
-                del row["p99 ms"]
-        room = max(len(row["file"]) for row in cells) - _excess(cells)
-        for row in cells:
-            row["file"] = tables.shorten(row["file"], max(room, 5))
-        lines = tables.to_text(_table("screen", lines[0], cells))
+    lines = _fitted(rows)
     if n_more := len(timed) - len(rows):
         lines.append(f"{n_more:,} more rows in {whole}")
-    if n_most == MAX_ROWS and any(map(_reasons, entries)):
+    if any(map(_reasons, entries)):
         lines.append("NOISY or INVALID: why is on the page, and with --verbose")
     return lines
 
 
-def _excess(cells: Sequence[dict[str, str]]) -> int:
-    """Return how many columns more than a terminal a table takes."""
-    width = max(map(len, tables.to_text(_table("screen", "", cells))))
-    return max(width - tables.WIDTH, 0)
+def _timed(entries: Sequence[Entry]) -> list[tuple[Entry, Latency]]:
+    return [(one, row) for one in entries for row in one.result.latency]
+
+
+def _fitted(rows: Sequence[tuple[Entry, Latency]]) -> list[str]:
+    """Return a table that fits a terminal: if need be without p99 and the middle of names."""
+    cells = [_cells(one, row, short=True) for one, row in rows]
+
+    def room() -> int:
+        return tables.WIDTH - max(map(len, tables.to_text(_table("screen", "", cells))))
+
+    if not cells:
+        return []
+    if room() < 0:  # rather than the end of a name
+        for row in cells:
+            del row["p99 ms"]
+    widest = max(len(row["file"]) for row in cells) + min(room(), 0)
+    for row in cells:
+        row["file"] = tables.shorten(row["file"], max(widest, 5))
+    return tables.to_text(_table("screen", "", cells))[1:]
 
 
 def _details(page: _Page, overview: Table) -> Iterator[str]:
@@ -256,21 +249,20 @@ def _reasons(one: Entry) -> list[str]:
 
 def _overview(entries: Sequence[Entry]) -> Table:
     """Return one row for each result, also of those that failed."""
-    rows = []
-    for one in entries:
-        model, cold_start = one.result.model, one.result.cold_start
-        cells = {
+    rows = [
+        {
             "#": str(one.number),
             "result": one.path.name,
             "file": one.name,
-            "integers": tables.shown("integers", model.integers),
-            "size": tables.shown("model_bytes", model.model_bytes),
-            "cold start ms": tables.cold_start_text(cold_start),
+            "integers": tables.shown("integers", one.result.model.integers),
+            "size": tables.shown("model_bytes", one.result.model.model_bytes),
+            "cold start ms": tables.cold_start_text(one.result.cold_start),
             "peak memory": tables.shown("memory_bytes", one.result.memory_bytes),
             "verdict": one.status,
             "ended": _ending(one),
         }
-        rows.append(cells)
+        for one in entries
+    ]
     return _table("results", "Size, start, memory and end of each result", rows)
 
 

@@ -51,10 +51,10 @@ def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
     text = result.stdout
     (wrote,) = [line for line in text.splitlines() if line.startswith("wrote r.json, ")]
     assert all(f".{what}.png" in wrote for what in drawn)
-    for part in ("on cpu, 1 thread", "95 % interval", "n/a (needs 6,636)", "Cold start", "verdict:",
+    for part in ("Provider", "95 % interval", "n/a (needs 6,636)", "Cold start", "verdict:",
                  "Profile", "Throughput"):  # fmt: skip
         assert part in text, part
-    assert text.index("cost: ") < text.index("Time of a run")
+    assert text.index("Cost of an image") < text.index("Time of a run")
     assert text.endswith("next: convnet-edge report r.json\n")
 
 

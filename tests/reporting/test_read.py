@@ -25,6 +25,7 @@ BROKEN = {
     "another schema": b'{"schema": "convnet-edge/checkpoint/1"}',
     "a schema that is no text": b'{"schema": ["convnet-edge/bench/3"]}',
 }
+WRITTEN = "what `convnet-edge bench` writes there"
 WRONG = {
     "model": ({"model": "x"}, "model"),
     "negative": ({"peak_memory_bytes": -1}, "peak_memory_bytes"),
@@ -71,17 +72,17 @@ def test_value_of_wrong_type_or_range_is_refused_by_its_key(tmp_path, changes, k
 @pytest.mark.parametrize(
     ("changes", "found", "expected"),
     [
-        ({"model__model_bytes": 1.5}, "model.model_bytes is 1.5", "a whole number"),
-        ({"model__name": None}, "model.name is null", "text"),
-        ({"provider__threads": True}, "provider.threads is true", "a whole number"),
-        ({"interrupted": "no"}, 'interrupted is "no"', "true or false"),
-        ({"latency": {"a": 1}}, 'latency is {"a": 1}', "a list"),
-        ({"model": made.DELETE}, "model is missing", "a value for it"),
+        ({"model__model_bytes": 1.5}, "model.model_bytes is 1.5", "a valid integer"),
+        ({"model__name": None}, "model.name is null", "a valid string"),
+        ({"provider__threads": True}, "provider.threads is true", "a valid integer"),
+        ({"interrupted": "no"}, 'interrupted is "no"', "a valid boolean"),
+        ({"latency": {"a": 1}}, 'latency is {"a": 1}', "a valid array"),
+        ({"model": made.DELETE}, "model is missing", WRITTEN),
         ({"verdict__status": "X"}, 'verdict.status is "X"', "'VALID', 'NOISY' or 'INVALID'"),
-        ({"settings__a": ["x"]}, 'settings.a is ["x"]', "a number, text, true, false, null, or a "
-         "list of whole numbers"),
+        ({"settings__a": ["x"]}, 'settings.a is ["x"]', "a number, string, boolean, null, or an "
+         "array of integers"),
         ({"latency": [{"batch_size": 1, "n_runs": 1, "histogram_ns": [[1, 2, 3]]}]},
-         "latency[0].histogram_ns[0] is [1, 2, 3]", "a list of two"),
+         "latency[0].histogram_ns[0] is [1, 2, 3]", WRITTEN),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_words_and_as_the_file_has_it(tmp_path, changes, found, expected):

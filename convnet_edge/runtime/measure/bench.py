@@ -8,7 +8,7 @@ run is interrupted or killed. Files, pictures and printing are the caller's busi
 import datetime
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from shlex import quote
 from typing import Any
 
@@ -27,8 +27,7 @@ from .result import Latency, Minute, Pair, Reason, Result
 from .stats import Array, percentiles_ms
 
 N_PROCESSES = 5
-QUICK_BATCH_SIZES = (1, 64)
-QUICK_DURATION_S = 0.8
+QUICK_BATCH_SIZES, QUICK_DURATION_S = (1, 64), 0.8
 STEADY_S, QUICK_STEADY_S = 0.2, 0.02
 THROUGHPUT_S, N_ROUNDS = 6.0, 3
 PACED_S, MINUTE_S = 30.0, 60.0
@@ -38,15 +37,7 @@ N_SCORED_AT_ONCE = 1024  # images, between two words of progress
 GALLERY_SIZE = 12
 MAX_RAW_SAMPLES = 8_000  # with one number a line, the result stays below 200 kB
 HISTOGRAM_STEP = 1.01
-NO_SETTINGS = {
-    "models",
-    "out",
-    "provider",
-    "data",
-    "data_dir",
-    "split",
-    "cache",
-}  # these options do not decide the measurement
+UNSTATED = ("models", "out", "provider")  # these options do not decide the measurement
 
 
 @dataclass(frozen=True)
@@ -118,6 +109,13 @@ def bench_model(
         InterruptedRunError: Ctrl-C. What was measured until then was handed out in both cases.
     """
     began = replace(_describe(classifier, options, name, version), checks=tuple(checks))
+    if options.quick:
+        options = replace(
+            options,
+            batch_sizes=QUICK_BATCH_SIZES,
+            duration_s=QUICK_DURATION_S,
+            min_runs=verdict.MIN_RUNS,
+        )
     run = Measured(classifier, options, test, listener or Listener(), began)
     try:
         require(
@@ -192,7 +190,11 @@ def _describe(classifier: Classifier, options: BenchOptions, name: str, version:
             gpu_libraries=machine.mapped_gpu_libraries() if on_cuda else None,
         ),
         machine=results.Machine(**machine.passport()),
-        settings={key: value for key, value in asdict(options).items() if key not in NO_SETTINGS},
+        settings={
+            one.name: getattr(options, one.name)
+            for one in fields(BenchOptions)  # and not a subclass's, which say where pictures are
+            if one.name not in UNSTATED
+        },
         interrupted=True,
     )
 
@@ -205,12 +207,10 @@ def _measure(run: Measured, start: cold_start.Task) -> None:
     run.listener.opened(run.result)
     if run.test is not None:
         _score(run, run.test)
-    sizes = QUICK_BATCH_SIZES if options.quick else options.batch_sizes
-    _start_cold(run, start, sizes)
-    for batch_size in sizes:
+    _start_cold(run, start)
+    for batch_size in options.batch_sizes:
         run.begin(f"latency, batch {batch_size}")
-        row = _time_batch(run, batch_size, MAX_RAW_SAMPLES // len(sizes))
-        run.note(latency=(*run.result.latency, row))
+        run.note(latency=(*run.result.latency, _time_batch(run, batch_size)))
         run.listener.timed(run.result)
     _relate_to_bound(run)
     run.note(verdict=verdict.combine(run.result.latency, others))
@@ -256,13 +256,12 @@ def _score(run: Measured, test: accuracy.ImageSet) -> None:
     run.note(accuracy=replace(score, calibration=calibration, test_sha256=test.sha256))
 
 
-def _start_cold(run: Measured, start: cold_start.Task, sizes: tuple[int, ...]) -> None:
-    quick = run.options.quick
+def _start_cold(run: Measured, start: cold_start.Task) -> None:
     task = replace(
         start,
         settings=run.classifier.session.settings,
-        batch_sizes=sizes if quick else tuple(sorted({1, *sizes})),
-        steady_s=QUICK_STEADY_S if quick else STEADY_S,
+        batch_sizes=tuple(sorted({1, *run.options.batch_sizes})),
+        steady_s=QUICK_STEADY_S if run.options.quick else STEADY_S,
     )
     run.begin(f"cold start, {N_PROCESSES} fresh processes")
     found: tuple[results.FreshProcess, ...] = ()
@@ -274,16 +273,16 @@ def _start_cold(run: Measured, start: cold_start.Task, sizes: tuple[int, ...]) -
         run.listener.share(len(found) / N_PROCESSES)
 
 
-def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
-    """Time one batch size. Up to `max_raw` samples are kept; beyond it, a histogram of them."""
+def _time_batch(run: Measured, batch_size: int) -> Latency:
+    """Time one batch size. Of more samples than a result may hold, a histogram is kept."""
     options, classifier = run.options, run.classifier
     feed = timing.prepare(classifier, run.images, batch_size)
-    bound = _bind(run, feed.batches[0]) if options.io_binding or options.cuda_graph else None
+    bound = _bind(run, feed.batches[0]) if run.result.provider.io_binding else None
     timed = timing.time_runs(
         bound.run if bound else classifier.session.run,
         feed,
-        duration_s=QUICK_DURATION_S if options.quick else options.duration_s,
-        min_runs=verdict.MIN_RUNS if options.quick else options.min_runs,
+        duration_s=options.duration_s,
+        min_runs=options.min_runs,
         tick=run.listener.share,
     )
     row, samples_ns, split = timed.row, timed.samples_ns, None
@@ -291,7 +290,7 @@ def _time_batch(run: Measured, batch_size: int, max_raw: int) -> Latency:
         parts_ns = [bound.run_split(feed.batches[0])[1] for _ in range(N_SPLIT_RUNS)]
         split = results.Split(*(np.median(parts_ns, axis=0) / 1e6).tolist())
     run.samples_ms[batch_size] = samples_ns / 1e6
-    is_short = len(samples_ns) <= max_raw
+    is_short = len(samples_ns) <= MAX_RAW_SAMPLES // len(options.batch_sizes)
     return replace(
         row,
         split=split,

@@ -10,22 +10,25 @@ from collections.abc import Callable, Sequence
 
 from . import tables
 from .result import Result, Verdict
-from .tables import NONE, WIDTH, accuracy_parts, number, percentile_parts, shorten, shown
+from .tables import NONE, WIDTH, accuracy_text, shorten, shown
 
 COLUMNS = {"model": 27, "batch": 6, "p50 ms": 9, "p99 ms": 10, "images/s": 10, "accuracy": 9,
            "memory": 9}  # and their widths  # fmt: skip
+UNSHOWN = {"confusion", "pairs"}  # tables: the one is too wide, the other said in a sentence
 
 
 class Screen:
-    """What `say` prints of one model after the other; verbose: everything."""
+    """What `say` prints of one model after the other; verbose: every table once it is known."""
 
     def __init__(self, say: Callable[..., None], *, verbose: bool) -> None:
         self._say, self._verbose, self._is_first = say, verbose, True
+        self._told: set[str] = set()
 
     def opened(self, result: Result) -> None:
         """Say what is timed where, before any time is known; the columns, over the first model."""
         if self._verbose:
-            self._say(*tables.card(result))
+            self._told = {*UNSHOWN, *["profile"] * (not result.settings.get("profile"))}
+            self._tell_tables(result)
         elif self._is_first:
             ran, cpu = result.provider, result.machine.cpu or NONE
             threads = f"{ran.threads or NONE} thread{'s' * (ran.threads != 1)}"
@@ -36,32 +39,36 @@ class Screen:
         """Say what the last batch size took; beside the first, what holds for the model."""
         if self._verbose:
             return
-        row, name, about = result.latency[-1], "", ("", "")
+        name, about = "", ("", "")
         if len(result.latency) == 1:
             name, memory = result.model.name, shown("memory_bytes", result.memory_bytes)
-            about = accuracy_parts(result.accuracy)[0], memory
-        p50, p99 = (percentile_parts(row.percentile(p))[0] for p in (0.5, 0.99))
-        rate = shown("images_per_s", row.images_per_s)
-        self._say(_line((name, number(row.batch_size), p50, p99, rate, *about)))
+            about = accuracy_text(result.accuracy, ends=False), memory
+        self._say(_line((name, *tables.speed(result.latency[-1]).values(), *about)))
 
     def ended(self, result: Result) -> None:
         """Say whether to believe it, and how it compares with the first model."""
         if self._verbose:
-            self._say(*tables.report_lines(result, shutil.get_terminal_size().columns))
-            return
+            self._tell_tables(result)
         if result.verdict is not None:
-            self._say(f"  {_in_one_line(result.verdict)}")
+            self._say(*(_in_full if self._verbose else _in_one_line)(result.verdict))
         self._say(*map(tables.pair_line, result.pairs))
+
+    def _tell_tables(self, result: Result) -> None:
+        """Say the tables that were not known before."""
+        for table in tables.tables_of(result):
+            if table.name not in self._told:
+                self._say(*tables.to_text(table, shutil.get_terminal_size().columns), "")
+                self._told.add(table.name)
 
 
 def in_one_line(result: Result) -> str:
     """Return the answer of a bench in a line: how fast, how large in memory, whether to believe."""
-    first, status = result.latency[0], result.verdict.status if result.verdict else NONE
+    status = result.verdict.status if result.verdict else NONE
+    first = tables.speed(result.latency[0])
     most = max(row.images_per_s or 0.0 for row in result.latency)
     return (
-        f"{result.model.name}: p50 {percentile_parts(first.percentile(0.5))[0]} ms at batch "
-        f"{first.batch_size}, {most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: "
-        f"{status}"
+        f"{result.model.name}: p50 {first['p50 ms']} ms at batch {first['batch']}, "
+        f"{most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: {status}"
     )
 
 
@@ -71,9 +78,13 @@ def _line(cells: Sequence[str] | dict[str, int]) -> str:
     return f"{shorten(name, width):<{width}}{numbers}".rstrip()
 
 
-def _in_one_line(verdict: Verdict) -> str:
+def _in_full(verdict: Verdict) -> list[str]:
+    return [f"verdict: {verdict.status}", *(f"  {reason.line()}" for reason in verdict.reasons)]
+
+
+def _in_one_line(verdict: Verdict) -> list[str]:
     """Return the verdict with its first reason, which weighs most."""
     reasons = [reason.summary() for reason in verdict.reasons]
     line = ": ".join((verdict.status, *reasons[:1]))
     more = f"; {len(reasons) - 1} more with --verbose" * (len(reasons) > 1)
-    return textwrap.shorten(line, WIDTH - 2 - len(more), placeholder="…") + more
+    return [f"  {textwrap.shorten(line, WIDTH - 2 - len(more), placeholder='…')}{more}"]

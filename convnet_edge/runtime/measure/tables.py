@@ -28,9 +28,8 @@ WIDTH = 80  # of a terminal that nobody has widened
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
 MAX_P = 0.05  # from which on a difference is not shown
 FACTS = ("what", "value")
-ON_TERMINALS = ("classes", "cold start", "latency", "throughput", "paced", "minutes")
-MACHINE_FACTS = ("usable_cores", "gpus", "governor", "temperature_c", "container", "load_1min")
-COST_FACTS = ("n_multiplications", "weight_bytes", "peak_multiplications_per_s")
+LATENCY_FACTS = ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
+                 "n_switched", "waited_share")  # fmt: skip
 MARKDOWN_SPECIAL = re.compile(r"([\\`*\[\]|~])")
 LABELS = {
     "n": "images",
@@ -65,50 +64,9 @@ class Table:
         return NUMBER.fullmatch(first) is not None
 
 
-def card(result: Result) -> list[str]:
-    """Return what is measured, where and what it must cost, before any time is known."""
-    model, ran, machine, cost = result.model, result.provider, result.machine, result.cost
-    nodes = ", ".join(f"{n} on {name}" for name, n in (ran.n_nodes_run or {}).items())
-    copies = f", {ran.n_copies} copies between them" if ran.n_copies else ""
-    lines = [
-        f"{model.name}: {model.model_bytes:,} bytes, on {ran.obtained}"
-        f"{'' if ran.tested else ' (untested provider)'}, {ran.threads} "
-        f"thread{'s' * (ran.threads != 1)}; nodes: {nodes}{copies}"
-    ]
-    if ran.gpu_libraries:
-        lines.append(f"mapped: {', '.join(ran.gpu_libraries)}")
-    lines.append(f"machine {machine.id}: {machine.cpu}, {_known(machine, MACHINE_FACTS)}")
-    if cost is not None:
-        bound = f"; an image takes {cost.bound_ms:.3g} ms or more" if cost.bound_ms else ""
-        lines.append(f"cost: {_known(cost, COST_FACTS)} ({cost.peak_of}){bound}")
-    return lines
-
-
-def _known(found: Any, names: Sequence[str]) -> str:
-    """Return those of the fields of these names that are known, in words."""
-    values = {heading(name): shown(name, getattr(found, name)) for name in names}
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value != NONE)
-
-
 def shorten(text: str, room: int = WIDTH) -> str:
     """Return `text` without its middle, if it takes more than `room` characters (5 or more)."""
     return text if len(text) <= room else f"{text[: room // 2]}…{text[-((room - 1) // 2) :]}"
-
-
-def report_lines(result: Result, width: int) -> list[str]:
-    """Return what a terminal of `width` columns shows: checks, accuracy, tables, verdict."""
-    lines, score = [check.line() for check in result.checks], result.accuracy
-    if score is not None and score.calibration is not None:
-        error = f"calibration error {percent(score.calibration.error, 2)}"
-        lines.append(f"test accuracy {score.summary()}; {error}")
-    lines += map(pair_line, result.pairs)
-    names = {*ON_TERMINALS, *["profile"] * bool(result.settings.get("profile"))}
-    for table in tables_of(result):
-        lines += ["", *to_text(table, width)] if table.name in names else []
-    if result.verdict is not None:
-        lines += ["", f"verdict: {result.verdict.status}"]
-        lines += [f"  {reason.line()}" for reason in result.verdict.reasons]
-    return lines
 
 
 def pair_line(pair: Pair) -> str:
@@ -146,7 +104,7 @@ def tables_of(result: Result) -> tuple[Table, ...]:
         Table("versions", "Versions", FACTS, tuple(versions.items())),
         Table("checks", "Checks before timing", ("check", "outcome", "detail"), tuple(checks)),
         _facts("cost", "Cost of an image, and the least time for it", _fields(result.cost)),
-        _cold_start(result.cold_start),
+        _cold_start(result),
         _latency(result.latency),
         *_accuracy(result.accuracy),
         _listed("throughput", "Throughput by load", result.throughput),
@@ -178,8 +136,8 @@ def _listed(name: str, caption: str, found: Sequence[Any], *, but: Sequence[str]
     return Table(name, caption, columns, rows)
 
 
-def _cold_start(cold_start: ColdStart | None) -> Table:
-    processes = cold_start.processes if cold_start else ()
+def _cold_start(result: Result) -> Table:
+    processes = result.cold_start.processes if result.cold_start else ()
     parts: dict[str, list[float]] = {}
     for name, value in (fact for process in processes for fact in _fields(process)):
         part = heading(name).removesuffix(" ms")
@@ -188,9 +146,8 @@ def _cold_start(cold_start: ColdStart | None) -> Table:
                 parts.setdefault(f"{part} at batch {size}", []).append(time_ms)
         elif name.endswith("_ms") and value is not None:
             parts.setdefault(part, []).append(value)
-    peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
     caption = f"Cold start of {len(processes)} fresh process{'es' * (len(processes) != 1)}"
-    caption += f"; peak memory {_size(max(peaks))}" if peaks else ""
+    caption += f"; peak memory {shown('memory_bytes', result.memory_bytes)}"
     rows = [(part, *map(_milliseconds, (statistics.median(times), min(times), max(times))))
             for part, times in parts.items()]  # fmt: skip
     columns = ("part", "median ms", "lowest ms", "highest ms")
@@ -199,28 +156,23 @@ def _cold_start(cold_start: ColdStart | None) -> Table:
 
 def _latency(latencies: Sequence[Latency]) -> Table:
     """Return a column for each batch size: so many fields fit no screen side by side."""
-    facts = [dict(_latency_facts(row)) for row in latencies]
+    facts = list(map(_latency_facts, latencies))
     names = dict.fromkeys(name for column in facts for name in column)
-    rows = tuple((name, *(column.get(name, NONE) for column in facts)) for name in names)
-    columns = ("batch", *(f"{row.batch_size:,}" for row in latencies))
-    return Table("latency", "Time of a run, one caller, back to back", columns, rows)
+    rows = ((name, *(column.get(name, NONE) for column in facts)) for name in names)
+    columns = ("batch", *(number(row.batch_size) for row in latencies))
+    known = tuple(row for row in rows if {*row[1:]} != {NONE})
+    return Table("latency", "Time of a run, one caller, back to back", columns, known)
 
 
-def _latency_facts(row: Latency) -> Iterable[tuple[str, str]]:
-    yield "runs", number(row.n_runs)
-    for found in row.percentiles_ms:
-        value, ends = percentile_parts(found)
-        yield f"p{100 * found.p:g} ms", value
-        if found.p == 0.5 and ends:
-            yield "p50 95 % ms", ends
-    for name in ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
-                 "n_switched", "waited_share"):  # fmt: skip
-        if getattr(row, name) is not None:
-            yield heading(name), shown(name, getattr(row, name))
-    for name, value in _fields(row.split):
-        yield heading(name), shown(name, value)
-    if row.verdict is not None:
-        yield "verdict", row.verdict.status
+def _latency_facts(row: Latency) -> dict[str, str]:
+    found = {"runs": number(row.n_runs)}
+    for one in row.percentiles_ms:
+        found[f"p{100 * one.p:g} ms"], ends = _percentile_parts(one)
+        if one.p == 0.5:
+            found["p50 95 % ms"] = ends or NONE
+    facts = [(name, getattr(row, name)) for name in LATENCY_FACTS] + _fields(row.split)
+    found |= {heading(name): shown(name, value) for name, value in facts}
+    return found | {"verdict": row.verdict.status if row.verdict else NONE}
 
 
 def _accuracy(accuracy: Accuracy | None) -> list[Table]:
@@ -251,15 +203,25 @@ def _paced(paced: Paced | None) -> list[Table]:
     return [_facts("paced", caption, facts), minutes]
 
 
-def percentile_text(found: Percentile | None) -> str:
-    """Return a percentile in milliseconds with its interval, or how many runs it needs."""
-    value, ends = percentile_parts(found)
-    if found is not None and found.value is None:
+def speed(row: Latency, *, ends: bool = False) -> dict[str, str]:
+    """Return what is said first of one batch size, by column; ends: with those of intervals."""
+    return {
+        "batch": number(row.batch_size),
+        "p50 ms": percentile_text(row.percentile(0.5), ends=ends),
+        "p99 ms": percentile_text(row.percentile(0.99), ends=ends),
+        "images/s": shown("images_per_s", row.images_per_s),
+    }
+
+
+def percentile_text(found: Percentile | None, *, ends: bool = True) -> str:
+    """Return a percentile in milliseconds, or how many runs it needs; ends: with its interval's."""
+    value, interval = _percentile_parts(found)
+    if ends and found is not None and found.value is None:
         return f"n/a ({value})"
-    return value + f" ({ends})" * bool(ends)
+    return f"{value} ({interval})" if ends and interval else value
 
 
-def percentile_parts(found: Percentile | None) -> tuple[str, str]:
+def _percentile_parts(found: Percentile | None) -> tuple[str, str]:
     """Return value and ends of the interval, with the digits that tell these apart."""
     if found is None or found.value is None:
         return NONE if found is None else f"needs {found.floor:,}", ""
@@ -268,15 +230,12 @@ def percentile_parts(found: Percentile | None) -> tuple[str, str]:
     return Interval(found.low, found.high).around(found.value, _decimals(found.value))
 
 
-def accuracy_text(accuracy: Accuracy | None) -> str:
-    """Return the accuracy in percent with its interval."""
-    value, ends = accuracy_parts(accuracy)
-    return value + f" ({ends})" * bool(ends)
-
-
-def accuracy_parts(accuracy: Accuracy | None) -> tuple[str, str]:
-    """Return the accuracy in percent, and the ends of its interval."""
-    return accuracy.percents() if accuracy else (NONE, "")
+def accuracy_text(accuracy: Accuracy | None, *, ends: bool = True) -> str:
+    """Return the accuracy in percent; ends: with those of its interval."""
+    if accuracy is None:
+        return NONE
+    value, interval = accuracy.percents()
+    return f"{value} ({interval})" if ends else value
 
 
 def cold_start_text(cold_start: ColdStart | None) -> str:

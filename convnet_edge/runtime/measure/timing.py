@@ -255,18 +255,15 @@ def _rate(load: Load, feed: Feed, slot_s: float) -> float:
     began_ns, slot_ns = time.perf_counter_ns(), slot_s * 1e9
     warm_ns, until_ns = began_ns + WARMUP_SHARE * slot_ns, began_ns + slot_ns
 
-    def call(_: int) -> Recorder:
-        recorder = Recorder()
-        starts_ns = recorder.starts_ns
-
+    def call(recorder: Recorder) -> None:
         def go_on(now_ns: int, n_runs: int) -> bool:
-            return now_ns < until_ns or not n_runs or starts_ns[-1] < warm_ns
+            return now_ns < until_ns or not n_runs or recorder.starts_ns[-1] < warm_ns
 
         loop(load.classifier.session.run, feed.batches, recorder, go_on)
-        return recorder
 
+    recorders = [Recorder() for _ in range(load.n_callers)]
     with ThreadPoolExecutor(load.n_callers) as pool:
-        recorders = list(pool.map(call, range(load.n_callers)))
+        list(pool.map(call, recorders))  # raises what a caller met
     runs_per_s = 0.0
     for recorder in recorders:
         error, starts_ns = feed.largest_error(recorder.kept), recorder.starts_ns
