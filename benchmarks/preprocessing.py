@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from convnet_edge.runtime.measure import machine
-from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST, Preprocessing, read_picture
+from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST, Preprocessing, to_pixels
 
 N_ROUNDS, SIZE = 11, (6000, 4000)
 WAYS = {name: Preprocessing((224, 224), 3, filter=name) for name in ("area", "bilinear", "bicubic")}
@@ -33,11 +33,11 @@ def measure(name: str, large: Path, small: Path) -> dict[str, float]:
     how, ratios, peaks_mib = WAYS[name], [], []
     resample = Image.Resampling["BICUBIC" if name == "bicubic" else "BILINEAR"]
     for path in (small, large):
-        read_picture(path, how)
+        to_pixels(path, how)
         peaks_mib.append(peak_mib())
     for _ in range(N_ROUNDS):
         marks_ns = [time.perf_counter_ns()]
-        read_picture(large, how)
+        to_pixels(large, how)
         marks_ns.append(time.perf_counter_ns())
         np.asarray(Image.open(large).resize(how.size[::-1], resample))
         ratios.append((marks_ns[1] - marks_ns[0]) / (time.perf_counter_ns() - marks_ns[1]))

@@ -23,7 +23,8 @@ from PIL import Image
 
 from convnet_edge.data import cache
 from convnet_edge.data.fashion_mnist import load_test_set
-from convnet_edge.data.scan import Entry
+from convnet_edge.data.options import PreparationOptions
+from convnet_edge.data.scan import Entry, scan_of
 from convnet_edge.runtime.contract import Array
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
@@ -70,9 +71,9 @@ def ours(source: Path, side: int, cache_dir: Path) -> dict[str, float]:
     """Read all of `source`; return how long it took, and in how much memory."""
     how = Preprocessing((side, side), 1 if side == 28 else 3)
     paths = sorted(f"{folder}/{name}" for folder, _, names in os.walk(source) for name in names)
-    entries = [Entry(path, "", None) for path in paths]
+    scan = scan_of([Entry(path, "", None) for path in paths])
     started = time.perf_counter()
-    found = cache.read(entries, how, cache_dir=cache_dir, source=str(source))
+    found = cache.read(scan, how, PreparationOptions(data=str(source), cache=cache_dir))
     assert not found.rows["error"].any()
     assert "torch" not in sys.modules
     kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN

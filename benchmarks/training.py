@@ -29,7 +29,6 @@ from convnet_edge.data import fashion_mnist as data
 from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
-from convnet_edge.training.distributed import Processes
 from convnet_edge.training.loop import measure_peak, without_tf32
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.record import device_name
@@ -149,7 +148,7 @@ def _pool_first(model: Convnet) -> Callable[[torch.Tensor], torch.Tensor]:
 def ours(setting: Setting, *, graph: bool = True, **options: Any) -> Block:
     """Take the steps that `convnet-edge train` takes."""
     given = TrainOptions(data_dir=setting.data_dir, **options)
-    run = Run(given, device=setting.device, processes=Processes())
+    run = Run(given, device=setting.device)
     step = GraphedStep(run) if graph else run.step
 
     def block(n_steps: int) -> None:

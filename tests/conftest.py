@@ -1,14 +1,17 @@
 """Shared by all tests: one tiny trained model, and its export."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import tiny
 from faults import unsealed
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from convnet_edge.data import fashion_mnist as data
@@ -18,6 +21,17 @@ from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.training.options import TrainOptions
 
 N_FEW = 300
+DRAWING = ("drawing", "reporting", "web")  # whose tests look at pictures
+BRIEF = {
+    "quantizing.quantize.ROUND_S": 0.01,
+    "reporting.compare.STEADY_S": 0.02,
+    "runtime.measure.bench.N_PROCESSES": 1,
+    "runtime.measure.bench.QUICK_DURATION_S": 0.02,
+    "runtime.measure.bench.STEADY_S": 0.02,
+    "runtime.measure.bench.THROUGHPUT_S": 0.1,
+    "runtime.measure.cost.N_PROFILED": 10,
+    "runtime.measure.cost.SIDE": 128,
+}
 ON_REQUEST = ("slow", "index", "browser", "arm")  # pyproject.toml says what they need
 
 
@@ -40,6 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the modules are there to stay: going through them took a twentieth of the time
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Leave the cache of who runs the tests alone, but for matplotlib's list of fonts."""
@@ -49,6 +67,35 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             patch.setenv("MPLCONFIGDIR", str(Path(usual, "matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_made_once() -> Iterator[None]:
+    """Else Typer's runner makes every command of a program again for each line that it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(get_command))
+        yield
+
+
+@pytest.fixture
+def rendered() -> None:
+    """Asked for by tests in which a picture's pixels matter."""
+
+
+@pytest.fixture(autouse=True)
+def _painted_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of a picture's time: its layout, and the pixels."""
+    if request.path.parent.name not in DRAWING and "rendered" not in request.fixturenames:
+        monkeypatch.setattr(
+            "matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(b"<svg></svg>")
+        )
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benching, comparing and quantising take moments; how fast a model is, is of no interest."""
+    for name, value in BRIEF.items():
+        monkeypatch.setattr(f"convnet_edge.{name}", value)
 
 
 @pytest.fixture
@@ -93,11 +140,12 @@ def on_few(few, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def trained(few, tmp_path_factory: pytest.TempPathFactory):
     """One epoch on the embedded sample: the tiny trained model of all tests."""
-    from convnet_edge.training import loop
+    from convnet_edge.training import loop, record
 
     out = tmp_path_factory.mktemp("trained") / "tiny.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_test_set", lambda: few)
+        patch.setattr(record, "MOST_DECIDING", 1_000)  # all 10,000 take as long as the epoch
         return loop.train(TrainOptions(data="sample", epochs=1, out=out))
 
 

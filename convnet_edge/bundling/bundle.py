@@ -6,7 +6,6 @@ How the file's bytes are laid out is `runtime.archive`'s business, what it does 
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -20,17 +19,16 @@ from ..runtime import archive, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
-from ..runtime.files import require_writable, write_atomically
-from ..runtime.measure.accuracy import ImageSet
+from ..runtime.files import json_text, require_writable, write_atomically
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
+from ..runtime.model_file import ELEMENT_TYPES
 from ..runtime.protobuf import field
 from ..sealing.default_model import choose_model
 from . import site
 from .options import BundleOptions
 
 MODEL = "model.onnx"  # as ONNX's test runners want it
-ELEMENT_TYPES = {"float32": 1, "uint8": 2}  # TensorProto.DataType
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,27 @@ def bundle(options: BundleOptions) -> Bundle:
             expected="models of one task, each of its own name",
             next_step="bundle them apart" if apart else "rename one of them",
         )
+    contract = models[paths[0].name].contract
     checks = {name: selftest.run_selftest(model) for name, model in models.items()}
     for path in paths:
         next_step = f"check it with `convnet-edge verify {quote(str(path))}`"
         selftest.require(checks[path.name], what=f"{path} was not bundled", next_step=next_step)
     about = {
         "convnet_edge": __version__,
-        "class_labels": list(models[paths[0].name].contract.class_labels),
+        "class_labels": list(contract.class_labels),
         "models": [_about(name, model) for name, model in models.items()],
     }
+    content = {archive.MODELS + name: model.file.data for name, model in models.items()}
     find = dataset.require_test_set if options.with_test_set else dataset.find_test_set
-    test = None
     if options.with_test_set or options.target == "web":
-        test = find(dataset.Task.of(models[paths[0].name].contract), options) or None  # if empty
+        test = find(dataset.Task.of(contract), options)
+        content |= {archive.TEST_SET: archive.encode_test_set(test)} if test else {}
     if options.target == "testdata":
         document = _write_test_data(out, *models.values())
     elif options.target == "web":
-        document = site.write(out, models, about, options.ort_web, test)
+        document = site.write(out, content, about, options.ort_web)
     else:
-        document = _write_pyz(out, models, about, test if options.with_test_set else None)
+        document = _write_pyz(out, content, about)
     return Bundle(out, checks, document)
 
 
@@ -110,20 +110,15 @@ def _about(name: str, model: Classifier) -> dict[str, Any]:
     }
 
 
-def _write_pyz(
-    out: Path, models: Mapping[str, Classifier], about: dict[str, Any], test: ImageSet | None
-) -> dict[str, Any]:
+def _write_pyz(out: Path, content: dict[str, bytes], about: dict[str, Any]) -> dict[str, Any]:
     """Put models, the runtime that proves them and their manifest into one file for a device."""
-    manifest = {"schema": archive.SCHEMA, **about, "test_set": test is not None}
+    manifest = {"schema": archive.SCHEMA, **about, "test_set": archive.TEST_SET in content}
     own = [site.PACKAGE_DIR / "__init__.py", *(site.PACKAGE_DIR / "runtime").rglob("*.py")]
-    members = {
+    members = content | {
         path.relative_to(site.PACKAGE_DIR.parent).as_posix(): site.read_own(path) for path in own
     }
     members["__main__.py"] = site.read_own(Path(__file__).with_name("bootstrap.py"))
-    members |= {archive.MODELS + name: model.file.data for name, model in models.items()}
-    if test is not None:
-        members[archive.TEST_SET] = archive.encode_test_set(test)
-    members[archive.MANIFEST] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    members[archive.MANIFEST] = f"{json_text(manifest)}\n".encode()
     packed = archive.pack(members)
     write_atomically(out, packed)
     out.chmod(0o755)

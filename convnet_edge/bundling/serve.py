@@ -60,6 +60,10 @@ class PageServer(ThreadingTCPServer):
                 next_step="let one be chosen with --port 0, or take every address with "
                 "--host 0.0.0.0",
             ) from error
+        if self.context is not None:  # the handshake waits for a client's own thread
+            self.socket = self.context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         bound = _address_of(self.socket)
         self.is_local = bound.is_loopback
         shown = [_in_url(host)]
@@ -77,15 +81,6 @@ class PageServer(ThreadingTCPServer):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a client; the handshake comes with its first byte, in its own thread."""
-        client, address = super().get_request()
-        if self.context is not None:
-            client = self.context.wrap_socket(
-                client, server_side=True, do_handshake_on_connect=False
-            )
-        return client, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep quiet of clients that leave or do not shake hands; anything else is a defect."""

@@ -12,11 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime import archive
-from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
-from ..runtime.files import MIB, read_bytes, write_atomically
-from ..runtime.measure.accuracy import ImageSet
+from ..runtime.files import MIB, json_text, read_bytes, write_atomically
 
 PACKAGE_DIR = Path(__file__).resolve().parents[1]
 WEB_DIR = PACKAGE_DIR / "web"
@@ -35,22 +32,15 @@ HEADERS = {  # the first two give the page threads and a finer clock; its policy
 
 
 def write(
-    out: Path,
-    models: Mapping[str, Classifier],
-    about: dict[str, Any],
-    ort_web: Path,
-    test: ImageSet | None,
+    out: Path, content: Mapping[str, bytes], about: dict[str, Any], ort_web: Path
 ) -> dict[str, Any]:
-    """Write the page with its models into the folder `out`; return what there is to say of it.
+    """Write a page into the folder `out`; return what there is to say of it.
 
-    A page that is there already is replaced once the new one is whole. about: what site.json says
-    of the models. ort_web: npm's package. test: pictures to score them on, if any are to travel.
+    A page that is there already is replaced once the new one is whole. content: models and test set
+    as files. about: what site.json says of the models. ort_web: npm's package.
     """
     files = {path.name: read_own(path) for path in WEB_DIR.iterdir() if path.is_file()}
-    if test is not None:
-        files[archive.TEST_SET] = archive.encode_test_set(test)
-    files |= _runtime(ort_web)
-    files |= {f"models/{name}": model.file.data for name, model in models.items()}
+    files |= {**_runtime(ort_web), **content}
     worker = files.pop(WORKER)
     digests = {name: hashlib.sha256(files[name]).digest() for name in sorted(files)}
     # written as browsers take them (W3C, "Subresource Integrity")
@@ -64,7 +54,7 @@ def write(
         "files": integrities,
     }
     files[WORKER] = worker.replace(ID_MARK, site_id.encode())
-    files[SITE] = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    files[SITE] = f"{json_text(document)}\n".encode()
     lines = [f"  {name}: {value}" for name, value in HEADERS.items()]
     files["_headers"] = "\n".join(["/*", *lines, ""]).encode()  # Netlify, Cloudflare Pages
     files[".nojekyll"] = b""  # GitHub Pages: publish files as they are

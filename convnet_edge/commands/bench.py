@@ -6,7 +6,7 @@ result file goes and what is drawn, that of this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,11 +101,11 @@ def bench(
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
 
-    listener, first = listener or Listener(), None
-    found: list[Benched] = []
+    listener, first, found = listener or Listener(), None, list[Benched]()
     models = [choose_model(path) for path in options.models or (None,)]
     for path in models:
         require_writable(options.result_path(path))
+    _require_alike(models)
     for path in models:
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
@@ -133,18 +133,30 @@ def bench(
             error.next_step = f"see what was measured with `convnet-edge report {result_path}`"
             raise
         listener.stage("drawing")
-        pictures = tuple(_draw(result_path, measured, others, test))
+        pictures = tuple(_draw(result_path, measured, others))
         found.append(Benched(result_path, measured.result, pictures))
         done(found[-1])
         first = first or measured
     return tuple(found)
 
 
+def _require_alike(models: Sequence[Path]) -> None:
+    """Refuse what would be told only after minutes: no model, or one of other classes.
+
+    Raises:
+        InputError: so it is.
+    """
+    from ..runtime.model_file import open_model
+    from ..runtime.options import require
+
+    known = [open_model(path).contract.class_labels for path in models]
+    for path, labels in zip(models, known, strict=True):
+        found = f"{models[0].name} and {path.name} have other classes"
+        require(labels == known[0], found, "the same", "them one at a time", verb="bench")
+
+
 def _draw(
-    result_path: Path,
-    measured: stage.Measured,
-    first: stage.Measured | None,
-    test: ImageSet | None,
+    result_path: Path, measured: stage.Measured, first: stage.Measured | None
 ) -> Iterator[Picture]:
     """Draw what was measured, beside the result file and under its name."""
     from ..drawing import pictures
@@ -152,12 +164,12 @@ def _draw(
     def place(what: str) -> Path:
         return result_path.with_suffix(f".{what}.png")
 
-    result, classifier = measured.result, measured.classifier
-    labels, ran, score = classifier.contract.class_labels, result.provider, result.accuracy
+    result, classifier, test = measured.result, measured.classifier, measured.test
+    ran, score = result.provider, result.accuracy
     title = f"{result.model.name} on {ran.obtained}, {ran.threads} threads: time of one run"
     yield pictures.latency(place("latency"), measured.samples_ms, title)
     if score is not None and score.calibration is not None:
-        yield pictures.confusion(place("confusion"), score.confusion, labels)
+        yield pictures.confusion(place("confusion"), score)
         yield pictures.reliability(place("reliability"), score.calibration)
     if test is not None:
         yield pictures.draw_grid(place("predictions"), classifier, test).picture
@@ -179,7 +191,7 @@ def _draw_differences(
     images = test.images[pair.shown]
     answers = [measured.classifier(images).probabilities for measured in (first, second)]
     cells = [
-        (f"{index}: is {labels[test.labels[index]]}", image, both)
+        (f"{index}: is {pictures.short_name(labels[test.labels[index]])}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
     names = (pair.name, second.result.model.name)

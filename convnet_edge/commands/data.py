@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.options import ExamineOptions
+from ..data.options import ExamineOptions, PreparationOptions
+from ..runtime.errors import CheckFailedError
+from ..runtime.files import fold
 from ..runtime.measure.result import brief
-from .terminal import Terminal
+from .terminal import Terminal, as_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from ..drawing.sheets import Side
 
 MAX_PAIRS = 2_000
+SCREEN_COLUMNS = 80
+REPORT_LINES = 19  # of a screen's 25: the others say what was written, and what is next or wrong
+MAX_LETTERS = 150  # of what is listed: two lines
+BY_WEIGHT = ("leaks", "warnings", "left_out", "near", "classes")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ def command(options: ExamineOptions, terminal: Terminal) -> None:
     """
     from ..data import cache
 
-    cache_dir = options.cache or cache.default_dir()
+    cache_dir = options.cache_dir
     if options.clear_cache:
         terminal.say(f"removed {cache.clear(cache_dir) / 1e6:,.0f} MB from {cache_dir}")
     with terminal.progress():
@@ -52,13 +59,38 @@ def command(options: ExamineOptions, terminal: Terminal) -> None:
             terminal.share(n / n_total, f"{n:,} of {n_total:,} pictures")
 
         found = examine(options, tell)
-    terminal.answer(*(found.report.lines() if terminal.verbose else found.report.lines(5, 2)))
+    whole = found.report.lines()
+    lines = whole if terminal.verbose else _first_screen(found.report)
+    terminal.answer(*lines)
+    if lines != whole:
+        terminal.answer("(more with --verbose)")
     terminal.wrote((found.report_path,), found.pictures)
     terminal.detail(f"the cache {cache_dir} takes {cache.size(cache_dir) / 1e6:,.0f} MB")
     sound = not found.report.leaks or options.allow_leaks
-    named = () if options.data == "fashion-mnist" else ("--data", options.data)
-    terminal.finish(found.report.as_json(), *(("convnet-edge", "train", *named) if sound else ()))
-    found.report.refuse_leaks()
+    asked = replace(options, recheck=False)
+    command = ["convnet-edge", "train", *as_words(asked, PreparationOptions)]
+    terminal.finish(found.report.as_json(), *(command if sound else ()))
+    try:
+        found.report.refuse_leaks()
+    except CheckFailedError as error:
+        error.details = ()  # the report has just shown them
+        raise
+
+
+def _first_screen(report: Report) -> list[str]:
+    """Return as much of the report as a screen takes: in turn one more of each part of it."""
+    from ..data.scan import MAX_SHOWN
+    from ..runtime.measure.tables import shorten
+
+    n_shown = dict.fromkeys(BY_WEIGHT, 0)
+    lines = report.lines(n_shown)
+    for name in BY_WEIGHT * MAX_SHOWN:
+        more = n_shown | {name: n_shown[name] + 1}
+        longer = [shorten(line, MAX_LETTERS) for line in report.lines(more)]
+        rows = [row for line in longer for row in fold(line, SCREEN_COLUMNS)]
+        if sum(max(1, ceil(len(row) / SCREEN_COLUMNS)) for row in rows) <= REPORT_LINES:
+            n_shown, lines = more, longer
+    return lines
 
 
 def examine(
@@ -99,11 +131,11 @@ def _pairs(found: Dataset) -> Iterator[tuple[Side, Side, float | None]]:
     assert kept is not None
 
     def side(place: int) -> Side:
-        entry, part = kept.entries[place], PARTS[kept.parts[place]]
-        return Side(kept.pixels[place], part, entry.label, Path(entry.path).name)
+        entry, part = kept.pictures.scan.entries[place], PARTS[kept.parts[place]]
+        # a file's name may be no text
+        name = Path(entry.path).name.encode(errors="backslashreplace").decode()
+        return Side(kept.pictures.pixels[place], part, entry.label, name)
 
-    exact = ((group[0], place, None) for group in kept.alike.exact for place in group[1:])
-    near = zip(*kept.alike.near.T.tolist(), kept.alike.distances.tolist(), strict=True)
-    for one, other, distance in islice(chain(exact, near), MAX_PAIRS):
-        if UNUSED not in (kept.parts[one], kept.parts[other]):
-            yield side(one), side(other), distance
+    pairs = kept.alike.pairs(kept.parts != UNUSED)
+    for one, other, distance in islice(pairs, MAX_PAIRS):
+        yield side(one), side(other), distance

@@ -13,8 +13,7 @@ from .terminal import Terminal
 if TYPE_CHECKING:
     from ..runtime.model_file import ModelFile
 
-SHOWN = ("path", "model_bytes", "model_sha256", "ir_version", "opsets", "ops", "n_parameters",
-         "n_multiplications", "inputs", "outputs")  # fmt: skip
+IN_OTHER_WORDS = ("schema", "digest_holds", "contract")
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,10 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
 
     path, file = choose_model(options.model), inspect(options)
     document = _document(path, file)
-    facts = {heading(name): shown(name, document[name]) for name in SHOWN}
-    for name, text in (facts | _stated(document["contract"])).items():
+    for name, value in document.items():
+        if name not in IN_OTHER_WORDS:
+            terminal.say(f"{heading(name):>15} {shown(name, value)}")
+    for name, text in _stated(document["contract"]).items():
         terminal.say(f"{name:>15} {text}")
     terminal.say(f"{'':>15} {file.digest.line()}")
     terminal.finish(document, "convnet-edge", "verify", *to_name(path))
@@ -51,7 +52,7 @@ def inspect(options: InspectOptions) -> ModelFile:
 
 
 def _document(path: Path, file: ModelFile) -> dict[str, Any]:
-    """Return plain JSON values; golden images by their number, sample pictures by their names."""
+    """Return what is known; golden images by their number, sample pictures by their names."""
     stated, goldens = file.contract.document, file.contract.goldens
     samples = [sample.name for sample in file.contract.samples]
     tolerated = {"floor": goldens.floor, "tolerance": goldens.tolerance}
@@ -65,8 +66,8 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
         "ops": file.op_counts(),
         "n_parameters": file.n_parameters,
         "n_multiplications": file.n_multiplications,
-        "inputs": {name: list(shape) for name, shape in file.inputs.items()},
-        "outputs": {name: list(shape) for name, shape in file.outputs.items()},
+        "inputs": file.inputs,
+        "outputs": file.outputs,
         "digest_holds": file.digest.passed,
         "contract": {
             **stated,

@@ -47,6 +47,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
     """Predict, print each answer as it comes (if stdout is not for JSON), and yield it."""
     from ..predicting.predict import predict
     from ..runtime.classifier import NOT_SURE
+    from ..runtime.pictures.decode import frames_note
 
     shown_as = None if terminal.json else options.format
     table = csv.writer(_Rows(), lineterminator="\n")
@@ -58,9 +59,8 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
             terminal.note(f"convnet-edge: {answer.error.line}")
             yield {"path": path, "error": answer.error.line}
             continue
-        if answer.n_frames > 1:
-            n = "several" if answer.n_frames == 2 else f"{answer.n_frames:,}"  # 2: not counted
-            terminal.note(f"{path}: the first of {n} frames is taken")
+        if note := frames_note(answer.n_frames):
+            terminal.note(f"{path}: {note}")
         top = [{"label": label, "probability": share} for label, share in answer.top]
         sure = {"sure": not answer.unsure}
         document = {"path": path, "label": answer.label, **sure, "top": top}

@@ -24,7 +24,7 @@ def command(options: ReportOptions, terminal: Terminal) -> None:
         "warnings": list(made.warnings),
     }
     models = [path for name in made.models if (path := EXPORTED_DIR / name).is_file()]
-    terminal.finish(document, "convnet-edge", "bundle", *models)
+    terminal.finish(document, *(("convnet-edge", "bundle", *models) if models else ()))
 
 
 def compare(options: CompareOptions, terminal: Terminal) -> None:

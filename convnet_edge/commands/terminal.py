@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..runtime.files import fold, json_text, visible
+from ..runtime.options import Options, declared
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -42,8 +43,8 @@ class Terminal:
     whether the next command follows by itself, so that only answers are shown.
     """
 
-    def __init__(self, *, json: bool = False, verbose: bool = False, chained: bool = False) -> None:
-        self.json, self.verbose, self.chained = json, verbose, chained
+    def __init__(self, *, json: bool = False, verbose: bool = False) -> None:
+        self.json, self.verbose, self.chained = json, verbose, False
         self._bar: Progress | None = None
 
     def answer(self, *lines: str) -> None:
@@ -129,6 +130,10 @@ class Terminal:
             stem = paths[0].removesuffix(Path(paths[0]).suffix)
             listed = ", ".join([paths[0], *(path.removeprefix(stem) for path in paths[1:])])
             self.say(f"wrote {listed}{f' and {n_more} pictures' * bool(n_more)}")
+        if boxes := "".join(sorted({letter for one in pictures for letter in one.boxes})):
+            self.note(
+                f"no font here has {boxes:.40}: boxes in the pictures; install one, such as Noto"
+            )
         left_out = [str(picture.path) for picture in pictures if not picture.drawn]
         if left_out:
             from ..drawing.pictures import INSTALL
@@ -148,6 +153,17 @@ class Terminal:
             typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:  # not folded: it is there to be copied
             typer.echo(visible(f"next: {shlex.join(map(str, next_command))}"), err=self.json)
+
+
+def as_words(options: Options, kind: type[Options]) -> list[str]:
+    """Return those of the options that `kind` declares, written out, that are not the defaults."""
+    words: list[str] = []
+    for one in declared(kind):
+        value = getattr(options, one.name)
+        if value != one.default:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [one.flag] if value is True else [one.flag, shown]
+    return words
 
 
 def is_terminal(*, err: bool) -> bool:

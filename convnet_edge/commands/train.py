@@ -61,7 +61,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.detail(*map(_class_line, result.record["classes"]))
         if result.earlier_path:
             terminal.answer(f"kept the earlier run as {result.earlier_path}")
-        files = result.checkpoint_path, result.record_path, result.epochs_path
+        files = result.checkpoint_path, result.record_path, result.epochs_path, *result.split_paths
         terminal.wrote(files, (result.picture,))
         document = result.record
     terminal.finish(document, "convnet-edge", "export", options.out)
@@ -73,7 +73,7 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     from ..training.record import device_name
 
     recipe, network, images = run.recipe, run.architecture, run.dataset.train
-    peak, n_processes, n_done = measure_peak(run.device), run.processes.size, len(run.epochs)
+    peak, n_processes, n_done = measure_peak(run.device), run.launch.size, len(run.epochs)
     bound_s = len(images) * recipe.share * network.n_training_operations / peak
     together = f", {n_processes} processes" if n_processes > 1 else ""
     n_held_out = len(run.dataset.validation)

@@ -2,9 +2,10 @@
 
 from importlib.util import find_spec
 
+from ..data.options import DataOptions
 from ..exporting.options import VerifyOptions
 from ..sealing.default_model import to_name
-from .terminal import Terminal
+from .terminal import Terminal, as_words
 
 
 def command(options: VerifyOptions, terminal: Terminal) -> None:
@@ -36,8 +37,8 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     )
     terminal.wrote((result.report_path,))
     can_quantize = not result.is_quantized and find_spec("onnx") is not None
-    then = "quantize" if can_quantize else "bench"
-    command = ("convnet-edge", then, *to_name(result.model_path)) if report.passed else ()
+    then = ["quantize", *as_words(options, DataOptions)] if can_quantize else ["bench"]
+    command = ["convnet-edge", *then, *to_name(result.model_path)] if report.passed else []
     terminal.finish(report, *command)
     require(
         report.checks,

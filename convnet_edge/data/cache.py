@@ -1,6 +1,6 @@
 """Keep decoded pictures on disk, so that each is decoded once; and test sets, by their digest.
 
-A file is all pixels, what is known of them as .npz, its digest and its length, so that one rename
+A file is all pixels, what is known of them as .npz, a digest and a length, so that one rename
 replaces all. Which pictures there are is the scan's business, and to open them the reader's.
 """
 
@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,106 +23,76 @@ import PIL
 from .. import __version__
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
-from ..runtime.pictures.preprocess import Preprocessing
-from . import reader
+from ..runtime.measure.accuracy import ImageSet
+from ..runtime.pictures.preprocess import Preprocessing, to_pixels
+from . import duplicates, reader
 from .duplicates import Duplicates
-from .scan import Entry
+from .options import PreparationOptions
+from .scan import Entry, Scan, scan_of
+from .torchvision_sets import PictureSet
+from .worker import Opened
 
 MAX_REASON = 80  # letters of an error
 ROW = np.dtype(
     [
-        ("sha256", np.uint8, 32), ("dhash", np.uint64), ("width", np.uint32),
-        ("height", np.uint32), ("mode", "U6"), ("error", f"U{MAX_REASON}"), ("n_bytes", np.int64),
-        ("mtime_ns", np.int64),
+        ("sha256", np.uint8, 32), ("width", np.uint32), ("height", np.uint32), ("mode", "U6"),
+        ("error", f"U{MAX_REASON}"), ("n_bytes", np.int64), ("mtime_ns", np.int64),
     ]
 )  # fmt: skip
-FORMAT = 1  # of these rows, and of the hashes in them
+FORMAT = 2  # of the files here
 SMALLEST_SHARE = 4  # a picture is too small if both its sides are below this part of the network's
 BATCH = 256
-N_TOLD = (
-    1000  # times that progress is told: a bar takes longer to move than a small picture to open
-)
+N_TOLD = 1000  # times that progress is told: to move a bar takes as long as a small picture
 SHA256_BYTES, TAIL_BYTES = 32, 40
 LEFTOVER_S = 24 * 3600  # nothing is written for as long without a change
-OURS = re.compile(r"([0-9a-f]{32}\.pictures|[0-9a-f]{64}\.(set|pairs))(\.[0-9a-f]{16}\.tmp)?")
+OURS = re.compile(r"[0-9a-f]{32,64}\.(pictures|set|pairs)(\.[0-9a-f]{16}\.tmp)?")
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Read:
-    """The pictures of a source, in the order in which they were asked for.
+class Pictures:
+    """All pictures of a source, in the order of its scan, and how they are prepared.
 
-    rows: (N,) of `ROW`: sha256 is of the file's bytes; error is "", or why it is left out. pixels:
-    (N, *pixel shape) uint8, mapped from disk; zeros where there is an error.
+    rows: (N,) of `ROW`: sha256 is of the file's bytes, of the array's where there is no file; error
+    is "", or why it is left out. pixels: (N, *pixel shape) uint8, mapped from disk; zeros where
+    there is an error.
     """
 
+    scan: Scan
+    how: Preprocessing
     rows: Array
     pixels: Array
 
 
-@dataclass(frozen=True)
-class KeptSet:
-    """A test set as it was kept. images: (N, *pixel shape) uint8, mapped; labels: (N,) int64."""
-
-    images: Array
-    labels: Array
-
-
-@dataclass(frozen=True)
-class _Kept(Read):
-    """What an earlier run left; names: the files', one behind the other."""
-
-    names: bytes
-
-
-def default_dir() -> Path:
-    """Return where the cache is unless another place is named: `$XDG_CACHE_HOME/convnet-edge`.
-
-    Raises:
-        InputError: this user has no home folder.
-    """
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:  # a relative one is no place: https://specifications.freedesktop.org/basedir-spec
-        return (named if named.is_absolute() else Path.home() / ".cache") / "convnet-edge"
-    except RuntimeError as error:
-        raise InputError(
-            "this user has no home folder to keep decoded pictures in",
-            expected="HOME or XDG_CACHE_HOME to name a folder",
-            next_step="name one with --cache DIR",
-        ) from error
-
-
 def read(
-    entries: Sequence[Entry],
+    scan: Scan,
     how: Preprocessing,
-    *,
-    cache_dir: Path,
-    source: str,
-    recheck: bool = False,
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> Read:
-    """Return all of `entries`; those whose path, size or time of change are new are opened first.
+    options: PreparationOptions,
+    progress: Progress = lambda *_: None,
+) -> Pictures:
+    """Return all pictures of `scan`; those with a new path, size or time of change are opened.
 
-    `recheck` opens them all. `progress` is told how many of how many are open. What could not be
-    opened is tried again each time: rights and packages change, and leave no trace in the file.
+    `options` say where they are kept, and whether to open all. `progress` is told how many of how
+    many are open. What could not be opened is tried again each time: rights and packages change,
+    and leave no trace in the file.
 
     Raises:
         InputError: the cache cannot be written, or no process can be started.
     """
-    paths = [entry.path for entry in entries]
+    paths = [entry.path for entry in scan.entries]
     names, rows = _look(paths)
-    path = cache_dir / f"{_hexdigest([str(Path(source).absolute()), asdict(how)])[:32]}.pictures"
-    made_by = _hexdigest([FORMAT, __version__, PIL.__version__, how.document()])
-    kept = None if recheck else _load(path, made_by, how.shape)
+    path = _path(options.cache_dir, "pictures", str(Path(options.data).absolute()), how)
+    kept = None if options.recheck else _load(path, _version())
     places = np.full(len(rows), -1)
     if kept:
         places = _places(kept, names, rows)
-        rows[places >= 0] = kept.rows[places[places >= 0]]
+        rows[places >= 0] = kept["rows"][places[places >= 0]]
         failed = np.flatnonzero(rows["error"]).tolist()
         for index, one in zip(failed, reader.read((paths[i] for i in failed), how), strict=True):
             if _reason(paths[index], one, how) != rows["error"][index]:
                 places[index] = -1
-        if np.array_equal(places, np.arange(len(kept.rows))):
-            return Read(rows, kept.pixels)
+        if np.array_equal(places, np.arange(len(kept["rows"]))):
+            return Pictures(scan, how, rows, kept["pixels"])
 
     def pixels() -> Generator[bytes, None, None]:
         """Yield the pixels of each entry, and complete its row."""
@@ -131,61 +101,97 @@ def read(
         n_opened, nothing = 0, bytes(math.prod(how.shape))
         for index, place in enumerate(places.tolist()):
             if kept and place >= 0:
-                yield kept.pixels[place].tobytes()
+                yield kept["pixels"][place].tobytes()
                 continue
-            one = next(opened)
-            error = _reason(paths[index], one, how)
-            _describe(rows[index], one, error)
-            yield nothing if error or not one.prepared else one.prepared.pixels.tobytes()
+            one, row = next(opened), rows[index]
+            row["sha256"] = np.frombuffer(one.sha256, np.uint8)
+            row["width"], row["height"], row["mode"] = one.width, one.height, one.mode
+            row["error"] = _reason(paths[index], one, how)
+            yield nothing if one.pixels is None or row["error"] else one.pixels.tobytes()
             n_opened += 1
             if n_opened % max(1, len(new) // N_TOLD) == 0 or n_opened == len(new):
                 progress(n_opened, len(new))
 
-    rest = {"made_by": np.array(made_by), "names": np.frombuffer(names, np.uint8), "rows": rows}
-    return Read(rows, _save(path, (len(rows), *how.shape), pixels(), rest))
+    rest = {"names": np.frombuffer(names, np.uint8), "rows": rows}
+    mapped = _save(path, _version(), (len(rows), *how.shape), pixels(), rest)
+    return Pictures(scan, how, rows, mapped)
 
 
-def keep_set(cache_dir: Path, sha256: str, images: Array, labels: Array) -> None:
-    """Keep a test set, so that `find_set` returns it for its digest.
+def read_set(
+    made: PictureSet, how: Preprocessing, options: PreparationOptions, progress: Progress
+) -> Pictures:
+    """Return the pictures of a set, which are no files; decoded anew if its state is another.
+
+    Raises:
+        InputError: the cache cannot be written, or a picture not be read.
+    """
+    path = _path(options.cache_dir, "pictures", made.name, how)
+    made_by = f"{_version()} {made.state}"
+    if not options.recheck and (kept := _load(path, made_by)):
+        known = [Entry(*one) for one in json.loads(kept["entries"].tobytes())]
+        return Pictures(scan_of(known), how, kept["rows"], kept["pixels"])
+    entries: list[Entry] = []
+    rows = np.zeros(len(made), ROW)
+    rest = {"rows": rows}
+
+    def pixels() -> Generator[bytes, None, None]:
+        """Yield the pixels of each picture, complete its row, and add the entries in the end."""
+        for row, (picture, label, part) in zip(rows, made, strict=True):
+            values = np.asarray(picture)
+            row["sha256"] = np.frombuffer(hashlib.sha256(values.tobytes()).digest(), np.uint8)
+            row["height"], row["width"] = values.shape[:2]
+            row["mode"] = getattr(picture, "mode", "L" if values.ndim == 2 else "RGB")
+            entries.append(Entry(f"{part}/{len(entries)}", label, part))
+            yield to_pixels(picture, how).pixels.tobytes()
+            progress(len(entries), len(made))
+        text = json.dumps([(one.path, one.label, one.part) for one in entries])
+        rest["entries"] = np.frombuffer(text.encode(), np.uint8)
+
+    mapped = _save(path, made_by, (len(made), *how.shape), pixels(), rest)
+    return Pictures(scan_of(entries), how, rows, mapped)
+
+
+def find_duplicates(pictures: Pictures, cache_dir: Path) -> Duplicates:
+    """Return which pictures are alike; found once for the same ones.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    if not find_set(cache_dir, sha256):
-        parts = (part.tobytes() for part in _parts(images))
-        rest = {"labels": labels, "sha256": np.array(_set_sha256(sha256, images))}
-        _save(cache_dir / f"{sha256}.set", images.shape, parts, rest)
+    rows = pictures.rows
+    seen = hashlib.sha256(rows["sha256"].tobytes() + rows["error"].tobytes()).hexdigest()
+    path = _path(cache_dir, "pairs", seen, pictures.how)
+    if kept := _load(path, _version()):
+        return Duplicates(kept["first"], kept["near"], kept["distances"])
+    found = duplicates.find(pictures.pixels, duplicates.dhashes(pictures.pixels))
+    _save(path, _version(), (0,), (b"" for _ in ()), asdict(found))
+    return found
 
 
-def find_set(cache_dir: Path, sha256: str) -> KeptSet | None:
-    """Return the test set that is kept for this digest; None if there is none, or it is damaged."""
-    if not (found := _open(cache_dir / f"{sha256}.set", "labels", "sha256")):
-        return None
-    images, labels, digest = found
-    is_whole = str(digest) == _set_sha256(sha256, images)
-    return KeptSet(images, labels) if is_whole else None
+def keep_set(
+    cache_dir: Path, images: ImageSet, how: Preprocessing, order: Array | None = None
+) -> ImageSet:
+    """Keep a set under its digest, and return it as `find_set` will, but with its paths.
 
-
-def keep_pairs(cache_dir: Path, key: str, found: Duplicates) -> None:
-    """Keep which pictures are alike, for `find_pairs`.
+    order: (N,) where in `images.images` each of them is, as they may be more than the memory.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    sizes = np.array([len(group) for group in found.exact], np.int64)
-    members = np.array([place for group in found.exact for place in group], np.int64)
-    rest = {"near": found.near, "distances": found.distances, "sizes": sizes, "members": members}
-    _save(cache_dir / f"{key}.pairs", (1,), (bytes(1) for _ in range(1)), rest)  # no pixels
+    if kept := find_set(cache_dir, images.sha256, how):
+        return replace(images, images=kept.images)
+    order = np.arange(len(images)) if order is None else order
+    batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
+    path, rest = _path(cache_dir, "set", images.sha256, how), {"labels": images.labels}
+    parts = (images.images[batch].tobytes() for batch in batches)
+    return replace(images, images=_save(path, "", (len(order), *how.shape), parts, rest))
 
 
-def find_pairs(cache_dir: Path, key: str) -> Duplicates | None:
-    """Return which pictures are alike, as it was kept; None if it was not, or is damaged."""
-    found = _open(cache_dir / f"{key}.pairs", "near", "distances", "sizes", "members")
-    if found is None:
-        return None
-    _, near, distances, sizes, members = found
-    groups = np.split(members, np.cumsum(sizes)[:-1]) if len(sizes) else []
-    return Duplicates(tuple(tuple(group.tolist()) for group in groups), near, distances)
+def find_set(cache_dir: Path, sha256: str, how: Preprocessing) -> ImageSet | None:
+    """Return the set that is kept under this digest; None if there is none, or it is damaged."""
+    kept = _load(_path(cache_dir, "set", sha256, how), "")
+    if kept and kept["sha256"] == hashlib.sha256(kept["pixels"].reshape(-1).data).hexdigest():
+        return ImageSet(kept["pixels"], kept["labels"], sha256, str(cache_dir))
+    return None
 
 
 def size(cache_dir: Path) -> int:
@@ -216,21 +222,14 @@ def _ours(cache_dir: Path) -> list[Path]:
     return [path for path in within if OURS.fullmatch(path.name)]
 
 
-def _hexdigest(document: Any) -> str:
-    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+def _path(cache_dir: Path, kind: str, name: str, how: Preprocessing) -> Path:
+    found = hashlib.sha256(json.dumps([name, how.document()]).encode())
+    return cache_dir / f"{found.hexdigest()}.{kind}"
 
 
-def _set_sha256(sha256: str, images: Array) -> str:
-    """Return the digest of the pixels that are kept of a set, and of its own."""
-    digest = hashlib.sha256(sha256.encode())
-    for part in _parts(images):
-        digest.update(part.tobytes())
-    return digest.hexdigest()
-
-
-def _parts(images: Array) -> Iterator[Array]:
-    """Yield `images`, which may be more than the memory, a few at a time."""
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+def _version() -> str:
+    """Return what decided on pixels and pairs: another program may find others."""
+    return f"{__version__} {PIL.__version__}"
 
 
 def _look(paths: Sequence[str]) -> tuple[bytes, Array]:
@@ -250,26 +249,26 @@ def _stat(name: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _places(kept: "_Kept", names: bytes, rows: Array) -> Array:
+def _places(kept: dict[str, Array], names: bytes, rows: Array) -> Array:
     """Return (N,) where in `kept` each file is, -1 if it is not, or has changed since."""
-    places = np.arange(len(rows))
-    if kept.names != names:
-        known = {name: place for place, name in enumerate(kept.names.split(b"\0"))}
+    places, known_names = np.arange(len(rows)), kept["names"].tobytes()
+    if known_names != names:
+        known = {name: place for place, name in enumerate(known_names.split(b"\0"))}
         places = np.array([known.get(name, -1) for name in names.split(b"\0")])
-    was = kept.rows[places]
+    was = kept["rows"][places]
     same = (was["n_bytes"] == rows["n_bytes"]) & (was["mtime_ns"] == rows["mtime_ns"])
     return np.where(same & (places >= 0), places, -1)
 
 
-def _reason(path: str, opened: reader.Opened, how: Preprocessing) -> str:
+def _reason(path: str, opened: Opened, how: Preprocessing) -> str:
     """Return why a picture is left out, "" if it is not."""
     reason = ""
     if error := opened.error:
         reason = error.found.removeprefix(path).lstrip(": ").removeprefix("is ")
         if "pip install" in error.next_step:  # not the picture's fault
             reason += f"; {error.next_step.split(',')[0]}"
-    elif opened.prepared and opened.prepared.n_frames > 1:
-        reason = f"animated ({opened.prepared.n_frames} frames)"
+    elif opened.n_frames > 1:
+        reason = f"animated ({opened.n_frames} frames)"
     elif (
         opened.height * SMALLEST_SHARE < how.size[0] and opened.width * SMALLEST_SHARE < how.size[1]
     ):
@@ -277,51 +276,34 @@ def _reason(path: str, opened: reader.Opened, how: Preprocessing) -> str:
     return reason[:MAX_REASON]
 
 
-def _describe(row: Any, opened: reader.Opened, error: str) -> None:
-    """Fill the row of a picture."""
-    row["sha256"] = np.frombuffer(opened.sha256, np.uint8)
-    for name in ("dhash", "width", "height", "mode"):
-        row[name] = getattr(opened, name)
-    row["error"] = error
-
-
-def _load(path: Path, made_by: str, shape: tuple[int, ...]) -> _Kept | None:
-    """Return what is kept at `path`, None if that is nothing, damaged, or made otherwise."""
-    if not (found := _open(path, "made_by", "names", "rows")) or str(found[1]) != made_by:
-        return None
-    pixels, _, names, rows = found
-    is_whole = rows.dtype == ROW and pixels.shape == (len(rows), *shape)
-    return _Kept(rows, pixels, names.tobytes()) if is_whole else None
-
-
-def _open(path: Path, *names: str) -> list[Array] | None:
-    """Return the pixels and the arrays of these names that `_save` wrote; None if it did not."""
+def _load(path: Path, made_by: str) -> dict[str, Array] | None:
+    """Return what `_save` wrote, with the pixels; None if it did not, or as another."""
     try:
         with path.open("rb") as file:
             file.seek(-TAIL_BYTES, os.SEEK_END)
-            sha256, n_bytes = file.read(SHA256_BYTES), int.from_bytes(file.read(), "little")
+            digest, n_bytes = file.read(SHA256_BYTES), int.from_bytes(file.read(), "little")
             file.seek(-TAIL_BYTES - n_bytes, os.SEEK_END)
             rest = file.read(n_bytes)
             # before it is parsed: numpy raises all kinds of errors at damage
-            if hashlib.sha256(rest).digest() != sha256:
+            if _digest(path, made_by, rest) != digest:
                 return None
             with np.load(io.BytesIO(rest)) as arrays:
                 shape = tuple(arrays["shape"].tolist())
-                pixels = np.memmap(file, np.uint8, "r", shape=shape)
-                return [pixels, *(arrays[name] for name in names)]
-    except (OSError, ValueError, LookupError):  # no such length, or arrays of another kind
+                return {**arrays, "pixels": np.memmap(file, np.uint8, "r", shape=shape)}
+    except (OSError, ValueError):  # there is no such file, or no such length
         return None
 
 
 def _save(
-    path: Path, shape: tuple[int, ...], parts: Generator[bytes, None, None], rest: dict[str, Any]
+    path: Path,
+    made_by: str,
+    shape: tuple[int, ...],
+    parts: Generator[bytes, None, None],
+    rest: dict[str, Any],
 ) -> Array:
     """Write uint8 pixels of this shape, given in parts, then `rest`; return the pixels mapped.
 
-    The file has another name until all of it is on the disk.
-
-    Raises:
-        InputError: the system refuses.
+    The file has another name until all of it is on the disk. `parts` may complete `rest`.
     """
     temporary = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -332,10 +314,14 @@ def _save(
                     if old.suffix == ".tmp" and old.stat().st_mtime < time.time() - LEFTOVER_S:
                         old.unlink()
             with temporary.open("xb") as file, contextlib.closing(parts):
-                file.writelines(parts)
-                np.savez(arrays := io.BytesIO(), shape=np.array(shape), **rest)
+                pixels_digest = hashlib.sha256()
+                for part in parts:
+                    pixels_digest.update(part)
+                    file.write(part)
+                rest |= {"shape": np.array(shape), "sha256": np.array(pixels_digest.hexdigest())}
+                np.savez(arrays := io.BytesIO(), **rest)
                 known = arrays.getvalue()
-                file.write(known + hashlib.sha256(known).digest())
+                file.write(known + _digest(path, made_by, known))
                 file.write(len(known).to_bytes(TAIL_BYTES - SHA256_BYTES, "little"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -345,6 +331,10 @@ def _save(
     finally:  # it is there no more if all went well
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _digest(path: Path, made_by: str, rest: bytes) -> bytes:
+    return hashlib.sha256(f"{FORMAT} {path.name} {made_by}\n".encode() + rest).digest()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Finds nothing itself: what was read, how it is split and which pictures are alik
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 from ..runtime.contract import Array
 from ..runtime.errors import CheckFailedError
 from ..runtime.measure.tables import Table, to_text
-from .scan import MAX_SHOWN, PARTS, LeftOut, Scan, first, names_within, require_classes, some
+from .cache import Pictures
+from .duplicates import Duplicates
+from .scan import MAX_SHOWN, PARTS, LeftOut, first, names_within, require_classes, some
 from .split import UNUSED
 
 MIN_TEST_PICTURES = 20  # of a class
@@ -24,6 +26,7 @@ TORN = "near pictures that the list has in two splits"
 EQUAL = "pixel-equal in two splits or of two labels"
 NEAR = "near-duplicates in two splits or of two labels"
 LISTS = {"left_out": "left out", "leaks": EQUAL, "near": NEAR, "warnings": "warnings"}
+WHOLE = dict.fromkeys(("classes", *LISTS), MAX_SHOWN)  # as far as people read
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Report:
         if self.leaks and not self.leaks_allowed:
             raise CheckFailedError(
                 f"pairs of pictures that are {EQUAL}: {len(self.leaks):,}",
-                expected="none, as a score on pictures that were trained on proves nothing",
+                expected="none: one of two labels is wrong, and a score on pictures that were "
+                "trained on proves nothing",
                 next_step="remove one of each pair, or take them as they are with --allow-leaks",
                 details=tuple(first(self.leaks)),
             )
@@ -94,8 +98,9 @@ class Report:
         counted = {name: {"n": len(lists[name]), "listed": document[name]} for name in LISTS}
         return document | counted
 
-    def lines(self, n_classes: int = MAX_SHOWN, n_listed: int = MAX_SHOWN) -> list[str]:
-        """Return it for people, of classes and of each list the first ones."""
+    def lines(self, n_shown: Mapping[str, int] = WHOLE) -> list[str]:
+        """Return it for people, of classes and of each list so many."""
+        n_classes = n_shown["classes"]
         counts = [[one.label, *(getattr(one, part) for part in PARTS)] for one in self.classes]
         totals = [sum(column) for column in list(zip(*counts, strict=True))[1:]]
         parts = ", ".join(f"{n:,} {part}" for n, part in zip(totals, PARTS, strict=True))
@@ -113,31 +118,28 @@ class Report:
         ]
         for name, heading in LISTS.items():
             if values := getattr(self, name):
-                lines.append(f"{heading} ({len(values):,}):")
-                lines += [f"  {one}" for one in first(values, n_listed)]
+                n = n_shown[name]
+                of_them = f", the first {n}" * (0 < n < len(values))
+                lines.append(f"{heading} ({len(values):,}{of_them}){':' * (n > 0)}")
+                lines += [f"  {one}" for one in values[:n]]
         return lines
 
 
 def check(
     source: str,
-    scan: Scan,
+    pictures: Pictures,
     *,
-    rows: Array,
     parts: Array,
-    copies: Iterable[Sequence[int]],
-    near: Iterable[tuple[int, int, float]],
+    alike: Duplicates,
     n_gone: int = 0,
     allow_leaks: bool = False,
 ) -> Report:
-    """Return what is to be said of the pictures of `scan`, which go by their place in it.
-
-    rows: (N,) with the fields width, height, mode and error, why one cannot be read. parts: (N,) as
-    `split` decides them, `UNUSED` of what is left out. copies: groups of pixel-equal pictures.
-    near: pairs of near-duplicates with their distance.
+    """Return what is to be said of `pictures`. parts: (N,) of `split`; `UNUSED` ones are left out.
 
     Raises:
         InputError: a class has too few pictures that can be read, or none to train with.
     """
+    scan, rows = pictures.scan, pictures.rows
     names, labels = names_within(source, scan.entries), [one.label for one in scan.entries]
     where = [PARTS[part] for part in parts.tolist()]  # of what is used
     unused = np.flatnonzero(parts == UNUSED).tolist()
@@ -146,18 +148,16 @@ def check(
     split = {label: [counts[label, part] for part in PARTS] for label in scan.class_labels}
     classes = tuple(ClassCount(label, sum(row), *row) for label, row in split.items())
     reasons = (LeftOut(names[at], str(rows["error"][at]) or TORN) for at in unused)
-    left_out = (*scan.left_out, *reasons)
+    left_out = (*reasons, *scan.left_out)
     trained = {one.label for one in classes if one.train}
     require_classes(source, {one.label: one.n for one in classes}, trained, left_out)
 
-    def crossing(pairs: Iterable[tuple[int, int, float | None]]) -> tuple[Pair, ...]:
-        return tuple(
-            Pair((names[a], names[b]), (labels[a], labels[b]), (where[a], where[b]), distance)
-            for a, b, distance in pairs
-            if UNUSED not in (parts[a], parts[b]) and (labels[a], where[a]) != (labels[b], where[b])
-        )
-
-    groups = [[at for at in group if parts[at] != UNUSED] for group in copies]
+    pairs = list(alike.pairs(parts != UNUSED))
+    crossing = [
+        Pair((names[a], names[b]), (labels[a], labels[b]), (where[a], where[b]), distance)
+        for a, b, distance in pairs
+        if (labels[a], where[a]) != (labels[b], where[b])
+    ]
     report = Report(
         source=source,
         published=scan.published,
@@ -166,10 +166,10 @@ def check(
         heights=_spread(rows["height"][used]),
         modes=dict(Counter(rows["mode"][used].tolist()).most_common()),
         left_out=left_out,
-        n_copies=sum(len(group[1:]) for group in groups),
-        leaks=crossing((group[0], at, None) for group in groups for at in group[1:]),
+        n_copies=sum(distance is None for *_, distance in pairs),
+        leaks=tuple(pair for pair in crossing if pair.distance is None),
         leaks_allowed=allow_leaks,
-        near=crossing(near),
+        near=tuple(pair for pair in crossing if pair.distance is not None),
         n_gone=n_gone,
     )
     folders = {(labels[at], where[at], names[at].rpartition(os.sep)[0]) for at in used}

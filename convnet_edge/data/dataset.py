@@ -6,10 +6,9 @@ Which pictures there are is the business of `scan`, to read them that of `cache`
 stands that of `split`, what is wrong with them that of `checks`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,20 @@ from ..runtime.measure.accuracy import ImageSet, digest
 from ..runtime.options import require
 from ..runtime.pictures.decode import FORMATS, decoding
 from ..runtime.pictures.preprocess import FASHION_MNIST, Preprocessing, to_pixels
-from . import cache, checks, duplicates, fashion_mnist, scan, split, torchvision_sets
+from . import cache, checks, fashion_mnist, scan, split
+from .cache import Progress as Progress
+from .duplicates import Duplicates
 from .options import DataOptions, PreparationOptions
-from .scan import Entry, Scan
+from .scan import Entry
+from .torchvision_sets import PictureSet, open_set
 
 VALIDATED = 0.1  # of training pictures, where the source has no others and a recipe wants some
 EMBEDDED = ("fashion-mnist", "sample")
 TORCHVISION = "torchvision:"
 N_PROBED = 256  # pictures, from which defaults are chosen
-LARGEST_OWN_SIZE, COMMON_SIZE = 96, 64  # pixels
+SMALLEST_SIZE, COMMON_SIZE, LARGEST_OWN_SIZE = 16, 64, 96  # pixels
 GREY_MODES = ("1", "L", "LA", "I", "F")  # and I;16 in its kinds
 MAX_IN_MEMORY = 512 << 20  # bytes of one side; more is mapped from disk
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,21 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Arranged:
-    """All pictures of a source in the order of its scan, and what was decided of each.
+    """All pictures of a source, and what was decided of each.
 
-    digests: (N, 32) of their files; pixels: (N, ...); parts: (N,) an index into `scan.PARTS`, or
-    `split.UNUSED`; alike: which of them are, by their place here. published: by the source itself.
+    parts: (N,) an index into `scan.PARTS`, or `split.UNUSED`; alike: which of them are.
     """
 
-    entries: tuple[Entry, ...]
-    digests: Array
-    pixels: Array
+    pictures: cache.Pictures
     parts: Array
-    alike: duplicates.Duplicates
-    published: bool
+    alike: Duplicates
 
 
 @dataclass(frozen=True)
 class Task:
     """What a checkpoint or model says of its pictures: enough to find and prepare them again.
 
-    is_validated: whether some were held out of its training.
+    is_validated: whether a share was held out of its training, which the digests tell again.
     """
 
     class_labels: tuple[str, ...]
@@ -91,23 +88,15 @@ class Task:
     def read(cls, document: dict[str, Any]) -> "Task":
         """Return what a checkpoint's header or a contract's document says."""
         tested = document.get("measured") or document["test"] or {"sha256": ""}
+        training = document["training"]
+        held_out = training.get("validation_sha256")  # that of all training images for --validate N
         return cls(
             tuple(document["class_labels"]),
             Preprocessing.read(document["preprocessing"]),
-            document["training"]["data"],
+            training["data"],
             tested["sha256"],
-            bool(document["training"].get("n_validation_images")),
+            held_out is not None and held_out != training["train_sha256"],
         )
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """What a source holds, prepared: its scan, and of each entry a row and pixels."""
-
-    scan: Scan
-    rows: Array
-    pixels: Array
-    how: Preprocessing
 
 
 def load(
@@ -133,16 +122,11 @@ def load(
         if validate_share and not validate:
             validate = round(validate_share * len(loaded.train))
     else:
-        pictures = _open(options, progress)
-        loaded = _arrange(options, pictures, validate_share)
+        share = 0.0 if validate else validate_share
+        loaded = _arrange(options, _open(options, progress), share)
         assert loaded.report is not None
         loaded.report.refuse_leaks()
-        cache.keep_set(
-            options.cache or cache.default_dir(),
-            _key(loaded.test.sha256, loaded.preprocessing),
-            loaded.test.images,
-            loaded.test.labels,
-        )
+        cache.keep_set(options.cache_dir, loaded.test, loaded.preprocessing)
     if not validate or len(loaded.validation):
         return loaded
     n = len(loaded.train) - validate
@@ -182,9 +166,17 @@ def load_again(task: Task, options: DataOptions) -> Dataset:
         prepared = PreparationOptions(
             data=source, data_dir=options.data_dir, split=options.split, cache=options.cache
         )
-        pictures = _open(prepared, lambda *_: None, task)
-        share = VALIDATED if task.is_validated else 0.0
-        loaded = _arrange(prepared, pictures, share)
+        opened = _open(prepared, lambda *_: None, task.preprocessing)
+        loaded = _arrange(prepared, opened, VALIDATED if task.is_validated else 0.0)
+        require(
+            opened.scan.published or task.test_sha256 in ("", loaded.test.sha256),
+            f"{source} is not as it was: by their digests, other pictures are its test pictures, "
+            "some of which the model may have learned from",
+            f"those that the model was tested on (sha256 {task.test_sha256[:16]}…)",
+            "--split (the NAME.split.json that train wrote), or leave out --data: the cache may "
+            "hold them",
+            verb="name them with",
+        )
     unknown = sorted(set(loaded.class_labels) - set(task.class_labels))
     require(
         not unknown,
@@ -199,22 +191,21 @@ def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
     """Return the test images of `options.data`, else those the model was tested on; None without.
 
     Raises:
-        InputError: the source named is not readable, or of other classes.
+        InputError: the source named is not readable, of other classes, or without test images.
     """
     if options.data is not None:
-        return load_again(task, options).test
+        named = load_again(task, options).test
+        expected = "some that no model learned from: a folder test/, or a test split in its table"
+        require(len(named) > 0, f"{options.data} has no test pictures", expected, "--data")
+        return named
     if task.class_labels == fashion_mnist.CLASS_LABELS:
         test = fashion_mnist.load_test_set()
         if test.sha256 == task.test_sha256:
             return _prepared(test, task.preprocessing)
     try:
-        cache_dir = options.cache or cache.default_dir()
+        return cache.find_set(options.cache_dir, task.test_sha256, task.preprocessing)
     except InputError:  # no home folder, so nothing is kept there
         return None
-    kept = cache.find_set(cache_dir, _key(task.test_sha256, task.preprocessing))
-    if kept is None:
-        return None
-    return ImageSet(kept.images, kept.labels, task.test_sha256, str(cache_dir))
 
 
 def require_test_set(task: Task, options: DataOptions) -> ImageSet:
@@ -224,14 +215,20 @@ def require_test_set(task: Task, options: DataOptions) -> ImageSet:
         InputError: it finds nothing.
     """
     found = find_test_set(task, options)
-    if found is None or not len(found):
+    if found:
+        return found
+    if not task.test_sha256:
         raise InputError(
-            f"the pictures that it was tested on ({task.source}, sha256 {task.test_sha256[:16]}…) "
-            "are not here",
-            expected="them in the cache, where training leaves them, or their source",
-            next_step="name it with --data",
+            f"{task.source} had no test picture when this was trained",
+            expected="some: what is claimed of a model is shown on them",
+            next_step="add pictures, of which a tenth become test pictures, and train again",
         )
-    return found
+    raise InputError(
+        f"the pictures that it was tested on ({task.source}, sha256 {task.test_sha256[:16]}…) "
+        "are not here",
+        expected="them in the cache, where training leaves them, or their source",
+        next_step="name it with --data",
+    )
 
 
 def take(images: ImageSet, which: Any) -> ImageSet:
@@ -264,19 +261,13 @@ def _prepared(images: ImageSet, how: Preprocessing) -> ImageSet:
     return replace(images, images=np.array(pixels, np.uint8))
 
 
-def _key(sha256: str, how: Preprocessing) -> str:
-    """Return the name under which a test set is kept: its digest, and how it was prepared."""
-    return digest([bytes.fromhex(sha256)], np.zeros(1, np.int64), [repr(how)])
-
-
 def _preprocessing(options: PreparationOptions, stored: Preprocessing) -> Preprocessing:
     """Return how pictures are prepared: as the options say, else as is usual for the source."""
     background = options.background or stored.background
-    grey = options.channels == "grey" or (not options.channels and stored.channels == 1)
-    if background == "remove" and not options.channels:
-        grey = True
+    is_grey = background == "remove" or stored.channels == 1
+    channels = options.channels or ("grey" if is_grey else "rgb")
     require(
-        background == "keep" or grey,
+        background == "keep" or channels == "grey",
         "--background remove with --channels rgb",
         "grey: an object without its background has no colours",
         "--channels",
@@ -285,7 +276,7 @@ def _preprocessing(options: PreparationOptions, stored: Preprocessing) -> Prepro
     require(len(size) <= 2, f"--image-size {size}", "one number, or height,width", "--image-size")
     return Preprocessing(
         (size[0], size[-1]),
-        1 if grey else 3,
+        1 if channels == "grey" else 3,
         background,
         "border" if background == "remove" else stored.invert,
         options.fit or stored.fit,
@@ -293,54 +284,54 @@ def _preprocessing(options: PreparationOptions, stored: Preprocessing) -> Prepro
     )
 
 
-def _usual(shapes: Sequence[tuple[tuple[int, int], str]]) -> Preprocessing:
+def _usual(sizes: Collection[tuple[int, int]], modes: Iterable[str]) -> Preprocessing:
     """Return how pictures of these sizes and Pillow modes are prepared unless asked otherwise."""
-    sizes = {size for size, _ in shapes}
-    grey = all(mode in GREY_MODES or mode.startswith("I;16") for _, mode in shapes)
-    own = next(iter(sizes)) if len(sizes) == 1 else (COMMON_SIZE, COMMON_SIZE)
-    size = own if max(own) <= LARGEST_OWN_SIZE else (COMMON_SIZE, COMMON_SIZE)
-    return Preprocessing(size, 1 if grey and shapes else 3)
+    longest = sorted(map(max, sizes)) or [COMMON_SIZE]
+    side = max(SMALLEST_SIZE, min(COMMON_SIZE, longest[len(longest) // 2]))
+    size = next(iter(sizes)) if len({*sizes}) == 1 else (side, side)
+    if min(size) < SMALLEST_SIZE or max(size) > LARGEST_OWN_SIZE:
+        size = side, side
+    grey = bool(sizes) and all(mode in GREY_MODES or mode.startswith("I;16") for mode in modes)
+    return Preprocessing(size, 1 if grey else 3)
 
 
-def _open(options: PreparationOptions, progress: Progress, task: Task | None = None) -> _Pictures:
-    """Scan and read a source; task: of the model that takes the pictures."""
-    if options.data in EMBEDDED:
-        loaded = _load_embedded(options.data, FASHION_MNIST, options.data_dir)
-        sides: tuple[tuple[scan.Part, ImageSet], ...]
-        sides = (("train", loaded.train), ("test", loaded.test))
-        listed: list[tuple[Any, str, scan.Part | None]] = [
-            (image, loaded.class_labels[label], part)
-            for part, side in sides
-            for image, label in zip(side.images, side.labels.tolist(), strict=True)
-        ]
-        how = task.preprocessing if task else _preprocessing(options, FASHION_MNIST)
-        return _from_arrays(listed, len(listed), how, progress, loaded.class_labels)
-    if options.data.startswith(TORCHVISION):
-        made = torchvision_sets.open_set(options.data.removeprefix(TORCHVISION), options.data_dir)
-        first = [one for one, _, _ in islice(made, N_PROBED)]
-        shapes = [(np.asarray(one).shape[:2], getattr(one, "mode", "RGB")) for one in first]
-        how = task.preprocessing if task else _preprocessing(options, _usual(shapes))
-        return _from_arrays(made, len(made), how, progress)
+def _open(
+    options: PreparationOptions, progress: Progress, how: Preprocessing | None = None
+) -> cache.Pictures:
+    """Scan and read a source; how: as its pictures are prepared, unless the options say."""
+    if options.data in EMBEDDED or options.data.startswith(TORCHVISION):
+        return _open_set(options, progress, how)
     found = scan.scan(options.data, options.data_dir)
-    usual = _usual(_probe(found.entries))
-    how = task.preprocessing if task else _preprocessing(options, usual)
+    probed = _probe(found.entries)
+    sizes, modes = [size for size, _ in probed], [mode for _, mode in probed]
 
-    def read(how: Preprocessing) -> cache.Read:
-        return cache.read(
-            found.entries,
-            how,
-            cache_dir=options.cache or cache.default_dir(),
-            source=options.data,
-            recheck=options.recheck,
-            progress=progress,
+    usual = how or _preprocessing(options, _usual(sizes, modes))
+    pictures = cache.read(found, usual, options, progress)
+    seen = filter(None, np.unique(pictures.rows["mode"]).tolist())
+    better = how or _preprocessing(options, _usual(sizes, seen))
+    # it is another if a picture that was not probed has colours
+    return pictures if better == usual else cache.read(found, better, options, progress)
+
+
+def _open_set(
+    options: PreparationOptions, progress: Progress, how: Preprocessing | None
+) -> cache.Pictures:
+    """Read a source whose pictures are no files, as `_open`."""
+    if options.data in EMBEDDED:
+        loaded, usual = _load_embedded(options.data, FASHION_MNIST, options.data_dir), FASHION_MNIST
+        sides: tuple[tuple[scan.Part, ImageSet], ...]
+        sides = ("train", loaded.train), ("test", loaded.test)
+        splits = tuple(
+            (part, [*zip(side.images, side.labels, strict=True)], loaded.class_labels)
+            for part, side in sides
         )
-
-    opened = read(how)
-    modes = [(usual.size, str(mode)) for mode in np.unique(opened.rows["mode"]) if mode]
-    seen = _preprocessing(options, replace(usual, channels=_usual(modes).channels))
-    if not task and seen != how:  # a picture that was not probed has colours
-        how, opened = seen, read(seen)
-    return _Pictures(found, opened.rows, opened.pixels, how)
+        made = PictureSet(options.data, loaded.train.sha256, splits)
+    else:
+        made = open_set(options.data.removeprefix(TORCHVISION), options.data_dir)
+        probed = [one for one, *_ in islice(made, N_PROBED)]
+        modes = [getattr(one, "mode", "RGB") for one in probed]
+        usual = _usual([np.asarray(one).shape[:2] for one in probed], modes)
+    return cache.read_set(made, how or _preprocessing(options, usual), options, progress)
 
 
 def _probe(entries: Sequence[Entry]) -> list[tuple[tuple[int, int], str]]:
@@ -349,6 +340,8 @@ def _probe(entries: Sequence[Entry]) -> list[tuple[tuple[int, int], str]]:
 
     found: list[tuple[tuple[int, int], str]] = []
     for entry in entries[:: max(1, len(entries) // N_PROBED)]:
+        if not Path(entry.path).is_file():  # to open a pipe would wait for ever
+            continue
         with (
             suppress(InputError),  # it will be left out
             decoding(entry.path),
@@ -358,63 +351,39 @@ def _probe(entries: Sequence[Entry]) -> list[tuple[tuple[int, int], str]]:
     return found
 
 
-def _from_arrays(
-    listed: Iterable[tuple[Any, str, scan.Part | None]],
-    n: int,
-    how: Preprocessing,
-    progress: Progress,
-    class_labels: tuple[str, ...] = (),
-) -> _Pictures:
-    """Prepare `n` decoded pictures, each with its class and side; classes sorted unless given."""
-    rows, pixels = np.zeros(n, cache.ROW), np.empty((n, *how.shape), np.uint8)
-    entries: list[Entry] = []
-    for row, place, (picture, label, part) in zip(rows, pixels, listed, strict=True):
-        values = np.asarray(picture)
-        row["sha256"] = np.frombuffer(sha256(values.tobytes()).digest(), np.uint8)
-        row["height"], row["width"] = values.shape[:2]
-        row["mode"] = getattr(picture, "mode", "L" if values.ndim == 2 else "RGB")
-        place[...] = to_pixels(picture, how).pixels
-        entries.append(Entry(f"{part}/{len(entries)}", label, part))
-        progress(len(entries), n)
-    rows["dhash"] = duplicates.dhashes(pixels)
-    labels = class_labels or tuple(sorted({entry.label for entry in entries}))
-    published = any(entry.part not in ("train", None) for entry in entries)
-    return _Pictures(Scan(tuple(entries), labels, (), published), rows, pixels, how)
-
-
-def _arrange(options: PreparationOptions, pictures: _Pictures, validate_share: float) -> Dataset:
+def _arrange(
+    options: PreparationOptions, pictures: cache.Pictures, validate_share: float
+) -> Dataset:
     """Find pictures that are alike, decide each one's side, and check all of it."""
-    found, rows, pixels = pictures.scan, pictures.rows, pictures.pixels
+    found, rows = pictures.scan, pictures.rows
     place = {label: index for index, label in enumerate(found.class_labels)}
     labels = np.array([place[entry.label] for entry in found.entries])
     usable = np.flatnonzero(rows["error"] == "")
-    twins = _find_duplicates(options, rows, pixels)
+    alike = cache.find_duplicates(pictures, options.cache_dir)
     published = np.array([scan.PARTS.index(entry.part or "train") for entry in found.entries])
-    decided = split.split(
-        rows["sha256"][usable],
+    listed = split.read_split(options.split) if options.split else {}
+    digests, parts = rows["sha256"][usable], np.full(len(rows), split.UNUSED, np.int8)
+    parts[usable] = split.split(
+        digests,
         labels[usable],
-        duplicates.groups(twins.near, twins.exact, len(rows))[usable],
+        alike.groups()[usable],
         published=published[usable] if found.published else None,
         validate_share=validate_share,
-        listed=split.read_split(options.split) if options.split else None,
+        listed=listed,
     )
-    parts = np.full(len(rows), split.UNUSED, np.int8)
-    parts[usable] = decided.parts
-    near = zip(*twins.near.T.tolist(), twins.distances.tolist(), strict=True)
     report = checks.check(
         options.data,
-        found,
-        rows=rows,
+        pictures,
         parts=parts,
-        copies=twins.exact,
-        near=near,
-        n_gone=decided.n_gone,
+        alike=alike,
+        n_gone=len(listed.keys() - {one.tobytes() for one in digests}),
         allow_leaks=options.allow_leaks,
     )
     train, validation, test = (
         _side(options, pictures, np.flatnonzero(parts == part), labels)
         for part in range(len(scan.PARTS))
     )
+    arranged = Arranged(pictures, parts, alike)
     return Dataset(
         _short(options.data),
         found.class_labels,
@@ -423,7 +392,7 @@ def _arrange(options: PreparationOptions, pictures: _Pictures, validate_share: f
         validation,
         test,
         report,
-        Arranged(found.entries, rows["sha256"], pixels, parts, twins, found.published),
+        arranged,
     )
 
 
@@ -435,58 +404,14 @@ def _short(source: str) -> str:
     return f"{path.name}/" if path.is_dir() else path.name
 
 
-def _find_duplicates(
-    options: PreparationOptions, rows: Array, pixels: Array
-) -> duplicates.Duplicates:
-    """Return which pictures are alike; found once for the same ones, and kept in the cache."""
-    seen = sha256(rows["sha256"].tobytes() + rows["error"].tobytes() + str(pixels.shape).encode())
-    cache_dir, key = options.cache or cache.default_dir(), seen.hexdigest()
-    if kept := cache.find_pairs(cache_dir, key):
-        return kept
-    found = duplicates.find(pixels, rows["dhash"])
-    unread = {*np.flatnonzero(rows["error"] != "").tolist()}  # their pixels are all black
-    exact = ([place for place in group if place not in unread] for group in found.exact)
-    found = replace(found, exact=tuple(tuple(group) for group in exact if len(group) > 1))
-    cache.keep_pairs(cache_dir, key, found)
-    return found
-
-
-class _Ordered:
-    """Pixels in another order, taken from disk a few at a time."""
-
-    def __init__(self, pixels: Array, order: Array) -> None:
-        self._pixels, self._order = pixels, order
-        self.shape = (len(order), *pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, which: slice) -> Array:
-        chosen: Array = self._pixels[self._order[which]]
-        return chosen
-
-
-def _side(
-    options: DataOptions,
-    pictures: _Pictures,
-    index: Array,
-    labels: Array,
-) -> ImageSet:
+def _side(options: DataOptions, pictures: cache.Pictures, index: Array, labels: Array) -> ImageSet:
     """Return the pictures at `index`, in the order of their digests: the same wherever they lie."""
-    digests = pictures.rows["sha256"]
-    keys = np.ascontiguousarray(digests[index]).view(">u8")  # (N, 4)
+    keys = np.ascontiguousarray(pictures.rows["sha256"][index]).view(">u8")  # (N, 4)
     order = index[np.lexsort(keys.T[::-1])]
-    labels = labels[order]
-    pairs = [one.tobytes() for one in digests[order]]
-    own = digest(pairs, labels, pictures.scan.class_labels)
-    images: Any = _Ordered(pictures.pixels, order)
-    if images.shape[0] * pictures.pixels[:1].nbytes <= MAX_IN_MEMORY:
-        images = images[:]
-    else:
-        cache_dir, key = options.cache or cache.default_dir(), _key(own, pictures.how)
-        cache.keep_set(cache_dir, key, images, labels)
-        kept = cache.find_set(cache_dir, key)
-        assert kept is not None
-        images = kept.images
+    digests = [one.tobytes() for one in pictures.rows["sha256"][order]]
+    own = digest(digests, labels[order], pictures.scan.class_labels)
     paths = tuple(pictures.scan.entries[place].path for place in order.tolist())
-    return ImageSet(images, labels, own, str(options.data), paths)
+    side = ImageSet(pictures.pixels, labels[order], own, str(options.data), paths)
+    if len(order) * pictures.pixels[:1].nbytes > MAX_IN_MEMORY:
+        return cache.keep_set(options.cache_dir, side, pictures.how, order)
+    return replace(side, images=pictures.pixels[order])

@@ -30,18 +30,39 @@ BITS = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 class Duplicates:
     """What stands twice, by index.
 
-    exact: groups of equal pixels. near: (P, 2) pairs, of an exact group with its first alone.
-    distances: (P,) mean difference of a pair's pixels, in levels of grey.
+    first: (N,) the first picture of the same pixels; often itself. near: (P, 2) pairs of such first
+    ones. distances: (P,) mean difference of a pair's pixels, in levels of grey.
     """
 
-    exact: tuple[tuple[int, ...], ...]
+    first: Array
     near: Array
     distances: Array
 
+    def pairs(self, is_used: Array) -> Iterator[tuple[int, int, float | None]]:
+        """Yield what is alike of the pictures that `is_used`, (N,) bool, marks.
 
-def dhash(pixels: Array) -> int:
-    """Return the 64-bit difference hash of one picture: see `dhashes`."""
-    return int(dhashes(pixels[None])[0])
+        Equal pictures, each with the first of them, then near ones with their distance.
+        """
+        used = np.flatnonzero(is_used)
+        _, at, group = np.unique(self.first[used], return_index=True, return_inverse=True)
+        for one, other in zip(used[at[group]].tolist(), used.tolist(), strict=True):
+            if one != other:
+                yield one, other, None
+        near = is_used[self.near].all(axis=1)
+        for pair, distance in zip(self.near[near].tolist(), self.distances[near], strict=True):
+            yield *pair, float(distance)
+
+    def groups(self) -> Array:
+        """Return for each picture the smallest index that pairs lead to from it: (N,)."""
+        labels = self.first.copy()
+        one, other = labels[self.near].T
+        while np.any(labels[one] != labels[other]):
+            lower = np.minimum(labels[one], labels[other])
+            for side in (labels[one], labels[other]):
+                np.minimum.at(labels, side, lower)
+            while np.any(labels[labels] != labels):
+                labels = labels[labels]
+        return labels
 
 
 def dhashes(pixels: Array) -> Array:
@@ -74,30 +95,15 @@ def find(pixels: Array, hashes: Array) -> Duplicates:
         grey = _grey(part)
         limits[batch] = np.minimum(MAX_LEVELS, MAX_SHARE * grey.std((1, 2)))
         blocks[batch] = _block_means(grey)
-    _, first, counts = np.unique(digests, return_index=True, return_counts=True)
-    equal = np.split(np.argsort(digests, kind="stable"), np.cumsum(counts)[:-1])
-    exact = sorted(tuple(group.tolist()) for group in equal if len(group) > 1)
-    n_bits = _n_bits(hashes[first])
-    first = first[np.minimum(n_bits, 64 - n_bits) >= MIN_BITS]
-    brightness = blocks[first].mean(axis=1)
+    _, distinct, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    first = distinct[inverse]
+    n_bits = _n_bits(hashes[distinct])
+    some = distinct[np.minimum(n_bits, 64 - n_bits) >= MIN_BITS]
+    brightness = blocks[some].mean(axis=1)
     order = np.argsort(brightness)
-    first, brightness = first[order], brightness[order]
-    pairs = first[_candidates(hashes[first], brightness, blocks[first], limits[first])]
-    return Duplicates(tuple(exact), *_confirm(pixels, limits, pairs))
-
-
-def groups(near: Array, exact: tuple[tuple[int, ...], ...], n: int) -> Array:
-    """Return for each of `n` pictures the smallest index that pairs lead to from it: (N,)."""
-    equal = [pair for group in exact for pair in itertools.pairwise(group)]
-    one, other = np.concatenate([near, np.array(equal, np.int64).reshape(-1, 2)]).T
-    labels = np.arange(n)
-    while np.any(labels[one] != labels[other]):
-        lower = np.minimum(labels[one], labels[other])
-        for side in (labels[one], labels[other]):
-            np.minimum.at(labels, side, lower)
-        while np.any(labels[labels] != labels):
-            labels = labels[labels]
-    return labels
+    some, brightness = some[order], brightness[order]
+    pairs = some[_candidates(hashes[some], brightness, blocks[some], limits[some])]
+    return Duplicates(first, *_confirm(pixels, limits, pairs))
 
 
 def _candidates(hashes: Array, brightness: Array, blocks: Array, limits: Array) -> Array:

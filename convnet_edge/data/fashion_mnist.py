@@ -6,6 +6,7 @@ header is checked beside it.
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
@@ -45,7 +46,10 @@ SAMPLE_SHA256 = (
 )
 
 MAX_FILE_BYTES = 256 * MIB
-REFETCH = "fetch the file again; the four originals are at github.com/zalandoresearch/fashion-mnist"
+REFETCH = (
+    "fetch the file again (the four originals are at github.com/zalandoresearch/fashion-mnist), or "
+    "name another folder with --data-dir"
+)
 SIDE = 28  # pixels
 IMAGES_HEADER, LABELS_HEADER = 16, 8  # bytes
 
@@ -96,7 +100,7 @@ def _find(folder: Path, file: str) -> Path | None:
 
 def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> ImageSet:
     images, labels = (
-        _read(_find(folder, file) or folder / f"{file}.gz", digest, sha256)
+        _read(_find(folder, file) or folder / f"{file}.gz", digest)
         for file, digest in zip(files, sha256, strict=True)
     )
     pixels = np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, SIDE, SIDE)
@@ -105,26 +109,20 @@ def _load(folder: Path, files: tuple[str, str], sha256: tuple[str, str]) -> Imag
     return ImageSet(pixels, classes, digest(pictures, classes, CLASS_LABELS), str(folder))
 
 
-def _read(path: Path, sha256: str, pair: tuple[str, str]) -> bytes:
-    """Return the content of a file, decompressed, that must have this digest, one of the pair."""
-    data, next_step = read_bytes(path, limit=MAX_FILE_BYTES, next_step=REFETCH), REFETCH
+def _read(path: Path, sha256: str) -> bytes:
+    """Return the content of a file, decompressed, that must have this digest."""
+    data = read_bytes(path, limit=MAX_FILE_BYTES, next_step=REFETCH)
     try:
         if data[:2] == b"\x1f\x8b":  # told by content, not by name
-            stream = zlib.decompressobj(wbits=31)
-            data = stream.decompress(data, MAX_FILE_BYTES)
-            if not stream.eof:
-                grows = bool(stream.unconsumed_tail)
-                raise ValueError("it grows without end" if grows else "it is truncated")
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_FILE_BYTES)
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
-            next_step = "remove the file, or name another folder with --data-dir"
-            next_step = "images and labels are swapped" if found in pair else next_step
             raise ValueError(f"content sha256 {found[:16]}…")
-    except (ValueError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} is another file or damaged: {error}",
             expected=f"Fashion-MNIST's own, sha256 {sha256[:16]}… once decompressed",
-            next_step=next_step,
+            next_step=REFETCH,
         ) from error
     return data
 

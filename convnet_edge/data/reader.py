@@ -15,17 +15,13 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import count, islice
-from queue import SimpleQueue
-
-import numpy as np
 
 from ..runtime.errors import InputError
 from ..runtime.files import MIB
 from ..runtime.measure.machine import usable_cores
-from ..runtime.pictures.preprocess import Prepared, Preprocessing
-from .worker import receive, send
+from ..runtime.pictures.preprocess import Preprocessing
+from .worker import Opened
 
 START = (  # it searches modules where this process does; Ctrl-C is for this one alone
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -36,49 +32,25 @@ ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 MAX_CHUNK, MAX_CHUNK_BYTES = 32, 4 * MIB  # of pictures on their way to or from a worker
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What was found of one file: `prepared`, or an error.
-
-    sha256: of the file's bytes, zeros if they could not be read. width, height, mode: as stored.
-    """
-
-    prepared: Prepared | None = None
-    error: InputError | None = None
-    sha256: bytes = bytes(32)
-    dhash: int = 0
-    width: int = 0
-    height: int = 0
-    mode: str = ""
-
-
-def read(
-    paths: Iterable[str],
-    how: Preprocessing,
-    *,
-    invert: bool | None = None,
-    n_workers: int | None = None,
-) -> Iterator[Opened]:
+def read(paths: Iterable[str], how: Preprocessing) -> Iterator[Opened]:
     """Yield what each of `paths` holds, in order; a picture that cannot be opened stops no other.
 
-    `n_workers`: None for one a core; they start when the first picture is asked for, and end when
-    the iterator does, however that is.
+    The processes start when the first picture is asked for, and end when the iterator does, however
+    that is.
 
     Raises:
         InputError: a process cannot be started.
     """
-    n_workers = n_workers or usable_cores()
-    workers = [_Worker(how, invert) for _ in range(n_workers)]
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
+    n_workers = usable_cores()
+    workers = [_Worker(how) for _ in range(n_workers)]
+    idle = [*workers]  # one for each thread
 
     def read_chunk(chunk: list[str]) -> list[Opened]:
-        worker = idle.get()
+        worker = idle.pop()
         try:
             return worker.read(chunk)
         finally:
-            idle.put(worker)
+            idle.append(worker)
 
     pool, pending = ThreadPoolExecutor(n_workers), deque[Future[list[Opened]]]()
     largest = max(1, min(MAX_CHUNK, MAX_CHUNK_BYTES // math.prod(how.shape)))
@@ -110,9 +82,9 @@ def _chunks(paths: Iterable[str], n_workers: int, largest: int) -> Iterator[list
 class _Worker:
     """A process that opens pictures, started when it is needed and again when one ended it."""
 
-    def __init__(self, how: Preprocessing, invert: bool | None) -> None:
+    def __init__(self, how: Preprocessing) -> None:
         self._shape = how.shape
-        self._task = json.dumps({"how": how.document(), "invert": invert, "path": sys.path})
+        self._task = json.dumps({"how": how.document(), "path": sys.path})
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
@@ -141,43 +113,31 @@ class _Worker:
         assert process.stdin
         assert process.stdout
         with contextlib.suppress(BrokenPipeError):
-            send(process.stdin, json.dumps([os.fspath(path) for path in paths]).encode())
+            names = json.dumps([os.fspath(path) for path in paths])
+            process.stdin.write(names.encode() + b"\n")
+            process.stdin.flush()
         for path in paths:
-            if (reply := receive(process.stdout)) is None:
+            if (opened := Opened.read(process.stdout, self._shape)) is None:
                 self._process = None
-                found = f"{path}: its decoder crashed ({_end(process)})"
-                next_step = "save it again, or name another"
-                yield Opened(
-                    error=InputError(found, expected="a whole picture", next_step=next_step)
+                error = InputError(
+                    f"{path}: its decoder crashed ({_end(process)})",
+                    expected="a whole picture",
+                    next_step="save it again, or name another",
                 )
+                yield Opened(error=error)
                 return
-            yield self._opened(reply)
-
-    def _opened(self, reply: bytes) -> Opened:
-        said, _, pixels = reply.partition(b"\n")
-        found = json.loads(said)
-        sha256 = bytes.fromhex(found.pop("sha256", "")) or bytes(32)
-        if "error" in found:
-            text, expected, next_step = found.pop("error")
-            error = InputError(text, expected=expected, next_step=next_step)
-            return Opened(None, error, sha256, **found)
-        values = np.frombuffer(pixels, np.uint8).reshape(self._shape)
-        return Opened(Prepared(values, *found.pop("prepared")), None, sha256, **found)
+            yield opened
 
 
 def _start(task: str) -> "subprocess.Popen[bytes]":
-    """Start a process, and wait until it has imported what it needs.
-
-    Raises:
-        InputError: it does not start.
-    """
+    """Start a process, and wait until it has imported what it needs."""
     command, pipe = [sys.executable, "-P", "-c", START, task], subprocess.PIPE
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter
             command, stdin=pipe, stdout=pipe, stderr=pipe, env=os.environ | ONE_THREAD
         )
         assert process.stdout
-        if receive(process.stdout) is not None:
+        if process.stdout.read(1):
             return process
         failed = _end(process)
     except OSError as error:

@@ -19,16 +19,16 @@ from ..runtime.contract import MAX_CLASSES
 from ..runtime.errors import InputError, MissingPackageError
 from ..runtime.files import MIB, read_bytes
 from ..runtime.options import require
-from ..runtime.pictures.decode import FORMATS
+from ..runtime.pictures.decode import FORMATS, PHONE_SUFFIXES
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PART_WORDS: dict[str, Part] = {
     "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-SUFFIXES = tuple(chain.from_iterable(FORMATS.values()))
+SUFFIXES = (*chain.from_iterable(FORMATS.values()), *PHONE_SUFFIXES)
 COLUMNS = ("path", "label", "split")
 MAX_TABLE_BYTES = 1024 * MIB
 MIN_PICTURES = 2  # of a class
@@ -90,13 +90,25 @@ def scan(source: str, data_dir: Path | None) -> Scan:
             expected="a folder of class folders, a CSV or Parquet table, or the name of a data set",
             next_step="check how it is written",
         )
-    parts = {entry.part for entry in entries}
-    if parts == {"train"}:  # is all there is, not one side of a split
-        parts, entries = {None}, [replace(entry, part=None) for entry in entries]
     counts = Counter(entry.label for entry in entries)
     trained = {entry.label for entry in entries if entry.part in ("train", None)}
     require_classes(source, counts, trained, left_out)
-    return Scan(tuple(entries), tuple(sorted(counts)), tuple(left_out), None not in parts)
+    return scan_of(entries, left_out)
+
+
+def scan_of(entries: Sequence[Entry], left_out: Sequence[LeftOut] = ()) -> Scan:
+    """Return what these entries are.
+
+    If all are to train, that is no split. Validation beside train alone is the test, as ImageNet's.
+    """
+    parts = {entry.part for entry in entries}
+    if parts == {"train"}:
+        entries = [replace(entry, part=None) for entry in entries]
+    if parts == {"train", "validation"}:
+        entries = [replace(one, part="test") if one.part != "train" else one for one in entries]
+    labels = sorted({entry.label for entry in entries})
+    published = all(entry.part for entry in entries)
+    return Scan(tuple(entries), tuple(labels), tuple(left_out), published)
 
 
 def require_classes(
@@ -221,11 +233,7 @@ def _walk(source: str, left_out: list[LeftOut]) -> Iterator[tuple[Path, list[str
 
 
 def _parts(source: str, folders: Sequence[str]) -> dict[str, Part]:
-    """Return the split that each folder is called after; empty where they are called after classes.
-
-    Raises:
-        InputError: some are called so and some are not, or two are called after one split.
-    """
+    """Return the split that each folder is called after; none where classes name them."""
     words = {name: PART_WORDS[name.casefold()] for name in folders if name.casefold() in PART_WORDS}
     if len(words) == len(folders) == len({*words.values()}) and "train" in words.values():
         return words
@@ -272,7 +280,9 @@ def _scan_table(path: Path) -> tuple[list[Entry], list[LeftOut]]:
 
 
 def _text(cell: Any) -> str:
-    return "" if cell is None else os.fsdecode(cell) if isinstance(cell, bytes) else str(cell)
+    if cell is None or cell != cell:  # NaN, as pandas writes what is missing
+        return ""
+    return os.fsdecode(cell) if isinstance(cell, bytes) else str(cell)
 
 
 def _read_csv(path: Path) -> list[list[str]]:
@@ -302,7 +312,8 @@ def _read_parquet(path: Path) -> list[tuple[Any, ...]]:
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        columns = file.read(columns=[names[at] for at in _places(path, names)]).columns
+        places = _places(path, [name.strip().lower() for name in names])
+        columns = file.read(columns=[names[at] for at in places]).columns
         return list(zip(*(column.to_pylist() for column in columns), strict=True))
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise _no_table(path, error) from error

@@ -5,7 +5,6 @@ Nothing here looks at pictures or finds near-duplicates: their groups are given.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,48 +21,33 @@ SCHEMA = 1
 MAX_LIST_BYTES = 1024 * MIB
 
 
-@dataclass(frozen=True)
-class Split:
-    """Where each picture goes.
-
-    parts: (N,) int8, an index into `PARTS`, or `UNUSED`. torn: pictures that are left out, as they
-    are near listed ones of two parts. n_gone: listed pictures that are not there any more.
-    """
-
-    parts: Array
-    torn: tuple[int, ...]
-    n_gone: int
-
-
 def split(
     digests: Array,
     labels: Array,
     groups: Array,
     *,
-    published: Array | None = None,
-    validate_share: float = 0.0,
-    listed: Mapping[bytes, int] | None = None,
-) -> Split:
-    """Decide the part of N pictures, by (N, 32) uint8 digests of what they are.
+    published: Array | None,
+    validate_share: float,
+    listed: Mapping[bytes, int],
+) -> Array:
+    """Return the part of N pictures, (N,) int8, by (N, 32) uint8 digests of what they are.
 
     The first 8 bytes are a number, as a share of all that there are: below 0.1 test, below 0.2
     validation, the others train. A group of near-duplicates follows its smallest digest. If a class
     would have no training picture, its group with the largest digest trains. labels, groups: (N,)
     integers. published: (N,) the source's own parts, which stay; only if none of them is validation
     do `validate_share` of train become it. listed: as `read_split` returns it; these pictures keep
-    their parts, and new ones near them join them.
+    their parts, and new ones near them join them; near some of two parts they are `UNUSED`.
 
     Raises:
         InputError: no listed picture is among them.
     """
-    listed, bounds = listed or {}, (SHARE, 2 * SHARE)
-    digests = np.ascontiguousarray(digests)
+    digests, bounds = np.ascontiguousarray(digests), (SHARE, 2 * SHARE)
     own = digests.view("V32").ravel().tolist()
     known = np.array([listed.get(digest, UNUSED) for digest in own], np.int8)
-    n_gone = len(listed.keys() - set(own))
-    if listed and n_gone == len(listed):
+    if listed and not np.any(known != UNUSED):
         raise InputError(
-            f"none of the {n_gone:,} pictures listed for --split is here",
+            f"none of the {len(listed):,} pictures listed for --split is here",
             expected="the list of these pictures",
             next_step="name another with --split, or leave it out",
         )
@@ -75,8 +59,7 @@ def split(
         fixed = np.where(is_open, UNUSED, published)
     shares = np.ascontiguousarray(digests[:, :8]).view(">u8").ravel() / 2.0**64
     groups = np.unique(groups, return_inverse=True)[1]
-    parts = _decide(shares, labels, groups, fixed=fixed, known=known, bounds=bounds)
-    return Split(parts, tuple(np.flatnonzero(parts == UNUSED).tolist()), n_gone)
+    return _decide(shares, labels, groups, fixed=fixed, known=known, bounds=bounds)
 
 
 def _decide(

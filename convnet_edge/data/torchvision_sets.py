@@ -4,9 +4,11 @@ What becomes of its pictures is the business of the data set's caller.
 """
 
 import contextlib
+import hashlib
 import io
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import signature
@@ -39,14 +41,18 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class PictureSet:
-    """A set's pictures, decoded one by one. published: whether it has splits of its own."""
+    """A set's pictures, decoded one by one.
+
+    state: changes when its files do. splits: of each its name, its pictures with their labels, and
+    the labels' names, empty where they are only numbers.
+    """
 
     name: str
-    splits: tuple[tuple[Part | None, Any], ...]
-    published: bool
+    state: str
+    splits: tuple[tuple[Part | None, Any, Sequence[str]], ...]
 
     def __len__(self) -> int:
-        return sum(len(pictures) for _, pictures in self.splits)
+        return sum(len(pictures) for _, pictures, _ in self.splits)
 
     def __iter__(self) -> Iterator[tuple[Any, str, Part | None]]:
         """Yield each picture, as Pillow's or an array, with its class and split.
@@ -54,8 +60,7 @@ class PictureSet:
         Raises:
             InputError: one cannot be read.
         """
-        for part, pictures in self.splits:
-            names = _class_labels(pictures)
+        for part, pictures, names in self.splits:
             for number in range(len(pictures)):
                 try:
                     picture, label = pictures[number]
@@ -84,14 +89,24 @@ def open_set(name: str, data_dir: Path | None) -> PictureSet:
     class_name, _, variant = name.partition("-")
     made = getattr(datasets, class_name)
     takes = signature(made).parameters
-    splits: list[tuple[Part | None, Any]] = []
+    splits: list[tuple[Part | None, Any, Sequence[str]]] = []
     for word in words.split() or [""]:
         settings: dict[str, Any] = {"split": variant or word} if word and "split" in takes else {}
         if word and (variant or "train" in takes):
             settings["train"] = word == "train"
         part = PART_WORDS.get(word, "train") if word else None  # trainval, train-standard
-        splits.append((part, _open_split(made, name, data_dir, settings)))
-    return PictureSet(name, tuple(splits), len(splits) > 1)
+        pictures = _open_split(made, name, data_dir, settings)
+        splits.append((part, pictures, _class_labels(pictures)))
+    return PictureSet(name, _state(data_dir or DEFAULT_DIR), tuple(splits))
+
+
+def _state(folder: Path) -> str:
+    """Return a digest of the names, sizes and times of change of all that is in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        about = path.lstat()
+        found.update(os.fsencode(f"{path} {about.st_size} {about.st_mtime_ns}\n"))
+    return found.hexdigest()
 
 
 def _open_split(made: Any, name: str, data_dir: Path | None, settings: dict[str, Any]) -> Any:

@@ -7,10 +7,14 @@ what it costs that a picture ends it, is the reader's business.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes
@@ -21,18 +25,56 @@ from ..runtime.pictures.decode import (
     decoding,
     open_picture,
 )
-from ..runtime.pictures.preprocess import Preprocessing, prepare
-from .duplicates import dhash
+from ..runtime.pictures.preprocess import Array, Preprocessing, prepare
 
-LENGTH_BYTES = 4
-MAX_FRAME_BYTES = 64 * MIB  # the pixels of the largest network are 48
+MAX_LINE_BYTES = MIB
 MAX_MEMORY_BYTES = 3072 * MIB  # of addresses
 
 
-def serve(task: dict[str, Any]) -> None:
-    """Answer requests, names of files each, until there are no more: a frame for each file.
+@dataclass(frozen=True)
+class Opened:
+    """What was found of one file: its pixels, prepared, or an error.
 
-    A first, empty frame says that it is ready.
+    sha256: of the file's bytes, zeros if they could not be read. width, height, mode: as stored.
+    """
+
+    pixels: Array | None = None
+    error: InputError | None = None
+    sha256: bytes = bytes(32)
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    n_frames: int = 1
+
+    def to_bytes(self) -> bytes:
+        """Return it as a line of JSON, and the pixels behind that."""
+        error = self.error and (self.error.found, self.error.expected, self.error.next_step)
+        others = {name: getattr(self, name) for name in ("width", "height", "mode", "n_frames")}
+        line = json.dumps({"error": error, "sha256": self.sha256.hex(), **others}).encode()
+        return line + b"\n" + (b"" if self.pixels is None else self.pixels.tobytes())
+
+    @classmethod
+    def read(cls, stream: IO[bytes], shape: tuple[int, ...]) -> "Opened | None":
+        """Return the next of a stream, with pixels of this shape; None if it ends before that."""
+        line = stream.readline(MAX_LINE_BYTES)
+        if not line.endswith(b"\n"):
+            return None
+        said = json.loads(line)
+        error, sha256 = said.pop("error"), bytes.fromhex(said.pop("sha256"))
+        if error:
+            found, expected, next_step = error
+            error = InputError(found, expected=expected, next_step=next_step)
+            return cls(None, error, sha256, **said)
+        pixels = stream.read(math.prod(shape))
+        if len(pixels) < math.prod(shape):
+            return None
+        return cls(np.frombuffer(pixels, np.uint8).reshape(shape), None, sha256, **said)
+
+
+def serve(task: dict[str, Any]) -> None:
+    """Answer lines of files' names, until there are no more, with an `Opened` for each file.
+
+    A byte before the first says that it is ready.
     """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -40,45 +82,27 @@ def serve(task: dict[str, Any]) -> None:
         os.set_blocking(2, False)  # nobody reads it before this ends
     _limit_memory()
     how = Preprocessing.read(task["how"])
-    send(replies, b"")
-    while (request := receive(sys.stdin.buffer)) is not None:
+    replies.write(b".")
+    replies.flush()
+    for request in sys.stdin.buffer:
         for name in json.loads(request):
-            found, pixels = _open(Path(name), how, task["invert"])
-            send(replies, json.dumps(found).encode() + b"\n" + pixels)
+            replies.write(open_file(Path(name), how).to_bytes())
+            replies.flush()
 
 
-def send(stream: IO[bytes], content: bytes) -> None:
-    """Write `content` as a frame: its length, then itself."""
-    stream.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> bytes | None:
-    """Return the content of the next frame; None if what sends them has ended, or is astray."""
-    length = stream.read(LENGTH_BYTES)
-    n_bytes = int.from_bytes(length, "little")
-    if len(length) < LENGTH_BYTES or n_bytes > MAX_FRAME_BYTES:
-        return None
-    content = stream.read(n_bytes)
-    return content if len(content) == n_bytes else None
-
-
-def _open(path: Path, how: Preprocessing, invert: bool | None) -> tuple[dict[str, Any], bytes]:
-    """Return what `reader.Opened` says of a file, and its pixels; the parts of an error instead."""
-    found: dict[str, Any] = {}
+def open_file(path: Path, how: Preprocessing) -> Opened:
+    """Return what a file holds, prepared."""
+    found = Opened()
     try:
         data = read_bytes(path, limit=MAX_PICTURE_BYTES, next_step="name a picture file")
-        found["sha256"] = hashlib.sha256(data).hexdigest()
+        found = Opened(sha256=hashlib.sha256(data).digest())
         with decoding(str(path)):
             picture = open_picture(data, str(path), MAX_PIXELS)
-            found |= {"width": picture.width, "height": picture.height, "mode": picture.mode}
+            found = replace(found, width=picture.width, height=picture.height, mode=picture.mode)
             n_frames = count_frames(picture, data)
-            prepared = prepare(picture, how, invert=invert)
+            return replace(found, pixels=prepare(picture, how).pixels, n_frames=n_frames)
     except InputError as error:
-        return found | {"error": (error.found, error.expected, error.next_step)}, b""
-    found["dhash"] = dhash(prepared.pixels)
-    found["prepared"] = prepared.is_inverted, prepared.unevenness, n_frames
-    return found, prepared.pixels.tobytes()
+        return replace(found, error=error)
 
 
 def _limit_memory() -> None:

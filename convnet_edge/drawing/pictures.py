@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import numpy as np
 
 from ..runtime.files import write_atomically
-from ..runtime.measure.result import Calibration, NodeTime, Paced, brief, percent
+from ..runtime.measure.result import Accuracy, Calibration, NodeTime, Paced, brief, percent
 from ..runtime.measure.stats import Array
 from ..runtime.measure.tables import shorten
+from . import fonts
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from ..runtime.classifier import Classifier
@@ -54,7 +56,7 @@ STYLE: dict[Any, Any] = {
 }
 GRID_COLUMNS, GRID_ROWS = 5, 3
 N_SHOWN_CLASSES = 3
-MAX_MATRIX = 30  # classes
+MAX_NAME = 22  # characters of a class or file; longer ones leave no room for the picture
 N_FEW = 100  # images, of which a share is known to ±10 points at best
 INSTALL = "pip install matplotlib"
 
@@ -63,12 +65,13 @@ INSTALL = "pip install matplotlib"
 class Picture:
     """Where a picture is, or would be: drawn is False where matplotlib is not installed.
 
-    svg: the same to put into a page, of charts.
+    svg: the same to put into a page, of charts. boxes: letters that no installed font has.
     """
 
     path: Path
     drawn: bool
     svg: str | None = None
+    boxes: str = ""
 
     __repr__ = brief
 
@@ -99,16 +102,28 @@ def draw(
         except ImportError:
             return Picture(path, drawn=False)
         with rc_context(STYLE), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # any script
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # `boxes` says it
             figure = Figure(dpi=140, layout="constrained")
             paint(figure, *args, **kwargs)
-            png = io.BytesIO()
-            figure.savefig(png, format="png", metadata={"Software": None})
+            png, missing = _png(figure), fonts.lacking(figure)
+            if missing and (left := fonts.add_fonts(figure, missing)) != missing:
+                png, missing = _png(figure), left
             inline = _inline(figure, path.stem) if svg else None
-        write_atomically(path, png.getvalue())
-        return Picture(path, drawn=True, svg=inline)
+        write_atomically(path, png)
+        return Picture(path, drawn=True, svg=inline, boxes="".join(map(chr, sorted(missing))))
 
     return drawn
+
+
+def short_name(label: str) -> str:
+    """Return a name as pictures show it: without its middle, if it is long."""
+    return shorten(label, MAX_NAME)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def _inline(figure: Figure, prefix: str) -> str:
@@ -185,34 +200,18 @@ def latency(figure: Figure, samples_ms: Mapping[int, Array], title: str) -> None
 
 
 @draw
-def confusion(figure: Figure, counts: Sequence[Sequence[int]], labels: Sequence[str]) -> None:
+def confusion(figure: Figure, score: Accuracy) -> None:
     """Draw the confusion matrix; colours follow the share of the true class.
 
-    Of more than 30 classes, which nobody could read, the ten pairs that are confused most.
+    Of many classes the pairs that are confused most.
     """
     figure.set_size_inches(7, 6.4)
-    axes, matrix = figure.subplots(), np.array(counts)
-    n_true = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    shares = matrix / n_true
-    if len(labels) > MAX_MATRIX:
-        wrong = matrix * (1 - np.eye(len(labels), dtype=int))
-        worst = np.argsort(-wrong, axis=None, kind="stable")[: min(10, np.count_nonzero(wrong))]
-        pairs = list(zip(*np.unravel_index(worst, wrong.shape), strict=True))
-        names = [
-            f"{shorten(labels[true], 22)}\ntaken for {shorten(labels[taken], 22)}"
-            for true, taken in pairs
-        ]
-        bars = axes.barh(range(len(pairs)), [wrong[pair] for pair in pairs], color=BLUE)
-        axes.bar_label(bars, [f" {wrong[pair]} of {n_true[pair[0], 0]}" for pair in pairs])
-        axes.set_yticks(range(len(pairs)), names)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.grid(visible=False, axis="y")
-        axes.axis("on" if pairs else "off")
-        n_wrong, n_all = wrong.sum(), matrix.sum()
-        title = f"The pairs most confused; {n_wrong:,} of {n_all:,} test images are wrong"
-        axes.set(xlabel="images", title=title)
+    axes = figure.subplots()
+    if not score.confusion:
+        _worst_pairs(axes, score)
         return
+    matrix, labels = np.array(score.confusion), [short_name(one.label) for one in score.classes]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
     axes.grid(visible=False)
     for (row, column), count in np.ndenumerate(matrix):
@@ -222,6 +221,20 @@ def confusion(figure: Figure, counts: Sequence[Sequence[int]], labels: Sequence[
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test images")
+
+
+def _worst_pairs(axes: Axes, score: Accuracy) -> None:
+    pairs = score.confused
+    names = [f"{short_name(pair.true)}\ntaken for {short_name(pair.predicted)}" for pair in pairs]
+    bars = axes.barh(range(len(pairs)), [pair.n for pair in pairs], color=BLUE)
+    axes.bar_label(bars, [f" {pair.n} of {pair.n_of_class}" for pair in pairs])
+    axes.set_yticks(range(len(pairs)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(visible=False, axis="y")
+    axes.axis("on" if pairs else "off")
+    n_wrong = f"{score.n - score.n_correct:,} of {score.n:,} test images are wrong"
+    axes.set(xlabel="images", title=f"The pairs most confused; {n_wrong}")
 
 
 @draw
@@ -318,7 +331,7 @@ def differences(
         bars.axis("on")
         for row, color, shift in zip(both, (BLUE, RED), (-0.2, 0.2), strict=True):
             bars.barh(places + shift, row[shown], 0.38, color=color)
-        bars.set_yticks(places, [labels[index] for index in shown], fontsize=8)
+        bars.set_yticks(places, [short_name(labels[index]) for index in shown], fontsize=8)
         bars.set(xlim=(0, 1))
         bars.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=7)
         bars.invert_yaxis()
@@ -344,7 +357,7 @@ def prediction_grid(
     for axes, image, name, true_name in zip(cells, images, names, true_names, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         right = name == true_name
-        title = f"{name}?" if right else f"{name}?\n(is {true_name})"
+        title = f"{short_name(name)}?" + f"\n(is {short_name(true_name)})" * (not right)
         axes.set_title(title, color=INK if right else RED)
 
 

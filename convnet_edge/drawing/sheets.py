@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..runtime.measure.stats import Array
-from ..runtime.measure.tables import shorten
-from .pictures import INK, RED, draw
+from .pictures import INK, RED, draw, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 N_CLASSES, N_A_CLASS = 20, 10
 N_PAIRS, N_ACROSS = 24, 4
 THUMBNAIL, GAP = 96, 8  # pixels
-MAX_NAME = 22  # characters under a picture
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def contact_sheet(
     names = []
     for index, label in enumerate(shown):
         numbers = [f"{counts[name][index]:,} {name}" for name in filled]
-        names.append("\n".join([shorten(label, MAX_NAME), *numbers]))
+        names.append("\n".join([short_name(label), *numbers]))
     width, height = 2.2 + 0.72 * N_A_CLASS, 0.72 * len(shown) + 0.8
     figure.set_size_inches(width, height)
     figure.set_layout_engine("none")  # it lets labels of a picture of fixed aspect run out
@@ -78,8 +76,7 @@ def pair_sheet(
     for axes, (one, other, distance) in zip(cells, shown, strict=False):
         _show(axes, [[one.pixels, other.pixels]], 2)
         captions = [
-            "\n".join(shorten(text, MAX_NAME) for text in (side.part, side.label, side.name))
-            for side in (one, other)
+            "\n".join(map(short_name, (side.part, side.label, side.name))) for side in (one, other)
         ]
         axes.set_xticks((np.arange(2) + 0.5) * (THUMBNAIL + GAP), captions, fontsize=7)
         how = "equal pixels" if distance is None else f"{distance:.1f} levels apart"
@@ -112,15 +109,12 @@ def _some(label: int, parts: Iterable[ImageSet]) -> list[Array]:
 def _show(axes: Axes, rows: Sequence[Sequence[Array]], n_columns: int) -> None:
     """Show pictures in rows, each fitted into a square cell of one canvas."""
     cell = THUMBNAIL + GAP
-    canvas = np.full((cell * len(rows), cell * n_columns, 3), 255, np.uint8)
+    canvas = Image.new("RGB", (cell * n_columns, cell * len(rows)), "white")
     for row, pictures in enumerate(rows):
         for column, pixels in enumerate(pictures):
-            picture = Image.fromarray(pixels).convert("RGB")
-            scale = THUMBNAIL / max(picture.size)
-            width, height = (max(1, round(side * scale)) for side in picture.size)
-            left, top = (cell - width) // 2 + cell * column, (cell - height) // 2 + cell * row
-            small = picture.resize((width, height), Image.Resampling.BOX)
-            canvas[top : top + height, left : left + width] = np.asarray(small)
+            picture, square = Image.fromarray(pixels).convert("RGB"), (THUMBNAIL, THUMBNAIL)
+            fitted = ImageOps.pad(picture, square, Image.Resampling.BOX, "white")
+            canvas.paste(fitted, (cell * column + GAP // 2, cell * row + GAP // 2))
     axes.imshow(canvas)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

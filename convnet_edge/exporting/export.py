@@ -99,7 +99,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
         comparison=proof.comparison,
         checks=proof.checks,
     )
-    errors = parity.errors_of(proof.logits, reference).max(axis=1)
+    errors = selftest.errors_of(proof.logits, reference.logits).max(axis=1)
     picture_path = seal.beside(path, "parity", passed=report.passed).with_suffix(".png")
     picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
     report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)

@@ -110,16 +110,16 @@ def verify(
         classifier = Classifier(file, provider=options.provider)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
+        if options.skew or options.against is not None:
+            test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
         if options.skew:
             step("making the usual mistakes on purpose")
-            test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
             if not test.paths:
                 note("mistakes in reading files are left out: name the pictures with --data")
             costs = tuple(skew.measure(classifier, test))
         if options.against is not None:
             step(f"comparing with {options.against}")
             compare = compare_network if options.against.suffix == ".safetensors" else compare_model
-            test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
             proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
@@ -177,7 +177,7 @@ def compare_model(
         f"{mine.tolerance:.2g}, {len(found.flips)} labels differ"
     )
     if verdict == "different":
-        errors = parity.errors_of(logits, reference).max(axis=1)
+        errors = selftest.errors_of(logits, reference.logits).max(axis=1)
         detail += f"; most in images {np.argsort(-errors, kind='stable')[:3].tolist()}"
     name, where = "logits against the other model", tuple(_differing_parts(mine.file, other.file))
     check = Check(name, verdict != "different", detail, found.max_error, mine.tolerance)

@@ -5,7 +5,7 @@ train stage's business.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -65,12 +65,15 @@ class _Described:
     versions: dict[str, str]
 
 
+MODEL_KEYS = tuple(one.name for one in fields(_Described))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
-    kind: "model" or "resume". header: plain JSON values; a model's are `model` (see
-    `describe_network`), `class_labels`, `training`, `test` and `versions`.
+    kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`, with
+    `describe_network` for the first.
     """
 
     kind: str

@@ -45,7 +45,7 @@ class Architecture:
             f"kernel size {self.kernel_size} on images of {self.image_shape[1]} x "
             f"{self.image_shape[2]} pixels leaves nothing after two convolutions and poolings",
             "a smaller kernel or larger images",
-            "--kernel-size",
+            "--kernel-size or --image-size",
         )
 
     @property

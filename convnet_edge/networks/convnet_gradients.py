@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from .gradients import Batch, StepResult, alike, count_hits
+from .gradients import Batch, StepResult, alike, loss_at
 
 aten = torch.ops.aten
 CHANNELS_LAST = torch.channels_last
@@ -37,13 +37,8 @@ def loss_and_gradients(
     kept = hidden if keep is None else hidden * keep
     logits = torch.addmm(bias4, kept, linear2.t()).to(parameters[0].dtype)
 
-    log_p = logits.log_softmax(1)
-    weighted = None if batch.weights is None else batch.weights[:, None]
-    targets = batch.targets if weighted is None else batch.targets * weighted
-    loss = log_p.flatten().dot(targets.flatten()) / -n_total
-    n_hits = count_hits(logits, batch)
-    grad = log_p.exp_().sub_(batch.targets).div_(n_total)
-    grad = (grad if weighted is None else grad * weighted).to(hidden.dtype)
+    loss, n_hits, grad = loss_at(logits, batch, n_total)
+    grad = grad.to(hidden.dtype)
     grad_linear2, grad_bias4 = grad.t() @ kept, grad.sum(0)
     grad = grad @ linear2
     if keep is not None:

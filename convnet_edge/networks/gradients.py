@@ -65,19 +65,22 @@ def by_autograd(
         raise ValueError("dropout is the network's own business")
     with torch.autocast(batch.x.device.type, dtype, enabled=dtype is not None):
         logits = model(batch.x)
-    logits = logits.to(parameters[0].dtype)
-    targets = batch.targets if batch.weights is None else batch.targets * batch.weights[:, None]
-    loss = logits.log_softmax(1).mul(targets).sum() / -n_total
-    found = torch.autograd.grad(
-        loss, list(model.parameters()), allow_unused=True, materialize_grads=True
-    )
-    return StepResult(loss.detach(), count_hits(logits.detach(), batch), alike(found, parameters))
+    loss, n_hits, grad = loss_at(logits.detach().to(parameters[0].dtype), batch, n_total)
+    weights, grad = list(model.parameters()), grad.to(logits.dtype)
+    found = torch.autograd.grad(logits, weights, grad, allow_unused=True, materialize_grads=True)
+    return StepResult(loss, n_hits, alike(found, parameters))
 
 
-def count_hits(logits: Tensor, batch: Batch) -> Tensor:
-    """Return (n_classes,) int64: how many images of each class have its logit as their largest."""
+def loss_at(logits: Tensor, batch: Batch, n_total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss and hits as in `StepResult`, and the loss's gradient at the `logits` (N, C)."""
+    weights = None if batch.weights is None else batch.weights[:, None]
+    targets = batch.targets if weights is None else batch.targets * weights
+    log_p = logits.log_softmax(1)
+    loss = log_p.flatten().dot(targets.flatten()) / -n_total
     hits = (logits.argmax(1) == batch.labels).to(torch.int64)
-    return hits.new_zeros(logits.shape[1]).index_add_(0, batch.labels, hits)
+    n_hits = hits.new_zeros(logits.shape[1]).index_add_(0, batch.labels, hits)
+    grad = log_p.exp_().sub_(batch.targets).div_(n_total)
+    return loss, n_hits, grad if weights is None else grad * weights
 
 
 def alike(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:

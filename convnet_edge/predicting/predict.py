@@ -53,7 +53,7 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
         pictures, errors = [], {}
         for place, path in enumerate(batch):
             try:
-                pictures.append(preprocess.read_picture(path, how, invert=options.invert))
+                pictures.append(preprocess.to_pixels(path, how, invert=options.invert))
             except InputError as error:
                 errors[place] = error
         found = classifier.answer(pictures)

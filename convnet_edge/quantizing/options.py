@@ -27,12 +27,12 @@ class QuantizeOptions(DataOptions):
         None,
         "Model file.",
         suffixes=(".onnx",),
-        default_text="exported/NAME.int8.onnx or NAME.int8-ort.onnx; NAME is convnet for the "
-        "shipped model",
+        default_text="NAME.int8.onnx or NAME.int8-ort.onnx beside the model; for the shipped one "
+        "exported/convnet.int8.onnx",
     )
 
     def out_path(self, source_path: Path) -> Path:
         """Return the model file to write for the float model at `source_path`."""
         is_shipped = source_path.name == shipped_model().name  # its integers lie beside it
-        name = CHECKPOINT.stem if is_shipped else source_path.stem
-        return self.out or EXPORTED_DIR / f"{name}{LAYOUT_SUFFIXES[self.layout]}"
+        beside = EXPORTED_DIR / CHECKPOINT.name if is_shipped else source_path
+        return self.out or beside.with_name(f"{beside.stem}{LAYOUT_SUFFIXES[self.layout]}")

@@ -95,8 +95,8 @@ def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
     raise InputError(
         f"the layout ort-cpu does not fit this model: it has the integer layers {shapes}, and "
         f"needs {columns} of {width} columns of pixels",
-        expected="two convolutions and two linear layers of integers, kernels of 3 x 3, 28 "
-        "pixels a row, one channel and then multiples of 4 and 16",
+        expected="two convolutions and two linear layers of integers, kernels of 3 x 3, one "
+        "channel and then multiples of 4 and 16, rows of a multiple of 4 pixels, all but 2 needed",
         next_step="pass --layout portable",
     )
 

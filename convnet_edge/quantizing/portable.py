@@ -22,8 +22,8 @@ GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
 def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str] = ()) -> bytes:
     """Quantise a float model statically, per channel, from the ranges that `images` give.
 
-    model: a ModelProto that takes (N, 1, H, W) float32; a contract in it is left behind. images:
-    (N, 1, H, W) float32, calibration, from 0 to 1. float_layers: names of nodes that stay float.
+    model: a ModelProto that takes (N, C, H, W) float32; a contract in it is left behind. images:
+    (N, C, H, W) float32, calibration, from 0 to 1. float_layers: names of nodes that stay float.
     Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. The graph returned
     takes uint8 grey values and gives float logits.
     """

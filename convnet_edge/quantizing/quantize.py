@@ -34,7 +34,7 @@ from .options import Layout, QuantizeOptions
 VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 5_000  # of many; of few training images a sixth, and the others
 FEWEST = 32  # images that ranges may come from
-SEEN = "training images not used for ranges"
+SEEN = "training images, seen by the network but not used for ranges"
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
 ADVICE = {
@@ -181,9 +181,10 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An integer graph in the portable layout, and what the gate says of it."""
+    """An integer graph in the portable layout, opened, and what the gate says of it."""
 
     graph: bytes
+    classifier: Classifier
     float_layers: tuple[str, ...]
     gate: Gate
 
@@ -223,9 +224,10 @@ class _Source:
     def candidate(self, float_layers: tuple[str, ...] = ()) -> _Candidate:
         """Return that graph, judged by the images that its ranges never saw."""
         graph = self.quantised(float_layers)
-        said = self.draft(graph).logits(self.gate.images).argmax(axis=1)
+        classifier = self.draft(graph)
+        said = classifier.logits(self.gate.images).argmax(axis=1)
         gate = judge(self.said, said, self.gate.labels, data=self.gate_data, max_drop=self.max_drop)
-        return _Candidate(graph, float_layers, gate)
+        return _Candidate(graph, classifier, float_layers, gate)
 
 
 def _shares(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
@@ -272,7 +274,7 @@ def quantize(
     found = _search(source, options.layout, step)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
-    expected = source.draft(found.graph).logits(test.images)
+    expected = found.classifier.logits(test.images)
     apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
     floor = max(apart, float(np.spacing(np.abs(expected).max())))
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
@@ -339,7 +341,7 @@ def _describe(
     stated = source.classifier.contract
     goldens = replace(
         stated.goldens,
-        logits=source.draft(found.graph).logits(stated.goldens.images).astype(np.float64),
+        logits=found.classifier.logits(stated.goldens.images).astype(np.float64),
         floor=reference.floor,
         tolerance=reference.tolerance,
     )
@@ -382,8 +384,7 @@ def _prove(
 
 def _compare(float_model: Classifier, logits: Array, test: ImageSet, score: Accuracy) -> Scores:
     float_said = float_model.logits(test.images).argmax(axis=1)
-    said = logits.argmax(axis=1)
-    pair = judge(float_said, said, test.labels, data="test images", max_drop=1.0)
+    pair = accuracy.compare(float_said, logits.argmax(axis=1), test.labels)
     return Scores(
         n=pair.n,
         float_accuracy=float((float_said == test.labels).mean()),
@@ -391,9 +392,9 @@ def _compare(float_model: Classifier, logits: Array, test: ImageSet, score: Accu
         interval_95=score.interval,
         n_lost=pair.n_lost,
         n_gained=pair.n_gained,
-        drop=pair.drop,
-        drop_upper_bound_95=pair.upper_bound,
-        mcnemar_p=stats.mcnemar(pair.n_lost, pair.n_gained),
+        drop=(pair.n_lost - pair.n_gained) / pair.n,
+        drop_upper_bound_95=stats.paired_drop_bound(pair.n_lost, pair.n_gained, pair.n),
+        mcnemar_p=pair.mcnemar_p,
     )
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes
-from ..runtime.measure import verdict
+from ..runtime.measure import accuracy, verdict
 from ..runtime.measure.options import RESULTS_DIR
-from ..runtime.measure.result import SCHEMA, Latency, Result
+from ..runtime.measure.result import MAX_MATRIX, SCHEMA, Accuracy, Latency, Result
 from ..runtime.measure.stats import percentiles_ms
 
 MAX_RESULT_BYTES = 64 * MIB
@@ -85,15 +85,26 @@ def _check(document: Any, path: Path) -> Result:
         result = _validator()(clean, strict=True)
     except ValidationError as error:
         raise _explained(error.errors(include_url=False)[0], path) from error
-    score = result.accuracy
-    if score and {len(score.classes)} != {len(score.confusion), *map(len, score.confusion)}:
-        size = f"{len(score.classes)} × {len(score.classes)}, as classes has"
-        raise _misfit(f"{path}: accuracy.confusion is of another size", size)
+    score = _scored(result.accuracy, path) if result.accuracy else None
     limits = [check.limit for check in result.checks if check.name.startswith("golden vectors")]
     tolerance = min((limit for limit in limits if limit is not None), default=0.0)
     rows = tuple(_judged(row, tolerance) for row in result.latency)
     judged = result.verdict or (verdict.combine(rows) if rows != result.latency else None)
-    return replace(result, latency=rows, verdict=judged)
+    return replace(result, accuracy=score, latency=rows, verdict=judged)
+
+
+def _scored(score: Accuracy, path: Path) -> Accuracy:
+    """Return a score; of many classes with the worst pairs, where an older file has a matrix."""
+    n, confusion = len(score.classes), score.confusion
+    if n > MAX_MATRIX and not confusion:
+        return score
+    if {n} != {len(confusion), *map(len, confusion)}:
+        size = f"{n} × {n}, as classes has"
+        raise _misfit(f"{path}: accuracy.confusion is of another size", size)
+    if n <= MAX_MATRIX:
+        return score
+    cells = ((i, j, count) for i, row in enumerate(confusion) for j, count in enumerate(row))
+    return replace(score, confusion=(), confused=accuracy.worst_pairs(cells, score.classes))
 
 
 def _explained(first: Mapping[str, Any], path: Path) -> InputError:

@@ -19,7 +19,7 @@ else:  # a checker that saw it would take any name for one that exists
 
     def __getattr__(name: str) -> object:
         """Import the classifier when it is first asked for: numpy's 0.1 s would slow --help."""
-        if name in ("Classifier", "Picture", "Pictures", "Predictions"):
+        if name in __all__:
             from . import classifier
 
             return getattr(classifier, name)

@@ -32,6 +32,7 @@ from .measure.options import BenchOptions
 from .measure.result import as_json, percent
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require_values
+from .pictures import decode, preprocess
 from .selftest import run_selftest
 
 OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
@@ -191,7 +192,10 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         rows = [(sample.name, classifier(sample.pixels)) for sample in classifier.contract.samples]
     for path in asked.images:
         try:
-            rows.append((str(path), classifier([path])))
+            picture = preprocess.to_pixels(path, classifier.contract.preprocessing)
+            rows.append((str(path), classifier.answer([picture])))
+            if note := decode.frames_note(picture.n_frames):
+                _say(f"{path}: {note}", aside=True)
         except InputError as error:
             _say(f"{archive.path.name}: {error.line}", aside=True)
             code = error.exit_code

@@ -16,10 +16,12 @@ import math
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
+
 from .contract import MAX_CONTRACT_BYTES, NEXT_STEP
 from .errors import InputError
 from .files import MIB
-from .model_file import ModelFile, Node
+from .model_file import ELEMENT_TYPES, ModelFile, Node
 
 # by domain: what the exporters and rewrites of this program write
 OPERATIONS = {
@@ -39,7 +41,7 @@ ATTRIBUTES = {
     **dict.fromkeys(("channels_last", "dilations", "group", "to"), (1, 1)),
     **dict.fromkeys(("kernel_shape", "strides"), (1, 64)),
 }
-ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8}  # FLOAT, UINT8, INT8, INT32, INT64
+ELEMENT_BYTES = {number: np.dtype(name).itemsize for name, number in ELEMENT_TYPES.items()}
 MAX_NODES = 100
 MAX_OTHER_BYTES = MAX_CONTRACT_BYTES + MIB  # of the file, without the weights that are stored raw
 MAX_WEIGHTS = 1 << 26  # numbers that layers take or that are unpacked for them, each time

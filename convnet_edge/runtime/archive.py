@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ COMMENT_PREFIX = b"sha256:"  # what starts a bundle knows it too: bundling/boots
 COMMENT_BYTES = len(COMMENT_PREFIX) + 64
 MAX_ARCHIVE_BYTES = 1024 * MIB
 MAX_MEMBER_BYTES = 512 * MIB
+DAMAGE = (  # what Python raises of one that is none; a RuntimeError: encrypted, or deeply nested
+    zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, RuntimeError,
+    MemoryError,
+)  # fmt: skip
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state: the same for every build
 NEXT_STEP = "copy the file again, or bundle it anew with `convnet-edge bundle`"
 
@@ -66,7 +71,7 @@ class Archive:
             if kinds not in known or len(images) != len(labels):
                 raise ValueError(f"test set of shapes {images.shape} and {labels.shape}, {kinds}")
             return ImageSet(images, labels, str(sha256), self.path.name)
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        except DAMAGE as error:
             raise _no_bundle(self.path, error) from error
 
 
@@ -113,7 +118,7 @@ def read_archive(path: Path) -> Archive:
         if found.manifest["schema"] != SCHEMA:
             raise ValueError(f"schema {found.manifest['schema']!r}, not {SCHEMA}")
         found.models()
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, RecursionError) as error:
+    except DAMAGE as error:
         raise _no_bundle(path, error) from error
     return found
 

@@ -124,13 +124,12 @@ class Classifier:
         return self.contract.goldens.tolerance
 
     def __repr__(self) -> str:
-        (height, width), channels = self.contract.preprocessing.size, "grey"
-        if self.contract.preprocessing.channels == 3:
-            channels = "RGB"
+        how, session = self.contract.preprocessing, self.session
+        (height, width), colours = how.size, "grey" if how.channels == 1 else "RGB"
         name = self.file.path.name if self.file.path else self.contract.document.get("name")
         return (
             f"Classifier({name}: {len(self.contract.class_labels)} classes, {height} x {width} "
-            f"{channels}, {self.session.provider}, {self.session.threads} threads)"
+            f"{colours}, {session.provider}, {session.threads} threads)"
         )
 
     def __call__(self, images: Pictures) -> Predictions:
@@ -176,17 +175,15 @@ class Classifier:
         if decision is not None:
             unsure = probabilities.max(axis=1, initial=0) < decision.threshold
             if decision.max_unevenness is not None and len(unevenness):
-                found = np.array([0.0 if one is None else one for one in unevenness])
-                unsure |= found > decision.max_unevenness
+                unsure |= np.array(unevenness, float) > decision.max_unevenness  # NaN where None
         labels = logits.argmax(axis=1)
         return Predictions(labels, probabilities, logits, self.contract.class_labels, unsure)
 
     @property
     def batch_size(self) -> int:
         """How many images run at once unless it is said."""
-        return max(
-            1, min(RUN_BATCH_SIZE, RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size))
-        )
+        most = RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size)
+        return max(1, min(RUN_BATCH_SIZE, most))
 
     def logits(self, images: Array, *, batch_size: int | None = None) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""

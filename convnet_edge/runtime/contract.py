@@ -9,8 +9,8 @@ import hashlib
 import json
 import math
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,24 +37,7 @@ LAYOUTS = {
     "ort-cpu": "for onnxruntime's CPU provider only",
 }
 _ZEROS = "0" * 64
-_NUMBER = (int, float)
-_DECISION_KINDS: dict[str, Any] = {
-    "threshold": _NUMBER, "max_unevenness": int | float | None, "data": str, "n": int,
-    "coverage": _NUMBER,
-}  # fmt: skip
-# what is read of the document as it stands, by part
-_KINDS: dict[str, dict[str, Any]] = {
-    "input": {"name": str, "scale": str, "shape": list},
-    "output": {"name": str},
-    "measured": {"what": str, "accuracy": _NUMBER, "n": int, "sha256": str},
-    "training": {"data": str, "n_images": int, "recipe": str, "epochs": int, "seed": int},
-    "preprocessing": {"samples": list},
-    "goldens": {"floor": _NUMBER, "tolerance": _NUMBER, "indices": list},
-}
-_INTEGER_KINDS: dict[str, dict[str, Any]] = {
-    "parameters": {"n": int},
-    "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
-}
+Number: TypeAlias = int | float
 
 
 @dataclass(frozen=True)
@@ -91,11 +74,26 @@ class Decision:
     coverage: the share of them that is sure.
     """
 
-    threshold: float
-    max_unevenness: float | None
+    threshold: Number
+    max_unevenness: Number | None
     data: str
     n: int
-    coverage: float
+    coverage: Number
+
+
+# what is read of the document as it stands, by part
+_KINDS: dict[str, dict[str, Any]] = {
+    "input": {"name": str, "scale": str, "shape": list},
+    "output": {"name": str},
+    "measured": {"what": str, "accuracy": Number, "n": int, "sha256": str},
+    "training": {"data": str, "n_images": int, "recipe": str, "epochs": int, "seed": int},
+    "preprocessing": {"samples": list},
+    "goldens": {"floor": Number, "tolerance": Number, "indices": list},
+    "parameters": {"n": int},
+    "decision": {one.name: one.type for one in fields(Decision)},
+    "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
+}
+_OPTIONAL = ("decision", "quantization")
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,7 @@ class Contract:
 
     input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. decision: None
     where every answer is one. quantization: how the model was made integer, None of a float one.
-    float_counts: parameters, and multiplications of one image if known, of the float model that an
-    integer one was made from; None of a float one. file_sha256: as stated, whatever the bytes give.
+    file_sha256: as stated, whatever the bytes give.
     """
 
     class_labels: tuple[str, ...]
@@ -117,7 +114,6 @@ class Contract:
     samples: tuple[SamplePicture, ...]
     decision: Decision | None
     quantization: dict[str, Any] | None
-    float_counts: tuple[int, int | None] | None
     file_sha256: str
     document: dict[str, Any]
 
@@ -188,11 +184,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     if not named or not 2 <= len(labels) <= MAX_CLASSES:
         raise ValueError(f"class_labels are not a list of 2 to {MAX_CLASSES:,} names")
-    quantization, float_counts = document.get("quantization"), None
-    kinds = _KINDS if quantization is None else _KINDS | _INTEGER_KINDS
-    if document["decision"] is not None:
-        kinds = kinds | {"decision": _DECISION_KINDS}
-    _require_kinds(document, kinds)
+    _require_kinds(document)
     bytes.fromhex(document["measured"]["sha256"])
     preprocessing = Preprocessing.read(document["preprocessing"])
     (height, width), channels = preprocessing.size, preprocessing.channels
@@ -204,10 +196,9 @@ def _parse(document: dict[str, Any]) -> Contract:
     input_dtype = document["input"]["dtype"]
     if input_dtype not in INPUT_DTYPES:
         raise ValueError(f"input of type {input_dtype!r}, not {' or '.join(INPUT_DTYPES)}")
-    if quantization is not None:
-        if quantization["layout"] not in LAYOUTS:
-            raise ValueError(f"layout {quantization['layout'][:80]!r}, not {' or '.join(LAYOUTS)}")
-        float_counts = document["parameters"]["n"], quantization["n_multiplications"]
+    quantization = document.get("quantization")
+    if quantization is not None and quantization["layout"] not in LAYOUTS:
+        raise ValueError(f"layout {quantization['layout'][:80]!r}, not {' or '.join(LAYOUTS)}")
     shape, samples = preprocessing.shape, document["preprocessing"]["samples"]
     n_images = len(document["goldens"]["indices"]) + len(samples)
     if len(samples) > MAX_SAMPLES or n_images * math.prod(shape) > MAX_PIXELS_BYTES:
@@ -228,7 +219,6 @@ def _parse(document: dict[str, Any]) -> Contract:
         ),
         decision=_parse_decision(document["decision"]),
         quantization=quantization,
-        float_counts=float_counts,
         file_sha256=str(document["file_sha256"]),
         document=document,
     )
@@ -238,7 +228,7 @@ def _require_plain(value: Any, depth: int = 0) -> None:
     """Raise ValueError unless all within `value` can be printed, stored and reckoned with."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists or objects within each other, more than {MAX_DEPTH}")
-    if isinstance(value, _NUMBER) and not abs(value) < MAX_NUMBER:  # NaN is not below it either
+    if isinstance(value, Number) and not abs(value) < MAX_NUMBER:  # NaN is not below it either
         raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
     if isinstance(value, str):
         value.encode()  # half of a surrogate pair cannot be printed
@@ -249,9 +239,11 @@ def _require_plain(value: Any, depth: int = 0) -> None:
             _require_plain(part, depth + 1)
 
 
-def _require_kinds(document: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> None:
-    """Raise TypeError unless the document's parts have these keys, with values of such kinds."""
-    for part, expected in kinds.items():
+def _require_kinds(document: dict[str, Any]) -> None:
+    """Raise TypeError unless the document's parts have their keys, with values of their kinds."""
+    for part, expected in _KINDS.items():
+        if part in _OPTIONAL and document.get(part) is None:
+            continue
         for key, kind in expected.items():
             if not isinstance(document[part][key], kind):
                 raise TypeError(f"{part}.{key} is {str(document[part][key])[:80]!r}")

@@ -29,7 +29,7 @@ PathLike = str | os.PathLike[str]
 Shape = tuple[int | str, ...]  # a free axis as its name
 
 MAX_AXES = 8
-_INT64 = 7  # TensorProto.INT64
+ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}  # of TensorProto
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
@@ -82,7 +82,8 @@ class Weight:
 
     def integers(self) -> tuple[int, ...]:
         """Return the values of a short list of int64 that is stored raw; () of any other."""
-        if self.element_type != _INT64 or len(self.raw) % 8 or len(self.raw) > 8 * MAX_AXES:
+        is_short = len(self.raw) % 8 == 0 and len(self.raw) <= 8 * MAX_AXES
+        if self.element_type != ELEMENT_TYPES["int64"] or not is_short:
             return ()
         return tuple(n for (n,) in struct.iter_unpack("<q", self.raw))
 
@@ -121,8 +122,8 @@ class ModelFile:
     @property
     def n_parameters(self) -> int:
         """Floating-point weights; of an integer file, those of the float one it was made from."""
-        if self.contract.float_counts is not None:
-            return self.contract.float_counts[0]
+        if self.contract.quantization is not None:
+            return int(self.contract.document["parameters"]["n"])
         weights = self.weights.values()
         return sum(math.prod(w.dims) for w in weights if w.element_type in _FLOATS)
 
@@ -132,8 +133,9 @@ class ModelFile:
 
         An integer file's are those of the float one it was made from.
         """
-        if self.contract.float_counts is not None:
-            return self.contract.float_counts[1]
+        if self.contract.quantization is not None:
+            stated: int | None = self.contract.quantization["n_multiplications"]
+            return stated
         try:
             return sum(
                 math.prod(self.weights[node.inputs[1]].dims)

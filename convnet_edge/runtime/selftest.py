@@ -73,8 +73,13 @@ def check_pictures(stated: Contract) -> Check:
     return Check(name, worst <= PIXEL_TOLERANCE, detail, float(worst), float(PIXEL_TOLERANCE))
 
 
+def errors_of(logits: Array, reference: Array) -> Array:
+    """Return |logits - reference|, of any shape; infinity where one is not finite."""
+    with np.errstate(invalid="ignore"):  # of two infinities
+        errors = np.abs(logits.astype(np.float64) - reference)
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
 def largest_error(logits: Array, reference: Array) -> float:
-    """Return max |logits - reference|, or infinity where any logit is not finite."""
-    if not np.isfinite(logits).all():
-        return float("inf")
-    return float(np.abs(logits.astype(np.float64) - reference).max(initial=0.0))
+    """Return the largest of `errors_of`."""
+    return float(errors_of(logits, reference).max(initial=0.0))

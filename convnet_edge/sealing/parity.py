@@ -15,7 +15,7 @@ from ..runtime.errors import EdgeError
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.model_file import ModelFile
-from ..runtime.selftest import largest_error
+from ..runtime.selftest import errors_of, largest_error
 
 TOLERANCE_FACTOR = 8
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
@@ -118,15 +118,9 @@ class Proof:
     comparison: Comparison
 
 
-def errors_of(logits: Array, reference: Reference) -> Array:
-    """Return (N, C) the absolute errors of `logits`; infinite where one is not finite."""
-    errors = np.abs(logits.astype(np.float64) - reference.logits)
-    return np.where(np.isfinite(errors), errors, np.inf)
-
-
 def compare(logits: Array, reference: Reference) -> Comparison:
     """Compare `logits` (N, C) with the reference on the same N images."""
-    errors = errors_of(logits, reference)
+    errors = errors_of(logits, reference.logits)
     worst = float(errors.max())
     top_two = np.sort(reference.logits, axis=1)[:, -2:]
     margins = top_two[:, 1] - top_two[:, 0]
@@ -223,9 +217,9 @@ def prove_nothing(checks: Iterable[Check], reference: Reference) -> Proof:
     return Proof(tuple(checks), nothing, compare(nothing, reference))
 
 
-def list_first(names: Sequence[object], n: int = 10) -> str:
-    """Return the first `n` names, and … for more."""
-    return ", ".join([*map(str, names[:n]), *("…",) * (len(names) > n)])
+def list_first(names: Sequence[object]) -> str:
+    """Return the first ten names, and … for more."""
+    return ", ".join([*map(str, names[:10]), *("…",) * (len(names) > 10)])
 
 
 def _histogram(errors: Array) -> Histogram:

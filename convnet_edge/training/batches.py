@@ -6,6 +6,7 @@ share of a batch can be made anywhere, and no step draws anything.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,43 +31,6 @@ GPU_SHARE = 0.5  # of a GPU's free memory that the images may take
 Choices = dict[str, Tensor]
 
 
-def margin(recipe: Recipe, sides: tuple[int, int]) -> int:
-    """Return by how many pixels an image of (H, W) is moved at most."""
-    return round(recipe.shift * min(sides))
-
-
-def draw_choices(
-    n: int, recipe: Recipe, generator: torch.Generator, *, sides: tuple[int, int], n_hidden: int
-) -> Choices:
-    """Draw one epoch's choices on the CPU: the same on every process, whatever the device.
-
-    sides: (H, W) of the images.
-    """
-    order = torch.randperm(n, generator=generator)[: round(n * recipe.share)]
-    choices, n = {"order": order}, len(order)
-    if "flip" in recipe.augment:
-        choices["mirrored"] = torch.rand(n, generator=generator) < 0.5
-    if "shift" in recipe.augment:
-        high = 2 * margin(recipe, sides) + 1
-        choices["shifts"] = torch.randint(0, high, (n, 2), generator=generator)
-    if "erase" in recipe.augment:
-        choices["erased"] = _draw_rectangles(n, generator, sides)
-    if recipe.dropout:
-        choices["keep"] = torch.rand(n, n_hidden, generator=generator) >= recipe.dropout
-    return choices
-
-
-def _draw_rectangles(n: int, generator: torch.Generator, sides: tuple[int, int]) -> Tensor:
-    """Return (N, 4): an eighth to a half of each side anywhere inside, empty where not erased."""
-    shares = torch.rand(n, 5, generator=generator)
-    asked, ends = shares[:, 4] < ERASED_SHARE, []
-    for i, side in enumerate(sides):
-        length = (side * (0.125 + 0.375 * shares[:, i])).round() * asked
-        first = (shares[:, 2 + i] * (side + 1 - length)).floor()
-        ends += [first, first + length]
-    return torch.stack(ends, 1).to(torch.int64)
-
-
 class TrainingImages:
     """Images and labels to train on, cut to the `sides` (H, W) that reach the logits.
 
@@ -85,7 +49,7 @@ class TrainingImages:
         device: torch.device,
     ) -> None:
         self._device, self._recipe = device, recipe
-        labels = torch.from_numpy(images.labels.astype("int64"))
+        labels = torch.tensor(images.labels)
         self._labels = labels.to(device)
         n_channels = math.prod(images.images.shape[3:])
         plain = [0.0] * n_channels, [1.0] * n_channels
@@ -105,8 +69,8 @@ class TrainingImages:
         shares = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
         self._weights = shares.to(device, torch.float32) if balanced else None
         self._places = [torch.arange(side, device=device) for side in sides]
-        self._margin = margin(recipe, images.images.shape[1:3])
         self._images = np.asarray(images.images)  # a memmap without its class: the file stays
+        self._margin = round(recipe.shift * min(self._images.shape[1:3]))
         self.are_on_device = device.type != "cpu" and _fits(self._images, device)
         if self.are_on_device:
             self._copies = torch.empty(self._images.shape, dtype=torch.uint8, device=device)
@@ -115,6 +79,22 @@ class TrainingImages:
 
     def _by_channel(self, values: list[float]) -> Tensor:
         return torch.tensor(values, device=self._device)[:, None, None]
+
+    def draw(self, generator: torch.Generator, *, n_hidden: int) -> Choices:
+        """Draw one epoch's choices on the CPU: the same on every process, whatever the device."""
+        recipe, (n_images, *sides) = self._recipe, self._images.shape[:3]
+        order = torch.randperm(n_images, generator=generator)[: round(n_images * recipe.share)]
+        choices, n = {"order": order}, len(order)
+        if "flip" in recipe.augment:
+            choices["mirrored"] = torch.rand(n, generator=generator) < 0.5
+        if "shift" in recipe.augment:
+            high = 2 * self._margin + 1
+            choices["shifts"] = torch.randint(0, high, (n, 2), generator=generator)
+        if "erase" in recipe.augment:
+            choices["erased"] = _draw_rectangles(n, generator, sides)
+        if recipe.dropout:
+            choices["keep"] = torch.rand(n, n_hidden, generator=generator) >= recipe.dropout
+        return choices
 
     def batch(self, choices: Choices) -> Batch:
         """Return the batch of `choices`, its pixels scaled and moved as the recipe says."""
@@ -156,6 +136,17 @@ class TrainingImages:
             columns = torch.where(choices["mirrored"][:, None], width - 1 - columns, columns)
         images = torch.arange(len(pixels), device=self._device)
         return pixels[images[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _draw_rectangles(n: int, generator: torch.Generator, sides: Sequence[int]) -> Tensor:
+    """Return (N, 4): an eighth to a half of each side anywhere inside, empty where not erased."""
+    shares = torch.rand(n, 5, generator=generator)
+    asked, ends = shares[:, 4] < ERASED_SHARE, []
+    for i, side in enumerate(sides):
+        length = (side * (0.125 + 0.375 * shares[:, i])).round() * asked
+        first = (shares[:, 2 + i] * (side + 1 - length)).floor()
+        ends += [first, first + length]
+    return torch.stack(ends, 1).to(torch.int64)
 
 
 def _reflect(places: Tensor, last: int) -> Tensor:

@@ -6,7 +6,6 @@ the same update, so nothing but gradients is exchanged.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,35 +13,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..runtime.errors import InputError, InterruptedRunError
-from .launch import read_launch
+from .launch import Launch, read_launch
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Name this process among its peers. rank: 0-based. size: 1 without torchrun."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """True for the one process that prints and writes."""
-        return self.rank == 0
-
-    def share(self, start: int, stop: int) -> tuple[int, int]:
-        """Return this process's part of images [start, stop): parts differ by one image at most."""
-        n = stop - start
-        return start + n * self.rank // self.size, start + n * (self.rank + 1) // self.size
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange."""
-        if self.size == 1:
-            return
-        flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
-        _together(dist.all_reduce, flat)
-        parts = torch.split(flat, [t.numel() for t in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
+def add_up(launch: Launch, tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes of the launch, in one exchange."""
+    if launch.size == 1:
+        return
+    flat = torch.cat([t.to(torch.float32).reshape(-1) for t in tensors])
+    _together(dist.all_reduce, flat)
+    parts = torch.split(flat, [t.numel() for t in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
@@ -57,15 +39,16 @@ def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def joined(device: torch.device) -> Iterator[None]:
     """Join the other processes of the torchrun launch, if any: by nccl on CUDA, else gloo."""
     if read_launch().size == 1:
-        yield Processes()
+        yield
         return
-    if device.type == "cuda":
+    is_cuda = device.type == "cuda"
+    if is_cuda:
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if is_cuda else "gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the processes of this run cannot reach each other: {str(error).splitlines()[0]}",
@@ -73,7 +56,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
             next_step="start with `torchrun --nproc-per-node N cli.py train`",
         ) from error
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield
         _together(dist.barrier)  # nobody leaves while another still needs the sums
     finally:
         dist.destroy_process_group()

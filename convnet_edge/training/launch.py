@@ -14,6 +14,16 @@ class Launch:
     size: int = 1
     local_rank: int | None = None
 
+    @property
+    def leads(self) -> bool:
+        """True for the one process that prints and writes."""
+        return self.rank == 0
+
+    def share(self, start: int, stop: int) -> tuple[int, int]:
+        """Return this process's part of images [start, stop): parts differ by one image at most."""
+        n = stop - start
+        return start + n * self.rank // self.size, start + n * (self.rank + 1) // self.size
+
 
 def read_launch() -> Launch:
     """Return what torchrun's variables say; without them, a process alone.

@@ -17,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from ..networks.convnet import compute_logits
 from ..runtime.errors import CheckFailedError, InterruptedRunError
+from ..runtime.measure import accuracy
 from ..runtime.options import require
 from . import record, tensorboard
-from .batches import draw_choices
 from .distributed import joined
 from .launch import read_launch
 from .options import TrainOptions
@@ -67,11 +67,10 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
         InterruptedRunError: Ctrl-C, or another process is gone; the last complete epoch is kept.
     """
     device = resolve_device(options.device)
-    with tensorboard.opened(options) as log, joined(device) as processes, without_tf32():
+    with tensorboard.opened(options) as log, joined(device), without_tf32():
         run = Run(
             options,
             device=device,
-            processes=processes,
             progress=lambda n, n_total: tell(Reading(n, n_total)),
         )
         try:
@@ -86,7 +85,7 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
             for metrics in _train_epochs(run, tell):
                 log(metrics)
                 tell(metrics)
-            return record.finish(run) if processes.leads else None
+            return record.finish(run) if run.launch.leads else None
         except KeyboardInterrupt as error:
             n_kept = record.count_kept(run)
             raise InterruptedRunError(
@@ -147,7 +146,7 @@ def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
         with run.timed("validation"):
             metrics = _validate(run, metrics)
         epochs = (*run.epochs, metrics)
-        if run.processes.leads:
+        if run.launch.leads:
             with run.timed("checkpoints"):
                 record.save(run, epochs)
         run.epochs = epochs
@@ -156,14 +155,7 @@ def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
     n_done, batch_size = len(run.epochs), run.recipe.batch_size
-    height_width = run.architecture.image_shape[1:]
-    drawn = draw_choices(
-        len(run.dataset.train),
-        run.recipe,
-        run.choices,
-        sides=height_width,
-        n_hidden=run.architecture.widths[2],
-    )
+    drawn = run.images.draw(run.choices, n_hidden=run.architecture.widths[2])
     choices = {name: t.to(run.device) for name, t in drawn.items()}
     n = len(choices["order"])
     run.loss_sum.zero_()
@@ -175,7 +167,7 @@ def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
         stop = min(start + batch_size, n)
         if run.recipe.decay:
             run.updater.set_share(1 - (n_done * n_batches + index) / n_steps)
-        ours = slice(*run.processes.share(start, stop))
+        ours = slice(*run.launch.share(start, stop))
         step({name: t[ours] for name, t in choices.items()}, stop - start)
         now = time.perf_counter_ns()
         # reading a sum makes the host wait for a GPU: there, an epoch is reported when it is over
@@ -214,18 +206,16 @@ def _kept(run: Run, n_kept: int) -> str:
 
 
 def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
-    held_out, n_classes = run.dataset.validation, len(run.dataset.class_labels)
-    if not len(held_out) or not run.processes.leads:
+    held_out = run.dataset.validation
+    if not len(held_out) or not run.launch.leads:
         return metrics
     logits = compute_logits(run.finished_model(), held_out.images, torch.float32)
-    labels = torch.from_numpy(held_out.labels.astype("int64"))
-    hits = logits.argmax(axis=1) == held_out.labels
-    n_hits, n_images = (
-        np.bincount(held_out.labels[which], minlength=n_classes) for which in (hits, slice(None))
-    )
+    loss = F.cross_entropy(torch.from_numpy(logits), torch.tensor(held_out.labels))
+    score = accuracy.score(logits.argmax(axis=1), held_out.labels, run.dataset.class_labels)
+    counts = np.array([(one.n_correct, one.n) for one in score.classes])
     return replace(
         metrics,
-        validation_loss=F.cross_entropy(torch.from_numpy(logits), labels).item(),
-        validation_accuracy=float(hits.mean()),
-        validation_balanced_accuracy=balanced_accuracy(n_hits, n_images),
+        validation_loss=loss.item(),
+        validation_accuracy=score.accuracy,
+        validation_balanced_accuracy=balanced_accuracy(*counts.T),
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..data.options import PreparationOptions
 from ..runtime.options import option, seed
-from .recipes import RECIPES, Augment, Recipe, RecipeName
+from .recipes import RECIPES, SHIFT, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["float32", "bf16"]
@@ -83,6 +83,9 @@ class TrainOptions(PreparationOptions):
     @property
     def plan(self) -> Recipe:
         """The recipe with what was given in its place; epochs 0: by the number of images."""
+        recipe = RECIPES[self.recipe_name]
         names = ("epochs", "learning_rate", "batch_size", "augment")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(RECIPES[self.recipe_name], **given)
+        if self.augment and "shift" in self.augment and not recipe.shift:
+            given["shift"] = SHIFT  # of a recipe that moves nothing by itself
+        return replace(recipe, **given)

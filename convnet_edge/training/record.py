@@ -22,15 +22,14 @@ from ..runtime.measure import accuracy, machine
 from ..runtime.measure.result import Accuracy, as_json, brief
 from ..runtime.measure.stats import wilson_interval
 from ..sealing import seal
+from .distributed import add_up
 from .run import EpochMetrics, Run, balanced_accuracy
 
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
-IN_CHECKPOINT = (
-    "model", "class_labels", "preprocessing", "training", "test", "decision", "versions",
-)  # fmt: skip
 CURVE, RECORD, EPOCHS = ".train.png", ".train.json", ".epochs.csv"  # beside the checkpoint
 SPLIT = ".split.json"
 COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
+MAX_UNEVENNESS = 0.24  # between objects on a background and scenes: benchmarks/photographs.py
 MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
 
 
@@ -47,7 +46,8 @@ class _Saved:
 class TrainResult:
     """What training left: files, and the one score on the test images, None without any.
 
-    earlier_path: where an earlier run of that name is now. record: what `record_path` holds,
+    split_paths: the list of the sides, of pictures that have none of their own. earlier_path: where
+    an earlier run of that name is now. record: what `record_path` holds,
     everything that is needed to repeat the run, and what came of it. `training` in it is as in
     `Run.training`.
     """
@@ -55,6 +55,7 @@ class TrainResult:
     checkpoint_path: Path
     record_path: Path
     epochs_path: Path
+    split_paths: tuple[Path, ...]
     picture: pictures.Picture
     earlier_path: Path | None
     epochs: tuple[EpochMetrics, ...]
@@ -100,17 +101,16 @@ def _identity(run: Run) -> dict[str, dict[str, Any]]:
 
 def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
     kept = checkpoint.load(path, kind=kind)
-    ours = [(part, key, value) for part, keys in _identity(run).items()
-            for key, value in keys.items()]  # fmt: skip
-    for part, key, value in ours:
+    for part, ours in _identity(run).items():
         theirs = kept.header.get(part)
-        found = theirs.get(key) if isinstance(theirs, dict) else None
-        if found != value:
-            raise InputError(
-                f"{path} belongs to another run: {key} is {found!r:.80}, now {value!r}",
-                expected="the same data, recipe and network",
-                next_step=START_AFRESH,
-            )
+        for key, value in ours.items():
+            found = theirs.get(key) if isinstance(theirs, dict) else None
+            if found != value:
+                raise InputError(
+                    f"{path} belongs to another run: {key} is {found!r:.80}, now {value!r}",
+                    expected="the same data, recipe and network",
+                    next_step=START_AFRESH,
+                )
     return kept
 
 
@@ -156,18 +156,18 @@ def require_same_start(run: Run) -> None:
     """Check that all processes have the same images, and go on from the same epoch."""
     digest = int(run.dataset.train.sha256[:4], 16)
     total = torch.tensor((float(len(run.epochs)), digest), device=run.device)
-    run.processes.add_up((total,))
+    add_up(run.launch, (total,))
     n_epochs, digests = total.tolist()
-    if n_epochs != len(run.epochs) * run.processes.size:
+    if n_epochs != len(run.epochs) * run.launch.size:
         raise InputError(
-            f"process {run.processes.rank} found {len(run.epochs)} complete epochs to resume, "
+            f"process {run.launch.rank} found {len(run.epochs)} complete epochs to resume, "
             "others found another number",
             expected=f"{run.options.resume_path} to be the same file on every machine",
             next_step="put --out into a folder that the machines share, or copy that file to each",
         )
-    if digests != digest * run.processes.size:
+    if digests != digest * run.launch.size:
         raise InputError(
-            f"process {run.processes.rank} found other training images than others",
+            f"process {run.launch.rank} found other training images than others",
             expected="the same pictures on every machine",
             next_step="put the pictures into a folder that the machines share, or copy them",
         )
@@ -189,7 +189,7 @@ def finish(run: Run) -> TrainResult:
         "device": {
             "name": device_name(run.device),
             "threads": torch.get_num_threads(),  # of each process
-            "n_processes": run.processes.size,
+            "n_processes": run.launch.size,
             "cpu_seed_repeats_bit_for_bit": run.device.type == "cpu",
         },
         "epochs": as_json(run.epochs),
@@ -200,27 +200,27 @@ def finish(run: Run) -> TrainResult:
         "classes": _describe_classes(run, score),
         "decision": _decide(run, model),
     }
-    header = {key: record[key] for key in IN_CHECKPOINT}
+    header = {key: record[key] for key in checkpoint.MODEL_KEYS}
     stored = checkpoint.to_bytes(Checkpoint("model", dict(model.state_dict()), header))
     earlier_path = _keep_earlier(out, stored)
     picture = pictures.training_curve(out.with_suffix(CURVE), record["epochs"])
     record_path, epochs_path = out.with_suffix(RECORD), out.with_suffix(EPOCHS)
     write_json(record_path, record)
     write_atomically(epochs_path, _as_csv(run.epochs))
-    arranged = run.dataset.arranged
-    if arranged and not arranged.published:
+    arranged, split_paths = run.dataset.arranged, list[Path]()
+    if arranged and not arranged.pictures.scan.published:
+        split_paths.append(out.with_suffix(SPLIT))
         split.write_split(
-            out.with_suffix(SPLIT),
+            split_paths[0],
             run.options.data,
-            entries=arranged.entries,
-            digests=arranged.digests,
+            entries=arranged.pictures.scan.entries,
+            digests=arranged.pictures.rows["sha256"],
             parts=arranged.parts,
         )
     write_atomically(out, stored)
     run.options.resume_path.unlink(missing_ok=True)
-    return TrainResult(
-        out, record_path, epochs_path, picture, earlier_path, run.epochs, score, record
-    )
+    files = out, record_path, epochs_path, tuple(split_paths)
+    return TrainResult(*files, picture, earlier_path, run.epochs, score, record)
 
 
 def _score(run: Run, model: Convnet) -> Accuracy | None:
@@ -234,8 +234,8 @@ def _score(run: Run, model: Convnet) -> Accuracy | None:
 
 
 def _describe_score(run: Run, score: Accuracy) -> dict[str, Any]:
-    counts = np.array(score.confusion)
-    balanced = balanced_accuracy(counts.diagonal(), counts.sum(axis=1))
+    counts = np.array([(one.n_correct, one.n) for one in score.classes])
+    balanced = balanced_accuracy(*counts.T)
     return {**accuracy.describe(score, run.dataset.test), "balanced_accuracy": balanced}
 
 
@@ -243,7 +243,7 @@ def _describe_classes(run: Run, score: Accuracy | None) -> list[dict[str, Any]]:
     """Return each class's score; without a test image it is not measured, and None."""
     rows = []
     for i, label in enumerate(run.dataset.class_labels):
-        n, n_correct = (sum(score.confusion[i]), score.confusion[i][i]) if score else (0, 0)
+        n, n_correct = (score.classes[i].n, score.classes[i].n_correct) if score else (0, 0)
         interval = asdict(wilson_interval(n_correct, n)) if n else None
         share = n_correct / n if n else None
         rows.append({"label": label, "n": n, "accuracy": share, "interval_95": interval})
@@ -252,16 +252,14 @@ def _describe_classes(run: Run, score: Accuracy | None) -> list[dict[str, Any]]:
 
 def _describe_data(run: Run) -> dict[str, Any]:
     """Return how many images of each class there are, and how many pictures were left out."""
-    found = run.dataset
-    sets = {"train": found.train, "validation": found.validation, "test": found.test}
+    found, report = run.dataset, run.dataset.report
+    sides = {"train": found.train, "validation": found.validation, "test": found.test}
     n_classes = len(found.class_labels)
-    counts = {
-        name: np.bincount(images.labels, minlength=n_classes).tolist()
-        for name, images in sets.items()
-    }
-    report = found.report
     return {
-        "n_by_class": counts,
+        "n_by_class": {
+            name: np.bincount(images.labels, minlength=n_classes).tolist()
+            for name, images in sides.items()
+        },
         "n_left_out": len(report.left_out) if report else 0,
         "n_leaks": len(report.leaks) if report else 0,
     }
@@ -281,11 +279,12 @@ def _decide(run: Run, model: Convnet) -> dict[str, Any]:
     with run.timed("decision"):
         logits = torch.from_numpy(compute_logits(model, images, torch.float32))
     likeliest = logits.double().softmax(1).amax(1).numpy()
+    is_removed = run.dataset.preprocessing.background == "remove"
     threshold = float(np.quantile(likeliest, 1 - COVERAGE, method="lower"))
     return {
         "threshold": threshold,
-        "max_unevenness": None,
-        "data": data,
+        "max_unevenness": MAX_UNEVENNESS if is_removed else None,
+        "data": data + "; unevenness by drawn garments and landscapes" * is_removed,
         "n": len(likeliest),
         "coverage": float((likeliest >= threshold).mean()),
     }

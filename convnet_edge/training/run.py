@@ -22,7 +22,8 @@ from ..runtime.measure import machine
 from ..runtime.measure.result import as_json
 from ..runtime.options import require
 from .batches import Choices, TrainingImages
-from .distributed import Processes
+from .distributed import add_up
+from .launch import read_launch
 from .muon import Updater
 from .options import TrainOptions
 
@@ -30,6 +31,7 @@ from .options import TrainOptions
 Step = Callable[[Choices, int], None]
 
 MUON = "Muon on the inner weights, AdamW on the rest"
+PARAMETER_BYTES = 12  # of a run's state: itself, and two numbers of its updates
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -74,11 +76,10 @@ class Run:
         options: TrainOptions,
         *,
         device: torch.device,
-        processes: Processes,
         progress: dataset.Progress = lambda *_: None,
     ) -> None:
         self.options = options
-        self.device, self.processes = device, processes
+        self.device, self.launch = device, read_launch()
         self.epochs: tuple[EpochMetrics, ...] = ()
         self.time_s: dict[str, float] = {}
         self.n_threads = torch.get_num_threads()
@@ -137,19 +138,17 @@ class Run:
         }
 
     def _require_storable(self) -> None:
-        n_bytes = 12 * self.architecture.n_parameters  # each, and two numbers of its updates
-        height, width = self.dataset.preprocessing.size
+        network, n_most = self.architecture, MAX_CHECKPOINT_BYTES // PARAMETER_BYTES
+        images = "images of {} x {} pixels".format(*self.dataset.preprocessing.size)
         require(
-            n_bytes <= MAX_CHECKPOINT_BYTES,
-            f"images of {height} x {width} pixels give a network of "
-            f"{self.architecture.n_parameters:,} parameters",
-            f"at most {MAX_CHECKPOINT_BYTES // 12:,}, as a run's state is kept in one file",
+            network.n_parameters <= n_most,
+            f"{images} give a network of {network.n_parameters:,} parameters",
+            f"at most {n_most:,}, as a run's state is kept in one file",
             "--image-size or --width",
         )
-
         require(
-            4 * self.architecture.n_largest <= MAX_IMAGE_BYTES,
-            f"images of {height} x {width} pixels at --width {self.options.width:g}",
+            4 * network.n_largest <= MAX_IMAGE_BYTES,
+            f"{images} at --width {self.options.width:g}",
             "fewer or narrower layers: the exported file would be refused, as one image takes more "
             f"than {MAX_IMAGE_BYTES >> 20} MiB in it",
             "--image-size (256 at most) or --width",
@@ -195,7 +194,7 @@ class Run:
         """Update the weights once; add loss and hits to the sums."""
         batch = self.images.batch(choices)  # empty if there are more processes than images left
         result = self.loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
-        self.processes.add_up((*result.gradients, result.loss, result.n_hits))
+        add_up(self.launch, (*result.gradients, result.loss, result.n_hits))
         self.updater.step(result.gradients)
         self.loss_sum += result.loss
         self.n_hits += result.n_hits

@@ -144,15 +144,21 @@ async function answer(given, seen) {
 }
 
 /** Classify what was given: { encoded, name }, or { pixels, name, truth } of the test set. */
-const classify = (given) => guard(async () => {
-  await stopLive();
-  page.given = given;
-  const asked = { name: given.name, invert: inversion(), onBitmap: drawGiven };
-  const seen = given.pixels ? { pixels: given.pixels, isInverted: null, unevenness: null }
-    : await decodePicture(given.encoded, page.model.contract.preprocessing, asked);
-  await answer(given, seen);
-  showView(false, !given.pixels);
-});
+async function classify(given) {
+  const isAnswered = await guard(async () => {
+    await stopLive();
+    page.given = given;
+    const asked = { name: given.name, invert: inversion(), onBitmap: drawGiven };
+    const seen = given.pixels ? { pixels: given.pixels, isInverted: null, unevenness: null }
+      : await decodePicture(given.encoded, page.model.contract.preprocessing, asked);
+    await answer(given, seen);
+    showView(false, !given.pixels);
+    return true;
+  });
+  if (isAnswered) return;
+  say("answer", "Nothing: the picture was refused."); // not the last one's answer
+  $("bars").replaceChildren();
+}
 
 /** Classify what the camera sees until it is stopped. */
 function live() {

@@ -2,11 +2,9 @@
 
 import { InputError } from "./contract.js";
 import { fit } from "./fit.js";
-import { formatOf, isGrey } from "./formats.js";
+import { EXPECTED, MAX_PIXELS, inspect } from "./formats.js";
 
-const [MAX_BYTES, HEAD_BYTES] = [64 * 2 ** 20, 2 ** 16];
-const MAX_PIXELS = 89_478_485; // as in Python
-const OPENED = ["PNG", "JPEG", "GIF", "WebP", "BMP"];
+const MAX_BYTES = 64 * 2 ** 20;
 
 /**
  * Return { pixels, isInverted, unevenness } of an encoded picture, bytes or a file; see `fit` for
@@ -14,26 +12,21 @@ const OPENED = ["PNG", "JPEG", "GIF", "WebP", "BMP"];
  */
 export async function decodePicture(encoded, preprocessing, { name = "the picture", invert = null, onBitmap } = {}) {
   const blob = new Blob([encoded]);
-  const head = new Uint8Array(await blob.slice(0, HEAD_BYTES).arrayBuffer());
-  const format = formatOf(head);
-  if (format && !OPENED.includes(format)) {
-    throw new InputError(`${name} is a ${format} file`, `one of ${OPENED.join(", ")}`,
-      "save it as PNG or JPEG, or take a screenshot of it");
-  }
+  // a profile of colours may fill megabytes before the header that tells the channels
+  const isGrey = inspect(new Uint8Array(await blob.slice(0, MAX_BYTES).arrayBuffer()), name);
   try {
     if (blob.size > MAX_BYTES) throw new Error(`${blob.size.toLocaleString("en")} bytes`);
     // Pillow ignores colour profiles too; EXIF's orientation is followed
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
     onBitmap?.(bitmap);
-    return fitBitmap(bitmap, preprocessing, { invert, isGrey: isGrey(head) });
+    return fitBitmap(bitmap, preprocessing, { invert, isGrey });
   } catch (error) {
-    throw new InputError(`${name} is no picture, damaged or too large (${error.message})`,
-      `one of ${OPENED.join(", ")}`, "choose another, or save it anew");
+    throw new InputError(`${name} is damaged or too large (${error.message})`, EXPECTED, "choose another, or save it anew");
   }
 }
 
 /** Return what `fit` makes of a bitmap, and close it. */
-export function fitBitmap(bitmap, preprocessing, { invert = null, isGrey: onlyGrey = false } = {}) {
+export function fitBitmap(bitmap, preprocessing, { invert = null, isGrey = false } = {}) {
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) throw new Error(`${width} × ${height} pixels`);
   const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -44,7 +37,7 @@ export function fitBitmap(bitmap, preprocessing, { invert = null, isGrey: onlyGr
     context.drawImage(bitmap, -left, -top);
     return context.getImageData(0, 0, columns, rows).data;
   };
-  const seen = fit({ width, height, stride: 4, channels: 3, isGrey: onlyGrey, read }, preprocessing, invert);
+  const seen = fit({ width, height, stride: 4, channels: 3, isGrey, read }, preprocessing, invert);
   bitmap.close();
   return seen;
 }

@@ -6,6 +6,7 @@ const MAX_BATCH = 100;
 const MAX_BATCH_VALUES = 2 ** 22;
 const MAX_BYTES = 512 * 2 ** 20;
 const [STORED, DEFLATED] = [0, 8]; // zip's methods
+const [MAX_MATRIX, N_WORST] = [30, 10]; // as in Python: classes of a matrix; of more, pairs
 const Z_95 = 1.959963984540054;
 
 /** Return { images, labels, n, sha256 } of the bytes of an .npz; numpy writes and reads it. */
@@ -26,7 +27,7 @@ export async function readTestSet({ shape, labels: classes }, bytes) {
 /** Score `model`; `onProgress` gets the share done, `signal` ends it early by an AbortError. */
 export async function measureAccuracy(model, test, { onProgress, signal }) {
   const { side, contract: { labels: names } } = model;
-  const confusion = names.map(() => names.map(() => 0));
+  const counts = new Map(); // of true × classes + predicted
   const batchSize = Math.max(1, Math.min(MAX_BATCH, Math.floor(MAX_BATCH_VALUES / side)));
   for (let at = 0; at < test.n; at += batchSize) {
     signal.throwIfAborted();
@@ -34,25 +35,37 @@ export async function measureAccuracy(model, test, { onProgress, signal }) {
     const logits = await model.run(model.prepare(test.images.subarray(at * side, end * side)));
     for (let i = at; i < end; i++) {
       const row = logits.subarray((i - at) * names.length, (i - at + 1) * names.length);
-      confusion[test.labels[i]][row.indexOf(Math.max(...row))] += 1;
+      const cell = test.labels[i] * names.length + row.indexOf(Math.max(...row));
+      counts.set(cell, (counts.get(cell) ?? 0) + 1);
     }
     onProgress(end / test.n);
     await new Promise((resume) => { setTimeout(resume); }); // lets the page draw and be stopped
   }
-  return score(confusion, names, test);
+  return score(counts, names, test);
 }
 
-function score(confusion, names, { n, sha256 }) {
-  const sum = (counts) => counts.reduce((total, count) => total + count, 0);
+function score(counts, names, { n, sha256 }) {
+  const cells = [...counts].map(([cell, count]) => [Math.floor(cell / names.length), cell % names.length, count]);
+  const [nHits, nTrue, nSaid] = [0, 1, 2].map(() => names.map(() => 0));
+  for (const [i, j, count] of cells) {
+    nTrue[i] += count;
+    nSaid[j] += count;
+    if (i === j) nHits[i] = count;
+  }
   const share = (part, whole) => (whole ? part / whole : null);
   const classes = names.map((label, i) => {
-    const [hits, nTrue, nSaid] = [confusion[i][i], sum(confusion[i]), sum(confusion.map((row) => row[i]))];
-    const [precision, recall, f1] = [share(hits, nSaid), share(hits, nTrue), share(2 * hits, nTrue + nSaid)];
-    return { label, n: nTrue, precision, recall, f1 };
+    const [hits, isOf, said] = [nHits[i], nTrue[i], nSaid[i]];
+    const [precision, recall, f1] = [share(hits, said), share(hits, isOf), share(2 * hits, isOf + said)];
+    return { label, n: isOf, precision, recall, f1 };
   });
-  const nCorrect = sum(confusion.map((row, i) => row[i]));
+  const nCorrect = nHits.reduce((sum, hits) => sum + hits, 0);
   const [accuracy, interval] = [nCorrect / n, wilsonInterval(nCorrect, n)];
-  return { n, n_correct: nCorrect, accuracy, interval, classes, confusion, test_sha256: sha256 };
+  const isSmall = names.length <= MAX_MATRIX;
+  const confusion = isSmall ? names.map((_, i) => names.map((_, j) => counts.get(i * names.length + j) ?? 0)) : [];
+  const wrong = cells.filter(([i, j]) => i !== j).sort((a, b) => b[2] - a[2] || a[0] - b[0] || a[1] - b[1]);
+  const confused = isSmall ? [] : wrong.slice(0, N_WORST)
+    .map(([i, j, count]) => ({ true: names[i], predicted: names[j], n: count, n_of_class: nTrue[i] }));
+  return { n, n_correct: nCorrect, accuracy, interval, classes, confusion, confused, test_sha256: sha256 };
 }
 
 /** Return the 95 % interval of a proportion; runtime/measure/stats.py names the source. */

@@ -4,7 +4,6 @@ import { FLOORS, percentileMs } from "./latency.js";
 
 const N_CLASSES_SHOWN = 12;
 const N_BARS = 10;
-const [MAX_CONFUSION, N_PAIRS] = [30, 10]; // classes that fit a table; else its worst pairs
 const MAX_GIVEN = 640; // pixels a side of the user's own picture
 
 export const $ = (id) => document.getElementById(id);
@@ -119,23 +118,21 @@ export function showLatency(rows, tolerance) {
 }
 
 /** Show a score; `stated`: the digest of the pictures that the model was exported with. */
-export function showAccuracy({ accuracy, interval, n, n_correct: hits, classes, confusion, test_sha256: tested }, stated) {
+export function showAccuracy(score, stated) {
+  const { accuracy, interval, n, n_correct: hits, confusion, test_sha256: tested } = score;
   say("measured", `Accuracy ${percent(accuracy, 2)} (95 % interval ${percent(interval.low, 2)} to `
     + `${percent(interval.high, 2)}; ${number(hits)} of ${number(n)})`
     + (tested === stated ? "" : ", on other pictures than its export's"));
-  const labels = classes.map(({ label }) => label);
-  const made = labels.length > MAX_CONFUSION ? worstPairs(confusion, labels) : matrix(confusion, classes, labels);
-  $("confusion").replaceChildren(made);
+  $("confusion").replaceChildren(confusion.length ? matrix(score) : worstPairs(score));
 }
 
-function worstPairs(confusion, labels) {
-  const total = (row) => row.reduce((sum, count) => sum + count, 0);
-  const pairs = confusion.flatMap((row, i) => row.map((count, j) => [labels[i], labels[j], i === j ? 0 : count, total(row)]))
-    .filter(([, , count]) => count).sort((a, b) => b[2] - a[2]).slice(0, N_PAIRS);
+function worstPairs({ confused }) {
+  const pairs = confused.map(({ true: is, predicted, n, n_of_class: of }) => [is, predicted, n, of]);
   return table(`The worst ${pairs.length} confusions`, ["what it is", "what the network says", "pictures", "of"], pairs);
 }
 
-function matrix(confusion, classes, labels) {
+function matrix({ confusion, classes }) {
+  const labels = classes.map(({ label }) => label);
   const made = table("Confusion: a row for what it is, a column for what the network says",
     ["", ...labels, "recall"],
     confusion.map((row, i) => {

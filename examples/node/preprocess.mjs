@@ -4,11 +4,8 @@
 import sharp from "sharp";
 import { InputError } from "../../convnet_edge/web/contract.js";
 import { fit } from "../../convnet_edge/web/fit.js";
-import { formatOf, isGrey } from "../../convnet_edge/web/formats.js";
+import { EXPECTED, MAX_PIXELS, inspect } from "../../convnet_edge/web/formats.js";
 
-const MAX_PIXELS = 89_478_485; // as in Python
-const OPENED = ["PNG", "JPEG", "GIF", "WebP"];
-const EXPECTED = `one of ${OPENED.join(", ")}, of at most ${Math.floor(MAX_PIXELS / 1e6)} million pixels`;
 // Pillow ignores colour profiles too
 const OPTIONS = { failOn: "truncated", ignoreIcc: true, limitInputPixels: MAX_PIXELS };
 
@@ -18,11 +15,7 @@ const OPTIONS = { failOn: "truncated", ignoreIcc: true, limitInputPixels: MAX_PI
  */
 export async function decodePicture(encoded, preprocessing, { name = "the picture" } = {}) {
   const bytes = Buffer.from(encoded);
-  const format = formatOf(bytes);
-  if (!OPENED.includes(format)) {
-    throw new InputError(`${name} is ${format ? `a ${format} file` : "no picture that is known here"}`, EXPECTED,
-      "name a picture file, or save this one as PNG or JPEG");
-  }
+  const isGrey = inspect(bytes, name);
   try {
     const picture = sharp(bytes, OPTIONS).autoOrient().toColourspace("srgb").ensureAlpha().raw();
     const { data, info: { width, height } } = await picture.toBuffer({ resolveWithObject: true });
@@ -35,7 +28,7 @@ export async function decodePicture(encoded, preprocessing, { name = "the pictur
       }
       return part;
     };
-    return fit({ width, height, stride: 3, channels: 3, isGrey: isGrey(bytes), read }, preprocessing);
+    return fit({ width, height, stride: 3, channels: 3, isGrey, read }, preprocessing);
   } catch (error) {
     throw new InputError(`${name} is damaged or too large: ${error.message.split("\n")[0]}`, EXPECTED,
       "save the picture again");

@@ -14,6 +14,7 @@ import tiny
 from convnet_edge.bundling.bundle import bundle
 from convnet_edge.bundling.options import BundleOptions
 from convnet_edge.runtime import archive
+from convnet_edge.runtime.errors import CheckFailedError
 
 FIRST, LAST = 4096, 1024
 WORDS = "FAIL--the-file-is-incomplete--expected-the-bytes-that-were-bundled--next--copy-it-again"
@@ -59,6 +60,8 @@ def test_truncated_or_extended_bundle_says_fail(content, tmp_path):
         code, said, errors = start(tmp_path / "d.pyz", content[:size])
         assert (code, said) == (1, ""), size
         assert WORDS[: size - SHORTEST + 1] in errors or ALTERED in errors
+        with pytest.raises(CheckFailedError, match="altered"):  # as a program finds it
+            archive.read_archive(tmp_path / "d.pyz")
     for damaged in (b"x" + content, content + b"x", content + bytes(100_000)):
         code, said, errors = start(tmp_path / "d.pyz", damaged)
         assert (code, said) == (1, "")
@@ -72,7 +75,8 @@ def test_python_takes_no_truncated_bundle_for_a_program(content):
 
 
 def test_sample_of_flipped_bits_in_real_processes(content, tmp_path):
-    for place in random.Random(2).sample(places(content), 12):
+    rng, middle = random.Random(2), range(8 * FIRST, 8 * (len(content) - LAST))
+    for place in (*rng.sample(places(content), 12), *rng.sample(middle, 3)):
         code, said, errors = start(tmp_path / "d.pyz", flipped(content, place))
         assert (code, said) == (1, ""), place
         assert errors

@@ -71,18 +71,11 @@ def test_folder_holds_page_runtime_and_model_with_their_digests(lay_out):
     assert sizes == (len(files), sum(map(len, files.values())))
 
 
-def test_page_holds_the_test_set_that_there_is(ort_web, tmp_path):
-    for test in (None, tiny.image_set(9)):
-        site.write(tmp_path / "page", {}, {}, ort_web, test)
-        names = site.read_site(tmp_path / "page")
-        assert (archive.TEST_SET in names) == (test is not None)
-
-
-def test_source_without_test_pictures_makes_a_page_without_a_test_set(lay_out, monkeypatch):
-    monkeypatch.setattr(
-        dataset, "find_test_set", lambda *_: dataset.take(tiny.image_set(9), slice(0))
-    )
-    assert archive.TEST_SET not in site.read_site(lay_out().path)
+@pytest.mark.parametrize("n_images", [None, 0, 9])
+def test_page_holds_the_test_set_that_there_is_unless_it_is_empty(lay_out, monkeypatch, n_images):
+    test = None if n_images is None else dataset.take(tiny.image_set(9), slice(n_images))
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: test)
+    assert (archive.TEST_SET in site.read_site(lay_out().path)) == bool(n_images)
 
 
 def test_page_states_a_policy_that_lets_nothing_in_from_elsewhere_and_keeps_to_it():

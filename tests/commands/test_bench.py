@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 
+import faults
 import pytest
 import tiny
+from PIL import Image
 from results import read as read_result
 
 from convnet_edge.data import dataset
@@ -20,12 +22,9 @@ SHORT = ("--duration", "0.05", "--min-runs", "11", "--threads", "1", "--out", "r
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
-    """The hand-made images are the test set; stages of no interest here take moments."""
+def on_tiny_images(brief, monkeypatch):
+    """The hand-made images are the test set."""
     monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(N))
-    for name, value in (("N_PROCESSES", 1), ("STEADY_S", 0.02), ("THROUGHPUT_S", 0.2),
-                        ("QUICK_DURATION_S", 0.02)):  # fmt: skip
-        monkeypatch.setattr(stage, name, value)
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def undrawn(monkeypatch):
         )
 
 
-def test_result_pictures_and_tables_of_a_run(run, tiny_model, tmp_path):
+def test_result_pictures_and_tables_of_a_run(rendered, run, tiny_model, tmp_path):
     result = run("bench", tiny_model, *SHORT, "--batch-sizes", "1,64", "--profile",
                  "--pace", "50hz", "--sustain", "0.5s", "--verbose")  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -123,7 +122,7 @@ def test_unwritable_result_is_exit_2_before_anything_is_measured(run, tiny_model
     assert "cannot be written" in result.stderr
 
 
-def test_several_models_are_paired_with_the_first(undrawn, run, tiny_model, tmp_path):
+def test_several_models_are_paired_with_the_first(rendered, undrawn, run, tiny_model, tmp_path):
     other = tiny_model.with_name("other.onnx")
     other.write_bytes(tiny.grey_uint8())
     result = run("bench", tiny_model, other, "--quick", "--threads", "1")
@@ -153,6 +152,39 @@ def test_models_whose_test_images_are_not_here_are_timed_and_not_compared(
         found = read_result(tmp_path / "benchmarks" / "results" / f"{stem}-cpu.json")
         assert (found.accuracy, found.pairs) == (None, ())
         assert found.latency
+
+
+def test_source_without_a_test_side_is_refused_before_anything_is_measured(
+    run, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dataset, "find_test_set", FIND_TEST_SET)
+    for number, image in enumerate(tiny.images(12)):
+        part, label = ("train", "test")[number // 6], tiny.LABELS[number % 3]
+        path = tmp_path / "untested" / part / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        if part == "test":
+            path.write_bytes(b"damaged")
+    result = run("bench", tiny_model, "--data", "untested", *SHORT)
+    assert result.exit_code == 2
+    expected = "convnet-edge: untested has no test pictures; expected some that no model learned"
+    assert expected in result.stderr
+    assert result.stderr.endswith("; next: change --data\n")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_every_model_is_looked_at_before_any_is_measured(run, tiny_model, tmp_path):
+    other, names = tmp_path / "other.onnx", [f"not {name}" for name in tiny.LABELS]
+    renamed = faults.change_document(
+        tiny_model.read_bytes(), lambda document: document.update(class_labels=names)
+    )
+    other.write_bytes(renamed)
+    told = {"absent.onnx": "absent.onnx does not exist", other: "other.onnx have other classes"}
+    for second, expected in told.items():
+        result = run("bench", tiny_model, second, *SHORT[:-2])
+        assert result.exit_code == 2
+        assert expected in result.stderr
+        assert not (tmp_path / "benchmarks").exists()
 
 
 @pytest.mark.slow

@@ -21,6 +21,12 @@ def no_variables(monkeypatch):
 
 
 @pytest.fixture
+def unprobed(monkeypatch):
+    """Start no Python to import onnxruntime in, which some traps have nothing to do with."""
+    monkeypatch.setattr("convnet_edge.commands.doctor._probe", lambda _: None)
+
+
+@pytest.fixture
 def site(tmp_path):
     (tmp_path / "site-packages").mkdir()
     return tmp_path / "site-packages"
@@ -67,7 +73,9 @@ ONE, FIT, EXPORTER = "one onnxruntime", "torch and torchvision fit", "torch's ex
         (EXPORTER, {"torch": "2.9.0", "onnxscript": "0.7.2"}, "ok"),
     ],
 )
-def test_packages_that_lack_or_overwrite_each_other_are_a_problem(site, trap, packages, status):
+def test_packages_that_lack_or_overwrite_each_other_are_a_problem(
+    unprobed, site, trap, packages, status
+):
     for name, version in packages.items():
         install(site, name, version, requires=("numpy", "torch==2.15.0"))
     found = look(site, trap, status).found
@@ -112,13 +120,13 @@ def test_what_keeps_cuda_from_loading_is_named(site, library, command):
 @pytest.mark.parametrize(
     ("text", "status"), [("1", "ok"), ("1,1", "ok"), ("100000", "problem"), ("many", "problem")]
 )
-def test_thread_variables_are_held_against_the_cores(site, monkeypatch, text, status):
+def test_thread_variables_are_held_against_the_cores(unprobed, site, monkeypatch, text, status):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     look(site, "OMP_NUM_THREADS", status)
 
 
 @pytest.mark.parametrize(("quota", "status"), [(0.5, "problem"), (1.0, "ok"), (None, "ok")])
-def test_quota_below_one_core_is_a_problem(site, monkeypatch, quota, status):
+def test_quota_below_one_core_is_a_problem(unprobed, site, monkeypatch, quota, status):
     monkeypatch.setattr(machine, "cgroup_cores", lambda: quota)
     look(site, "cores allowed", status)
 

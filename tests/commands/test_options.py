@@ -115,8 +115,3 @@ def test_help_has_no_noise_of_types_and_puts_what_is_alike_together(name):
     elif STAGES[name] and {"out", "plot_out"} & {one.name for one in declared(STAGES[name])}:
         assert "Output" in panels
         assert re.search(r"Output ─(.*\n)+?│ --(plot-)?out ", text)
-
-
-def test_range_is_held_on_calls_from_python_too():
-    with pytest.raises(InputError, match="n_pairs=5; expected a whole number from 6 to 1,000"):
-        Every(Path("a"), n_pairs=5)

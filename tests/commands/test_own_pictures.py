@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import faults
 import numpy as np
@@ -16,7 +14,6 @@ from convnet_edge.data.options import PreparationOptions
 from convnet_edge.drawing import pictures
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime.__main__ import main as device_main
-from convnet_edge.runtime.measure import bench
 
 LABELS = ("dot", "stripe", "sweep")
 FAST = ("--epochs", "2", "--width", "0.2", "--device", "cpu")
@@ -51,20 +48,12 @@ def write(folder, shape, counts, *, seed=0, shuffle_test=False):
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch, tmp_path):
-    """Nothing is drawn, and bench is brief; each test has a cache of its own."""
+def undrawn(brief, monkeypatch, tmp_path):
+    """Nothing is drawn; each test has a cache of its own."""
     monkeypatch.setattr("convnet_edge.commands.bench._draw", lambda *_: iter(()))
-    monkeypatch.setattr("convnet_edge.quantizing.quantize.ROUND_S", 0.01)
     undrawn = pictures.Picture(tmp_path / "x.png", drawn=False)
     for draw_it in ("training_curve", "parity_errors"):
         monkeypatch.setattr(pictures, draw_it, lambda *_, **__: undrawn)
-    for name, value in {
-        "N_PROCESSES": 1,
-        "THROUGHPUT_S": 0.05,
-        "STEADY_S": 0.02,
-        "QUICK_DURATION_S": 0.05,
-    }.items():
-        monkeypatch.setattr(bench, name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
@@ -119,10 +108,15 @@ def test_folder_goes_all_the_way_to_a_device(do, run, tmp_path, capsys, shape, p
     do("bench", "own.onnx", *QUICK, *cache, "--out", "own.json")
     measured = read(tmp_path / "own.json")["accuracy"]
     assert (measured["n"], measured["accuracy"]) == (n_test, record["test"]["accuracy"])
+    for given, lacking in ((("--data", folder), "464 at least: of fewer no gate of 0.5 points can"),
+                           ((), "--data")):  # fmt: skip
+        few = run("quantize", "own.onnx", *given, *cache)
+        assert few.exit_code == 2
+        assert lacking in few.output
+
     do("bundle", "own.onnx", "--with-test-set", *cache)
-    proof = [sys.executable, tmp_path / "own.pyz", "selftest"]
-    assert b"PASS" in subprocess.run(proof, capture_output=True, check=True).stdout
-    capsys.readouterr()
+    assert device_main(tmp_path / "own.pyz", ["selftest"]) == 0
+    assert capsys.readouterr().out.endswith("PASS\n")
     assert device_main(tmp_path / "own.pyz", ["bench", *QUICK, "--json"]) == 0
     there = json.loads(capsys.readouterr().out)["accuracy"]
     assert (there["n"], there["accuracy"]) == (n_test, record["test"]["accuracy"])
@@ -135,18 +129,6 @@ def test_folder_goes_all_the_way_to_a_device(do, run, tmp_path, capsys, shape, p
     assert lost.exit_code == 2
     assert "name it with --data" in lost.output
     do("bundle", "own.onnx", "--with-test-set", "--data", folder, *cache)
-
-
-def test_too_few_pictures_for_a_gate_are_told_how_many_it_needs(do, run, tmp_path):
-    folder = write(tmp_path / "few", (16, 16), {"train": 20, "test": 5})
-    do("train", "--data", folder, *FAST, "--out", "few.safetensors")
-    do("export", "few.safetensors", "--out", "few.onnx")
-    few = run("quantize", "few.onnx", "--data", folder)
-    assert few.exit_code == 2
-    assert "464 at least: of fewer no gate of 0.5 points can hold" in few.output
-    unnamed = run("quantize", "few.onnx")
-    assert unnamed.exit_code == 2
-    assert "--data" in unnamed.output
 
 
 def test_images_of_png_files_are_those_of_the_sample_bit_for_bit(tmp_path):
@@ -188,6 +170,15 @@ def test_planted_leaks_are_listed_and_refused_unless_allowed(do, run, tmp_path):
     do("data", folder, "--allow-leaks")
     do("train", "--data", folder, *FAST, "--allow-leaks", "--out", "leaky.safetensors")
     assert read(tmp_path / "leaky.train.json")["data"]["n_leaks"] == 2
+
+
+def test_name_that_is_no_text_is_drawn_escaped_and_the_next_command_is_whole(do, tmp_path):
+    folder = write(tmp_path / "own", (20, 20), {"train": 5, "test": 2})
+    copy = os.fsdecode(os.fsencode(folder / "train" / "dot") + b"/caf\xe9.bmp")
+    shutil.copy(folder / "train" / "dot" / "dot0.bmp", copy)
+    said = do("data", folder, "--image-size", "18", "--fit", "pad")
+    assert f"next: convnet-edge train --data {folder} --image-size 18 --fit pad" in said
+    assert (tmp_path / "runs" / "data.pairs.png").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The first screen is the answer: at most 25 lines of 80 columns, and the next command to copy."""
 
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +10,26 @@ from PIL import Image
 
 from convnet_edge.commands import terminal
 from convnet_edge.data import dataset
+from convnet_edge.drawing import sheets
 from convnet_edge.drawing.pictures import Picture
-from convnet_edge.runtime.measure import bench
 from convnet_edge.runtime.measure.check import Check
 
 LINES, COLUMNS = 25, 80
 
 
 @pytest.fixture
-def screen(run, monkeypatch):
+def screen(run, brief, monkeypatch):
     """Run a command line as on a terminal of 80 columns; return its lines, once they fit."""
     monkeypatch.setattr(terminal, "is_terminal", lambda *, err: True)
-    for name, value in {"N_PROCESSES": 1, "THROUGHPUT_S": 0.1, "STEADY_S": 0.02}.items():
-        monkeypatch.setattr(bench, name, value)
-    monkeypatch.setattr("convnet_edge.quantizing.quantize.ROUND_S", 0.01)
 
-    def show(*arguments):
+    def show(*arguments, exit_code=0):
         monkeypatch.setenv("COLUMNS", str(COLUMNS))
         result = run(*arguments)
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == exit_code, result.output
         lines = result.output.splitlines()
-        assert len(lines) <= LINES, result.output
-        said = [line for line in lines if not line.startswith("next: ")]  # is there to be copied
+        assert sum(max(1, ceil(len(line) / COLUMNS)) for line in lines) <= LINES, result.output
+        whole = ("next: ", "convnet-edge: ")  # are there to be copied, or to be searched for
+        said = [line for line in lines if not line.startswith(whole)]
         assert max(map(len, said)) <= COLUMNS, result.output
         return lines
 
@@ -77,7 +76,7 @@ def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypat
     report = screen("report")
     assert report[0].startswith("3 results: ")
     assert "12 rows" not in report[-3]
-    assert report[-1] == "next: convnet-edge bundle"
+    assert report[-1] == "wrote runs/report.html, .md"  # no model of these names lies in exported/
 
 
 def test_data_says_what_a_folder_holds_and_what_will_hurt(screen, tmp_path):
@@ -94,6 +93,47 @@ def test_data_says_what_a_folder_holds_and_what_will_hurt(screen, tmp_path):
     assert lines[-1] == "next: convnet-edge train --data 'a folder of pictures'"
 
 
+def messy(folder):
+    """Make a folder of all that can be wrong with pictures, of each more than a screen holds."""
+    rng = np.random.default_rng(0)
+
+    def save(values, part, number, name):
+        label = f"class {number} of a name as long as people who name folders like them to be"
+        place = folder / part / label / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(place)
+        return place
+
+    for number in range(12):
+        images = rng.integers(0, 256, (40 if number == 1 else 5, 8, 8), np.uint8)
+        images = images.repeat(8, axis=1).repeat(8, axis=2)
+        for index, image in enumerate(images):
+            kept = save(image, "train", number, f"day {number % 2 * index % 2}/{index}.png")
+        if number % 3:
+            save(rng.integers(0, 256, (9, 7, 3), np.uint8), "test", number, "fine.png")
+            save(images[0], "test", number, "the same.png")
+            images[1, 0, 0] ^= 1
+            save(images[1], "test", number, "nearly the same.png")
+            kept.with_name("a broken picture of a long name.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize(("allow", "exit_code"), [("--recheck", 1), ("--allow-leaks", 0)])
+def test_data_keeps_to_a_screen_whatever_is_wrong(
+    screen, run, tmp_path, monkeypatch, allow, exit_code
+):
+    for name in ("contact_sheet", "pair_sheet"):
+        monkeypatch.setattr(sheets, name, lambda path, *_, **__: Picture(path, drawn=True))
+    messy(tmp_path / "messy")
+    lines = screen("data", "messy", allow, exit_code=exit_code)
+    for heading in ("left out (", "pixel-equal in ", "near-duplicates in ", "warnings ("):
+        assert any(line.startswith(heading) and ", the first " in line for line in lines), heading
+    assert any("no test picture, so scores 'not measured'" in line for line in lines)
+    assert "(more with --verbose)" in lines
+    whole = run("data", "messy", allow, "--verbose").output.splitlines()
+    assert len(whole) > 2 * len(lines)
+    assert "(more with --verbose)" not in whole
+
+
 def test_chain_of_next_lines(screen, run, tiny_model):
     inspected = run("inspect").stdout  # nobody types site-packages
     assert inspected.endswith("next: convnet-edge verify\n")
@@ -108,6 +148,14 @@ def test_pictures_that_cannot_be_drawn_are_counted_and_named_if_asked(capsys):
         terminal.Terminal(verbose=verbose).wrote((), pictures)
         said = "left out 2 pictures, matplotlib is not installed (pip install matplotlib)"
         assert capsys.readouterr().err == f"{said}{named}\n"
+
+
+def test_letters_that_no_font_has_are_named_once(capsys):
+    pictures = [
+        Picture(Path("a.png"), drawn=True, boxes=letters) for letters in ("犬猫", "猫鸟", "")
+    ]
+    terminal.Terminal().wrote((), pictures)
+    assert "no font here has 犬猫鸟: boxes in the pictures" in capsys.readouterr().err
 
 
 def test_next_after_verify_is_what_this_machine_can_do(run, tiny_model, monkeypatch):

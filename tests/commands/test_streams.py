@@ -140,8 +140,8 @@ def test_control_characters_reach_no_terminal_of_a_device(hostile_bundle, capsys
 @FULL
 @pytest.mark.parametrize(
     ("on", "line"),
-    [*(("host", line) for line in ("--help", "--version", "inspect", "inspect --json",
-                                   "doctor --json", *(f"{name} --help" for name in COMMANDS))),
+    [*(("host", line) for line in ("--help", "--version", "bench --help", "inspect",
+                                   "inspect --json", "doctor --json")),
      *(("device", line) for line in ("--help", "info", "selftest", "predict --json"))],
 )  # fmt: skip
 def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, on, line):
@@ -186,15 +186,13 @@ def test_reader_that_leaves_ends_it_quietly_and_proves_nothing(tiny_model, hosti
 
 @pytest.mark.parametrize("place", ["missing", "full"])
 def test_temporary_files_that_cannot_be_written_are_exit_2(
-    hostile_bundle, monkeypatch, capsys, place
+    hostile_bundle, brief, monkeypatch, capsys, place
 ):
     def refuse(*_, **__):
         raise OSError(*{"missing": (2, "No usable temporary directory found"),
                         "full": (28, "No space left on device", "/tmp/x")}[place])  # fmt: skip
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    monkeypatch.setattr("convnet_edge.runtime.measure.bench.N_PROCESSES", 1)
-    monkeypatch.setattr("convnet_edge.runtime.measure.bench.QUICK_DURATION_S", 0.05)
     assert device_main(hostile_bundle, ["bench", "--quick", "--profile", "--threads", "1"]) == 2
     assert "TMPDIR" in capsys.readouterr().err
 
@@ -351,7 +349,7 @@ def test_impossible_out_is_told_before_the_work(run, tmp_path, command, kind):
 @pytest.mark.parametrize("command", ["export", "quantize"])
 def test_default_place_that_is_a_file_is_told_before_the_work(run, tmp_path, command):
     (tmp_path / "exported").touch()
-    result = run(command, "absent.safetensors" if command == "export" else "absent.onnx")
+    result = run(command, *["absent.safetensors"] * (command == "export"))
     assert result.exit_code == 2
     assert "cannot be written: Not a directory" in result.stderr
 

@@ -1,19 +1,22 @@
-import json
 import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from convnet_edge.data import cache, reader, worker
+from convnet_edge.data.duplicates import dhashes, find
+from convnet_edge.data.options import DataOptions, PreparationOptions
+from convnet_edge.data.scan import Entry, scan_of
+from convnet_edge.data.torchvision_sets import PictureSet
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.pictures.preprocess import Preprocessing, read_picture
+from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.pictures.preprocess import Preprocessing, to_pixels
 
 HOW = Preprocessing((16, 16), 3)
 
@@ -23,9 +26,7 @@ def source(tmp_path, monkeypatch):
     """A folder of five pictures, which this process opens as a worker would: none has to start."""
 
     def opened_here(paths, how):
-        for path in paths:
-            found, pixels = worker._open(Path(path), how, None)
-            yield reader._Worker(how, None)._opened(json.dumps(found).encode() + b"\n" + pixels)
+        return (worker.open_file(Path(path), how) for path in paths)
 
     monkeypatch.setattr(reader, "read", opened_here)
     folder = tmp_path / "photos"
@@ -44,19 +45,17 @@ def read(source, cache_dir=None, how=HOW, paths=None, **options):
     """Return what is read of a folder, and how many of its pictures were opened."""
     opened = [0]
     found = cache.read(
-        [SimpleNamespace(path=str(path)) for path in paths or sorted(source.iterdir())],
+        scan_of([Entry(str(path), "cat", None) for path in paths or sorted(source.iterdir())]),
         how,
-        cache_dir=cache_dir or source.parent / "cache",
-        source=str(source),
-        progress=lambda n, total: opened.append(n),
-        **options,
+        PreparationOptions(data=str(source), cache=cache_dir or source.parent / "cache", **options),
+        lambda n, total: opened.append(n),
     )
     return found, max(opened)
 
 
 def is_right(found, paths, how=HOW):
     """Say whether pixels and rows are those of the files, opened one by one in this process."""
-    expected = [read_picture(path, how).pixels for path in paths]
+    expected = [to_pixels(path, how).pixels for path in paths]
     np.testing.assert_array_equal(found.pixels, expected)
     assert found.rows["error"].tolist() == [""] * len(paths)
     assert found.rows["n_bytes"].tolist() == [path.stat().st_size for path in paths]
@@ -70,7 +69,6 @@ def test_second_read_opens_nothing_and_returns_the_same(source, monkeypatch):
     assert set(first.rows["mode"]) == {"RGB"}
     assert set(first.rows["width"]) == {30}
     assert len({row.tobytes() for row in first.rows["sha256"]}) == 5
-    assert first.rows["dhash"].all()
     monkeypatch.chdir(source.parent)
     for folder in (source, source.relative_to(source.parent)):
         second, n_opened = read(folder, source.parent / "cache")
@@ -184,9 +182,10 @@ def test_two_at_once_each_have_what_they_read_and_leave_one_whole_file(source):
         if n == 3:
             inner.append(read(source, paths=paths[1:])[0])
 
-    entries = [SimpleNamespace(path=str(path)) for path in paths]
+    scan = scan_of([Entry(str(path), "cat", None) for path in paths])
     cache_dir = source.parent / "cache"
-    outer = cache.read(entries, HOW, cache_dir=cache_dir, source=str(source), progress=meanwhile)
+    options = PreparationOptions(data=str(source), cache=cache_dir)
+    outer = cache.read(scan, HOW, options, meanwhile)
     assert is_right(outer, paths)
     assert is_right(inner[0], paths[1:])
     assert read(source)[1] == 0
@@ -233,9 +232,10 @@ def test_what_a_killed_process_left_is_removed_a_day_later(source):
 def test_default_dir_is_the_desktop_s_cache_else_home_s(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache.default_dir() == tmp_path / ".cache" / "convnet-edge"
+    assert DataOptions().cache_dir == tmp_path / ".cache" / "convnet-edge"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache.default_dir() == tmp_path / "x" / "convnet-edge"
+    assert DataOptions().cache_dir == tmp_path / "x" / "convnet-edge"
+    assert DataOptions(cache="here").cache_dir == Path("here")
 
 
 def test_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
@@ -243,14 +243,14 @@ def test_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
     with pytest.raises(InputError, match="no home folder"):
-        cache.default_dir()
+        _ = DataOptions().cache_dir
 
 
 def test_size_counts_and_clear_removes_what_is_ours_alone(source, tmp_path):
     cache_dir = tmp_path / "cache"
     assert cache.size(cache_dir) == cache.clear(cache_dir) == 0
     read(source)
-    cache.keep_set(cache_dir, "a" * 64, np.zeros((2, 4, 4), np.uint8), np.zeros(2, np.int64))
+    cache.keep_set(cache_dir, image_set((2, 4, 4)), Preprocessing((4, 4), 1))
     n_bytes = sum(path.stat().st_size for path in cache_dir.iterdir())
     (cache_dir / "diary.pictures").write_text("not ours")
     assert cache.size(cache_dir) == n_bytes > 5 * 16 * 16 * 3
@@ -259,44 +259,116 @@ def test_size_counts_and_clear_removes_what_is_ours_alone(source, tmp_path):
     assert read(source)[1] == 5
 
 
+def image_set(shape, sha256="ab" * 32):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return ImageSet(images, np.arange(len(images)) % 3, sha256, "here", ("path",) * len(images))
+
+
 @pytest.mark.parametrize("shape", [(600, 4, 4), (3, 4, 5, 3)], ids=str)
 def test_kept_set_is_found_by_its_digest_and_damage_is_none(tmp_path, shape):
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    labels, sha256 = np.arange(len(images)) % 3, "ab" * 32
-    assert cache.find_set(tmp_path, sha256) is None
-    cache.keep_set(tmp_path, sha256, images, labels)
+    images, how = image_set(shape), Preprocessing(shape[1:3], 3 if len(shape) == 4 else 1)
+    assert cache.find_set(tmp_path, images.sha256, how) is None
+    kept = cache.keep_set(tmp_path, images, how)
+    assert (kept.images == images.images).all()
+    assert (kept.paths, kept.source) == (images.paths, "here")
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     for place in range(0, len(content), len(content) // 20):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        found = cache.find_set(tmp_path, sha256)  # of the header, what numpy needs alone
-        assert found is None
+        assert cache.find_set(tmp_path, images.sha256, how) is None
     for damaged in (content[:200], content[: len(content) // 2], b""):
         path.write_bytes(damaged)
-        assert cache.find_set(tmp_path, sha256) is None
-    path.rename(path.with_name(f"{'cd' * 32}.set")).write_bytes(content)
-    assert cache.find_set(tmp_path, "cd" * 32) is None
-    cache.keep_set(tmp_path, "cd" * 32, images, labels)
-    found = cache.find_set(tmp_path, "cd" * 32)
-    np.testing.assert_array_equal(found.images, images)
-    np.testing.assert_array_equal(found.labels, labels)
+        assert cache.find_set(tmp_path, images.sha256, how) is None
+    path.unlink()
+    cache.keep_set(tmp_path, image_set(shape, "cd" * 32), how)
+    (other,) = tmp_path.iterdir()
+    other.rename(path)  # of another digest
+    assert cache.find_set(tmp_path, images.sha256, how) is None
+    path.write_bytes(content)
+    found = cache.find_set(tmp_path, images.sha256, how)
+    np.testing.assert_array_equal(found.images, images.images)
+    np.testing.assert_array_equal(found.labels, images.labels)
     assert found.labels.dtype == np.int64
+
+
+def test_set_is_kept_in_the_order_that_is_asked_for(tmp_path):
+    how, pixels = Preprocessing((4, 4), 1), image_set((700, 4, 4)).images
+    order = np.random.default_rng(1).permutation(700)[:600]
+    side = ImageSet(pixels, np.zeros(600, np.int64), "ab" * 32, "here")
+    for _ in range(2):
+        kept = cache.keep_set(tmp_path, side, how, order)
+        np.testing.assert_array_equal(kept.images, pixels[order])
+
+
+def test_decoded_set_is_kept_until_its_state_is_another(tmp_path):
+    how, shown = Preprocessing((4, 4), 3), []
+
+    class Split:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            shown.append(number)
+            picture = np.random.default_rng(number).integers(0, 256, (6, 5, 3), np.uint8)
+            return Image.fromarray(picture), number % 2
+
+    def read(state="1", *, recheck=False, how=how):
+        shown.clear()
+        made = PictureSet("cats", state, (("train", Split(), "ab"), ("test", Split(), ())))
+        told = []
+        options = PreparationOptions(cache=tmp_path, recheck=recheck)
+        found = cache.read_set(made, how, options, lambda *n: told.append(n))
+        assert len(told) == len(shown)
+        return found, len(shown)
+
+    first, n_shown = read()
+    assert n_shown == 6
+    labels = [(one.part, one.label) for one in first.scan.entries]
+    assert labels == [("train", one) for one in "aba"] + [("test", one) for one in "010"]
+    assert set(first.rows["mode"]) == {"RGB"}
+    assert len({one.tobytes() for one in first.rows["sha256"]}) == 3
+    again, n_shown = read()
+    assert (n_shown, again.scan) == (0, first.scan)
+    assert (first.scan.class_labels, first.scan.published) == (("0", "1", "a", "b"), True)
+    np.testing.assert_array_equal(again.rows, first.rows)
+    np.testing.assert_array_equal(again.pixels, first.pixels)
+    assert [read("2")[1], read("2")[1], read("2", recheck=True)[1]] == [6, 0, 6]
+    assert read("2", how=Preprocessing((8, 8), 1))[1] == 6
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_pictures_that_are_alike_are_looked_for_once_and_again_if_prepared_otherwise(tmp_path):
+    rng, pictures = np.random.default_rng(0), []
+    for shape in ((12, 16, 16), (12, 16, 16), (12, 16, 16)):
+        pixels = rng.integers(0, 256, shape, np.uint8)
+        pixels[[3, 7]], pixels[9] = pixels[1], pixels[2] ^ 1
+        pictures.append(pixels)
+    found = []
+    for pixels, fit in zip(pictures, ("crop", "pad", "crop"), strict=True):
+        how, rows = Preprocessing((16, 16), 1, fit=fit), np.zeros(12, cache.ROW)
+        prepared = cache.Pictures(scan_of([]), how, rows, pixels)
+        found.append(cache.find_duplicates(prepared, tmp_path))
+    for one, at in zip(found, (0, 1, 0), strict=True):
+        expected = find(pictures[at], dhashes(pictures[at]))
+        assert one.first.tolist() == [0, 1, 2, 1, 4, 5, 6, 1, 8, 9, 10, 11]
+        assert one.near.tolist() == expected.near.tolist() == [[2, 9]]
+        assert one.distances.tolist() == expected.distances.tolist()
 
 
 IN_LITTLE_MEMORY = """
 import resource, sys
-from pathlib import Path
-from types import SimpleNamespace
 limit = 128 << 20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, -1))
 from convnet_edge.data import cache, reader
 unlimited = f"import resource; resource.setrlimit({resource.RLIMIT_DATA}, (-1, -1))"
 reader.START = f"{unlimited}; {reader.START}"
-entries = [SimpleNamespace(path=sys.argv[1])] * 65
+from convnet_edge.data.options import PreparationOptions
+from convnet_edge.data.scan import Entry, scan_of
+scan = scan_of([Entry(sys.argv[1], "cat", None)] * 65)
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 how = Preprocessing((1024, 1024), 3, fit="stretch")
 for _ in range(2):
-    found = cache.read(entries, how, cache_dir=Path(sys.argv[2]), source="x")
+    found = cache.read(scan, how, PreparationOptions(data="x", cache=sys.argv[2]))
     assert found.pixels.nbytes > 1.5 * limit and not found.rows["error"].any(), found.rows["error"]
     print(sum(int(pixels[::256].sum()) for pixels in found.pixels))
 try:

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from convnet_edge.data import checks
+from convnet_edge.data.cache import ROW, Pictures
+from convnet_edge.data.duplicates import Duplicates
 from convnet_edge.data.scan import Entry, LeftOut, Scan
 from convnet_edge.data.split import TEST, TRAIN, UNUSED, VALIDATION
 from convnet_edge.runtime.errors import CheckFailedError, InputError
+from convnet_edge.runtime.pictures.preprocess import Preprocessing
 
-ROW = np.dtype([("width", "u4"), ("height", "u4"), ("mode", "U6"), ("error", "U80")])
 LABELS = ("cat", "dog")
 
 
@@ -29,14 +31,20 @@ def check(pictures, *, left_out=(), errors=None, sizes=None, copies=(), near=(),
     rows["mode"] = "RGB"
     rows["width"], rows["height"] = 30, 20
     for at, (width, height, mode) in (sizes or {}).items():
-        rows[at] = width, height, mode, ""
+        rows[["width", "height", "mode"]][at] = width, height, mode
     for at, error in (errors or {}).items():
         rows["error"][at] = error
     entries = tuple(Entry(f"photos{os.sep}{path}", label, None) for path, label, _ in pictures)
     labels = tuple(sorted({entry.label for entry in entries}))
     scan = Scan(entries, labels, tuple(left_out), published=False)
+    prepared = Pictures(scan, Preprocessing((8, 8), 3), rows, np.zeros(0))
     parts = np.array([part for *_, part in pictures], np.int8)
-    return checks.check("photos/", scan, rows=rows, parts=parts, copies=copies, near=near, **more)
+    first = np.arange(len(pictures))
+    for group in copies:
+        first[group] = min(group)
+    pairs = np.array([pair for *pair, _ in near], int).reshape(-1, 2)
+    alike = Duplicates(first, pairs, np.array([distance for *_, distance in near], float))
+    return checks.check("photos/", prepared, parts=parts, alike=alike, **more)
 
 
 def of(label, *, train=0, validation=0, test=0, folder=""):
@@ -68,9 +76,9 @@ def test_what_cannot_be_read_or_stands_on_two_sides_is_left_out_with_its_reason(
     before = LeftOut("photos", "1 files of other kinds: .txt (1)")
     report = check(pictures, errors={140: "it is truncated"}, left_out=[before])
     assert report.left_out == (
-        before,
         LeftOut("cat/bad.png", "it is truncated"),
         LeftOut("dog/torn.png", checks.TORN),
+        before,
     )
     assert sum(one.n for one in report.classes) == 140
     assert "  cat/bad.png: it is truncated" in report.lines()
@@ -171,8 +179,7 @@ def test_lists_are_cut_for_people_and_whole_in_json_up_to_a_number(monkeypatch):
     ]
     report = check(classes, left_out=left_out)
     lines = report.lines()
-    assert "left out (30):" in lines
-    assert "  and 20 more" in lines
+    assert "left out (30, the first 10):" in lines
     assert "and 4 more" in lines
     assert "class 09" in "\n".join(lines)
     assert "class 10" not in "\n".join(lines[:16])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from convnet_edge.data import duplicates
-from convnet_edge.data.duplicates import Duplicates, dhash, dhashes, find, groups
+from convnet_edge.data.duplicates import Duplicates, dhashes, find
 
 SHAPES = [(28, 28), (8, 8), (40, 24, 3), (1, 1), (300, 200, 3)]
 
@@ -32,6 +32,16 @@ def saved_again(pixels, *, quality=60, scale=1.0):
 
 def found_in(pixels):
     return find(pixels, dhashes(pixels))
+
+
+def dhash(pixels):
+    return int(dhashes(pixels[None])[0])
+
+
+def equal(found):
+    """Return the pairs of equal pictures, each with the first of them."""
+    pairs = found.pairs(np.ones(len(found.first), bool))
+    return [(one, other) for one, other, distance in pairs if distance is None]
 
 
 def slow_hash(pixels):
@@ -65,8 +75,19 @@ def test_equal_pictures_are_found_once_each_wherever_they_stand():
     pixels[[7, 30]], pixels[39] = pixels[2], pixels[11]
     pixels[20], pixels[21] = 5, 5  # flat ones too
     found = found_in(pixels)
-    assert found.exact == ((2, 7, 30), (11, 39), (20, 21))
+    assert equal(found) == [(2, 7), (20, 21), (2, 30), (11, 39)]
     assert not len(found.near)
+
+
+def test_pairs_are_those_of_used_pictures_alone():
+    near, distances = np.array([[0, 1], [1, 4]]), np.array([1.5, 2.5])
+    found = Duplicates(np.array([0, 1, 0, 0, 4, 1]), near, distances)
+    everything = np.ones(6, bool)
+    equal = [(0, 2, None), (0, 3, None), (1, 5, None)]
+    assert [*found.pairs(everything)] == [*equal, (0, 1, 1.5), (1, 4, 2.5)]
+    everything[0] = False  # then another is the first
+    assert [*found.pairs(everything)] == [(2, 3, None), (1, 5, None), (1, 4, 2.5)]
+    assert [*found.pairs(np.zeros(6, bool))] == []
 
 
 @pytest.mark.parametrize("in_grey", [False, True])
@@ -79,7 +100,7 @@ def test_pictures_saved_again_are_near_and_no_other(in_grey):
     pixels = np.concatenate([pixels, again])
     found = found_in(pixels)
     assert found.near.tolist() == [[i, 120 + i] for i in range(30)]
-    assert found.exact == ()
+    assert equal(found) == []
     assert np.all((found.distances > 0) & (found.distances < duplicates.MAX_LEVELS))
 
 
@@ -87,7 +108,7 @@ def test_picture_near_a_group_of_equal_ones_is_paired_with_their_first():
     (picture,) = shapes_on_ground(1)
     pixels = np.stack([picture, saved_again(picture), picture])
     found = found_in(pixels)
-    assert (found.exact, found.near.tolist()) == (((0, 2),), [[0, 1]])
+    assert (equal(found), found.near.tolist()) == ([(0, 2)], [[0, 1]])
 
 
 @pytest.mark.parametrize("change", ["patch", "brightness", "contrast"])
@@ -168,21 +189,22 @@ def test_pictures_on_disk_give_what_pictures_in_memory_give(tmp_path, monkeypatc
 @pytest.mark.parametrize("n", [0, 1])
 def test_hardly_any_picture_is_no_duplicate(n):
     found = found_in(np.zeros((n, 28, 28), np.uint8))
-    assert (found.exact, found.near.shape, found.distances.shape) == ((), (0, 2), (0,))
-    assert groups(found.near, found.exact, n).tolist() == [0] * n
+    assert (equal(found), found.near.shape, found.distances.shape) == ([], (0, 2), (0,))
+    assert found.groups().tolist() == [0] * n
 
 
 def test_groups_are_those_that_a_walk_along_the_pairs_finds():
     rng = np.random.default_rng(6)
     for n_pairs in (0, 5, 40, 200):
         near = rng.integers(0, 120, (n_pairs, 2))
-        exact = tuple(tuple(sorted(rng.choice(120, 3, replace=False).tolist())) for _ in range(8))
-        links = [*map(tuple, near), *((a, b) for group in exact for a in group for b in group)]
+        first = np.arange(120)
+        first[rng.choice(np.arange(60, 120), 20, replace=False)] = rng.integers(0, 60, 20)
+        links = [*map(tuple, near), *enumerate(first.tolist())]
         expected = list(range(120))
         for _ in range(120):
             for one, other in links:
                 expected[one] = expected[other] = min(expected[one], expected[other])
-        assert groups(near, exact, 120).tolist() == expected
+        assert Duplicates(first, near, np.ones(n_pairs)).groups().tolist() == expected
 
 
 def test_long_chain_of_pairs_is_one_group_without_a_round_a_link():
@@ -190,12 +212,11 @@ def test_long_chain_of_pairs_is_one_group_without_a_round_a_link():
         np.stack([np.arange(99_999), np.arange(1, 100_000)], 1)
     )
     start = time.process_time()
-    assert not groups(near, (), 100_000).any()
+    assert not Duplicates(np.arange(100_000), near, np.ones(len(near))).groups().any()
     assert time.process_time() - start < 5
 
 
 def test_fashion_mnist_holds_no_equal_and_hardly_a_near_picture(test_set):
     found = found_in(test_set.images)
-    assert isinstance(found, Duplicates)
-    assert found.exact == ()
+    assert equal(found) == []
     assert len(np.unique(found.near)) <= len(test_set) // 100

@@ -1,12 +1,15 @@
 """The test images of a model are found again by their digest, or named."""
 
+import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from convnet_edge.data import dataset, fashion_mnist
-from convnet_edge.data.options import DataOptions
+from convnet_edge.data.options import DataOptions, PreparationOptions
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure.accuracy import digest
 from convnet_edge.runtime.model_file import open_model
@@ -33,6 +36,94 @@ def test_images_of_another_digest_are_none_unless_named(test_set):
     ):
         dataset.require_test_set(OTHER, DataOptions())
     assert dataset.require_test_set(OTHER, DataOptions(data="sample")).sha256 == test_set.sha256
+
+
+def test_share_of_training_images_is_held_out_again_but_no_count_of_them():
+    said = SHIPPED.preprocessing.document()
+    stated = {"class_labels": ["a", "b"], "preprocessing": said, "test": None}
+    for held_out, expected in ((None, False), ("t", False), ("v", True)):
+        training = {"data": "photos/", "train_sha256": "t", "validation_sha256": held_out}
+        assert dataset.Task.read({**stated, "training": training}).is_validated == expected
+
+
+def drawn(folder, n, seed=0, size=(9, 9)):
+    """Add n pictures of noise to each of two classes; return the folder."""
+    for at, label in enumerate("ab"):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for index in range(n):
+            pixels = np.random.default_rng([at, seed, index]).integers(0, 256, size, np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{seed}-{index}.bmp")
+    return folder
+
+
+def task_of(loaded):
+    return dataset.Task(
+        loaded.class_labels, loaded.preprocessing, loaded.source, loaded.test.sha256
+    )
+
+
+def test_folder_that_has_grown_is_not_scored_unless_the_list_is_named(tmp_path):
+    options = PreparationOptions(data=str(drawn(tmp_path / "own", 60)), cache=tmp_path / "cache")
+    task = task_of(dataset.load(options))
+    named = DataOptions(data=options.data, cache=options.cache)
+    assert dataset.require_test_set(task, named).sha256 == task.test_sha256
+    drawn(tmp_path / "own", 40, seed=1)
+    with pytest.raises(InputError, match=r"not as it was: .*other pictures are its test") as told:
+        dataset.require_test_set(task, named)
+    assert "split.json" in told.value.next_step
+    assert dataset.require_test_set(task, DataOptions(cache=options.cache)).sha256 == (
+        task.test_sha256
+    )
+
+
+def test_source_without_test_pictures_says_so_when_some_are_needed():
+    with pytest.raises(InputError, match="had no test picture when this was trained"):
+        dataset.require_test_set(replace(SHIPPED, test_sha256=""), DataOptions())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({(8, 8)}, (16, 16)),
+        ({(20, 30)}, (20, 30)),
+        ({(97, 97)}, (64, 64)),
+        ({(8, 8), (9, 9)}, (16, 16)),
+        ({(40, 40), (41, 30)}, (41, 41)),
+        ({(400, 300), (41, 30)}, (64, 64)),
+    ],
+    ids=str,
+)
+def test_size_is_the_pictures_own_within_what_a_network_can_take(tmp_path, sizes, expected):
+    for seed, size in enumerate(sizes):
+        drawn(tmp_path / "own", 15, seed, size)
+    options = PreparationOptions(data=str(tmp_path / "own"), cache=tmp_path / "cache")
+    assert dataset.load(options).preprocessing.size == expected
+
+
+def test_validation_beside_train_alone_is_the_test(tmp_path):
+    for seed, part in enumerate(("train", "val")):
+        drawn(tmp_path / "own" / part, 12, seed)
+    options = PreparationOptions(data=str(tmp_path / "own"), cache=tmp_path / "cache")
+    loaded = dataset.load(options)
+    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (24, 0, 24)
+
+
+def test_pipe_among_pictures_is_left_out_and_waited_for_by_nobody(tmp_path):
+    folder = drawn(tmp_path / "own", 12)
+    os.mkfifo(folder / "a" / "pipe.png")
+    options = PreparationOptions(data=str(folder), cache=tmp_path / "cache")
+    (left_out,) = dataset.examine(options).report.left_out
+    assert (left_out.path, left_out.reason) == ("a/pipe.png", "not a regular file")
+
+
+def test_counted_validation_images_are_held_out_whatever_share_a_recipe_wants(tmp_path):
+    for seed, (part, n) in enumerate((("train", 20), ("test", 5))):
+        drawn(tmp_path / "own" / part, n, seed)
+    options = PreparationOptions(data=str(tmp_path / "own"), cache=tmp_path / "cache")
+    loaded = dataset.load(options, validate=7, validate_share=0.5)
+    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (33, 7, 10)
+    assert {*loaded.train.paths}.isdisjoint(loaded.validation.paths)
+    assert 7 < len(dataset.load(options, validate_share=0.5).validation) < 33
 
 
 def test_named_folder_that_lacks_the_pictures_is_an_error(tmp_path):

@@ -12,11 +12,15 @@ import pytest
 from PIL import Image
 
 from convnet_edge.data import reader
-from convnet_edge.data.duplicates import dhash
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.pictures.preprocess import Preprocessing, read_picture
+from convnet_edge.runtime.pictures.preprocess import Preprocessing, to_pixels
 
 GREY, RGB = Preprocessing((8, 8), 1), Preprocessing((8, 12), 3, fit="pad")
+
+
+@pytest.fixture(autouse=True)
+def two_workers(monkeypatch):
+    monkeypatch.setattr(reader, "usable_cores", lambda: 2)
 
 
 @pytest.fixture
@@ -34,9 +38,9 @@ def crashing(line):
     """Return what starts a worker that does `line` before it opens a file whose name says "bad"."""
     return reader.START.replace(
         "serve(task)",
-        f"\nimport os, signal\nfrom convnet_edge.data import worker\nopened = worker._open\n"
-        f"def opening(path, *others):\n    if 'bad' in path.name:\n        {line}\n"
-        f"    return opened(path, *others)\nworker._open = opening\nserve(task)",
+        f"\nimport os, signal\nfrom convnet_edge.data import worker\nopened = worker.open_file\n"
+        f"def opening(path, how):\n    if 'bad' in path.name:\n        {line}\n"
+        f"    return opened(path, how)\nworker.open_file = opening\nserve(task)",
     )
 
 
@@ -55,23 +59,18 @@ def wait_for_the_end(process_ids):
 
 @pytest.mark.parametrize("how", [GREY, RGB], ids=["grey", "rgb"])
 @pytest.mark.parametrize("n_workers", [1, 3])
-def test_pictures_are_read_in_order_as_this_process_reads_them(pictures, how, n_workers):
+def test_pictures_are_read_in_order_as_this_process_reads_them(
+    pictures, how, n_workers, monkeypatch
+):
+    monkeypatch.setattr(reader, "usable_cores", lambda: n_workers)
     paths = pictures * 9
-    found = list(reader.read(paths, how, n_workers=n_workers))
+    found = list(reader.read(paths, how))
     for path, one in zip(paths, found, strict=True):
-        expected = read_picture(path, how)
-        np.testing.assert_array_equal(one.prepared.pixels, expected.pixels)
-        assert one.dhash == dhash(expected.pixels)
+        expected = to_pixels(path, how)
+        np.testing.assert_array_equal(one.pixels, expected.pixels)
         assert one.sha256 == hashlib.sha256(path.read_bytes()).digest()
         with Image.open(path) as picture:
             assert ((one.width, one.height), one.mode) == (picture.size, picture.mode)
-
-
-def test_invert_is_handed_on(pictures):
-    (plain,) = reader.read(pictures[:1], GREY, invert=False)
-    (inverted,) = reader.read(pictures[:1], GREY, invert=True)
-    assert inverted.prepared.is_inverted
-    np.testing.assert_array_equal(inverted.prepared.pixels, 255 - plain.prepared.pixels)
 
 
 def test_unreadable_files_have_errors_of_three_parts_and_stop_no_other(pictures, tmp_path):
@@ -80,8 +79,8 @@ def test_unreadable_files_have_errors_of_three_parts_and_stop_no_other(pictures,
     (tmp_path / "half.png").write_bytes(pictures[0].read_bytes()[:60])
     odd = [tmp_path / name for name in ("empty.png", "text.png", "half.png", "gone.png", ".")]
     paths = [path for pair in itertools.zip_longest(odd, pictures) for path in pair if path]
-    for path, one in zip(paths, reader.read(paths, GREY, n_workers=2), strict=True):
-        assert (one.prepared is None) == (path in odd) == (one.error is not None)
+    for path, one in zip(paths, reader.read(paths, GREY), strict=True):
+        assert (one.pixels is None) == (path in odd) == (one.error is not None)
         if one.error:
             assert one.error.found.startswith(str(path))
             assert one.error.expected
@@ -100,12 +99,12 @@ def test_crash_costs_the_one_picture_that_causes_it(pictures, tmp_path, monkeypa
     for place in (0, 7, 8):  # the first, and two in a row
         paths.insert(place, tmp_path / f"bad {place}.png")
     before = running_children()
-    for path, one in zip(paths, reader.read(paths, GREY, n_workers=2), strict=True):
+    for path, one in zip(paths, reader.read(paths, GREY), strict=True):
         if "bad" in path.name:
             assert one.error.found.startswith(f"{path}: its decoder crashed (")
             assert why in one.error.found
         else:
-            np.testing.assert_array_equal(one.prepared.pixels, read_picture(path, GREY).pixels)
+            np.testing.assert_array_equal(one.pixels, to_pixels(path, GREY).pixels)
     assert running_children() == before
 
 
@@ -127,16 +126,16 @@ def test_decoder_that_wants_too_much_memory_is_an_error_of_its_picture(tmp_path,
     paths = [tmp_path / "large.png", tmp_path / "small.png"]
     for path, side in zip(paths, (9000, 9), strict=True):
         Image.new("RGB", (side, side)).save(path, compress_level=1)
-    large, small = reader.read(paths, GREY, n_workers=1)
+    large, small = reader.read(paths, GREY)
     assert "too large" in large.error.found
-    assert small.prepared is not None
+    assert small.pixels is not None
 
 
 def test_no_more_is_taken_than_what_workers_need_next(pictures):
     asked = itertools.count()
     paths = (pictures[next(asked) % len(pictures)] for _ in itertools.count())
-    opened = reader.read(paths, GREY, n_workers=2)
-    assert all(one.prepared for one in itertools.islice(opened, 40))
+    opened = reader.read(paths, GREY)
+    assert all(one.pixels is not None for one in itertools.islice(opened, 40))
     assert next(asked) < 40 + 6 * reader.MAX_CHUNK
     before = running_children()
     opened.close()
@@ -148,10 +147,11 @@ import itertools, sys
 from pathlib import Path
 from convnet_edge.data import reader
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
+reader.usable_cores = lambda: 2
 paths = itertools.cycle(map(Path, sys.argv[2:]))
-for n, one in enumerate(reader.read(paths, Preprocessing((8, 8), 1), n_workers=2)):
+for n, one in enumerate(reader.read(paths, Preprocessing((8, 8), 1))):
     if n == int(sys.argv[1]):
-        print(one.prepared.pixels.shape, flush=True)
+        print(one.pixels.shape, flush=True)
         break
 """
 

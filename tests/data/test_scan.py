@@ -87,6 +87,12 @@ def test_what_is_no_picture_is_left_out_with_its_reason(tmp_path):
     assert sorted(listed.split(", ")) == sorted(kinds.split(", "))
 
 
+def test_pictures_of_phones_are_listed_so_that_each_says_what_it_needs(tmp_path):
+    assert set(found(make(tmp_path, *CATS_AND_DOGS, "cat/3.HEIC", "dog/4.avif"))) == {
+        *CATS_AND_DOGS, "cat/3.HEIC", "dog/4.avif",
+    }  # fmt: skip
+
+
 def test_empty_folder_of_a_split_is_named_with_it(tmp_path):
     source = make(tmp_path, *(f"{top}/{one}" for top in ("train", "test") for one in CATS_AND_DOGS))
     (tmp_path / "test/bird").mkdir()
@@ -259,7 +265,7 @@ def test_table_row_that_cannot_be_used_is_left_out_with_its_reason(tmp_path):
         "fox.png: row 5: no such file",
         "cat/1.png: row 6: no label",
         "cat/1.png: row 7: split 'tset' is not one of train, training, val, valid, validation, "
-        "test, testing",
+        "dev, test, testing",
         "table.csv: row 8: no picture by its name",
         "dog/../cat/1.png: row 9: a second time",
         "dog/a.png: row 10: no label",

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnet_edge.data import torchvision_sets
+from convnet_edge.data import cache, dataset, torchvision_sets
+from convnet_edge.data.options import PreparationOptions
 from convnet_edge.data.torchvision_sets import open_set
 from convnet_edge.runtime.errors import InputError, MissingPackageError
 
@@ -59,7 +60,7 @@ def test_set_in_idx_files_gives_its_pictures_with_their_classes_and_splits(
 ):
     expected = write_idx(tmp_path / "KMNIST/raw", random)
     found = open_set(name, tmp_path)
-    assert (found.name, found.published) == ("KMNIST", True)
+    assert found.name == "KMNIST"
     require_equal(found, expected, datasets.KMNIST.classes)
 
 
@@ -133,8 +134,27 @@ def eurosat(tmp_path, random):
 def test_set_without_splits_publishes_none(tmp_path, datasets, random):
     expected = eurosat(tmp_path, random)
     found = open_set("EuroSAT", tmp_path)
-    assert not found.published
     require_equal(found, expected, ["Forest", "River"])
+    assert open_set("EuroSAT", tmp_path).state == found.state
+    path = tmp_path / "eurosat/2750/River/River_0.png"
+    path.write_bytes(path.read_bytes() + b"more")
+    assert open_set("EuroSAT", tmp_path).state != found.state
+
+
+def test_set_is_decoded_once_for_all_starts(tmp_path, datasets, random, monkeypatch):
+    expected = eurosat(tmp_path / "data", random)
+    options = PreparationOptions(
+        data="torchvision:eurosat", data_dir=tmp_path / "data", cache=tmp_path / "cache"
+    )
+    found = [dataset.load(options)]
+    monkeypatch.setattr(cache, "to_pixels", None)
+    found.append(dataset.load(options))
+    for one in found:
+        assert (one.class_labels, one.preprocessing.shape) == (("Forest", "River"), (64, 64, 3))
+        sides = [(i, n) for side in (one.train, one.validation, one.test)
+                 for i, n in zip(side.images, side.labels, strict=True)]  # fmt: skip
+        pixels = {(image.tobytes(), label) for image, label in sides}
+        assert pixels == {(image.tobytes(), label) for _, image, label in expected}
 
 
 def test_picture_of_a_set_that_is_damaged_is_an_error_that_says_which(tmp_path, datasets, random):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from convnet_edge.drawing import pictures
 from convnet_edge.runtime import Classifier
+from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.measure.result import Calibration
 
 FULL = made.full()
@@ -19,17 +20,35 @@ UNREAD = dict.fromkeys(("clock_mhz", "temperature_c", "p50_ms", "p90_ms"))
 BLIND = dataclasses.replace(FULL.paced.minutes[0], **UNREAD)
 CELLS = [(f"{i}: a", np.zeros((8, 8), np.uint8), np.eye(3)[:2]) for i in range(3)]
 PARITY = partial(pictures.parity_errors, floor=1e-6, tolerance=8e-6)
+MANY = [f"c{i}" for i in range(31)]
+LONG = [f"{name:x<200}" for name in MANY]
+
+
+def scored(pairs, labels):
+    """Return the score of images of which `pairs` are what they are and what was said."""
+    true, said = np.array(pairs).T
+    return accuracy.score(said, true, tuple(labels))
+
+
 DRAWERS = {
     "curve": (pictures.training_curve, EPOCHS),
     "one epoch, validated": (pictures.training_curve, VALIDATED[:1]),
     "latency": (pictures.latency, {1: np.array([1.0, 1.1, 9.0]), 8: np.ones(20)}, "title"),
-    "confusion": (pictures.confusion, [[5, 1], [0, 0]], ["a", "b"]),
-    "confusion of many": (pictures.confusion, np.eye(31, k=1, dtype=int), [*map(str, range(31))]),
+    "confusion": (pictures.confusion, scored([(0, 0)] * 5 + [(0, 1)], "ab")),
+    "confusion of many": (pictures.confusion, scored([(i, i + 1) for i in range(30)], MANY)),
+    "long names": (pictures.confusion, scored([(0, 1)], ("x" * 200, "y" * 200))),
+    "long names of many": (pictures.confusion, scored([(0, 1)], LONG)),
     "reliability": (pictures.reliability, FULL.accuracy.calibration),
     "nodes": (pictures.nodes, FULL.profile),
     "minutes": (pictures.minutes, FULL.paced),
     "blind minutes": (pictures.minutes, dataclasses.replace(FULL.paced, minutes=(BLIND,))),
     "grid": (pictures.prediction_grid, np.zeros((15, 4, 4), np.uint8), ["a"] * 15, ["b"] * 15),
+    "grid of long names": (pictures.prediction_grid, np.zeros((15, 4, 4), np.uint8), LONG, LONG),
+    "differences of long names": (
+        partial(pictures.differences, names=("x", "y"), title="t"),
+        CELLS,
+        LONG,
+    ),
     "parity": (PARITY, np.array([1e-7, 2e-6, np.inf])),
     "parity of nothing": (PARITY, np.full(3, np.inf)),
     "differences": (partial(pictures.differences, names=("x", "y"), title="t"), CELLS, "abc"),
@@ -98,8 +117,9 @@ def test_axis_of_the_parity_picture_has_plain_numbers():
 def test_confusion_of_many_classes_names_the_ten_pairs_confused_most():
     counts = np.diag(np.full(40, 50))
     counts[3, 7], counts[7, 3], counts[8, 9:20] = 20, 15, 2
+    pairs = [pair for pair, count in np.ndenumerate(counts) for _ in range(count)]
     figure = Figure()
-    pictures.confusion.__wrapped__(figure, counts.tolist(), [f"c{i}" for i in range(40)])
+    pictures.confusion.__wrapped__(figure, scored(pairs, [f"c{i}" for i in range(40)]))
     (axes,) = figure.axes
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names[:3] == ["c3\ntaken for c7", "c7\ntaken for c3", "c8\ntaken for c9"]
@@ -109,8 +129,8 @@ def test_confusion_of_many_classes_names_the_ten_pairs_confused_most():
 
 
 def test_confusion_of_many_classes_without_a_mistake_says_so(tmp_path):
-    counts = np.diag(np.full(31, 9)).tolist()
-    assert pictures.confusion(tmp_path / "x.png", counts, ["a"] * 31).drawn
+    score = scored([(i, i) for i in range(31)] * 9, MANY)
+    assert pictures.confusion(tmp_path / "x.png", score).drawn
     figure = Figure()
-    pictures.confusion.__wrapped__(figure, counts, ["a"] * 31)
+    pictures.confusion.__wrapped__(figure, score)
     assert "0 of 279 test images are wrong" in figure.axes[0].get_title()

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -68,7 +71,7 @@ def test_contact_sheet_takes_its_pictures_from_all_over_a_class():
     assert shown(figure.axes[0]).tolist() == [list(range(0, 100, 11))]
 
 
-@pytest.mark.parametrize("shape", [(1, 400, 3), (400, 1), (3, 3), (500, 300, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 256, 3), (256, 8), (3, 3), (500, 300, 3)], ids=str)
 def test_pictures_of_any_shape_keep_their_shape_inside_their_cell(shape):
     figure = Figure()
     contact_sheet.__wrapped__(figure, ["a"], {"train": Part([1], shape)})
@@ -130,3 +133,42 @@ def test_sheets_with_names_of_any_script_are_written_at_a_bounded_size(tmp_path,
             ink = np.asarray(image.convert("L")) < 128
         assert ink.any()
         assert not ink[:, :2].any(), "a name runs out of the picture"
+
+
+@pytest.fixture
+def font_of_cats(tmp_path, monkeypatch):
+    """The one font beside matplotlib's own: its 猫 is a filled square."""
+    pen, builder, path = TTGlyphPen(None), FontBuilder(1000), tmp_path / "cats.ttf"
+    pen.moveTo((0, 0))
+    for corner in ((0, 1000), (1000, 1000), (1000, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder.setupGlyphOrder([".notdef", "cat"])
+    builder.setupCharacterMap({ord("猫"): "cat"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "cat": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=1000, descent=-200)
+    builder.setupNameTable({"familyName": "Cats", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    own = [
+        one
+        for one in font_manager.fontManager.ttflist
+        if one.name.startswith(("DejaVu Sans", "Last Resort"))
+    ]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(path)])
+    return builder, path
+
+
+def test_letters_that_matplotlib_lacks_are_drawn_in_a_font_that_has_them(tmp_path, font_of_cats):
+    builder, font_path = font_of_cats
+    font_path.write_text("no font")
+    made, ink = [], []
+    for name in ("before", "after"):
+        made.append(contact_sheet(tmp_path / name, ["猫", "犬", "ж"], {"train": Part([3] * 3)}))
+        with Image.open(made[-1].path) as image:
+            ink.append(int((np.asarray(image.convert("L")) < 128).sum()))
+        builder.save(font_path)
+    assert [one.boxes for one in made] == ["犬猫", "犬"]
+    assert ink[1] > ink[0] + 50  # a filled square for the outline of a box

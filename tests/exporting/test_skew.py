@@ -78,6 +78,24 @@ def test_a_turn_that_is_left_out_costs_what_turned_images_cost(tmp_path):
     assert found.accuracy == (said == test.labels).mean()
 
 
+def test_mistakes_that_change_none_of_the_pictures_are_said_to(tmp_path):
+    test = tiny.image_set(12)
+    found = measured(GREY, replace(test, paths=tuple(saved(tmp_path, test.images))))
+    for name in (skew.TURNED, "no antialias", "the middle cut out, not resized"):
+        assert (found[name].n_changed, found[name].n_lost, found[name].n_gained) == (0, 0, 0)
+    assert found["light and dark swapped"].n_changed == 12
+    last = skew.table(tuple(found.values())).rows[-1]
+    assert last[1] == "changes none of these"
+
+
+def test_picture_that_is_made_larger_has_nothing_to_alias(tmp_path):
+    test = tiny.image_set(12, tiny.RGB)
+    half = [np.ascontiguousarray(image[::2, ::2]) for image in test.images]
+    found = measured(RGB, replace(test, paths=tuple(saved(tmp_path, half))))
+    as_it_is = found[skew.TURNED]  # but half of each picture's pixels
+    assert replace(found["no antialias"], mistake=skew.TURNED) == as_it_is
+
+
 def test_many_images_are_sampled_over_the_whole_set(monkeypatch):
     monkeypatch.setattr(skew, "MAX_IMAGES", 10)
     assert {one.n for one in skew.measure(Classifier(GREY), tiny.image_set(N))} == {10}

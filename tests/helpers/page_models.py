@@ -7,7 +7,6 @@ import hashlib
 import io
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,8 +15,9 @@ from onnx import numpy_helper
 from PIL import Image
 
 from convnet_edge.bundling import site
-from convnet_edge.runtime import contract
+from convnet_edge.runtime import archive, contract
 from convnet_edge.runtime.measure.accuracy import ImageSet
+from convnet_edge.runtime.pictures import decode
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 
 COLOURS = tuple(
@@ -122,6 +122,31 @@ def oddities(folder: Path, n_each: int) -> list[Path]:
     return paths
 
 
+def refused_pictures() -> dict[str, bytes]:
+    """Return encoded pictures that page and Node refuse, by what each is called."""
+    names = {one: one for one in decode.FORMATS} | {"WEBP": "WebP"}
+    refused = {
+        f"a {name} file": encoded("L", file_format)
+        for file_format, name in names.items()
+        if file_format not in ("PNG", "JPEG")
+    }
+    for name, start in (
+        ("HEIC", b"\0\0\0\x20ftypheic"), ("AVIF", b"\0\0\0\x20ftypavif"), ("PDF", b"%PDF-1.7"),
+        ("SVG", b"<svg xmlns"),
+    ):  # fmt: skip
+        refused[f"a {name} file"] = start + bytes(60)
+    profile = bytes(100_000)  # as those of CMYK: the frame's header comes late
+    cmyk = encoded("CMYK", "JPEG", icc_profile=profile)
+    refused["a CMYK JPEG file"] = cmyk[:2] + b"\xff" + cmyk[2:]  # which may fill any gap
+    return refused
+
+
+def encoded(mode: str, file_format: str, **options) -> bytes:
+    stored = io.BytesIO()
+    Image.new(mode, (28, 28), 77).save(stored, file_format, **options)
+    return stored.getvalue()
+
+
 def packed(pixels):
     return base64.b64encode(zlib.compress(pixels.tobytes())).decode()
 
@@ -129,11 +154,13 @@ def packed(pixels):
 def colour_page(out: Path, ort_web: Path, *, has_tests: bool = True) -> Path:
     """Write a page of the model of colours."""
     test = colour_set(200)
-    model = SimpleNamespace(file=SimpleNamespace(data=colour_model(test)))
+    content = {f"{archive.MODELS}colours.onnx": colour_model(test)}
+    if has_tests:
+        content[archive.TEST_SET] = archive.encode_test_set(test)
     about = {
         "convnet_edge": "0",
         "class_labels": list(COLOURS),
         "models": [{"name": "colours.onnx"}],
     }
-    site.write(out, {"colours.onnx": model}, about, ort_web, test if has_tests else None)
+    site.write(out, content, about, ort_web)
     return out

@@ -3,12 +3,11 @@
 import re
 import shlex
 import sys
-from pathlib import Path
 
+from emulated import REPOSITORY
 from environments import run
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LETTERS = REPOSITORY / "examples" / "letters.py"
 SHOES = (5, 7, 9)  # classes of Fashion-MNIST
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole

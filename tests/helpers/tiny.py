@@ -109,7 +109,10 @@ def pictures() -> tuple[contract.SamplePicture, ...]:
     wide[1:9, 3:11] = 255 - first[..., None]
     tall = np.zeros((16, 8, 4), np.uint8)
     tall[4:12, :, 3] = second
-    encoded = {"wide.png": _png(wide), "tall.png": _png(tall)}
+    encoded = {
+        "wide.png": encode(Image.fromarray(wide)),
+        "tall.png": encode(Image.fromarray(tall)),
+    }
     return tuple(
         contract.SamplePicture(name, data, preprocess.decode_picture(data, how(GREY)).pixels)
         for name, data in encoded.items()
@@ -188,7 +191,8 @@ def _normal(draw: np.random.Generator, *shape: int) -> np.ndarray:
     return (draw.standard_normal(shape) / np.sqrt(n_inputs)).astype(np.float32)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def encode(picture: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    """Return the picture as its file would hold it."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()

@@ -76,7 +76,7 @@ def test_answers_the_model_does_not_stand_by_are_marked_in_every_format(
     def read(path, how, *, invert):
         return Prepared(IMAGES[0], False, 0.3 if path.name == "1.png" else 0.1)
 
-    monkeypatch.setattr(predict_module.preprocess, "read_picture", read)
+    monkeypatch.setattr(predict_module.preprocess, "to_pixels", read)
     tiny_model.write_bytes(faults.decide(tiny.grey(), max_unevenness=0.2))
     assert [answer.unsure for answer in predict(tiny_model, pictures)] == [
         False,
@@ -161,7 +161,7 @@ def test_invert_overrules_the_border(tmp_path, tiny_model, invert):
     assert dict(answer.top) == pytest.approx(dict(expected), rel=1e-4)
 
 
-def test_predict_without_pictures_draws_a_seeded_grid(run, tmp_path, test_set):
+def test_predict_without_pictures_draws_a_seeded_grid(rendered, run, tmp_path, test_set):
     chosen = []
     for seed in (0, 1):
         result = run("predict", "--seed", seed)

@@ -13,7 +13,6 @@ from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import InterruptedRunError
 from convnet_edge.runtime.session import Bound, Settings
 from convnet_edge.training import loop
-from convnet_edge.training.distributed import Processes
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.run import GraphedStep, Run
 
@@ -68,7 +67,7 @@ def test_training_on_cuda_exports_with_the_same_proof(tmp_path, on_few, options)
 def start_run(tmp_path, **options):
     out = tmp_path / "x.safetensors"
     given = TrainOptions(data="sample", validate=16, out=out, batch_size=64, **options)
-    return Run(given, device=torch.device("cuda"), processes=Processes())
+    return Run(given, device=torch.device("cuda"))
 
 
 def run_epoch(run, step):

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -42,10 +43,15 @@ def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imports(path, nodes=None):
     """Yield the absolute name of each import among `nodes`, by default of the whole file."""
     package = ("convnet_edge", *path.relative_to(PACKAGE).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())) if nodes is None else nodes:
+    for node in ast.walk(parsed(path)) if nodes is None else nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,7 +73,7 @@ def test_modules_import_each_other_in_no_circle():
     edges = {}
     for path in MODULES:  # at import time, and not for types alone
         name = ".".join(("convnet_edge", *path.relative_to(PACKAGE).with_suffix("").parts))
-        found = set(imports(path, ast.parse(path.read_text()).body))
+        found = set(imports(path, parsed(path).body))
         edges[name] = {*found, *(name.rpartition(".")[0] for name in found)}
     TopologicalSorter(edges).prepare()  # raises a CycleError
 
@@ -93,7 +99,7 @@ def test_rooms_hold_no_more_modules_than_a_glance_takes():
 def test_no_function_is_longer_than_a_screen_and_the_library_never_exits_or_reads_arguments():
     for path in MODULES:
         is_program = room_of(path) == "commands" or path.name in ("__main__.py", "bootstrap.py")
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 n_lines = node.end_lineno - node.lineno + 1
                 assert n_lines <= MAX_FUNCTION_LINES, f"{path.name}: {node.name} has {n_lines}"
@@ -107,6 +113,9 @@ import sys
 blocked = sys.argv.pop(1).split(",")
 for name in blocked:
     sys.modules[name] = None
+if "bench" in sys.argv:
+    from convnet_edge.runtime.measure import bench
+    bench.N_PROCESSES, bench.QUICK_DURATION_S = 1, 0.05
 from convnet_edge.commands.app import main
 main()
 """

@@ -121,7 +121,7 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
         stage.quantize(options)
     allowed = options.max_drop / 100
     needed = next(n for n in range(1, 9999) if paired_drop_bound(0, 0, n) <= allowed)
-    assert caught.value.found == f"{n_gate} training images not used for ranges"
+    assert caught.value.found == f"{n_gate} {stage.SEEN}"
     assert f"{needed} at least" in caught.value.expected
     assert "--data" in caught.value.next_step
     assert not options.out.exists()
@@ -208,6 +208,7 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     printed = run("quantize").stdout
     for part in (
         "[✓] accuracy gate",
+        " training images, seen by the network but",
         "runs 4 layers as integers, 0 as floats",
         "difference not shown (exact McNemar p",
         "times as fast (95 %",
@@ -244,6 +245,7 @@ def test_float_model_is_not_replaced_by_its_integers(exported):
 def test_shipped_integers_are_not_replaced_by_default(layout, name):
     for path in (shipped_model(), Path("exported/fashion-mnist.onnx")):
         assert QuantizeOptions(layout=layout).out_path(path) == Path("exported", name)
+    assert QuantizeOptions(layout=layout).out_path(Path("own/convnet.onnx")) == Path("own", name)
 
 
 def test_layout_that_does_not_fit_says_why(few):

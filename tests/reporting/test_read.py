@@ -9,7 +9,7 @@ import results as made
 
 from convnet_edge.reporting import read
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import result
+from convnet_edge.runtime.measure import accuracy, result
 from convnet_edge.runtime.measure.stats import percentiles_ms
 
 BROKEN = {
@@ -38,6 +38,7 @@ WRONG = {
     "too large for a float": ({"cost__bound_ms": 10**400}, "cost.bound_ms"),
     "batch size 0": ({"latency": [{"batch_size": 0}]}, "latency[0].batch_size"),
     "a ragged matrix": ({"accuracy__confusion": [[1, 2], [3]]}, "accuracy.confusion"),
+    "no matrix of few classes": ({"accuracy__confusion": []}, "accuracy.confusion"),
 }
 
 
@@ -45,6 +46,16 @@ def test_what_is_written_is_read_whole(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(result.as_json(made.full())))
     assert made.read(path) == made.full()
+
+
+def test_matrix_of_many_classes_that_an_older_file_holds_becomes_its_worst_pairs(tmp_path):
+    truth, said = np.random.default_rng(0).integers(0, 31, (2, 900))
+    score = accuracy.score(said, truth, tuple(map(str, range(31))))
+    matrix = np.zeros((31, 31), int)
+    np.add.at(matrix, (truth, said), 1)
+    old = result.as_json(score) | {"confusion": matrix.tolist()}
+    del old["confused"]
+    assert made.read(made.write(tmp_path, accuracy=old)).accuracy == score
 
 
 def test_keys_of_other_versions_are_dropped_and_negative_degrees_are_not(tmp_path):

@@ -7,6 +7,7 @@ import sys
 from html.parser import HTMLParser
 
 import faults
+import numpy as np
 import pytest
 import results as made
 from PIL import Image
@@ -15,7 +16,7 @@ from convnet_edge.drawing import charts, pictures
 from convnet_edge.reporting import report
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import tables
+from convnet_edge.runtime.measure import accuracy, result, tables
 
 EVIL = "<script>alert(1)</script>|x|[a](javascript:b)`*\"'&amp;{{ 7 * 7 }}"
 UNMEASURED = {"accuracy": None, "latency": [], "cold_start": None, "verdict": None}
@@ -96,6 +97,16 @@ def test_report_has_its_files_its_charts_and_every_table_of_each_result(whole):
     for table in tables.tables_of(dataclasses.replace(made.full(), failed=None)):
         assert table.caption in found.texts
         assert {cell for row in table.rows for cell in row} <= {*found.texts, "NOISY"}
+
+
+def test_page_shows_the_worst_pairs_of_many_classes_and_no_matrix(tmp_path, plain):
+    labels = np.arange(31)
+    score = accuracy.score(np.roll(labels, 1), labels, tuple(f"class {i}" for i in labels))
+    made.write(tmp_path, accuracy=result.as_json(score))
+    found = Elements(make(tmp_path).html_path.read_text())
+    assert "The pairs of classes confused most" in found.texts
+    assert not any("Confusion matrix" in text for text in found.texts)
+    assert found.texts.count("class 0") == 2 + 1  # as what it is and what is said, and as a class
 
 
 def test_table_has_a_row_for_each_result_and_batch_size(tmp_path, plain):

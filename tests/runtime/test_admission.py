@@ -210,7 +210,7 @@ def images_of(side, n_goldens, channels=1):
         (210, 1, lambda p: first_layer(p, 2, 1, 64, 64), "one image may take 100,"),
         (100, 1, lambda p: first_layer(p, 512, 1, 64, 64), "one image may take 18"),
         (160, 30, lambda p: first_layer(p, 1, 1, 64, 64), "the golden images may take 1,2"),
-        (400, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 648,"),
+        (200, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 160,"),
     ],
 )  # fmt: skip
 def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, change, named):

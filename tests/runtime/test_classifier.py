@@ -149,7 +149,7 @@ def test_a_list_may_mix_ways_and_sizes_and_exact_arrays_are_pixels(classifier, t
     Image.fromarray(large).save(path)
     bright = np.full((8, 8), 200, np.uint8)  # of the model's size: not inverted
     found = classifier([bright, large, path, np.dstack([large] * 3)])
-    prepared = preprocess.read_picture(path, classifier.contract.preprocessing)
+    prepared = preprocess.to_pixels(path, classifier.contract.preprocessing)
     expected = classifier(np.stack([bright, *[prepared.pixels] * 3]))
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
     three = IMAGES[:3]  # (3, 8, 8) are three images, (8, 8, 3) is one

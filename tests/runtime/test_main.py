@@ -1,6 +1,9 @@
 """The command line of a bundle, on bundles of hand-made models."""
 
+import hashlib
+import io
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import results
 import tiny
+from PIL import Image
 
 from convnet_edge.runtime import Classifier, archive
 from convnet_edge.runtime.__main__ import main
@@ -39,10 +43,31 @@ def bundle(tmp_path):
     return pack(tmp_path / "b.pyz", models, **{archive.TEST_SET: archive.encode_test_set(TEST)})
 
 
+def petabyte():
+    """Return a test set of a few bytes, whose images say that they are a petabyte."""
+    header, content = io.BytesIO(), io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(content, "w") as zipped:
+        zipped.writestr("images.npy", header.getvalue())
+    return content.getvalue()
+
+
+def test_encrypted_archive_is_refused(tmp_path):
+    path = pack(tmp_path / "b.pyz", {"g": tiny.grey()})
+    body = bytearray(path.read_bytes()[: -archive.COMMENT_BYTES])
+    for header, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        body[body.index(header) + place] |= 1
+    path.write_bytes(body + archive.COMMENT_PREFIX + hashlib.sha256(body).hexdigest().encode())
+    with pytest.raises(archive.InputError, match=r"no bundle .*encrypted"):
+        archive.read_archive(path)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"no zip",
+        petabyte(),
         archive.encode_test_set(replace(TEST, labels=TEST.labels[:3])),
         archive.encode_test_set(replace(TEST, images=TEST.images / 255)),
     ],
@@ -106,6 +131,16 @@ def test_predict_says_of_which_answers_the_model_is_not_sure(tmp_path, capsys, m
         lines = capsys.readouterr().out.splitlines()
         assert [": not sure: " not in line for line in lines] == expected
         assert all(row["label"] in line for row, line in zip(found, lines, strict=True))
+
+
+def test_predict_says_that_the_first_frame_of_several_is_taken(bundle, tmp_path, capsys):
+    first, *more = (Image.fromarray(pixels) for pixels in tiny.images(3))
+    paths = [tmp_path / name for name in ("three.webp", "one.webp")]
+    first.save(paths[0], save_all=True, append_images=more, lossless=True)
+    first.save(paths[1], lossless=True)
+    assert main(str(bundle), ["predict", *map(str, paths), "--model", "grey.onnx"]) == 0
+    _, *said = capsys.readouterr().err.splitlines()  # the first names the model
+    assert said == [f"{paths[0]}: the first of 3 frames is taken"]
 
 
 def test_bench_without_test_images_measures_no_accuracy(tmp_path, monkeypatch):

@@ -1,4 +1,3 @@
-import io
 import json
 import random
 import struct
@@ -13,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
+from tiny import encode
 
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.pictures import decode, preprocess, resize
+from convnet_edge.runtime.pictures import decode, preprocess
 from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST, Preprocessing
 
 SHAPE = (28, 28)
@@ -25,12 +25,6 @@ RNG = np.random.default_rng(0)
 
 def pixels_of(picture, how=GREY, **more):
     return preprocess.decode_picture(picture, how, **more).pixels
-
-
-def encode(picture, file_format="PNG", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -68,10 +62,9 @@ def square():
     return np.pad(np.full((12, 12), 255, np.uint8), 8)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "CMYK", "YCbCr", "RGBX"])
-def test_decode_picture_of_any_mode_gives_nearly_the_same(square, mode):
-    picture = Image.fromarray(square).convert("RGB").convert(mode)
-    data = encode(picture, "TIFF" if mode in ("CMYK", "YCbCr", "RGBX") else "PNG")
+@pytest.mark.parametrize("mode", ["YCbCr", "RGBX"])  # others: test_resize
+def test_decode_picture_of_a_rare_mode_gives_nearly_the_same(square, mode):
+    data = encode(Image.fromarray(square).convert("RGB").convert(mode), "TIFF")
     assert np.abs(pixels_of(data).astype(int) - square).max() <= 1
 
 
@@ -94,20 +87,6 @@ def test_modes_that_only_decoders_make_are_grey_too(square, monkeypatch, steps):
 def test_decode_picture_of_a_very_dark_16_bit_picture_stays_dark():
     deep = Image.fromarray(np.full(SHAPE, 200, np.uint16))
     assert pixels_of(encode(deep)).max() == 1
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_decode_picture_turns_as_exif_says(dark_image, orientation):
-    turns = {
-        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-        5: np.transpose, 6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a.T, 2), 8: lambda a: np.rot90(a, -1),
-    }  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = np.ascontiguousarray(turns[orientation](dark_image))
-    pixels = pixels_of(encode(Image.fromarray(stored), exif=exif))
-    np.testing.assert_array_equal(pixels, dark_image)
 
 
 def test_decode_picture_dark_on_light_is_inverted_unless_overruled(dark_image):
@@ -136,13 +115,6 @@ def test_a_grey_picture_of_the_networks_size_is_untouched_unless_asked(how, orie
     assert not np.array_equal(asked.pixels, bright)
 
 
-def test_palette_transparency_counts(dark_image):
-    picture = Image.fromarray(dark_image).convert("P")
-    data = encode(picture, transparency=0)
-    pixels = pixels_of(data, invert=False)
-    assert pixels[0, 0] == 255
-
-
 @pytest.mark.parametrize(("height", "width"), [(56, 28), (28, 100), (1, 1), (1, 300), (300, 1)])
 def test_fit_keeps_proportions_and_centres(height, width):
     grey = np.zeros((height, width), np.uint8)
@@ -154,46 +126,10 @@ def test_fit_keeps_proportions_and_centres(height, width):
     assert marked[13:15, 13:15].max() == marked.max() > 0
 
 
-@pytest.mark.parametrize("size", [(45, 31), (31, 45), (20, 9000), (9000, 20), (1, 70_000), (5, 3)])
-@pytest.mark.parametrize("mode", ["L", "RGB", "F"])
-def test_area_average_and_border_agree_with_a_slow_oracle(size, mode):
-    (width, height), draw = size, np.random.default_rng(0)
-    stored = draw.integers(0, 256, (height, width, len(mode)), np.uint8)
-    stored = stored[..., 0].astype(np.float32) * 0.9 if mode == "F" else stored
-    grey = (stored @ [0.299, 0.587, 0.114] if mode == "RGB" else stored).reshape(height, width)
-    scale = 28 / max(size)
-    new = [max(1, int(side * scale + 0.5)) for side in (height, width)]
-    slow = slow_average(slow_average(grey, new[0]).T, new[1]).T
-    ring = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-    expected = np.full(SHAPE, np.median(ring if min(size) > 1 else grey))
-    top, left = (28 - new[0]) // 2, (28 - new[1]) // 2
-    expected[top : top + new[0], left : left + new[1]] = slow
-    picture = Image.fromarray(stored if mode == "RGB" else stored.reshape(height, width))
-    found = pixels_of(picture, invert=False)
-    # Pillow rounds the grey of the many colours of a large one
-    limit = 1 if mode == "RGB" and width * height > resize.MAX_TILE_PIXELS else 0.5 + 1e-3
-    assert np.abs(found - expected).max() <= limit
-    turned = pixels_of(picture.transpose(Image.Transpose.TRANSPOSE), invert=False)
-    assert np.abs(turned.astype(int) - found.T).max() <= 1
-
-
-def slow_average(values, new_size):
-    """Return (new_size, n): the means of spans of rows, from the integral up to their edges."""
-    integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, 0, np.float64)])
-    edges = np.linspace(0, len(values), new_size + 1)
-    at = [np.interp(edges, np.arange(len(integral)), column) for column in integral.T]
-    return np.diff(np.array(at).T, axis=0) / (len(values) / new_size)
-
-
 def test_canvas_takes_the_borders_median_with_corners_once():
     grey = np.array([[1, 2, 3], [4, 100, 6], [7, 8, 9]], np.uint8)
-    assert pixels_of(Image.fromarray(grey), replace(GREY, size=(3, 5)))[0].tolist() == [
-        5,
-        1,
-        2,
-        3,
-        5,
-    ]
+    found = pixels_of(Image.fromarray(grey), replace(GREY, size=(3, 5)))
+    assert found[0].tolist() == [5, 1, 2, 3, 5]
 
 
 def bomb(side):
@@ -231,19 +167,18 @@ def test_what_takes_too_long_or_too_much_is_refused_before_it_unfolds(make):
 
 
 @pytest.mark.parametrize(("mode", "file_format"), [("RGB", "WEBP"), ("CMYK", "TIFF")])
-def test_what_takes_more_a_pixel_may_have_half_as_many(monkeypatch, mode, file_format):
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 10_000)
+def test_what_takes_more_a_pixel_may_have_half_as_many(mode, file_format):
     for side, made in ((90, "PNG"), (70, file_format)):
         picture = Image.new("L" if made == "PNG" else mode, (side, side))
-        assert pixels_of(encode(picture, made)).shape == SHAPE
+        assert pixels_of(encode(picture, made), max_pixels=10_000).shape == SHAPE
     with pytest.raises(InputError, match="90 x 90, more than 5,000 pixels"):
-        pixels_of(encode(Image.new(mode, (90, 90)), file_format))
+        pixels_of(encode(Image.new(mode, (90, 90)), file_format), max_pixels=10_000)
 
 
 WATCHED = """
 import re, sys
 from pathlib import Path
-from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST, Preprocessing, read_picture
+from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST, Preprocessing, to_pixels
 
 def peak_kib():  # not ru_maxrss, which starts at the parent's
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -252,11 +187,11 @@ ways = [FASHION_MNIST, Preprocessing((224, 224), 3, "keep", "border", "stretch",
 ways += [Preprocessing((224, 224), 3, "keep", "border", fit, filter="area")
          for fit in ("pad", "crop", "stretch")]
 for how in ways:
-    read_picture(Path(sys.argv[1]), how)
+    to_pixels(Path(sys.argv[1]), how)
 before = peak_kib()
 for path in sys.argv[2:]:
     for how in ways:
-        assert (read_picture(Path(path), how).pixels == 0).all()
+        assert (to_pixels(Path(path), how).pixels == 0).all()
 print(peak_kib() - before)
 """
 
@@ -292,14 +227,6 @@ def test_damage_of_every_kind_is_an_error_of_three_parts(square, file_format):
     assert refused > 20
 
 
-def test_decode_picture_of_damage_says_which(dark_image):
-    data = encode(Image.fromarray(dark_image))
-    with pytest.raises(InputError, match="not a picture"):
-        pixels_of(b"hello")
-    with pytest.raises(InputError, match="damaged"):
-        pixels_of(data[: len(data) // 2])
-
-
 def test_only_pillows_own_warnings_are_silenced(square, monkeypatch):
     """In a thread, others' would be lost while a picture is read, or for good after it."""
     monkeypatch.setattr(
@@ -315,7 +242,7 @@ def test_postscript_of_any_name_is_not_a_picture_and_starts_nothing(tmp_path, mo
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(InputError, match="not a picture"):
-        preprocess.read_picture(path, GREY)
+        preprocess.to_pixels(path, GREY)
 
 
 @pytest.mark.parametrize("shut", ["ICO", "TGA", "DDS", "JPEG2000", "PCX", "SGI"])
@@ -430,10 +357,8 @@ def test_arrays_of_the_pixels_own_shape_are_pixels_and_others_pictures():
     found = preprocess.to_pixels(pixels, how)
     assert found.pixels is pixels
     assert preprocess.to_pixels(pixels[..., 0], how).pixels.shape == (8, 6, 3)
-    assert preprocess.to_pixels(np.dstack([pixels, pixels[..., :1]]), how).is_inverted in (
-        True,
-        False,
-    )
+    see_through = np.dstack([pixels, np.zeros((8, 6), np.uint8)])
+    assert not preprocess.to_pixels(see_through, how).pixels.any()  # white, so inverted
     with pytest.raises(InputError, match=r"expected \(N, 8, 6, 3\) uint8"):
         preprocess.to_pixels(pixels.astype(float), how)
 

@@ -1,4 +1,3 @@
-import io
 import math
 
 import faults
@@ -58,12 +57,11 @@ def test_altered_contract_with_a_fitting_digest_fails_and_is_not_skipped(alter, 
 
 
 def test_a_sample_picture_too_large_for_its_use_is_refused_before_it_is_decoded(monkeypatch):
-    buffer = io.BytesIO()
-    Image.new("L", (1001, 1000)).save(buffer, "PNG")
+    encoded = tiny.encode(Image.new("L", (1001, 1000)))
 
     def enlarge(document):
         sample = document["preprocessing"]["samples"][0]
-        sample["encoded"] = contract.encode_bytes(buffer.getvalue())
+        sample["encoded"] = contract.encode_bytes(encoded)
 
     classifier = Classifier(faults.change_document(MODEL, enlarge))
     monkeypatch.setattr("convnet_edge.runtime.pictures.preprocess.prepare", None)

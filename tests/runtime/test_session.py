@@ -30,13 +30,9 @@ def test_session_reports_provider_threads_and_every_node():
     assert Session(MODEL).settings.threads == machine.usable_cores()
 
 
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [({"threads": 0}, "threads"), ({"provider": "tpu"}, "cpu, cuda, openvino")],
-)
-def test_wrong_settings_are_refused(settings, named):
-    with pytest.raises(InputError, match=named):
-        Session(MODEL, Settings(**settings))
+def test_unknown_provider_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match="cpu, cuda, openvino"):
+        Session(MODEL, Settings("tpu"))
 
 
 @pytest.mark.skipif(bool(machine.gpu_names()), reason="a GPU is here")

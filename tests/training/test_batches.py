@@ -5,17 +5,23 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from convnet_edge.runtime.measure.accuracy import ImageSet
 from convnet_edge.training import batches
-from convnet_edge.training.batches import TrainingImages, draw_choices, pixel_moments
+from convnet_edge.training.batches import TrainingImages, pixel_moments
 from convnet_edge.training.recipes import RECIPES
 
 CPU = torch.device("cpu")
 ROOM = {"sides": (26, 26), "n_classes": 10, "balanced": False, "device": CPU}
-SIZE = {"sides": (28, 28), "n_hidden": 8}
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def draw(n, recipe, generator, sides=(28, 28)):
+    """Return what is drawn for an epoch of n images of those sides."""
+    black = ImageSet(np.zeros((n, *sides), np.uint8), np.zeros(n, np.int64), "0", "0", "")
+    return TrainingImages(black, recipe, **ROOM).draw(generator, n_hidden=8)
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def test_plain_batch_is_the_images_in_order_over_255(few):
 def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
     recipe = RECIPES["best"]
     images = TrainingImages(few, recipe, **ROOM)
-    drawn = draw_choices(len(few), recipe, generator(), sides=(28, 28), n_hidden=128)
+    drawn = images.draw(generator(), n_hidden=128)
     batch = images.batch(drawn)
     mean, deviation = (few.images / 255).mean(), (few.images / 255).std()
     for i, index in enumerate(drawn["order"].tolist()):
@@ -64,7 +70,7 @@ def test_moved_batch_is_the_padded_mirrored_normalised_image(few):
 def test_colour_batch_is_moved_covered_and_normalised_by_channel(rgb, edge, mode, augment):
     recipe = replace(RECIPES["scratch"], edge=edge, augment=augment)
     images = TrainingImages(rgb, recipe, **ROOM | {"sides": (28, 22)})
-    drawn = draw_choices(40, recipe, generator(), sides=(30, 24), n_hidden=8)
+    drawn = images.draw(generator(), n_hidden=8)
     x = images.batch(drawn).x.numpy()
     mean, deviation = (
         a.reshape(3) for a in (rgb.images.mean((0, 1, 2)), rgb.images.std((0, 1, 2)))
@@ -85,7 +91,7 @@ def test_colour_batch_is_moved_covered_and_normalised_by_channel(rgb, edge, mode
 
 def test_rectangles_lie_inside_and_cover_the_share_that_the_recipe_asks_for():
     recipe = replace(RECIPES["scratch"], augment="shift,erase")
-    drawn = draw_choices(4000, recipe, generator(), sides=(40, 16), n_hidden=1)["erased"]
+    drawn = draw(4000, recipe, generator(), sides=(40, 16))["erased"]
     rows, columns = drawn[:, 1] - drawn[:, 0], drawn[:, 3] - drawn[:, 2]
     covered = rows > 0
     assert torch.equal(covered, columns > 0)
@@ -97,9 +103,9 @@ def test_rectangles_lie_inside_and_cover_the_share_that_the_recipe_asks_for():
 
 
 def test_no_augmentation_draws_the_order_and_the_dropout_alone():
-    drawn = draw_choices(9, replace(RECIPES["best"], augment="none"), generator(), **SIZE)
+    drawn = draw(9, replace(RECIPES["best"], augment="none"), generator())
     assert set(drawn) == {"order", "keep"}
-    shifted = draw_choices(9, RECIPES["scratch"], generator(), **SIZE)
+    shifted = draw(9, RECIPES["scratch"], generator())
     assert set(shifted) == {"order", "keep", "shifts"}
 
 
@@ -123,14 +129,14 @@ def test_moments_counted_in_parts_are_those_of_the_whole(rgb, monkeypatch):
 
 def test_the_tutorial_draws_its_permutation_and_nothing_else():
     drawn_from, permuted = generator(3), generator(3)
-    (order,) = draw_choices(100, RECIPES["tutorial"], drawn_from, **SIZE).values()
+    (order,) = draw(100, RECIPES["tutorial"], drawn_from).values()
     assert torch.equal(order, torch.randperm(100, generator=permuted))
     assert torch.equal(drawn_from.get_state(), permuted.get_state())
 
 
 def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
     recipe = RECIPES["best"]
-    first, again, other = (draw_choices(100, recipe, generator(seed), **SIZE) for seed in (1, 1, 2))
+    first, again, other = (draw(100, recipe, generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert sorted(first["order"].tolist()) == list(range(100))
     assert not torch.equal(first["order"], other["order"])
@@ -138,5 +144,5 @@ def test_choices_depend_on_the_generator_alone_and_use_every_image_once():
 
 
 def test_share_draws_that_many_different_images():
-    drawn = draw_choices(100, replace(RECIPES["fast"], share=0.3), torch.Generator(), **SIZE)
+    drawn = draw(100, replace(RECIPES["fast"], share=0.3), torch.Generator())
     assert len(set(drawn["order"].tolist())) == len(drawn["order"]) == 30

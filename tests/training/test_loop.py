@@ -20,7 +20,6 @@ from convnet_edge.runtime.errors import CheckFailedError, InputError, Interrupte
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.training import loop
-from convnet_edge.training.distributed import Processes
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.recipes import RECIPES
@@ -242,7 +241,7 @@ def test_odd_resume_header_is_refused_before_training_or_does_no_harm(options, m
     options = replace(options, width=0.05, validate=40)
     interrupted(monkeypatch, options, step=13)
     kept = checkpoint.load(options.resume_path, kind="resume")
-    run = Run(replace(options, resume=True), device=torch.device("cpu"), processes=Processes())
+    run = Run(replace(options, resume=True), device=torch.device("cpu"))
     stored, n_refused = options.resume_path.read_bytes(), 0
     for header in mutations(kept.header):
         options.resume_path.write_bytes(change_header(stored, header))
@@ -361,11 +360,9 @@ def test_resume_of_a_complete_run_does_nothing_and_of_another_is_refused(options
 
 
 def test_processes_that_resume_from_different_epochs_are_refused(unfinished, monkeypatch):
-    class Two(Processes):
-        def add_up(self, tensors):
-            tensors[0].add_(0)  # the other one has nothing
-
-    monkeypatch.setattr(loop, "joined", lambda _: nullcontext(Two(0, 2)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(loop, "joined", lambda _: nullcontext())
+    monkeypatch.setattr(loop.record, "add_up", lambda *_: None)  # the other one has nothing
     with pytest.raises(InputError, match="found 1 complete epochs to resume, others found"):
         loop.train(unfinished)
 

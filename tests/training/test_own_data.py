@@ -20,8 +20,7 @@ from convnet_edge.runtime.errors import InputError, InterruptedRunError, Missing
 from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.runtime.measure.stats import wilson_interval
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
-from convnet_edge.training import loop
-from convnet_edge.training.distributed import Processes
+from convnet_edge.training import loop, record
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.recipes import RECIPES
 from convnet_edge.training.run import EpochMetrics, balanced_accuracy
@@ -122,6 +121,13 @@ def test_decision_passes_the_stated_share_of_validation_pictures(colours, option
     assert decision["coverage"] == 39 / 40
 
 
+def test_decision_after_a_removed_background_is_by_its_unevenness_too(options):
+    removed = replace(options, background="remove", channels="grey", epochs=1)
+    decision = loop.train(removed).record["decision"]
+    assert decision["max_unevenness"] == record.MAX_UNEVENNESS
+    assert "unevenness" in decision["data"]
+
+
 def test_decision_from_training_pictures_says_so_and_samples_every_class(
     colours, options, monkeypatch
 ):
@@ -207,11 +213,12 @@ def test_resume_with_other_pictures_or_preprocessing_is_refused(colours, options
 
 
 def test_processes_with_other_pictures_than_the_first_are_refused(colours, options, monkeypatch):
-    class Two(Processes):
-        def add_up(self, tensors):
-            tensors[0][1] += 7  # the other one's digest
+    def add_up(_, tensors):
+        tensors[0][1] += 7  # the other one's digest
 
-    monkeypatch.setattr(loop, "joined", lambda _: nullcontext(Two(0, 2)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(loop, "joined", lambda _: nullcontext())
+    monkeypatch.setattr(loop.record, "add_up", add_up)
     with pytest.raises(InputError, match="process 0 found other training images"):
         loop.train(options)
 
@@ -274,6 +281,12 @@ def test_recipe_is_the_tutorials_for_the_reference_and_scratch_for_own_pictures(
     assert TrainOptions(recipe="best").recipe_name == "best"
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_augment_shift_moves_images_whatever_the_recipe(recipe):
+    assert TrainOptions(recipe=recipe, augment="shift").plan.shift >= 1 / 28
+    assert TrainOptions(recipe=recipe).plan == RECIPES[recipe]
+
+
 def test_epochs_fall_with_the_number_of_images_where_the_recipe_leaves_them_open():
     plans = [RECIPES["scratch"].for_images(n) for n in (80, 1000, 10_000, 100_000)]
     assert [plan.epochs for plan in plans] == sorted((plan.epochs for plan in plans), reverse=True)
@@ -287,7 +300,7 @@ import resource, sys
 import numpy as np, torch
 from convnet_edge.networks.convnet import Architecture, Convnet, compute_logits
 from convnet_edge.runtime.measure.accuracy import ImageSet
-from convnet_edge.training.batches import TrainingImages, draw_choices
+from convnet_edge.training.batches import TrainingImages
 from convnet_edge.training.recipes import RECIPES
 path, n = sys.argv[1], 1500
 torch.set_num_threads(1)
@@ -304,7 +317,7 @@ held = ImageSet(images, np.zeros(n, np.int64), "0", "0", "")
 recipe = RECIPES["scratch"]
 made = TrainingImages(held, recipe, sides=(126, 126), n_classes=2, balanced=False,
                       device=torch.device("cpu"))
-drawn = draw_choices(n, recipe, torch.Generator(), sides=(128, 128), n_hidden=8)
+drawn = made.draw(torch.Generator(), n_hidden=8)
 x = made.batch({name: t[:16] for name, t in drawn.items()}).x
 print(tuple(x.shape), made.moments)
 """

@@ -4,17 +4,19 @@ Takes predictions and labels; running the model is the classifier's business.
 """
 
 import hashlib
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from .result import Accuracy, Bin, Calibration, ClassScore, Pair
+from .result import MAX_MATRIX, Accuracy, Bin, Calibration, ClassScore, Confused, Pair
 from .stats import Array, mcnemar, wilson_interval
 
 N_BINS = 15
+N_WORST = 10  # pairs
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ def digest(pictures: Sequence[bytes], labels: Array, class_labels: Sequence[str]
 
 
 def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Accuracy:
-    """Score `predicted` (N,) against `labels` (N,), both class indices."""
+    """Score `predicted` (N,) against `labels` (N,), both class indices.
+
+    No matrix is made of many classes: of 10,000 it would have 10^8 cells.
+    """
     if len(predicted) != len(labels) or len(labels) == 0:
         raise ValueError(f"{len(predicted)} predictions for {len(labels)} labels")
     n_classes = len(class_labels)
@@ -58,22 +63,47 @@ def score(predicted: Array, labels: Array, class_labels: tuple[str, ...]) -> Acc
             expected=f"classes 0 to {n_classes - 1}, as the model's",
             next_step="name a model for these images",
         )
-    confusion = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    n_hits, n_true, n_said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    n_hits, n_true, n_said = (
+        np.bincount(indices, minlength=n_classes)
+        for indices in (labels[labels == predicted], labels, predicted)
+    )
     n_correct = int(n_hits.sum())
     counts = zip(class_labels, n_hits.tolist(), n_true.tolist(), n_said.tolist(), strict=True)
     classes = tuple(
         ClassScore(label, n, _share(hits, said), _share(hits, n), _share(2 * hits, n + said))
         for label, hits, n, said in counts
     )
+    cells, is_small = labels * n_classes + predicted, n_classes <= MAX_MATRIX
     return Accuracy(
         n=len(labels),
         n_correct=n_correct,
         accuracy=n_correct / len(labels),
         interval=wilson_interval(n_correct, len(labels)),
         classes=classes,
-        confusion=tuple(map(tuple, confusion.tolist())),
+        confusion=_matrix(cells, n_classes) if is_small else (),
+        confused=() if is_small else worst_pairs(_counted(cells, n_classes), classes),
+    )
+
+
+def _matrix(cells: Array, n_classes: int) -> tuple[tuple[int, ...], ...]:
+    counts = np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return tuple(map(tuple, counts.tolist()))
+
+
+def _counted(cells: Array, n_classes: int) -> Iterator[tuple[int, int, int]]:
+    found, counts = np.unique(cells, return_counts=True)
+    for cell, count in zip(found.tolist(), counts.tolist(), strict=True):
+        yield *divmod(cell, n_classes), count
+
+
+def worst_pairs(
+    cells: Iterable[tuple[int, int, int]], classes: Sequence[ClassScore]
+) -> tuple[Confused, ...]:
+    """Return the pairs of classes confused most; cells: true, predicted, how many images."""
+    wrong = (cell for cell in cells if cell[0] != cell[1] and cell[2])
+    return tuple(
+        Confused(classes[true].label, classes[predicted].label, n, classes[true].n)
+        for true, predicted, n in heapq.nlargest(N_WORST, wrong, key=lambda cell: cell[2])
     )
 
 

@@ -15,6 +15,7 @@ SCHEMA = "convnet-edge/bench/3"
 Status = Literal["VALID", "NOISY", "INVALID"]
 TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
 MAX_BRIEF = 60  # characters
+MAX_MATRIX = 30  # classes whose confusion is a matrix; of more, which nobody could read, pairs
 Setting = bool | int | float | str | None | list[int]
 
 
@@ -162,6 +163,21 @@ class ClassScore:
     recall: Annotated[float | None, "right among those of the class"]
     f1: Annotated[float | None, "harmonic mean of both"]
 
+    @property
+    def n_correct(self) -> int:
+        """How many of its images are right."""
+        return round((self.recall or 0.0) * self.n)
+
+
+@dataclass(frozen=True)
+class Confused:
+    """A class that was taken for another."""
+
+    true: Annotated[str, "what it is"]
+    predicted: Annotated[str, "what the network says"]
+    n: Annotated[int, "images of which both hold"]
+    n_of_class: Annotated[int, "images of the true class"]
+
 
 @dataclass(frozen=True)
 class Bin:
@@ -191,7 +207,11 @@ class Accuracy:
     accuracy: Annotated[float, "share that is right"]
     interval: Annotated[Interval, "95 %, Wilson"]
     classes: Annotated[tuple[ClassScore, ...], "in the model's order"]
-    confusion: Annotated[tuple[tuple[int, ...], ...], "counts: rows are true, columns predicted"]
+    confusion: Annotated[
+        tuple[tuple[int, ...], ...],
+        f"counts: rows are true, columns predicted; empty beyond {MAX_MATRIX} classes, which have",
+    ]
+    confused: Annotated[tuple[Confused, ...], "the pairs confused most, at most 10"] = ()
     calibration: Annotated[Calibration | None, "of the probabilities"] = None
     test_sha256: Annotated[str | None, "of the test set: its pictures and their classes"] = None
 

@@ -4,6 +4,7 @@ THE description of every table of a result; its words are made from the names an
 Which results may be compared is the report's business.
 """
 
+import heapq
 import re
 import statistics
 import textwrap
@@ -26,6 +27,7 @@ from .result import (
 NONE = "–"
 WIDTH = 80  # of a terminal that nobody has widened
 NUMBER = re.compile(r"-?\d[\d,.]*( (%|MB|bytes))?( \(.*\))?|n/a .*|needs .*|–")
+MAX_CLASSES = 100  # rows of their table; a page of 10,000 nobody reads
 MAX_P = 0.05  # from which on a difference is not shown
 FACTS = ("what", "value")
 LATENCY_FACTS = ("min_ms", "mean_ms", "max_ms", "images_per_s", "share_of_bound", "cpu_ms_per_run",
@@ -179,18 +181,29 @@ def _accuracy(accuracy: Accuracy | None) -> list[Table]:
     if accuracy is None:
         return []
     labels = [one.label for one in accuracy.classes]
-    counts = [(label, *map(number, row)) for label, row in zip(labels, accuracy.confusion)]  # noqa: B905 - the reader checks it
+    counts = [(label, *map(number, row)) for label, row in zip(labels, accuracy.confusion)]  # noqa: B905 - empty of many
     tints = [tuple(n / max(sum(row), 1) for n in row) for row in accuracy.confusion]
     caption = "Confusion matrix: rows are true, columns predicted"
     found = [
-        _listed("classes", f"Classes; test accuracy {accuracy.summary()}", accuracy.classes),
+        _classes(accuracy),
         Table("confusion", caption, ("true", *labels), tuple(counts), tuple(tints)),
+        _listed("confused", "The pairs of classes confused most", accuracy.confused),
     ]
     if accuracy.calibration is not None:
         caption = f"Calibration, expected error {percent(accuracy.calibration.error, 2)}"
         filled = [one for one in accuracy.calibration.bins if one.n]
         found.append(_listed("calibration", caption, filled))
     return found
+
+
+def _classes(accuracy: Accuracy) -> Table:
+    """Return a row for each class; of very many, for those of the lowest F1."""
+    caption, shown = f"Classes; test accuracy {accuracy.summary()}", accuracy.classes
+    if len(shown) > MAX_CLASSES:
+        caption += f"; of {len(shown):,} classes the {MAX_CLASSES} of the lowest F1"
+        known = (one for one in shown if one.f1 is not None)
+        shown = tuple(heapq.nsmallest(MAX_CLASSES, known, key=lambda one: one.f1 or 0.0))
+    return _listed("classes", caption, shown)
 
 
 def _paced(paced: Paced | None) -> list[Table]:

@@ -174,7 +174,7 @@ def time_runs(
     def go_on(now_ns: int, n_runs: int) -> bool:
         nonlocal n_switched, switches, last_tick
         before, switches = switches, machine.involuntary_switches()
-        n_switched += before != switches
+        n_switched += n_runs > 0 and before != switches  # not what was before the first
         passed_ns = now_ns - started
         if now_ns - last_tick > TICK_EVERY_NS:
             last_tick = now_ns

@@ -107,6 +107,12 @@ def count_frames(picture: "Image.Image", source: Any) -> int:
     return int(getattr(picture, "n_frames", 1))
 
 
+def frames_note(n_frames: int) -> str:
+    """Return what to say of a picture of so many frames, as counted above: of one, nothing."""
+    n = "several" if n_frames == 2 else f"{n_frames:,}"  # 2: not counted
+    return f"the first of {n} frames is taken" if n_frames > 1 else ""
+
+
 def _formats(data: bytes, name: str) -> tuple[str, ...]:
     """Return what Pillow may take `data` for; phones' HEIC needs a package, AVIF stays shut."""
     brands = data[8:32] if data[4:8] == b"ftyp" else b""

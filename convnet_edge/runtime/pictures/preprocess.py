@@ -5,9 +5,7 @@ on dark; others want colours. Opening files is the business of `decode`.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -47,11 +45,11 @@ class Preprocessing:
     filter: Literal["area", "bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        kinds = _kinds()
-        for name in ("channels", "background", "invert", "fit", "filter"):
-            value = getattr(self, name)
-            if type(value) not in (int, str) or value not in get_args(kinds[name]):
-                raise ValueError(f"{name} {str(value)[:80]!r}, not of {get_args(kinds[name])}")
+        for one in fields(self):
+            value, known = getattr(self, one.name), get_args(one.type)
+            is_known = type(value) in (int, str) and value in known
+            if get_origin(one.type) is Literal and not is_known:
+                raise ValueError(f"{one.name} {str(value)[:80]!r}, not of {known}")
         if len(self.size) != 2 or not all(type(side) is int and side >= 1 for side in self.size):
             raise ValueError(f"size {str(self.size)[:80]}, not two numbers of pixels")
         if not 0 < self.share <= 1:
@@ -69,17 +67,21 @@ class Preprocessing:
         """What is done, in this order, in words."""
         height, width = self.size
         grey = "grey = {} R + {} G + {} B".format(*GREY_WEIGHTS)
-        steps = ["take the first frame, and turn it as EXIF orientation says"]
-        steps += ["16 bits to 8 by dividing by 257; transparency composited on white"]
-        steps += [f"{grey if self.channels == 1 else 'RGB'}; colour profiles are ignored"]
+        steps = [
+            "take the first frame, and turn it as EXIF orientation says",
+            "16 bits to 8 by dividing by 257; transparency composited on white",
+            f"{grey if self.channels == 1 else 'RGB'}; colour profiles are ignored",
+        ]
         if self.channels == 1:
             steps += [f"a grey picture of {height} x {width} is taken as it is, any other goes on"]
         if self.background == "remove":
             sides = "lighter or darker" if self.invert == "border" else "lighter"
             side = background.WORK_SIDE
             steps += [
-                f"area average so that no side is above {side}, subtract a plane fitted to the "
-                f"border, keep what is {sides}, light on dark, stretched to 0 to 255; crop to it"
+                f"area average so that no side is above {side}; subtract a bowl a + b x + c y + "
+                "d (x² + y²) fitted to the outermost pixels, and fitted anew "
+                f"{background.N_REFITS} times with those far from it trusted less; keep what is "
+                f"{sides}, light on dark, stretched to 0 to 255; crop to it"
             ]
         elif self.invert == "border":
             luma = "" if self.channels == 1 else f", of {grey}"
@@ -120,11 +122,6 @@ class Preprocessing:
         return cls(**stated | {"size": tuple(stated["size"])})
 
 
-@cache
-def _kinds() -> dict[str, Any]:
-    return get_type_hints(Preprocessing)
-
-
 FASHION_MNIST = Preprocessing((28, 28), 1, "remove", "border", "pad", filter="area")
 
 
@@ -132,9 +129,8 @@ FASHION_MNIST = Preprocessing((28, 28), 1, "remove", "border", "pad", filter="ar
 class Prepared:
     """The pixels of a picture, uint8 (H, W) or (H, W, 3), and what was found on the way.
 
-    unevenness: how far the removed background is from a plane, as a share of the contrast; None
-    where none was removed. n_frames: of which this is the first; 2 where there are several that
-    were not counted.
+    unevenness: of the background, as in `background.Cleared`; None where none was removed.
+    n_frames: of which this is the first; 2 where there are several that were not counted.
     """
 
     pixels: Array
@@ -143,17 +139,21 @@ class Prepared:
     n_frames: int = 1
 
 
-def to_pixels(picture: Any, how: Preprocessing, *, name: str = "the picture") -> Prepared:
-    """Prepare a `Picture`, given in any of its ways.
+def to_pixels(
+    picture: Any, how: Preprocessing, *, name: str = "the picture", invert: bool | None = None
+) -> Prepared:
+    """Prepare a `Picture`, given in any of its ways; a path names itself in errors.
 
     An array of exactly `how.shape` is pixels as they are; any other is a picture: grey, RGB or
-    RGBA.
+    RGBA. `invert`: True or False overrule the look at the border; None lets it decide.
 
     Raises:
-        InputError: no picture in any of these ways, or for a reason of `read_picture`.
+        InputError: no picture in any of these ways, missing, empty, damaged, too large, or Pillow
+            is missing.
     """
     if (path := as_path(picture)) is not None:
-        return read_picture(path, how)
+        name = str(path)
+        picture = read_bytes(path, limit=MAX_PICTURE_BYTES, next_step="name a picture file")
     found = f"of type {type(picture).__name__}"
     if isinstance(picture, bytearray | memoryview):
         picture = bytes(picture)
@@ -178,19 +178,7 @@ def to_pixels(picture: Any, how: Preprocessing, *, name: str = "the picture") ->
             "(h, w, 3) or (h, w, 4)",
             next_step="pass one of these, or a list of them",
         )
-    return decode_picture(picture, how, name=name)
-
-
-def read_picture(path: Path, how: Preprocessing, *, invert: bool | None = None) -> Prepared:
-    """Prepare the picture file `path`.
-
-    `invert`: True or False overrule the look at the border; None lets it decide.
-
-    Raises:
-        InputError: missing, empty, not a picture, truncated, too large, or Pillow is missing.
-    """
-    data = read_bytes(path, limit=MAX_PICTURE_BYTES, next_step="name a picture file")
-    return decode_picture(data, how, name=str(path), invert=invert)
+    return decode_picture(picture, how, name=name, invert=invert)
 
 
 def decode_picture(
@@ -199,7 +187,7 @@ def decode_picture(
     *,
     name: str = "the picture",
     invert: bool | None = None,
-    max_pixels: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Prepared:
     """Prepare an encoded picture (PNG, JPEG, …), or a decoded one.
 
@@ -207,7 +195,7 @@ def decode_picture(
         InputError: not a picture, truncated, too large, or Pillow is missing.
     """
     with decoding(name):
-        picture = open_picture(source, name, max_pixels or MAX_PIXELS)
+        picture = open_picture(source, name, max_pixels)
         n_frames = count_frames(picture, source)
         return replace(prepare(picture, how, invert=invert), n_frames=n_frames)
 

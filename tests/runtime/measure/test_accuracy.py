@@ -1,8 +1,11 @@
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import accuracy
+from convnet_edge.runtime.measure import accuracy, result
 
 LABELS = ("a", "b", "c")
 
@@ -22,6 +25,25 @@ def test_score_counts_what_a_slow_loop_counts():
     assert row.f1 == pytest.approx(2 / (1 / row.recall + 1 / row.precision))
     assert score.interval.low < score.accuracy < score.interval.high
     assert score.summary().endswith(f"–{100 * score.interval.high:.2f}, n = 500)")
+
+
+def test_score_of_many_classes_holds_the_ten_pairs_confused_most_and_no_matrix():
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 31, 5_000), rng.integers(0, 31, 5_000)
+    score = accuracy.score(said, truth, tuple(map(str, range(31))))
+    assert score.confusion == ()
+    pairs = Counter((t, s) for t, s in zip(truth, said, strict=True) if t != s)
+    assert [pair.n for pair in score.confused] == [n for _, n in pairs.most_common(10)]
+    for pair in score.confused:
+        assert pair.n == pairs[int(pair.true), int(pair.predicted)]
+        assert pair.n_of_class == (truth == int(pair.true)).sum()
+
+
+def test_score_of_ten_thousand_classes_takes_moments_and_little_room():
+    labels = np.arange(10_000)
+    score = accuracy.score(np.roll(labels, 1), labels, tuple(map(str, labels)))
+    assert len(json.dumps(result.as_json(score))) < 2_000_000
+    assert len(score.confused) == 10
 
 
 def test_images_of_classes_that_the_model_lacks_are_an_input_error():

@@ -1,15 +1,16 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import results as made
 
-from convnet_edge.runtime.measure import tables
+from convnet_edge.runtime.measure import accuracy, tables
 from convnet_edge.runtime.measure.result import Percentile
 from convnet_edge.runtime.measure.tables import Table
 
 NAMES = ("model", "provider", "settings", "machine", "versions", "checks", "cost", "cold start",
-         "latency", "classes", "confusion", "calibration", "throughput", "paced", "minutes",
-         "profile", "pairs")  # fmt: skip
+         "latency", "classes", "confusion", "confused", "calibration", "throughput", "paced",
+         "minutes", "profile", "pairs")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,24 @@ def test_percentile_below_its_floor_says_what_it_needs(full):
 )
 def test_fields_of_a_result_are_shown_with_their_units(name, value, heading, text):
     assert (tables.heading(name), tables.shown(name, value)) == (heading, text)
+
+
+def test_very_many_classes_are_bounded_to_those_of_the_lowest_f1():
+    labels = np.arange(150)
+    said = np.where(labels % 3 == 0, 1, labels)
+    found = tables.tables_of(
+        dataclasses.replace(
+            made.full(), accuracy=accuracy.score(said, labels, tuple(map(str, labels)))
+        )
+    )
+    by_name = {table.name: table for table in found}
+    assert "confusion" not in by_name
+    assert len(by_name["confused"].rows) == 10
+    assert by_name["confused"].rows[0] == ("0", "1", "1", "1")
+    classes = by_name["classes"]
+    assert len(classes.rows) == tables.MAX_CLASSES
+    assert [row[0] for row in classes.rows[:50]] == [str(label) for label in labels[::3]]
+    assert classes.caption.endswith("; of 150 classes the 100 of the lowest F1")
 
 
 def test_text_is_aligned_and_folds_its_last_column_within_the_width():

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import numpy as np
@@ -53,6 +54,13 @@ def spoil(wrong, *, batch_size, after=0):
             logits[0, 0] += wrong
 
     return change
+
+
+def test_core_taken_away_before_the_first_run_is_no_runs(classifier, monkeypatch):
+    count = itertools.count()
+    monkeypatch.setattr(timing.machine, "involuntary_switches", lambda: next(count))
+    row = timed(classifier, min_runs=11).row
+    assert row.n_switched == row.n_runs == 11
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
