@@ -73,9 +73,14 @@ class Source:
         sides = [(0, 0, w - 1, 1), (w - 1, 0, w, h - 1), (1, h - 1, w, h), (0, 1, 1, h)]
         sides = sides if min(w, h) > 1 else [(0, 0, w, h)]
         # tile by tile: as floats, the colours of ten million pixels are half a gigabyte
-        ring = [_as_channels(_read(self.picture, tile), channels).reshape(-1, channels)
-                for side in sides for tile in _tiles(side)]  # fmt: skip
-        return self._scaled(np.median(np.concatenate(ring), axis=0, overwrite_input=True))
+        tiles = [tile for side in sides for tile in _tiles(side)]
+        n_pixels = [(right - left) * (lower - upper) for left, upper, right, lower in tiles]
+        dtype = _as_channels(_read(self.picture, tiles[0]), channels).dtype
+        ring: Array = np.empty((sum(n_pixels), channels), dtype)
+        for end, n, tile in zip(np.cumsum(n_pixels), n_pixels, tiles, strict=True):
+            values = _as_channels(_read(self.picture, tile), channels)
+            ring[end - n : end] = values.reshape(-1, channels)
+        return self._scaled(np.median(ring, axis=0, overwrite_input=True))
 
     def _scaled(self, values: Array) -> Array:
         if not np.isfinite(values).all():  # NaN, which `getextrema` overlooks
