@@ -143,6 +143,8 @@ def bench(
 def _require_alike(models: Sequence[Path]) -> None:
     """Refuse what would be told only after minutes: no model, or one of other classes.
 
+    None stays open: beside the one that is measured there is no other in memory.
+
     Raises:
         InputError: so it is.
     """

@@ -304,7 +304,6 @@ def _open(
     found = scan.scan(options.data, options.data_dir)
     probed = _probe(found.entries)
     sizes, modes = [size for size, _ in probed], [mode for _, mode in probed]
-
     usual = how or _preprocessing(options, _usual(sizes, modes))
     pictures = cache.read(found, usual, options, progress)
     seen = filter(None, np.unique(pictures.rows["mode"]).tolist())

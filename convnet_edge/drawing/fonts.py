@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OWN, BOXES = "DejaVu Sans", "Last Resort"  # both come with matplotlib; one has boxes for all
-UNREADABLE = (OSError, RuntimeError, ValueError, NotImplementedError)  # what matplotlib raises
+UNREADABLE = (OSError, RuntimeError, ValueError)  # what matplotlib raises of a font
 
 
 def lacking(figure: Figure) -> set[int]:

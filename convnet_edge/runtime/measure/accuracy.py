@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .result import MAX_MATRIX, Accuracy, Bin, Calibration, ClassScore, Confused, Pair
+from .result import MAX_MATRIX, N_WORST, Accuracy, Bin, Calibration, ClassScore, Confused, Pair
 from .stats import Array, mcnemar, wilson_interval
 
 N_BINS = 15
-N_WORST = 10  # pairs
 
 
 @dataclass(frozen=True)

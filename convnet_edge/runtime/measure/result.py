@@ -16,6 +16,7 @@ Status = Literal["VALID", "NOISY", "INVALID"]
 TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
 MAX_BRIEF = 60  # characters
 MAX_MATRIX = 30  # classes whose confusion is a matrix; of more, which nobody could read, pairs
+N_WORST = 10  # of these
 Setting = bool | int | float | str | None | list[int]
 
 
@@ -209,9 +210,11 @@ class Accuracy:
     classes: Annotated[tuple[ClassScore, ...], "in the model's order"]
     confusion: Annotated[
         tuple[tuple[int, ...], ...],
-        f"counts: rows are true, columns predicted; empty beyond {MAX_MATRIX} classes, which have",
+        f"counts: rows are true, columns predicted; empty beyond {MAX_MATRIX} classes",
     ]
-    confused: Annotated[tuple[Confused, ...], "the pairs confused most, at most 10"] = ()
+    confused: Annotated[
+        tuple[Confused, ...], f"beyond that, the {N_WORST} pairs confused most; else empty"
+    ] = ()
     calibration: Annotated[Calibration | None, "of the probabilities"] = None
     test_sha256: Annotated[str | None, "of the test set: its pictures and their classes"] = None
 
