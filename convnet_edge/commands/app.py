@@ -200,7 +200,7 @@ def _parameter(one: Declared) -> Parameter:
     shown: dict[str, Any] = {"help": _help(one), "metavar": metavar}
     if one.panel and not one.positional:
         shown["rich_help_panel"] = one.panel
-    if one.units is not None or (one.is_list and not one.positional):
+    if one.units is not None or (one.is_list and not (one.positional or one.repeated)):
         kind, shown["parser"] = str, partial(parse, one)
         if default is not None:  # as a person would type it
             listed = default if one.is_list else (default,)

@@ -72,30 +72,28 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     from ..training.loop import measure_peak
     from ..training.record import device_name
 
-    recipe, network, images = run.recipe, run.architecture, run.dataset.train
+    recipe, images = run.recipe, run.dataset.train
+    n_parameters, cost = run.network.n_parameters, run.count_operations()
     peak, n_processes, n_done = measure_peak(run.device), run.launch.size, len(run.epochs)
-    bound_s = len(images) * recipe.share * network.n_training_operations / peak
+    bound_s = len(images) * recipe.share * cost.n_training / peak
     together = f", {n_processes} processes" if n_processes > 1 else ""
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
         f"  from {images.source}",
-        f"Model has {network.n_parameters} trainable parameters",
-        f"Cost: {sum(network.n_multiplications):,} multiplications an image; at the "
+        f"Model has {n_parameters} trainable parameters",
+        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
         f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
         f"Recipe {options.recipe_name}: {_epochs(recipe.epochs)} of batches of "
         f"{recipe.batch_size}, seed {options.seed}",
         "  accuracy in training is counted before each update",
     )
-    conv1, conv2, *linear = network.n_multiplications
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
         *str(run.model).split("\n"),
-        f"Multiplications: conv1 {conv1:,}, conv2 {conv2:,}, linear {sum(linear):,}",
-        f"Memory: parameters {4 * network.n_parameters / 1e6:.2f} MB, "
-        f"data {data_bytes / 1e6:.0f} MB",
+        f"Memory: parameters {4 * n_parameters / 1e6:.2f} MB, data {data_bytes / 1e6:.0f} MB",
     )
     if options.resume:
         resumed = f"Resuming after {_epochs(n_done)}"

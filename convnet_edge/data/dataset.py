@@ -280,6 +280,7 @@ def _preprocessing(options: PreparationOptions, stored: Preprocessing) -> Prepro
         background,
         "border" if background == "remove" else stored.invert,
         options.fit or stored.fit,
+        options.crop_share or stored.share,
         filter=options.filter or stored.filter,
     )
 

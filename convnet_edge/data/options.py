@@ -72,7 +72,7 @@ class PreparationOptions(DataOptions):
         None,
         "Pixels that the network sees: one number, or height,width.",
         low=8,
-        high=256,
+        high=1024,
         default_text="the pictures' own if all have one of 16 to 96, else their median, 64 at most",
     )
     channels: Literal["grey", "rgb"] | None = _option(
@@ -82,6 +82,13 @@ class PreparationOptions(DataOptions):
         None,
         "pad: all of a picture on a canvas. crop: its middle. stretch: its sides apart.",
         default_text="crop; fashion-mnist: pad",
+    )
+    crop_share: float | None = _option(
+        None,
+        "With crop: how much of the middle's sides is taken; 0.875 of ImageNet's.",
+        above=0,
+        high=1,
+        default_text="1, or what --weights were trained with",
     )
     filter: Literal["area", "bilinear", "bicubic"] | None = _option(
         None, "Of resizing, without aliases.", default_text="bilinear; fashion-mnist: area"

@@ -143,11 +143,10 @@ def compare_network(
     """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`."""
     from ..networks import checkpoint, convnet  # torch: only this path needs it
 
-    model, _ = checkpoint.load_model(path)
-    network = model.architecture
-    channels, *size = network.image_shape
+    model, stored = checkpoint.load_model(path)
+    channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
-    _require_alike(path, network.n_classes, shape, mine)
+    _require_alike(path, len(stored.header["class_labels"]), shape, mine)
     reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
     with _in_time(mine, len(images), note):
         return parity.compare_all(mine, reference), Against(str(path))

@@ -1,1 +1,3 @@
-"""What can be trained, and the checkpoints that hold it."""
+"""What can be trained or brought, and the checkpoints that hold it."""
+
+REFERENCE = "convnet"  # the tutorial's network, as --arch names it

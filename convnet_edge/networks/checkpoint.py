@@ -1,4 +1,4 @@
-"""Store a trained convnet, or an unfinished run, as safetensors: never pickle.
+"""Store a trained network, or an unfinished run, as safetensors: never pickle.
 
 The header is one JSON string (safetensors orders several keys at random). When to save is the
 train stage's business.
@@ -13,29 +13,46 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import nn
 
-from ..runtime.contract import MAX_CLASSES, MAX_SIDE
+from ..runtime.contract import MAX_CLASSES
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes, write_atomically
 from ..runtime.pictures.preprocess import Preprocessing
-from .convnet import Architecture, Convnet
+from . import build
+from .build import Arch
+from .normalized import Normalized
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER_KEY = "convnet_edge"
 MAX_CHECKPOINT_BYTES = 512 * MIB
+MAX_SIDE = 1024  # of an image, in pixels
 NEXT_STEP = "train again with `convnet-edge train`"
 
 Header = TypeVar("Header")
 Count = Annotated[int, Field(ge=0, lt=1 << 64)]
 Amount = Annotated[float, Field(ge=0, lt=1e9)]  # seconds, losses, shares
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]  # pixels
+Level = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(gt=1e-6, le=1e6)]
 
 
 @dataclass(frozen=True)
-class _Network:
-    image_shape: tuple[Literal[1, 3], Side, Side]  # grey or RGB
-    kernel_size: Side
-    width: Annotated[float, Field(gt=0, lt=1000)] = 1.0  # older files have none
+class Network:
+    """From what a network is built again.
+
+    arch, options: as `--arch` and `--arch-option` name them. image_shape: (C, H, W), grey or RGB.
+    source_sha256: of the file that defines it, None of a library's. normalization: the mean and the
+    deviation by channel of pixels in [0, 1] that it takes apart; None: it takes them as they are.
+    n_parameters: trainable ones.
+    """
+
+    arch: Annotated[str, Field(max_length=1000)]
+    image_shape: tuple[Literal[1, 3], Side, Side]
+    options: dict[str, Any]
+    source_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    normalization: tuple[list[Level], list[Deviation]] | None
+    n_parameters: Count
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class _Tested:
 class _Described:
     """What others read of a model's header; its score is measured again."""
 
-    model: _Network
+    model: Network
     class_labels: Annotated[list[str], Field(min_length=2, max_length=MAX_CLASSES)]
     preprocessing: dict[str, Any]
     decision: dict[str, Any] | None
@@ -72,8 +89,7 @@ MODEL_KEYS = tuple(one.name for one in fields(_Described))
 class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
-    kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`, with
-    `describe_network` for the first.
+    kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`.
     """
 
     kind: str
@@ -81,20 +97,15 @@ class Checkpoint:
     header: dict[str, Any]
 
 
-def describe_network(architecture: Architecture) -> dict[str, Any]:
-    """Return header["model"], from which the convnet is built again."""
-    return {
-        "image_shape": list(architecture.image_shape),
-        "kernel_size": architecture.kernel_size,
-        "width": architecture.width,
-        "n_parameters": architecture.n_parameters,
-    }
-
-
 def to_bytes(checkpoint: Checkpoint) -> bytes:
     """Return the file that holds `checkpoint`; equal ones give equal bytes."""
     header = {"schema": SCHEMA, "kind": checkpoint.kind, **checkpoint.header}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    tensors, seen = {}, set[int]()
+    for name, tensor in checkpoint.tensors.items():
+        stored = tensor.detach().cpu().contiguous()
+        is_tied = stored.data_ptr() in seen  # of several names, each gets its own
+        seen.add(stored.data_ptr())
+        tensors[name] = stored.clone() if is_tied else stored
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     return safetensors.torch.save(tensors, {HEADER_KEY: text})
 
@@ -140,38 +151,84 @@ def read_header(kind: type[Header], header: dict[str, Any]) -> Header:
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def load_model(path: Path) -> tuple[Convnet, Checkpoint]:
-    """Rebuild the trained convnet of the checkpoint `path`, on the CPU, in eval mode.
+def load_model(
+    path: Path, *, arch: Arch | None = None, allow_changed_source: bool = False
+) -> tuple[nn.Module, Checkpoint]:
+    """Rebuild the trained network of the checkpoint `path`, on the CPU, in eval mode.
+
+    It takes pixels in [0, 1]. arch: where its Python is now, or the class, function or network
+    itself; None: where the checkpoint says. That Python is run.
 
     Raises:
-        InputError: unreadable (see `load`), or its weights do not fit its own header.
+        InputError: unreadable (see `load`), its Python is not there or has changed, or the weights
+            do not fit.
     """
     checkpoint = load(path, kind="model")
     try:
-        model = Convnet(_read_architecture(checkpoint))
+        described = _read_described(checkpoint)
+    except ValueError as error:
+        raise _misfit(path, error) from error
+    stored = described.model
+    named = build.find(stored.arch if arch is None else arch)
+    if not allow_changed_source:
+        require_same_source(path, stored, named)
+    try:
+        model = build.build(
+            named,
+            image_shape=stored.image_shape,
+            n_classes=len(described.class_labels),
+            options=stored.options,
+        )
         model.load_state_dict(checkpoint.tensors)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.tensors.values()):
-            raise ValueError("not all are finite")
+        _require_finite(model)
     # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
     except (InputError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} has weights that do not fit its header: {str(error).splitlines()[0][:300]}",
-            expected="the trained convnet that the header describes",
-            next_step=NEXT_STEP,
-        ) from error
+        raise _misfit(path, error) from error
+    if stored.normalization:
+        model = Normalized(model, *stored.normalization)
     return model.eval(), checkpoint
 
 
-def _read_architecture(checkpoint: Checkpoint) -> Architecture:
-    """Return the network of the header, once its size is known to be the stored tensors'."""
+def require_same_source(path: Path, stored: Network, named: build.Named) -> None:
+    """Check that the Python which defines the network is what it was.
+
+    Raises:
+        InputError: its file has other bytes now.
+    """
+    if stored.source_sha256 and named.source_sha256 != stored.source_sha256:
+        raise InputError(
+            f"the file of {named.arch} has changed since {path} was written (sha256 "
+            f"{str(named.source_sha256)[:16]}…, not {stored.source_sha256[:16]}…)",
+            expected="the file that it was trained with: other code may give other answers",
+            next_step="put that file back, or pass --allow-changed-source if the change is none "
+            "to the network",
+        )
+
+
+def _misfit(path: Path, error: Exception) -> InputError:
+    reason = error.found if isinstance(error, InputError) else str(error)
+    return InputError(
+        f"{path} has weights that do not fit its header: {reason.splitlines()[0][:300]}",
+        expected="the trained network that the header describes",
+        next_step=NEXT_STEP,
+    )
+
+
+def _require_finite(model: nn.Module) -> None:
+    """Raise ValueError if a weight is not finite; what a network only remembers may be infinite."""
+    weights = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    if not weights or any(bool(torch.isnan(b).any()) for b in model.buffers()):
+        raise ValueError("not all are finite")
+
+
+def _read_described(checkpoint: Checkpoint) -> _Described:
+    """Return what the header of a model says; ValueError where it makes no sense."""
     described = read_header(_Described, checkpoint.header)
     try:
         Preprocessing.read(described.preprocessing)
     except (KeyError, TypeError) as error:
         raise ValueError(f"preprocessing: {error}") from error
-    network, n_classes = described.model, len(described.class_labels)
-    architecture = Architecture(network.image_shape, network.kernel_size, n_classes, network.width)
-    n_stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    if architecture.n_parameters != n_stored:  # before anything of that size is built
-        raise ValueError(f"{n_stored:,} numbers stored, {architecture.n_parameters:,} described")
-    return architecture
+    stored, n_channels = described.model, described.model.image_shape[0]
+    if stored.normalization and any(len(part) != n_channels for part in stored.normalization):
+        raise ValueError(f"model.normalization: not of {n_channels} channels")
+    return described

@@ -19,6 +19,8 @@ from .convnet_gradients import loss_and_gradients
 
 # float64 takes 3.2 s for 10,000 images of 28 x 28 in batches of 100; at 500 it took 5.5 s
 REFERENCE_BATCH_PIXELS = 100 * 28 * 28
+MAX_KERNEL_SIZE, MAX_WIDTH = 9, 4
+MAX_PARAMETERS = 40_000_000  # of which a run's state, three numbers each, is kept in one file
 WIDTHS = (32, 64, 128)  # channels of both convolutions, hidden features
 
 
@@ -30,7 +32,8 @@ class Architecture:
     the tutorial's 32-64-128; 0.5 has half of each, and 3.7 times fewer multiplications.
 
     Raises:
-        InputError: the kernel leaves no pixel of the image after both poolings.
+        InputError: a size is none, the kernel leaves no pixel of the image after both poolings, or
+            there are too many parameters.
     """
 
     image_shape: tuple[int, int, int] = (1, 28, 28)
@@ -39,13 +42,33 @@ class Architecture:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check that a feature is left."""
+        """Check that the sizes make a network, and that a feature is left."""
+        require(
+            type(self.kernel_size) is int and 1 <= self.kernel_size <= MAX_KERNEL_SIZE,
+            f"kernel_size={self.kernel_size}"[:80],
+            f"a whole number from 1 to {MAX_KERNEL_SIZE}",
+            "--arch-option",
+        )
+        require(
+            type(self.width) in (int, float) and 0 < self.width <= MAX_WIDTH,
+            f"width={self.width}"[:80],
+            f"a number above 0 and at most {MAX_WIDTH}",
+            "--arch-option",
+        )
         require(
             min(self.feature_sides) >= 1,
             f"kernel size {self.kernel_size} on images of {self.image_shape[1]} x "
             f"{self.image_shape[2]} pixels leaves nothing after two convolutions and poolings",
             "a smaller kernel or larger images",
-            "--kernel-size or --image-size",
+            "--arch-option kernel_size=N or --image-size",
+        )
+        require(
+            self.n_parameters <= MAX_PARAMETERS,
+            "images of {} x {} pixels give a network of {:,} parameters".format(
+                *self.image_shape[1:], self.n_parameters
+            ),
+            f"at most {MAX_PARAMETERS:,}",
+            "--image-size or --arch-option width=NUMBER",
         )
 
     @property
@@ -75,47 +98,17 @@ class Architecture:
         return height, width
 
     @property
-    def layers(self) -> tuple[tuple[int, int, int], ...]:
-        """Of conv1, conv2 and both linear layers: inputs of an output, channels, places.
-
-        places: pixels of the output that reach the logits; what pooling drops is not counted.
-        """
-        first, second, hidden = self.widths
-        area, (height, width) = self.kernel_size**2, self.feature_sides
-        conv1_places = math.prod(side - self.kernel_size + 1 for side in self.needed_sides)
-        return (
-            (area * self.image_shape[0], first, conv1_places),
-            (area * first, second, 4 * height * width),
-            (second * height * width, hidden, 1),
-            (hidden, self.n_classes, 1),
-        )
-
-    @property
-    def n_largest(self) -> int:
-        """The numbers of the largest result of one image: that of a convolution."""
-        first, second, _ = self.widths
-        height, width = self.feature_sides
-        conv1 = math.prod(side - self.kernel_size + 1 for side in self.image_shape[1:])
-        return max(first * conv1, 4 * second * height * width)
-
-    @property
     def n_parameters(self) -> int:
         """The trainable parameters by formula: the weights, and a bias for each channel."""
-        return sum((n_inputs + 1) * channels for n_inputs, channels, _ in self.layers)
-
-    @property
-    def n_multiplications(self) -> tuple[int, ...]:
-        """Each layer's multiplications for one image."""
-        return tuple(math.prod(layer) for layer in self.layers)
-
-    @property
-    def n_training_operations(self) -> int:
-        """The floating-point operations of one image's training step.
-
-        Forward, gradient of the weights and gradient of the input cost a layer's multiplications
-        each, an addition with every one; the first layer's input needs no gradient.
-        """
-        return 2 * (3 * sum(self.n_multiplications) - self.n_multiplications[0])
+        first, second, hidden = self.widths
+        area, (height, width) = self.kernel_size**2, self.feature_sides
+        layers = (
+            (area * self.image_shape[0], first),
+            (area * first, second),
+            (second * height * width, hidden),
+            (hidden, self.n_classes),
+        )
+        return sum((n_inputs + 1) * channels for n_inputs, channels in layers)
 
 
 class Convnet(nn.Module):
@@ -149,6 +142,18 @@ class Convnet(nn.Module):
         """Map images (N, C, H, W) to logits (N, n_classes)."""
         logits: torch.Tensor = self.layer_stack(x)
         return logits
+
+
+def make(
+    num_classes: int,
+    in_channels: int,
+    image_size: int | tuple[int, int],
+    kernel_size: int = 3,
+    width: float = 1.0,
+) -> Convnet:
+    """Return the convnet with random weights, as `--arch convnet` names it."""
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return Convnet(Architecture((in_channels, *sides), kernel_size, num_classes, width))
 
 
 @torch.no_grad()
@@ -187,7 +192,7 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
     return logits
 
 
-def reference_logits(model: Convnet, images: Array) -> tuple[Array, Array]:
+def reference_logits(model: nn.Module, images: Array) -> tuple[Array, Array]:
     """Return PyTorch's logits (N, n_classes) on `images`, in float64 and in float32."""
     exact, rounded = (compute_logits(model, images, t) for t in (torch.float64, torch.float32))
     return exact, rounded

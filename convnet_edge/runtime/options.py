@@ -39,7 +39,8 @@ class Declared:
     one. metavar: what stands for the value in a help text. units: what a text may end with, and its
     value. suffixes: one of which the name of a file must end with that is to be written.
     default_text: what None stands for. positional: an argument, not an option. panel: under which
-    heading of the help text.
+    heading of the help text. repeated: of a list, whether each value has the flag anew.
+    takes_callable: whether Python code may give a class or function in place of its name.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Declared:
     default_text: str | None = None
     positional: bool = False
     panel: str | None = None
+    repeated: bool = False
+    takes_callable: bool = False
 
     @property
     def range_text(self) -> str:
@@ -153,7 +156,8 @@ def declared(options: type) -> tuple[Declared, ...]:
         about["default"] = None if one.default is MISSING else one.default
         item = get_args(kind)[0] if is_list else kind
         if not about.get("positional"):
-            about.setdefault("metavar", "N,N,..." if is_list else METAVARS.get(item))
+            several = is_list and not about.get("repeated")
+            about.setdefault("metavar", "N,N,..." if several else METAVARS.get(item))
         found.append(Declared(one.name, item, is_list, type(None) in kinds, **about))
     return tuple(found)
 
@@ -210,8 +214,8 @@ def _checked(one: Declared, value: Any) -> Any:
     Raises:
         InputError: it is none that is allowed.
     """
-    if value is None and one.optional:
-        return None
+    if (value is None and one.optional) or (one.takes_callable and callable(value)):
+        return value
     listed = isinstance(value, (list, tuple))
     given = tuple(value) if listed and one.is_list else (value,)
     values = tuple(_converted(one.kind, item) for item in given)

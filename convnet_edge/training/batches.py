@@ -34,7 +34,8 @@ Choices = dict[str, Tensor]
 class TrainingImages:
     """Images and labels to train on, cut to the `sides` (H, W) that reach the logits.
 
-    moments: the means and standard deviations by channel that its batches are normalised by.
+    moments: the means and standard deviations by channel that its batches are normalised by;
+    normalization: the same, None where they change nothing.
     are_on_device: whether a batch is made without the host.
     """
 
@@ -46,16 +47,18 @@ class TrainingImages:
         sides: tuple[int, int],
         n_classes: int,
         balanced: bool,
+        moments: tuple[list[float], list[float]] | None = None,
         device: torch.device,
     ) -> None:
         self._device, self._recipe = device, recipe
         labels = torch.tensor(images.labels)
         self._labels = labels.to(device)
         n_channels = math.prod(images.images.shape[3:])
+        if moments is None and recipe.normalize:
+            moments = pixel_moments(images.images)
+        self.normalization = moments
         plain = [0.0] * n_channels, [1.0] * n_channels
-        self.moments = means, deviations = (
-            pixel_moments(images.images) if recipe.normalize else plain
-        )
+        self.moments = means, deviations = moments or plain
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
         self._scale = self._by_channel([1 / (255 * deviation) for deviation in deviations])
         offsets = [-mean / deviation for mean, deviation in zip(means, deviations, strict=True)]

@@ -1,4 +1,4 @@
-"""Train the convnet by a recipe, and keep every complete epoch safe on the way.
+"""Train a network by a recipe, and keep every complete epoch safe on the way.
 
 The tutorial's recipe has the mathematics of its loop, but for when the epoch's accuracy is counted:
 before each update, from the pass that gives the gradients, where the tutorial runs a second one
@@ -138,10 +138,10 @@ def measure_peak(device: torch.device) -> float:
 
 def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
     """Train the epochs that are left; give each one's metrics once its state is kept."""
-    graphed = run.device.type == "cuda" and run.images.are_on_device
+    graphed = run.device.type == "cuda" and run.images.are_on_device and run.is_reference
     step: Step = GraphedStep(run) if graphed else run.step
     while len(run.epochs) < run.recipe.epochs:
-        with run.timed("epochs"):
+        with run.timed("epochs"), run.seeded():
             metrics = _train_epoch(run, step, tell)
         with run.timed("validation"):
             metrics = _validate(run, metrics)
@@ -154,17 +154,17 @@ def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
 
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
-    n_done, batch_size = len(run.epochs), run.recipe.batch_size
-    drawn = run.images.draw(run.choices, n_hidden=run.architecture.widths[2])
+    n_done = len(run.epochs)
+    drawn = run.draw()
     choices = {name: t.to(run.device) for name, t in drawn.items()}
     n = len(choices["order"])
     run.loss_sum.zero_()
     run.n_hits.zero_()
-    n_batches = math.ceil(n / batch_size)
+    batches = run.split(n)
+    n_batches = len(batches)
     n_steps = run.recipe.epochs * n_batches
     started = last_report = time.perf_counter_ns()
-    for index, start in enumerate(range(0, n, batch_size)):
-        stop = min(start + batch_size, n)
+    for index, (start, stop) in enumerate(batches):
         if run.recipe.decay:
             run.updater.set_share(1 - (n_done * n_batches + index) / n_steps)
         ours = slice(*run.launch.share(start, stop))

@@ -1,11 +1,13 @@
 """The options of `train`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.options import PreparationOptions
-from ..runtime.options import option, seed
+from ..networks import REFERENCE
+from ..runtime.options import option, require, seed
 from .recipes import RECIPES, SHIFT, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -17,17 +19,58 @@ REFERENCE_DATA = ("fashion-mnist", "sample")
 
 @dataclass(frozen=True)
 class TrainOptions(PreparationOptions):
-    """How to train; the defaults are the tutorial's recipe."""
+    """How to train, and which network; the defaults are the tutorial's.
 
+    Raises:
+        InputError: options that do not fit each other.
+    """
+
+    arch: str | Callable[..., Any] = option(
+        REFERENCE,
+        "convnet (the tutorial's), torchvision:NAME, timm:NAME, FILE.py:NAME or MODULE:NAME, a "
+        "class or function. Its Python is run, here and by `export`.",
+        metavar="WHERE:WHAT",
+        panel="Network",
+        takes_callable=True,
+    )
+    arch_option: tuple[str, ...] = option(
+        (),
+        "What it is made with, beside its classes, channels and image size; may be repeated. "
+        "convnet: kernel_size=5, width=0.5.",
+        metavar="NAME=VALUE",
+        panel="Network",
+        repeated=True,
+    )
+    weights: str | None = option(
+        None,
+        "pretrained: the library's own, downloaded. FILE: .safetensors, or .pt or .pth with a "
+        "state dict. A last layer of other classes is made anew.",
+        metavar="pretrained|FILE",
+        panel="Network",
+        default_text="random",
+    )
+    mean: tuple[float, ...] | None = option(
+        None,
+        "By channel, of pixels in [0, 1]: what the weights were trained with.",
+        panel="Network",
+        default_text="the library's with --weights, else what the recipe takes",
+    )
+    std: tuple[float, ...] | None = option(
+        None, "With --mean.", panel="Network", above=0, default_text="as for --mean"
+    )
     recipe: RecipeName | None = option(
         None,
         "tutorial: as it is written there, 10 epochs. fast: its accuracy in 2 epochs. best: the "
-        "highest accuracy on Fashion-MNIST, 30 epochs. scratch: for any pictures, epochs by their "
-        "number.",
-        default_text="tutorial for Fashion-MNIST, scratch for own pictures",
+        "highest accuracy on Fashion-MNIST, 30 epochs. scratch: for any pictures and network, "
+        "epochs by their number. finetune: for weights that are trained already.",
+        default_text="finetune with --weights; scratch for own pictures or networks; else tutorial",
     )
     epochs: int | None = option(
-        None, "Passes over the images.", low=1, high=10_000, default_text="the recipe's"
+        None,
+        "Passes over the images; 0 takes --weights as they are.",
+        low=0,
+        high=10_000,
+        default_text="the recipe's",
     )
     learning_rate: float | None = option(None, "Adam's.", above=0, default_text="the recipe's")
     batch_size: int | None = option(
@@ -42,16 +85,6 @@ class TrainOptions(PreparationOptions):
     class_weights: ClassWeights = option(
         "none", "balanced: all classes weigh the same, however many images each has."
     )
-    kernel_size: int = option(
-        3, "Of both convolutions, in pixels.", low=1, high=9, panel="Advanced"
-    )
-    width: float = option(
-        1.0,
-        "Of every layer; 0.5 is 16-32-64, a quarter of the work.",
-        above=0,
-        high=4,
-        panel="Advanced",
-    )
     validate: int = option(
         0, "Training images to hold out and score after each epoch.", low=0, high=59_999
     )
@@ -61,6 +94,9 @@ class TrainOptions(PreparationOptions):
         "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"
     )
     resume: bool = option(False, "Go on from the last complete epoch.")
+    allow_changed_source: bool = option(
+        False, "Resume although the file of --arch has changed.", panel="Advanced"
+    )
     tensorboard: bool = option(
         False, "Write every epoch into NAME.tensorboard as well; needs tensorboard."
     )
@@ -70,6 +106,23 @@ class TrainOptions(PreparationOptions):
         suffixes=(".safetensors",),
     )
 
+    def __post_init__(self) -> None:
+        """Check what only makes sense together."""
+        super().__post_init__()
+        require(
+            self.epochs != 0 or self.weights is not None or not isinstance(self.arch, str),
+            "--epochs 0 without weights",
+            "weights that are trained already",
+            "--weights",
+            verb="name them with",
+        )
+        require(
+            (self.mean is None) == (self.std is None),
+            f"--{'std' if self.mean is None else 'mean'} alone",
+            "both --mean and --std, or neither",
+            "--mean and --std",
+        )
+
     @property
     def resume_path(self) -> Path:
         """Where the state of the unfinished run is kept."""
@@ -78,11 +131,14 @@ class TrainOptions(PreparationOptions):
     @property
     def recipe_name(self) -> RecipeName:
         """The recipe that was named, or the one for these data."""
-        return self.recipe or ("tutorial" if self.data in REFERENCE_DATA else "scratch")
+        if self.recipe or self.weights:
+            return self.recipe or "finetune"
+        is_reference = self.data in REFERENCE_DATA and self.arch == REFERENCE
+        return "tutorial" if is_reference else "scratch"
 
     @property
     def plan(self) -> Recipe:
-        """The recipe with what was given in its place; epochs 0: by the number of images."""
+        """The recipe with what was given in its place; epochs BY_NUMBER: of the images."""
         recipe = RECIPES[self.recipe_name]
         names = ("epochs", "learning_rate", "batch_size", "augment")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

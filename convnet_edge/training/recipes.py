@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-RecipeName = Literal["tutorial", "fast", "best", "scratch"]
+RecipeName = Literal["tutorial", "fast", "best", "scratch", "finetune"]
 Augment = Literal["none", "shift", "shift,flip", "shift,erase", "shift,flip,erase"]
 Edge = Literal["black", "reflect"]
 
 SHIFT = 1 / 28  # of the shorter side: one pixel of Fashion-MNIST
 # epochs by the number of images, where a recipe leaves them open: 126 of 1,000, 40 of 10,000
+BY_NUMBER = -1
 EPOCHS_FACTOR, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 12, 200
 
 
@@ -16,7 +17,7 @@ EPOCHS_FACTOR, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 12, 200
 class Recipe:
     """One recipe; none stops early: it takes all its epochs, and keeps the weights of the last.
 
-    epochs: passes over the training images; 0: by their number. batch_size: images a step.
+    epochs: passes over the training images, or BY_NUMBER of them. batch_size: images a step.
     share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.
     learning_rate: Adam's. muon_learning_rate: Muon's, on the inner weights; 0: Adam on all.
     weight_decay: decoupled (AdamW), as a share of the learning rate.
@@ -48,7 +49,7 @@ class Recipe:
     def for_images(self, n: int) -> "Recipe":
         """Return the recipe for `n` training images, with the epochs that it leaves open."""
         by_number = min(max(round(EPOCHS_FACTOR / n**0.5), FEWEST_EPOCHS), MOST_EPOCHS)
-        return replace(self, epochs=self.epochs or by_number)
+        return replace(self, epochs=by_number if self.epochs == BY_NUMBER else self.epochs)
 
 
 BEST = Recipe(
@@ -78,6 +79,12 @@ RECIPES: dict[RecipeName, Recipe] = {
     ),
     "best": BEST,
     "scratch": replace(
-        BEST, epochs=0, batch_size=64, augment="shift", shift=1 / 14, edge="reflect", average=0.0
+        BEST,
+        epochs=BY_NUMBER,
+        batch_size=64,
+        augment="shift",
+        shift=1 / 14,
+        edge="reflect",
+        average=0.0,
     ),
 }

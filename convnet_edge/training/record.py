@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..data import split
 from ..drawing import pictures
 from ..networks import checkpoint
 from ..networks.checkpoint import Amount, Checkpoint, Count
-from ..networks.convnet import Convnet, compute_logits
+from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy, machine
@@ -28,6 +29,7 @@ from .run import EpochMetrics, Run, balanced_accuracy
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
 CURVE, RECORD, EPOCHS = ".train.png", ".train.json", ".epochs.csv"  # beside the checkpoint
 SPLIT = ".split.json"
+SOURCE = "source_sha256"
 COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
 MAX_UNEVENNESS = 0.24  # between objects on a background and scenes: benchmarks/photographs.py
 MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
@@ -105,7 +107,7 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
         theirs = kept.header.get(part)
         for key, value in ours.items():
             found = theirs.get(key) if isinstance(theirs, dict) else None
-            if found != value:
+            if found != value and not (key == SOURCE and run.options.allow_changed_source):
                 raise InputError(
                     f"{path} belongs to another run: {key} is {found!r:.80}, now {value!r}",
                     expected="the same data, recipe and network",
@@ -178,11 +180,11 @@ def finish(run: Run) -> TrainResult:
 
     An earlier run of that name is kept under a number.
     """
-    model, out = run.finished_model(), run.options.out
+    network, model, out = run.finished_network(), run.finished_model(), run.options.out
     score = _score(run, model)
     record = {
         "schema": "convnet-edge/train/3",
-        "model": checkpoint.describe_network(run.architecture),
+        "model": as_json(run.network),
         "class_labels": list(run.dataset.class_labels),
         **_identity(run),
         "data": _describe_data(run),
@@ -201,7 +203,7 @@ def finish(run: Run) -> TrainResult:
         "decision": _decide(run, model),
     }
     header = {key: record[key] for key in checkpoint.MODEL_KEYS}
-    stored = checkpoint.to_bytes(Checkpoint("model", dict(model.state_dict()), header))
+    stored = checkpoint.to_bytes(Checkpoint("model", dict(network.state_dict()), header))
     earlier_path = _keep_earlier(out, stored)
     picture = pictures.training_curve(out.with_suffix(CURVE), record["epochs"])
     record_path, epochs_path = out.with_suffix(RECORD), out.with_suffix(EPOCHS)
@@ -223,7 +225,7 @@ def finish(run: Run) -> TrainResult:
     return TrainResult(*files, picture, earlier_path, run.epochs, score, record)
 
 
-def _score(run: Run, model: Convnet) -> Accuracy | None:
+def _score(run: Run, model: nn.Module) -> Accuracy | None:
     """Score the test images, if there are any."""
     test = run.dataset.test
     if not len(test):
@@ -265,7 +267,7 @@ def _describe_data(run: Run) -> dict[str, Any]:
     }
 
 
-def _decide(run: Run, model: Convnet) -> dict[str, Any]:
+def _decide(run: Run, model: nn.Module) -> dict[str, Any]:
     """Return from which probability on an answer counts: one that most known images reach.
 
     Of training images, which the network has seen, every so many are taken: they are in the order

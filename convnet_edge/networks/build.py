@@ -1,0 +1,358 @@
+"""Build the network that `--arch WHERE:WHAT` names, and check that it classifies such images.
+
+To name a network runs the Python that defines it: a library's, or a file of one's own. Its weights
+are the business of `weights`; how it is trained, stored or exported that of the stages.
+"""
+
+import copy
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..runtime.errors import InputError, MissingPackageError
+from ..runtime.files import MIB, read_bytes
+from . import REFERENCE, convnet
+
+IN_MEMORY = "memory"  # where a network is that only the Python which made it has
+MAX_SOURCE_BYTES = 16 * MIB
+N_CHECKED = 2  # images of the first batch: what holds for one only shows with more
+MAX_SHOWN = 200  # letters of a foreign error
+NOT_THEIRS = (str(Path(torch.__file__).parent), __file__, importlib.__file__, "<frozen ")
+# what a network raises at images, arguments or numbers that it is not made for
+FAILURES = (
+    RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
+    ArithmeticError, NotImplementedError,
+)  # fmt: skip
+
+
+# what --arch names, or in Python what it would: a class, a function, or a network itself
+Arch = str | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What makes a network. source_sha256: of the file that defines it; None of a library's."""
+
+    arch: str
+    make: Callable[..., Any]
+    source_sha256: str | None = None
+
+
+def find(arch: Arch) -> Named:
+    """Return what `arch` names: WHERE:WHAT, split at the last colon; "convnet" is the tutorial's.
+
+    Imports the module, or runs the file, that it is in.
+
+    Raises:
+        InputError: it can be read in two ways or none, or nothing of that name is there.
+    """
+    if not isinstance(arch, str):
+        return _given(arch)
+    if arch == REFERENCE:
+        return Named(arch, convnet.make)
+    where, _, what = arch.rpartition(":")
+    if where == IN_MEMORY:
+        raise InputError(
+            f"the network {what} was in the memory of the Python that trained it",
+            expected="its class, or the network itself",
+            next_step="give it again: from Python with arch=, or with --arch FILE.py:NAME",
+        )
+    if not where or not what:
+        raise _unreadable(arch, what or where)
+    if where in ("torchvision", "timm"):
+        return Named(arch, _from_library(where, what))
+    path = Path(where)
+    if path.suffix != ".py":
+        beside = Path(*where.split(".")).with_suffix(".py")
+        if not beside.is_file():
+            module = _import(arch, where)
+            return Named(arch, _member(arch, module, what), _digest(module.__file__))
+        if _is_installed(where):
+            raise InputError(
+                f"--arch {arch} may be {beside} in this folder, or the installed {where}",
+                expected=f"./{beside}:{what}, or the name of a module that is no file here",
+                next_step="write it so, or run this in another folder",
+            )
+        path = beside
+    digest = _digest(path)
+    return Named(arch, _member(arch, _run(path), what), digest)
+
+
+def _given(arch: Callable[..., Any]) -> Named:
+    """Return what Python code has at hand, under the name that it could be had by.
+
+    A network itself has none: nothing tells what it was made with.
+    """
+    kind = type(arch) if isinstance(arch, nn.Module) else arch
+    module, name = kind.__module__, getattr(kind, "__qualname__", type(kind).__name__)
+    path = getattr(sys.modules.get(module), "__file__", None)
+    where = str(path) if module == "__main__" and path else module
+    if isinstance(arch, nn.Module):
+        return Named(f"{IN_MEMORY}:{name}", lambda: copy.deepcopy(arch), _digest(path))
+    return Named(f"{where}:{name}", arch, _digest(path))
+
+
+def _digest(path: str | Path | None) -> str | None:
+    """Return the SHA-256 of a source file; None where there is none."""
+    if path is None:
+        return None
+    source = read_bytes(Path(path), limit=MAX_SOURCE_BYTES, next_step="name the file with --arch")
+    return hashlib.sha256(source).hexdigest()
+
+
+def build(
+    named: Named,
+    *,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """Return the network with random weights, its lazy layers made, in training mode.
+
+    It is given those of `num_classes`, `in_channels` or `in_chans`, and `image_size` that it has a
+    parameter for, then `options`. image_shape: (C, H, W).
+
+    Raises:
+        InputError: it takes other arguments or images, or gives something else than (N, n_classes).
+    """
+    channels, *sides = image_shape
+    side = sides[0] if sides[0] == sides[1] else tuple(sides)
+    known = {"num_classes": n_classes, "in_channels": channels, "in_chans": channels,
+             "image_size": side}  # fmt: skip
+    taken = inspect.signature(named.make).parameters
+    arguments = {name: value for name, value in known.items() if name in taken} | dict(options)
+    with _explained(f"{named.arch} cannot be made with {_listed(arguments)}", "--arch-option"):
+        model = named.make(**arguments)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{named.arch} gives a {type(model).__name__}",
+            expected="a class or function that gives a torch.nn.Module",
+            next_step="name that with --arch",
+        )
+    if not isinstance(model, convnet.Convnet):  # which is known to
+        _check(named.arch, model, image_shape, n_classes)
+    return model.train()
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """Return name and value of `--arch-option name=value`; what is not JSON is text.
+
+    Raises:
+        InputError: it has no name.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--arch-option {text}", expected="name=value", next_step="write it so")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_classes: int) -> None:
+    """Run a batch through the network, in both modes, and look at what comes."""
+    images = torch.zeros(N_CHECKED, *image_shape)
+    wanted = f"({N_CHECKED}, {n_classes})"
+    refused = f"{arch} does not take images of {_sizes(image_shape)}"
+    with torch.no_grad(), _explained(refused, "--image-size"):
+        model.eval()(images)  # makes lazy layers
+        # a copy, whose running statistics may change
+        found = [model(images), copy.deepcopy(model).train()(images)]
+    if not any(parameter.numel() for parameter in model.parameters()):
+        raise InputError(
+            f"{arch} has no parameters", expected="a network to train", next_step="name another"
+        )
+    for mode, logits in zip(("", " in training"), found, strict=True):
+        if not isinstance(logits, torch.Tensor):
+            got = f"a {type(logits).__name__}"
+        elif tuple(logits.shape) != (N_CHECKED, n_classes):
+            got = f"values of shape {tuple(logits.shape)}"
+        elif not logits.is_floating_point():
+            got = f"{str(logits.dtype).removeprefix('torch.')}"
+        else:
+            continue
+        raise InputError(
+            f"{arch} gives {got}{mode} for {N_CHECKED} images",
+            expected=f"logits of shape {wanted}: a number for each of the {n_classes} classes",
+            next_step="let it take num_classes, or say so with --arch-option",
+        )
+
+
+@contextmanager
+def _explained(found: str, option: str) -> Iterator[None]:
+    """Turn what a network raises into an InputError that names its file and line."""
+    try:
+        yield
+    except FAILURES as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        foreign = [one for one in frames if not one.filename.startswith(NOT_THEIRS)]
+        place = f" ({Path(foreign[-1].filename).name}:{foreign[-1].lineno})" if foreign else ""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_SHOWN]
+        raise InputError(
+            f"{found}: {reason}{place}",
+            expected="a network for images of this size, and arguments that it has",
+            next_step=f"change {option}, or the network",
+        ) from error
+
+
+def _from_library(library: str, name: str) -> Callable[..., nn.Module]:
+    """Return what makes torchvision's or timm's network `name` with random weights.
+
+    Raises:
+        InputError: there is none, or timm is not installed.
+    """
+    if library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        names = models.list_models(module=models)
+    else:
+        try:
+            timm = importlib.import_module("timm")
+        except ImportError as error:
+            raise MissingPackageError(
+                "timm is not installed", expected="timm", next_step="pip install timm"
+            ) from error
+        names = timm.list_models()
+    if name not in names:
+        near = get_close_matches(name, names, cutoff=0.3)
+        raise InputError(
+            f"{library} has no classifier {name!r}",
+            expected=f"one of its {len(names)}",
+            next_step=f"did you mean {' or '.join(near)}?" if near else "name one of these",
+        )
+
+    def from_torchvision(
+        num_classes: int, in_channels: int, image_size: Any, **options: Any
+    ) -> nn.Module:
+        if name.startswith("vit_"):  # the others take any
+            options.setdefault("image_size", image_size)
+        with warnings.catch_warnings():  # of defaults that will change
+            warnings.simplefilter("ignore")
+            made: nn.Module = models.get_model(
+                name, weights=None, num_classes=num_classes, **options
+            )
+        if in_channels != 3:
+            _take_channels(made, in_channels)
+        return made
+
+    def from_timm(num_classes: int, in_chans: int, image_size: Any, **options: Any) -> nn.Module:
+        if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
+            options.setdefault("img_size", image_size)
+        made: nn.Module = timm.create_model(
+            name, num_classes=num_classes, in_chans=in_chans, **options
+        )
+        return made
+
+    return from_torchvision if library == "torchvision" else from_timm
+
+
+def _take_channels(model: nn.Module, n: int) -> None:
+    """Let the first convolution of a network for RGB take images of `n` channels."""
+    place, first = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    names = ("out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    taken: dict[str, Any] = {name: getattr(first, name) for name in names}
+    parent, _, name = place.rpartition(".")
+    new = nn.Conv2d(n, bias=first.bias is not None, **taken)
+    setattr(model.get_submodule(parent), name, new)
+
+
+def _import(arch: str, where: str) -> ModuleType:
+    """Import the module `where`."""
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if not where.startswith(str(error.name)):  # it is there, and misses another
+            raise MissingPackageError(
+                f"--arch {arch} needs {error.name}, which is not installed",
+                expected="it",
+                next_step=f"pip install {error.name}",
+            ) from error
+        raise _unreadable(arch, arch.rpartition(":")[2]) from error
+    except (ValueError, TypeError) as error:  # no name of a module
+        raise _unreadable(arch, arch.rpartition(":")[2]) from error
+
+
+def _run(path: Path) -> ModuleType:
+    """Run the file `path` as a module; it may import what lies beside it."""
+    folder, name = str(path.resolve().parent), path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as dataclasses in it look themselves up
+    sys.path.insert(0, folder)
+    try:
+        with _explained(f"{path} does not run", "--arch"):
+            spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise InputError(
+            f"{path} does not run: {error}",
+            expected="a Python file that defines the network",
+            next_step="mend it: python " + str(path),
+        ) from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _member(arch: str, module: ModuleType, what: str) -> Callable[..., Any]:
+    """Return the class or function `what` of a module."""
+    found = getattr(module, what, None)
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    names = [name for name, one in vars(module).items() if _makes_networks(one, module)]
+    near = get_close_matches(what, names, cutoff=0) or ["another"]
+    raise InputError(
+        f"--arch {arch}: {module.__name__} has no class or function {what}",
+        expected=f"one of {', '.join(names) or 'its classes and functions'}",
+        next_step=f"did you mean {near[0]}?",
+    )
+
+
+def _makes_networks(one: Any, module: ModuleType) -> bool:
+    is_own = getattr(one, "__module__", "") == module.__name__
+    is_network = isinstance(one, type) and issubclass(one, nn.Module)
+    return is_own and (is_network or inspect.isfunction(one))
+
+
+def _is_installed(where: str) -> bool:
+    """Whether a module of this name can be imported from elsewhere than this folder."""
+    first, here = where.partition(".")[0], {"", str(Path.cwd())}
+    return any(
+        importlib.machinery.PathFinder.find_spec(first, [folder])
+        for folder in sys.path
+        if folder not in here
+    )
+
+
+def _unreadable(arch: str, name: str) -> InputError:
+    models = importlib.import_module("torchvision.models")
+    known = [name, *get_close_matches(name, models.list_models(module=models), n=1, cutoff=0.3)]
+    return InputError(
+        f"--arch {arch} names no network",
+        expected="convnet, torchvision:NAME, timm:NAME, FILE.py:NAME or MODULE:NAME",
+        next_step=f"write torchvision:{known[-1]} or timm:{known[0]}, or name a file",
+    )
+
+
+def _sizes(image_shape: Sequence[int]) -> str:
+    return " x ".join(map(str, image_shape))
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items()) or "no arguments"

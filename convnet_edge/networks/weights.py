@@ -1,0 +1,184 @@
+"""Give a network weights that were trained elsewhere: from a file, or its library's own.
+
+A head of another size is replaced and named; anything else that does not fit is refused. To build
+the network is the business of `build`.
+"""
+
+import importlib
+import io
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import InputError
+from ..runtime.files import read_bytes
+from .checkpoint import MAX_CHECKPOINT_BYTES
+
+PRETRAINED = "pretrained"  # what --weights calls a library's own
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "model_ema",
+)  # how others call what they keep
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and lightning
+COUNTER = "num_batches_tracked"  # of normalisation: older files have none
+MAX_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How the pictures were made that a library's weights were trained on.
+
+    mean, deviation: by channel, of pixels in [0, 1]. size: (H, W). share: of the sides of a
+    picture's middle that is cut out. filter: of resizing.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    size: tuple[int, int]
+    share: float
+    filter: Any
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were trained elsewhere. usual: None where nothing is known of their pictures."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    usual: Usual | None
+
+
+def find(named: str, arch: str) -> Weights:
+    """Return the weights for `arch`: its library's own of "pretrained", else those of a file.
+
+    Raises:
+        InputError: not there, unreadable, or the library publishes none.
+    """
+    if named != PRETRAINED:
+        path = Path(named)
+        return Weights(path.name, read_weights(path), _usual(arch))
+    try:
+        usual = _usual(arch)
+        if usual is None:
+            raise ValueError("it is no library's network with weights")
+        name, tensors = _download(arch)
+    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the weights of {arch} cannot be had: {str(error).splitlines()[0][:200]}",
+            expected="torchvision:NAME or timm:NAME, and a network connection",
+            next_step="copy the file here from another machine, and name it with --weights FILE",
+        ) from error
+    return Weights(name, tensors, usual)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors file, or of what `torch.save` wrote of a state dict.
+
+    Nothing that the file holds is run.
+
+    Raises:
+        InputError: missing, damaged, or it holds anything but tensors.
+    """
+    data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step="name another with --weights")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load(data))
+        with warnings.catch_warnings():  # of pickle's versions
+            warnings.simplefilter("ignore")
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        while len(within := [found[name] for name in WRAPPERS if name in found]) == 1:
+            found = within[0]
+        state = {str(name): one.detach() for name, one in found.items()}
+    except (
+        safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError,
+        AttributeError, LookupError, EOFError, OSError,
+    ) as error:  # fmt: skip
+        raise InputError(
+            f"{path} holds no weights that can be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200] if str(error) else 'nothing more is known'})",
+            expected=".safetensors, or .pt or .pth with a state dict",
+            next_step="save it anew: torch.save(model.state_dict(), PATH)",
+        ) from error
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): one for name, one in state.items()}
+    return state
+
+
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
+    """Load `tensors` into `model`; return the names of those of a head of another size, left out.
+
+    The head is the one module whose tensors differ in their first axis alone: the classes. Of a
+    network for grey, a convolution of RGB's is summed over its colours.
+
+    Raises:
+        InputError: tensors are missing, are too many, or have other shapes.
+    """
+    own = {name: one for name, one in model.state_dict().items() if COUNTER not in name}
+    given = {name: one for name, one in tensors.items() if COUNTER not in name}
+    missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    given = {name: _as_grey(one, own.get(name, one)) for name, one in given.items()}
+    misfits = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
+    modules = {name.rpartition(".")[0] for name in misfits}
+    of_classes = all(own[name].shape[1:] == given[name].shape[1:] for name in misfits)
+    if missing or foreign or len(modules) > 1 or not of_classes:
+        parts = {"without": missing, "with more": foreign, "of other shapes": sorted(misfits)}
+        found = "; ".join(f"{word} {_some(names)}" for word, names in parts.items() if names)
+        raise InputError(
+            f"{source} does not fit the network: {found}",
+            expected=f"its {len(own)} tensors, of which the last layer's may have other classes",
+            next_step="name the network that they were trained in with --arch and --arch-option",
+        )
+    kept = {name: one for name, one in given.items() if name not in misfits}
+    model.load_state_dict(kept, strict=False)
+    return tuple(sorted(misfits))
+
+
+def _as_grey(weight: Tensor, own: Tensor) -> Tensor:
+    """Return the weight of a convolution of RGB as that of grey, if `own` is one."""
+    (n, *sides), is_conv = weight.shape, weight.dim() == own.dim() == 4
+    is_grey = is_conv and tuple(own.shape) == (n, 1, *sides[1:]) and sides[0] == 3
+    return weight.sum(1, keepdim=True) if is_grey else weight
+
+
+def _usual(arch: str) -> Usual | None:
+    """Return what the library of `arch` says of the pictures for its weights, if it has some."""
+    library, _, name = arch.partition(":")
+    if library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        how = models.get_model_weights(name).DEFAULT.transforms()
+        side, larger = how.crop_size[0], how.resize_size[0]
+        share, filter_ = min(1.0, side / larger), how.interpolation.value
+        return Usual(tuple(how.mean), tuple(how.std), (side, side), share, filter_)
+    if library == "timm":
+        timm = importlib.import_module("timm")
+        if (found := timm.get_pretrained_cfg(name)) and found.has_weights:
+            size, share = tuple(found.input_size[1:]), min(1.0, found.crop_pct)
+            return Usual(tuple(found.mean), tuple(found.std), size, share, found.interpolation)
+    return None
+
+
+def _download(arch: str) -> tuple[str, Mapping[str, Tensor]]:
+    library, _, name = arch.partition(":")
+    if library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        weights = models.get_model_weights(name).DEFAULT
+        return str(weights), weights.get_state_dict(progress=False, check_hash=True)
+    timm = importlib.import_module("timm")
+    model = timm.create_model(name, pretrained=True)
+    return f"{name}.{model.pretrained_cfg['tag']}", model.state_dict()
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more

@@ -1,0 +1,100 @@
+"""Weights from elsewhere: what fits, what is replaced and named, what is refused."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from convnet_edge.networks.weights import fit, read_weights
+from convnet_edge.runtime.errors import InputError
+
+
+def network(n_classes=3, hidden=4):
+    torch.manual_seed(n_classes)
+    layers = [nn.Conv2d(1, hidden, 3), nn.BatchNorm2d(hidden), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(hidden * 36, n_classes))
+
+
+def same(one, other, but=()):
+    return all(torch.equal(t, other[name]) for name, t in one.items() if name not in but)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "plain", "wrapped", "parallel", "compiled"])
+def test_weights_of_any_file_are_the_networks(tmp_path, kind):
+    trained, fresh = network().state_dict(), network(5).state_dict()
+    assert not same(trained, network(3, 4).state_dict() | {"0.weight": fresh["0.weight"]})
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(trained, path)
+    else:
+        prefix = {"parallel": "module.", "compiled": "_orig_mod."}.get(kind, "")
+        state = {prefix + name: tensor for name, tensor in trained.items()}
+        torch.save({"epoch": 3, "state_dict": state} if kind == "wrapped" else state, path)
+    model = network(3)
+    nn.init.zeros_(model[0].weight)
+    assert fit(model, read_weights(path), str(path)) == ()
+    assert same(model.state_dict(), trained)
+
+
+def test_head_of_other_classes_is_left_as_it_is_and_named():
+    trained, model = network(5).state_dict(), network(3)
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    assert fit(model, trained, "x") == ("3.bias", "3.weight")
+    assert same(model.state_dict(), trained, but=("3.weight", "3.bias"))
+    assert torch.equal(model.state_dict()["3.weight"], before["3.weight"])
+
+
+def test_statistics_without_their_counter_fit():
+    trained = network().state_dict()
+    del trained["1.num_batches_tracked"]
+    assert fit(network(), trained, "x") == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda s: s.pop("0.weight"), r"without 0\.weight"),
+        (lambda s: s.update(more=torch.zeros(1)), "with more more"),
+        (lambda s: s.update({"0.weight": torch.zeros(4, 3, 3, 3)}), r"of other shapes 0\.weight"),
+        (lambda s: s.update({"3.weight": torch.zeros(3, 7)}), r"of other shapes 3\.weight"),
+        (
+            lambda s: s.update({"3.weight": torch.zeros(5, 144), "0.bias": torch.zeros(5)}),
+            r"of other shapes 0\.bias, 3\.weight",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_their_names(change, found):
+    trained = network().state_dict()
+    change(trained)
+    with pytest.raises(InputError, match=found):
+        fit(network(), trained, "x")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not weights", pickle.dumps(Evil()), pickle.dumps([1, 2]), None], ids=str
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_file_without_weights_is_refused_and_nothing_in_it_runs(tmp_path, capsys, content, suffix):
+    path = tmp_path / f"x{suffix}"
+    if content is None:
+        torch.save(network(), path)  # a whole network: its class would have to be run
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError):
+        read_weights(path)
+    assert "run" not in capsys.readouterr().out
+
+
+def test_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(network().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(InputError, match="holds no weights"):
+        read_weights(path)
