@@ -21,7 +21,7 @@ from convnet_edge.runtime.measure import machine
 
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 TRAIN = [sys.executable, "-m", "convnet_edge", "train", "--data", "sample", "--recipe", "best",
-         "--epochs", "4", "--width", "0.25", "--device", "cpu"]  # fmt: skip
+         "--epochs", "4", "--arch-option", "width=0.25", "--device", "cpu"]  # fmt: skip
 
 
 def attempt(out: Path, kill_after_s: float | None) -> bool:

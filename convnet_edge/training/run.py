@@ -217,7 +217,8 @@ class Run:
             **as_json(recipe),
             "early_stopping": False,
             "class_weights": options.class_weights,
-            "pixel_mean_and_deviation": self.images.normalization,
+            "pixel_mean_and_deviation": self.images.normalization
+            and list(self.images.normalization),
             "arch": self.named.arch,
             "arch_options": dict(map(build.read_option, options.arch_option)),
             "source_sha256": self.named.source_sha256,

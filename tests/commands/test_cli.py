@@ -118,7 +118,7 @@ def test_train_shows_its_progress_and_resumes_no_complete_run(run, on_few, few, 
 def test_train_says_all_in_25_lines_of_80_columns(run, on_few, few, monkeypatch):
     few = replace(few, images=few.images[:70], labels=few.labels[:70], source="data")
     monkeypatch.setattr(fashion_mnist, "load_training_set", lambda *_: few)
-    command = ("train", "--data", "sample", "--width", "0.1", "--out", "x.safetensors")
+    command = ("train", "--data", "sample", "--arch-option", "width=0.1", "--out", "x.safetensors")
     for epochs, more in ((1, ()), (10, ("--validate", "6", "--seed", "7"))):
         result = run(*command, "--epochs", epochs, *more)
         assert result.exit_code == 0, result.output
@@ -139,7 +139,15 @@ def test_second_interrupt_ends_training_without_a_traceback(
 
     monkeypatch.setattr(fashion_mnist, "load_training_set", lambda *_: few)
     monkeypatch.setattr(files.os, "fsync", interrupt)
-    command = ("train", "--data", "sample", "--width", "0.1", "--out", "c/x.safetensors")
+    command = (
+        "train",
+        "--data",
+        "sample",
+        "--arch-option",
+        "width=0.1",
+        "--out",
+        "c/x.safetensors",
+    )
     first = run(*command)
     assert (first.exit_code, "nothing is kept" in first.stderr) == (130, True)
     monkeypatch.setattr(record, "count_kept", interrupt)

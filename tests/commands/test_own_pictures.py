@@ -16,7 +16,7 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.runtime.__main__ import main as device_main
 
 LABELS = ("dot", "stripe", "sweep")
-FAST = ("--epochs", "2", "--width", "0.2", "--device", "cpu")
+FAST = ("--epochs", "2", "--arch-option", "width=0.2", "--device", "cpu")
 QUICK = ("--quick", "--duration", "0.02", "--min-runs", "11")
 
 

@@ -13,7 +13,7 @@ SHOES = (5, 7, 9)  # classes of Fashion-MNIST
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole
 SHORTENED = {
     "convnet-edge train": ["--data", "sample", "--epochs", "1"],
-    "convnet-edge train --data sample --epochs 3": ["--epochs", "1", "--width", "0.5"],
+    "convnet-edge train --data sample --epochs 3": ["--epochs", "1", "--arch-option", "width=0.5"],
     "convnet-edge quantize": ["--data", "sample"],
     "convnet-edge bench": ["--quick"],
     "python examples/letters.py letters --pictures 2600": ["--pictures", "780"],

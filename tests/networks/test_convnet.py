@@ -11,6 +11,7 @@ from convnet_edge.networks.convnet import (
     hidden_activity,
     reference_logits,
 )
+from convnet_edge.networks.operations import count
 from convnet_edge.runtime.errors import InputError
 
 
@@ -46,18 +47,25 @@ def test_multiplications_by_hand():
     whole, half = Architecture(), Architecture(width=0.5)
     assert whole.n_parameters == 225_034
     assert whole.needed_sides == (26, 26)
-    assert whole.n_multiplications == (
-        24 * 24 * 9 * 32, 10 * 10 * 9 * 32 * 64, 5 * 5 * 64 * 128, 128 * 10,
-    )  # fmt: skip
-    ratio = sum(whole.n_multiplications) / sum(half.n_multiplications)
+    by_hand = 24 * 24 * 9 * 32, 10 * 10 * 9 * 32 * 64, 5 * 5 * 64 * 128, 128 * 10
+    found, fewer = (count(Convnet(one), (1, *one.needed_sides)) for one in (whole, half))
+    assert found.n_multiplications == sum(by_hand)
+    assert found.n_training == 2 * (3 * sum(by_hand) - by_hand[0])
+    ratio = found.n_multiplications / fewer.n_multiplications
     assert ratio == pytest.approx(3.7, abs=0.1)
 
 
 def test_largest_kernel_that_fits_is_accepted_and_a_larger_one_refused():
     assert Convnet(Architecture(kernel_size=9)).architecture.feature_sides == (1, 1)
-    for kernel_size in (10, 28, 100):
+    for image_shape in ((1, 27, 28), (1, 28, 27)):
         with pytest.raises(InputError, match="leaves nothing"):
+            Architecture(image_shape, kernel_size=9)
+    for kernel_size in (0, 10, 3.0, True, "3"):
+        with pytest.raises(InputError, match="kernel_size="):
             Architecture(kernel_size=kernel_size)
+    for width in (0, -1.0, 5, float("nan"), "1"):
+        with pytest.raises(InputError, match="width="):
+            Architecture(width=width)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,13 @@ def test_head_of_other_classes_is_left_as_it_is_and_named():
     assert torch.equal(model.state_dict()["3.weight"], before["3.weight"])
 
 
+def test_convolution_of_colours_is_summed_for_grey():
+    trained, model = network().state_dict(), network()
+    colours = torch.rand(4, 3, 3, 3)
+    assert fit(model, trained | {"0.weight": colours}, "x") == ()
+    torch.testing.assert_close(model[0].weight.data, colours.sum(1, keepdim=True))
+
+
 def test_statistics_without_their_counter_fit():
     trained = network().state_dict()
     del trained["1.num_batches_tracked"]
@@ -57,7 +64,7 @@ def test_statistics_without_their_counter_fit():
     [
         (lambda s: s.pop("0.weight"), r"without 0\.weight"),
         (lambda s: s.update(more=torch.zeros(1)), "with more more"),
-        (lambda s: s.update({"0.weight": torch.zeros(4, 3, 3, 3)}), r"of other shapes 0\.weight"),
+        (lambda s: s.update({"0.weight": torch.zeros(4, 2, 3, 3)}), r"of other shapes 0\.weight"),
         (lambda s: s.update({"3.weight": torch.zeros(3, 7)}), r"of other shapes 3\.weight"),
         (
             lambda s: s.update({"3.weight": torch.zeros(5, 144), "0.bias": torch.zeros(5)}),

@@ -80,7 +80,8 @@ def test_training_learns_and_records_everything(trained, few):
     assert trained.test.accuracy > 0.5
     record = json.loads(trained.record_path.read_text())
     assert record == trained.record
-    assert record["model"] == {"image_shape": [1, 28, 28], "kernel_size": 3, "width": 1.0,
+    assert record["model"] == {"arch": "convnet", "image_shape": [1, 28, 28], "options": {},
+                               "source_sha256": None, "normalization": None,
                                "n_parameters": 225_034}  # fmt: skip
     decided = {"recipe": "tutorial", "epochs": 1, "seed": 0, "batch_size": 64, "n_images": 10_000,
                "precision": "float32", "pixel_mean_and_deviation": None,
@@ -128,7 +129,7 @@ def test_an_epoch_is_the_tutorials_epoch(options):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_interrupted_then_resumed_run_gives_the_same_bits(options, monkeypatch, recipe):
     """Guards the trap: state in another memory format makes fused Adam compute wrongly."""
-    options = replace(options, recipe=recipe, batch_size=64, width=0.5)
+    options = replace(options, recipe=recipe, batch_size=64, arch_option=("width=0.5",))
     whole = replace(options, out=options.out.with_name("whole.safetensors"))
     loop.train(whole)
     # the fast recipe passes over a share of the images: 8 steps an epoch
@@ -161,7 +162,7 @@ def test_resume_says_if_threads_differ(unfinished, monkeypatch, n_threads):
 
 
 def test_resume_with_other_options_is_refused_with_the_difference(unfinished):
-    changes = {"seed": 7, "learning_rate": 0.1, "batch_size": 32, "kernel_size": 5, "width": 0.5,
+    changes = {"seed": 7, "learning_rate": 0.1, "batch_size": 32, "arch_option": ("width=0.5",),
                "recipe": "best", "epochs": 4, "precision": "bf16"}  # fmt: skip
     for name, value in changes.items():
         with pytest.raises(InputError, match=f"belongs to another run: {name}"):
@@ -200,7 +201,7 @@ def interrupt_when_told(event):
 def test_interrupt_at_any_stage_says_what_is_on_the_disk(
     options, monkeypatch, place, name, call, after, n_kept
 ):
-    options = replace(options, width=0.1)
+    options = replace(options, arch_option=("width=0.1",))
     with monkeypatch.context() as patch:
         patch.setattr(place, name, interrupting(getattr(place, name), call, after=after))
         check_interrupt_then_resume(options, lambda _: None, n_kept)
@@ -208,7 +209,7 @@ def test_interrupt_at_any_stage_says_what_is_on_the_disk(
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_interrupt_by_who_is_told_says_what_is_on_the_disk(options, monkeypatch, resume):
-    options = replace(options, width=0.1)
+    options = replace(options, arch_option=("width=0.1",))
     if resume:  # and be stopped before the first step
         interrupted(monkeypatch, options)
     tell = interrupt if resume else interrupt_when_told
@@ -238,7 +239,7 @@ def test_interrupt_in_the_first_epoch_tells_of_an_older_state_of_the_same_run(
 
 
 def test_odd_resume_header_is_refused_before_training_or_does_no_harm(options, monkeypatch):
-    options = replace(options, width=0.05, validate=40)
+    options = replace(options, arch_option=("width=0.05",), validate=40)
     interrupted(monkeypatch, options, step=13)
     kept = checkpoint.load(options.resume_path, kind="resume")
     run = Run(replace(options, resume=True), device=torch.device("cpu"))
@@ -265,7 +266,7 @@ def run_files(options, number=""):
 
 
 def test_earlier_run_is_kept_under_a_number_unless_it_is_the_same(options):
-    options = replace(options, epochs=1, width=0.1)
+    options = replace(options, epochs=1, arch_option=("width=0.1",))
     assert loop.train(options).earlier_path is None
     first = run_files(options)
     assert loop.train(options).earlier_path is None  # the same bits
@@ -281,7 +282,7 @@ def test_earlier_run_is_kept_under_a_number_unless_it_is_the_same(options):
 
 @pytest.mark.parametrize("moment", [1, 2])
 def test_kill_between_the_renames_leaves_a_run_that_resume_finishes(options, monkeypatch, moment):
-    options = replace(options, epochs=1, width=0.1)
+    options = replace(options, epochs=1, arch_option=("width=0.1",))
     loop.train(options)
     earlier, real, renames = run_files(options), Path.rename, itertools.count(1)
 
@@ -304,7 +305,7 @@ def test_kill_between_the_renames_leaves_a_run_that_resume_finishes(options, mon
 def test_earlier_run_that_cannot_be_renamed_is_an_error_and_the_new_one_is_safe(
     options, monkeypatch
 ):
-    options = replace(options, epochs=1, width=0.1)
+    options = replace(options, epochs=1, arch_option=("width=0.1",))
     loop.train(options)
     before = run_files(options)
 
@@ -322,7 +323,7 @@ def test_earlier_run_that_cannot_be_renamed_is_an_error_and_the_new_one_is_safe(
 @pytest.mark.parametrize(
     ("name", "value"),
     [("seed", 1 << 64), ("epochs", 10**9), ("batch_size", 10**9),
-     ("kernel_size", 10), ("validate", 60_000), ("learning_rate", float("nan")),
+     ("validate", 60_000), ("learning_rate", float("nan")),
      ("learning_rate", float("inf")), ("learning_rate", 0.0)],
 )  # fmt: skip
 def test_vast_or_senseless_option_is_refused_with_its_range(name, value):
@@ -404,7 +405,7 @@ def test_device_is_one_that_is_here_and_of_several_gpus_the_process_s_own(monkey
 
 def test_progress_counts_up_to_the_last_image(options, monkeypatch):
     monkeypatch.setattr(loop, "REPORT_EVERY_S", 0)
-    _, events = heard(replace(options, epochs=1, width=0.5))
+    _, events = heard(replace(options, epochs=1, arch_option=("width=0.5",)))
     seen = [event for event in events if isinstance(event, loop.Progress)]
     assert checkpoint.load_model(options.out)[0].architecture.width == 0.5
     assert [state.n_images for state in seen] == list(range(64, 641, 64))
@@ -419,7 +420,7 @@ def test_validation_scores_images_that_training_never_sees(options):
     images = data.load_training_set("sample", options.data_dir)
     assert np.array_equal(run.dataset.train.images, images.images[:500])
     # by hand: forward and two gradients, but none of conv1's input
-    assert run.architecture.n_training_operations == 2 * (3 * 2_215_168 - 165_888)
+    assert run.count_operations().n_training == 2 * (3 * 2_215_168 - 165_888)
     model, _ = checkpoint.load_model(options.out)
     logits = torch.from_numpy(compute_logits(model, images.images[500:], torch.float32))
     labels = torch.from_numpy(images.labels[500:].copy()).long()
@@ -448,7 +449,7 @@ def test_best_recipe_leaves_the_tutorials_network_and_its_averaged_weights(optio
 
 def test_bf16_trains_and_says_where_it_is_slow(options, monkeypatch):
     monkeypatch.setattr(machine, "passport", lambda: {"isa": ["avx2"]})
-    options = replace(options, epochs=1, width=0.25)
+    options = replace(options, epochs=1, arch_option=("width=0.25",))
     _, (run, *_, epoch) = heard(replace(options, precision="bf16"))
     assert "no bfloat16 instructions" in next(run.warnings())
     (exact,) = loop.train(options).epochs
