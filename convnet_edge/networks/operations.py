@@ -36,7 +36,7 @@ def count(model: nn.Module, image_shape: Sequence[int]) -> Operations:
             *_, n_tokens, width = result[0].shape
             counts.append(4 * n_tokens * width**2 + 2 * n_tokens**2 * width)
         else:
-            counts.append(result.numel() * layer.weight[0].numel())  # type: ignore[union-attr,operator]
+            counts.append(result.numel() * layer.get_parameter("weight")[0].numel())
 
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
