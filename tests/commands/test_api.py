@@ -49,9 +49,9 @@ def test_a_device_can_parse_it():
 
 
 WRONG = [
-    (ce.TrainOptions, "epochs", "3", "a whole number from 1 to 10,000"),
-    (ce.TrainOptions, "epochs", 2.5, "a whole number from 1 to 10,000"),
-    (ce.TrainOptions, "epochs", True, "a whole number from 1 to 10,000"),
+    (ce.TrainOptions, "epochs", "3", "a whole number from 0 to 10,000"),
+    (ce.TrainOptions, "epochs", 2.5, "a whole number from 0 to 10,000"),
+    (ce.TrainOptions, "epochs", True, "a whole number from 0 to 10,000"),
     (ce.TrainOptions, "seed", None, "a whole number from 0 to [0-9,]+"),
     (ce.TrainOptions, "data", Path("photos"), "text"),
     (ce.TrainOptions, "data", ["sample"], "text"),
