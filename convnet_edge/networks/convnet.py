@@ -187,7 +187,7 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
     return logits
 
 
-def reference_logits(model: Convnet, images: Array) -> tuple[Array, Array]:
+def reference_logits(model: nn.Module, images: Array) -> tuple[Array, Array]:
     """Return PyTorch's logits (N, n_classes) on `images`, in float64 and in float32."""
     exact, rounded = (compute_logits(model, images, t) for t in (torch.float64, torch.float32))
     return exact, rounded
