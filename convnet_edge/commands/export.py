@@ -12,7 +12,6 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
     """
     from ..exporting.export import export
     from ..runtime.measure.tables import accuracy_text
-    from ..sealing.parity import OPSET
 
     with terminal.progress():
         result = export(options, terminal.step)
@@ -21,10 +20,11 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
     terminal.checks(report.checks)
     n_as_before, n_images = found.n_agreeing_labels, found.n_images
     of_all = f" of {n_images:,}" * (n_as_before < n_images)
+    sample = f", a sample of the {found.n_all:,}" if found.n_all else ""
     terminal.answer(
-        f"{result.model_path.name}: {report.model_bytes:,} bytes, opset {OPSET}, accuracy "
+        f"{result.model_path.name}: {report.model_bytes:,} bytes, opset {result.opset}, accuracy "
         f"{accuracy_text(result.score)}",
-        f"  labels as PyTorch's on {n_as_before:,}{of_all} images; largest error "
+        f"  labels as PyTorch's on {n_as_before:,}{of_all} images{sample}; largest error "
         f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
     terminal.say(f"  {len(report.checks)} checks hold", f"  sha256 {report.model_sha256}")

@@ -8,6 +8,8 @@ from ..data.options import DataOptions
 from ..runtime.options import model, option, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
+REFERENCE_S = 60.0
+
 
 @dataclass(frozen=True)
 class ExportOptions(DataOptions):
@@ -16,6 +18,9 @@ class ExportOptions(DataOptions):
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
     input: Literal["float32", "uint8"] = option(
         "float32", "float32: pixels in [0, 1]; uint8: grey values, as stored."
+    )
+    reference_s: float = option(
+        REFERENCE_S, "Seconds for the float64 reference; past them, of a sample of images.", above=0
     )
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"

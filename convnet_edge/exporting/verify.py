@@ -27,7 +27,7 @@ from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from . import skew
-from .options import VerifyOptions
+from .options import REFERENCE_S, VerifyOptions
 
 LONG_S = 10.0
 PATIENCE = 10  # times the estimate, after which runs are ended
@@ -140,16 +140,22 @@ def verify(
 def compare_network(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
-    """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`."""
-    from ..networks import checkpoint, convnet  # torch: only this path needs it
+    """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`.
+
+    Of a network that takes longer than a minute, on a seeded sample of them.
+    """
+    from ..networks import checkpoint  # torch: only this path needs it
+    from . import reference
 
     model, stored = checkpoint.load_model(path)
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)
-    reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
-    with _in_time(mine, len(images), note):
-        return parity.compare_all(mine, reference), Against(str(path))
+    known = reference.compute(model, images, limit_s=REFERENCE_S)
+    if known.n_all:
+        note(f"comparing {len(known.images):,} of the {known.n_all:,} images, a seeded sample")
+    with _in_time(mine, len(known.images), note):
+        return parity.compare_all(mine, known), Against(str(path))
 
 
 def compare_model(

@@ -134,7 +134,9 @@ def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, few):
     torch.manual_seed(0)
     model = Convnet(Architecture(kernel_size=kernel_size))
     reference = parity.from_pytorch(few.images, convnet.reference_logits(model, few.images))
-    session = onnxruntime.InferenceSession(graph.to_onnx(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.to_onnx(model, model.architecture.image_shape), providers=["CPUExecutionProvider"]
+    )
     (logits,) = session.run(None, {"images": few.images[:, None].astype(np.float32) / 255})
     assert np.abs(logits - reference.logits).max() <= reference.tolerance
 
@@ -145,7 +147,7 @@ def test_exporter_that_gives_up_is_named_with_its_versions(monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", give_up)
     with pytest.raises(CheckFailedError, match=f"torch {torch.__version__.split('+')[0]}"):
-        graph.to_onnx(Convnet(Architecture()))
+        graph.to_onnx(Convnet(Architecture()), (1, 28, 28))
 
 
 def test_uint8_input_gives_the_same_network(on_few, few, trained, reference, tmp_path):

@@ -228,7 +228,7 @@ def untrained(images, **network):
     torch.manual_seed(0)
     model = Convnet(Architecture(**network))
     inputs = images[:, None].astype(np.float32) / np.float32(255)
-    return portable.quantize_graph(graph.to_onnx(model), inputs)
+    return portable.quantize_graph(graph.to_onnx(model, model.architecture.image_shape), inputs)
 
 
 def test_float_model_is_not_replaced_by_its_integers(exported):

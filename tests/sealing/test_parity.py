@@ -92,7 +92,10 @@ def test_margin_certificate_names_the_images_that_the_error_could_flip():
     certificate = comparison.margin_certificate
     assert (certificate.n, certificate.images) == (1, (1,))
     assert certificate.smallest_margin == pytest.approx(1e-7)
-    assert "1 of 3 images have a top-1/top-2 margin below 2 × 1e-07: 1;" in comparison.summary()[1]
+    assert (
+        "1 of the 3 images compared have a top-1/top-2 margin below 2 × 1e-07: 1;"
+        in comparison.summary()[1]
+    )
     assert parity.compare(EXACT, REFERENCE).margin_certificate.n == 0
 
 
