@@ -13,6 +13,7 @@ from pathlib import Path
 from ..drawing import charts
 from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
+from ..runtime.contract import PROOFS
 from ..runtime.files import write_atomically
 from ..runtime.measure import tables
 from ..runtime.measure.result import Latency, Machine, Result, brief
@@ -115,7 +116,7 @@ def report(options: ReportOptions) -> ReportResult:
         (said.summary, *_screen(entries, markdown_path)),
         (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
-        tuple(dict.fromkeys(one.name for one in entries)),
+        tuple(dict.fromkeys(one.result.model.name for one in entries)),
     )
 
 
@@ -301,6 +302,8 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
     for one in entries:
         if (ending := _ending(one)) != "complete":
             yield f"{one.number}, {one.path.name}: {ending}"
+        if proof := one.result.model.proof:
+            yield f"{one.number}, {one.path.name}: {proof}: {PROOFS[proof]}"
 
 
 def _figures(entries: Sequence[Entry], out: Path) -> Iterator[tuple[str, str, Picture]]:
