@@ -28,6 +28,7 @@ from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
 from ..training.launch import Launch, read_launch
 from . import (
+    adopt,
     bench,
     bundle,
     data,
@@ -233,6 +234,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "quantize": quantize.command,
         "verify": verify.command,
         "inspect": inspect.command,
+        "adopt": adopt.command,
     },
     "Measure": {"bench": bench.command, "compare": report.compare, "report": report.command},
     "Hand over": {"bundle": bundle.command, "serve": bundle.serve, "predict": predict.command},
@@ -245,7 +247,7 @@ FLAGS = {
 }
 TAKERS = {
     "json": {*COMMANDS} - {"serve", "quickstart"},
-    "verbose": {"data", "train", "export", "quantize", "bench", "report", "quickstart"},
+    "verbose": {"adopt", "data", "train", "export", "quantize", "bench", "report", "quickstart"},
 }
 for panel, runs in PANELS.items():
     for name, run in runs.items():

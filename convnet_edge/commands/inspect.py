@@ -38,8 +38,8 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     for name, text in _stated(document["contract"]).items():
         terminal.say(f"{name:>15} {text}")
     terminal.say(f"{'':>15} {file.digest.line()}")
-    is_unproved = file.contract.proof == "unproved"
-    terminal.finish(document, "convnet-edge", "bench" if is_unproved else "verify", *to_name(path))
+    then = "verify" if file.holds_contract else "bench"
+    terminal.finish(document, "convnet-edge", then, *to_name(path))
 
 
 def inspect(options: InspectOptions) -> ModelFile:
@@ -86,7 +86,7 @@ def _contract(file: ModelFile) -> dict[str, Any]:
         "goldens": {"n": len(goldens.images), **tolerated},
         "preprocessing": {**stated["preprocessing"], "samples": samples},
     }
-    if file.contract.proof == "unproved":
+    if not file.holds_contract:
         n_classes = file.outputs[file.contract.output_name][1:]
         unsaid = {"goldens", "file_sha256", "versions", "decision", "parameters"}
         unsaid |= {"class_labels"} if n_classes != (len(stated["class_labels"]),) else set()

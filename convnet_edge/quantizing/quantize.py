@@ -18,6 +18,7 @@ from ..data.dataset import take
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
+from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy, cost, machine, stats, tables, timing
@@ -28,6 +29,7 @@ from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
+from ..sealing.normalization import take_pixels
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
@@ -196,7 +198,12 @@ class _Source:
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
-        self.classifier = Classifier(path)
+        file = unproved.open_any(path, options)
+        unproved.require_used([file], options)
+        if not file.holds_contract:
+            unproved.require_told(file, options)
+            file = take_pixels(file)
+        self.classifier = Classifier(file)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
             raise InputError(

@@ -44,7 +44,7 @@ class ReportResult:
 
     summary: what a terminal shows of it. details: what it shows instead of all but the first line
     if more is wanted. warnings: why some of the numbers cannot be compared, or are missing. models:
-    names of the files that were measured.
+    names of the files that were measured, and can be handed over.
     """
 
     html_path: Path
@@ -88,6 +88,7 @@ def report(options: ReportOptions) -> ReportResult:
     """
     results = read_results(options.results)
     entries = _entries(results)
+    models = [one.result.model for one in entries]
     charted = _telling(entries, MAX_CHARTED)
     figures = tuple(_figures(charted, options.out))
     pictures = tuple(picture for *_, picture in figures)
@@ -116,7 +117,7 @@ def report(options: ReportOptions) -> ReportResult:
         (said.summary, *_screen(entries, markdown_path)),
         (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
-        tuple(dict.fromkeys(one.result.model.name for one in entries)),
+        tuple(dict.fromkeys(one.name for one in models if one.proof != "unproved")),
     )
 
 

@@ -54,7 +54,7 @@ WRITE_STEPS, MULTIPLICATIONS_A_STEP = 4, 16
 
 def admit(file: ModelFile) -> None:
     """Raise an InputError unless `file` is as it was exported, and safe to open and to run."""
-    if not file.digest.passed and file.contract.proof != "unproved":
+    if file.holds_contract and not file.digest.passed:
         raise InputError(
             f"the file was altered after its export: {file.digest.name}: {file.digest.detail}",
             expected="the bytes that were proved at export",

@@ -40,7 +40,6 @@ _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
 _SPARSE_WEIGHTS = 15  # of GraphProto
-_MAX_FILL_BYTES = 64  # of the tensor that holds the one number of a ConstantOfShape
 # how other files begin, from the byte at which that is
 _OTHERS = (
     (0, b"PK\x03\x04", "a zip, as PyTorch's checkpoints are"),
@@ -100,8 +99,8 @@ class Graph:
     """What a file's bytes say of its graph; `read_graph` makes it.
 
     opsets: version by domain. weights, inputs, outputs, shapes: by name; inputs without the
-    weights, weights with the constants among the operations, shapes of the outputs and all between.
-    element_types: of TensorProto, of inputs and outputs.
+    weights, shapes of the outputs and all between. element_types: of TensorProto, of inputs and
+    outputs.
     """
 
     data: bytes
@@ -147,6 +146,11 @@ class ModelFile(Graph):
         from .measure.result import brief  # opening a file does not wait for it
 
         return brief(self)
+
+    @property
+    def holds_contract(self) -> bool:
+        """Whether the contract is the file's own, and none that stands in for one."""
+        return not self.digest.skipped
 
     @cached_property
     def sha256(self) -> str:
@@ -213,7 +217,7 @@ def open_model(source: PathLike | bytes) -> ModelFile:
         return ModelFile(**vars(_graph(source, top, graph)), contract=stated, digest=digest)
 
 
-def holds_contract(data: bytes) -> bool:
+def is_sealed(data: bytes) -> bool:
     """Return whether a file states what it is, well or badly; InputError if it is no ONNX."""
     with _reading(data):
         return bool(_contracts(Message(memoryview(data))))
@@ -228,6 +232,20 @@ def read_graph(data: bytes) -> Graph:
     with _reading(data):
         top = Message(memoryview(data))
         return _graph(data, top, _only_graph(top))
+
+
+def open_stated(data: bytes, document: bytes, path: Path | None = None) -> ModelFile:
+    """Read a file that holds no contract; `document`: the unproved one that stands in for it.
+
+    Raises:
+        InputError: either is damaged.
+    """
+    graph, stated = read_graph(data), contract.parse(document)
+    sizes = stated.document["input"]["shape"]  # some of which the graph may leave free
+    inputs = {name: (*shape[:1], *sizes) for name, shape in graph.inputs.items()}
+    digest = Check("digest", False, "the file states none, it is unproved", skipped=True)
+    parts = vars(replace(graph, inputs=inputs))
+    return ModelFile(**parts, contract=stated, digest=digest, path=path)
 
 
 @contextmanager
@@ -253,16 +271,14 @@ def _only_graph(top: Message) -> Message:
 def _graph(data: bytes, top: Message, graph: Message) -> Graph:
     if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
         raise ValueError("training steps, functions of its own or sparse weights in it")
-    described = graph.messages(1)
-    constants = [one for one in described if _is_constant(one)]
-    weights = _by_name(chain(map(_read_weight, graph.messages(5)), map(_read_constant, constants)))
+    weights = _by_name(map(_read_weight, graph.messages(5)))
     given = [graph.messages(field) for field in (11, 12, 13)]
     inputs, outputs, inner = (_by_name(map(_read_shape, values)) for values in given)
     return Graph(
         data=data,
         ir_version=top.integer(1),
         opsets={_domain(opset.text(1)): opset.integer(2) for opset in top.messages(8)},
-        nodes=tuple(_read_node(one) for one in described if not _is_constant(one)),
+        nodes=tuple(map(_read_node, graph.messages(1))),
         weights=weights,
         inputs={name: shape for name, shape in inputs.items() if name not in weights},
         outputs=outputs,
@@ -336,7 +352,7 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_node(message: Message) -> Node:
     attributes = message.messages(5)
-    if any(_is_nested(message, attribute) for attribute in attributes):
+    if any(attribute.fields.keys() & _NESTED_FIELDS for attribute in attributes):
         raise ValueError("an operation that holds a tensor or a graph of its own in it")
     return Node(
         op_type=message.text(4),
@@ -346,31 +362,6 @@ def _read_node(message: Message) -> Node:
         integers=_by_name((a.text(1), a.integers(3) + a.integers(8)) for a in attributes),
         texts=tuple(text for a in attributes for text in a.texts(4) + a.texts(9)),
     )
-
-
-def _is_nested(node: Message, attribute: Message) -> bool:
-    fills = node.text(4) == "ConstantOfShape" and len(attribute.part(5)) <= _MAX_FILL_BYTES
-    return bool(attribute.fields.keys() & (_NESTED_FIELDS - {5} if fills else _NESTED_FIELDS))
-
-
-def _is_constant(message: Message) -> bool:
-    return message.text(4) == "Constant" and _domain(message.text(7)) == ""
-
-
-def _read_constant(message: Message) -> tuple[str, Weight]:
-    """Return the weight that an operation without inputs stands for."""
-    (name,), (value,) = message.texts(2), message.messages(5)
-    kind, content = value.text(1), value.data
-    if kind == "value":
-        return name, _read_weight(value.message(5))[1]
-    if kind == "value_float":
-        return name, Weight(ELEMENT_TYPES["float32"], (), content, value.part(2))
-    if kind not in ("value_int", "value_ints"):
-        raise ValueError(f"the constant {name!r} is of the kind {kind!r}")
-    numbers = value.integers(8 if kind == "value_ints" else 3)
-    dims = (len(numbers),) if kind == "value_ints" else ()
-    raw = memoryview(b"".join(n.to_bytes(8, "little") for n in numbers))
-    return name, Weight(ELEMENT_TYPES["int64"], dims, content, raw)
 
 
 def _domain(name: str) -> str:

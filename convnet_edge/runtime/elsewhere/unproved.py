@@ -20,13 +20,13 @@ from .. import contract
 from ..classifier import Classifier
 from ..contract import PROBABILITIES, Array
 from ..errors import InputError
-from ..measure.check import Check
 from ..model_file import (
     Graph,
     ModelFile,
-    holds_contract,
+    is_sealed,
     naming,
     open_model,
+    open_stated,
     read_graph,
     read_model,
 )
@@ -39,7 +39,6 @@ from .given import CLASSIFIER, EXPORT_ANEW, Told, describe, read_classes
 MAX_IMAGES, MAX_PIXELS = 16, 1 << 20  # of random pictures, and of all of them
 N_CELLS, SEED = 8, 0
 TOLERANCE_FACTOR = 8  # times the noise, as in the proof of an export
-DIGEST = Check("digest", False, "the file states none, it is unproved", skipped=True)
 RANDOM = f"of {N_CELLS} x {N_CELLS} random colours, seed {SEED}"
 
 
@@ -50,7 +49,7 @@ def open_any(path: Path, given: UnprovedOptions) -> ModelFile:
         InputError: unreadable, none that can be run, or `given` makes no sense of it.
     """
     found = look_into(path, given)
-    if found.contract.proof != "unproved":
+    if found.holds_contract:
         return found
     with naming(path):
         return _with_outputs(found, given)
@@ -60,7 +59,7 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
     """Read a model file as `open_any`, but run nothing: an unproved one's outputs are zeros."""
     data = read_model(path)
     with naming(path):
-        if holds_contract(data):
+        if is_sealed(data):
             return replace(open_model(data), path=path)
         graph = read_graph(data)
         told = describe(graph, given)
@@ -74,19 +73,10 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
         return open_stated(data, _as_text(document), path)
 
 
-def open_stated(data: bytes, document: bytes, path: Path | None = None) -> ModelFile:
-    """Read a file that holds no contract; `document`: what stands in for one."""
-    graph, stated = read_graph(data), contract.parse(document)
-    sizes = stated.document["input"]["shape"]
-    inputs = {name: (*shape[:1], *sizes) for name, shape in graph.inputs.items()}
-    parts = vars(replace(graph, inputs=inputs))
-    return ModelFile(**parts, contract=stated, digest=DIGEST, path=path)
-
-
 @contextmanager
 def stand_in(file: ModelFile) -> Iterator[Path | None]:
-    """Give other processes the document that an unproved file lacks, as a file; None of others."""
-    if file.contract.proof != "unproved":
+    """Give other processes the document that a file lacks, as one of its own; None of others."""
+    if file.holds_contract:
         yield None
         return
     with TemporaryDirectory() as folder:
@@ -98,7 +88,7 @@ def stand_in(file: ModelFile) -> Iterator[Path | None]:
 def require_used(files: Iterable[ModelFile], given: UnprovedOptions) -> None:
     """Refuse what is given where every model says it by itself."""
     said = [one.name for one in fields(UnprovedOptions) if getattr(given, one.name) is not None]
-    if said and all(file.contract.proof != "unproved" for file in files):
+    if said and all(file.holds_contract for file in files):
         flag = f"--{said[0].replace('_', '-')}"
         raise InputError(
             f"{flag} for a model that holds its own contract",
@@ -113,9 +103,13 @@ def require_told(file: ModelFile, given: UnprovedOptions) -> None:
         (given.classes, "--classes", "a file with the names of its classes"),
         (given.preprocessing, "--preprocessing", "a file that says how pictures are prepared"),
     ):
-        unproved = file.contract.proof == "unproved"
         found = f"--data for {file.path or 'a model'}, which holds no contract"
-        require(not unproved or path is not None, found, what, flag, verb="add")
+        require(file.holds_contract or path is not None, found, what, flag, verb="add")
+
+
+def to_document(file: ModelFile, **changes: Any) -> bytes:
+    """Return the document that stands in for a contract, with `changes` in it."""
+    return _as_text(file.contract.document | changes)
 
 
 def random_images(how: Preprocessing) -> Array:

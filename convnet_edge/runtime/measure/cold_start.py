@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import archive, errors
 from ..classifier import Classifier
-from ..model_file import ModelFile, read_model
+from ..model_file import open_stated, read_model
 from ..session import Settings, import_onnxruntime
 from . import machine
 from .result import FreshProcess
@@ -98,8 +98,9 @@ def _start(task: dict[str, Any], began_ns: int) -> tuple[dict[str, Any], list[in
     path, member = Path(task["model_path"]), task["member"]
     model = archive.read_archive(path).models()[member] if member else read_model(path)
     read = clock()
-    opened_file = _with_stand_in(model, task["contract_path"])
-    classifier = Classifier(opened_file, settings=Settings(**task["settings"]))
+    contract_path = task["contract_path"]
+    file = open_stated(model, Path(contract_path).read_bytes()) if contract_path else model
+    classifier = Classifier(file, settings=Settings(**task["settings"]))
     opened = clock()
     inputs = classifier.to_input(classifier.contract.goldens.images)
     first_began = clock()
@@ -119,14 +120,6 @@ def _start(task: dict[str, Any], began_ns: int) -> tuple[dict[str, Any], list[in
         **steady,
     )
     return asdict(found), samples_ns
-
-
-def _with_stand_in(model: bytes, contract_path: str | None) -> bytes | ModelFile:
-    if contract_path is None:
-        return model
-    from ..elsewhere.unproved import open_stated  # not awaited where no file needs it
-
-    return open_stated(model, Path(contract_path).read_bytes())
 
 
 def _run_on(
