@@ -33,7 +33,7 @@ class Evaluated:
 
 
 def evaluate(proto: onnx.ModelProto, inputs: Array) -> Evaluated:
-    """Run `inputs` (N, C, H, W), as the graph takes them, in turn: the first, and while time is left."""
+    """Run `inputs` (N, C, H, W), as the graph takes them: one, and more while time is left."""
     both: tuple[list[Array], list[Array]] = ([], [])
     started, why = time.perf_counter(), None
     try:

@@ -1,6 +1,6 @@
 """The options of `export` and `verify`."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,7 @@ class AdoptOptions(DataOptions, UnprovedOptions):
     """Which .onnx from elsewhere to seal, and what its maker knows of it."""
 
     model: Path = option(None, "The .onnx file, which stays as it is.", positional=True)
+    _: KW_ONLY
     data: str = option(None, f"Pictures with their classes: {SOURCES}", metavar="SOURCE")
     classes: Path = classes(default_text=None)
     preprocessing: Path = preprocessing(default_text=None)

@@ -46,6 +46,7 @@ ADVICE = {
     "mixed": "int8 is not faster here in each of these: choose by how you will run it",
 }
 LARGE_BATCH = 64
+OPSET_OF_AXES = 13
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
@@ -203,6 +204,15 @@ class _Source:
         if not file.holds_contract:
             unproved.require_told(file, options)
             file = take_pixels(file)
+        found = f"{path}, whose graph is fixed at {file.batch_size} image"
+        require(file.batch_size is None, found, "any number of images", "MODEL")
+        require(
+            file.opsets[""] >= OPSET_OF_AXES,
+            f"{path} of opset {file.opsets['']}, which has no scale for each channel",
+            f"opset {OPSET_OF_AXES} or newer",
+            "what `convnet-edge adopt` makes of it, which raises the opset",
+            verb="name",
+        )
         self.classifier = Classifier(file)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
