@@ -28,7 +28,6 @@ from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
 from ..training.launch import Launch, read_launch
 from . import (
-    adopt,
     bench,
     bundle,
     data,
@@ -234,7 +233,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "quantize": quantize.command,
         "verify": verify.command,
         "inspect": inspect.command,
-        "adopt": adopt.command,
+        "adopt": export.adopt,
     },
     "Measure": {"bench": bench.command, "compare": report.compare, "report": report.command},
     "Hand over": {"bundle": bundle.command, "serve": bundle.serve, "predict": predict.command},

@@ -21,6 +21,7 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..drawing.pictures import Picture
+    from ..runtime.classifier import Classifier
     from ..runtime.measure import bench as stage
     from ..runtime.measure.accuracy import ImageSet
     from ..runtime.measure.result import Result
@@ -90,13 +91,11 @@ def bench(
         CheckFailedError: golden vectors are wrong; the result is still written.
         InterruptedRunError: Ctrl-C; what was measured until then is written.
     """
-    from ..data import dataset
     from ..runtime import selftest
-    from ..runtime.classifier import Classifier
     from ..runtime.elsewhere import unproved
     from ..runtime.errors import InterruptedRunError
     from ..runtime.files import require_writable, write_json
-    from ..runtime.measure.bench import Listener, bench_model, settings_of
+    from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
 
@@ -108,17 +107,14 @@ def bench(
     for path in models:
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
-        file = unproved.open_any(path, options)
-        classifier = Classifier(file, settings=settings_of(options))
-        task = dataset.Task.of(classifier.contract)
-        test = dataset.find_test_set(task, options)
+        classifier, test = _open(path, options)
 
         def keep(result: Result, path: Path = result_path) -> None:
             write_json(path, as_json(result))
 
         others = first if test is not None else None
         try:
-            with unproved.stand_in(file) as contract_path:
+            with unproved.stand_in(classifier.file) as contract_path:
                 measured = bench_model(
                     classifier,
                     options,
@@ -139,6 +135,18 @@ def bench(
         done(found[-1])
         first = first or measured
     return tuple(found)
+
+
+def _open(path: Path, options: BenchOptions) -> tuple[Classifier, ImageSet | None]:
+    """Open a model, and find the pictures that it is scored on."""
+    from ..data import dataset
+    from ..runtime.classifier import Classifier
+    from ..runtime.elsewhere import unproved
+    from ..runtime.measure.bench import settings_of
+
+    file = unproved.open_any(path, options)
+    classifier = Classifier(file, settings=settings_of(options))
+    return classifier, dataset.find_test_set(dataset.Task.of(classifier.contract), options)
 
 
 def _unscored(result: Result) -> str:

@@ -16,7 +16,7 @@ import onnx
 import onnx.version_converter
 
 from ..data import cache, dataset
-from ..runtime import contract, selftest
+from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import PROOFS, Array, Goldens
 from ..runtime.elsewhere import unproved
@@ -26,7 +26,7 @@ from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief
-from ..runtime.model_file import ModelFile, open_stated
+from ..runtime.model_file import ModelFile
 from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
@@ -126,7 +126,7 @@ def adopt(options: AdoptOptions, step: Callable[[str], None] = lambda _: None) -
     plain = Classifier(draft, settings=Settings(fuse=False))
     reference = _refer(plain, test)
     step("proving the final bytes")
-    final = contract.seal(draft.data, _describe(path.stem, draft, reference, test))
+    final = seal.seal(draft.data, _describe(path.stem, draft, reference, test))
     checks, score = _prove(final, source, reference, test)
     report = AdoptReport(
         passed=all(check.passed or check.skipped for check in checks),
@@ -164,11 +164,11 @@ def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
     changes.append(opset)
     if source.contract.normalization is not None:
         changes.append("the first operations, Mul and Add, apply mean and deviation")
-    document: dict[str, Any] = {}
+    document = file.contract.document
     if file.contract.gives_probabilities:
         _take_off_softmax(proto.graph)
         changes.append("the last operation, Softmax, is left out: what reads logits applies it")
-        document = {"output": file.contract.document["output"] | {"meaning": "before softmax"}}
+        document = document | {"output": document["output"] | {"meaning": "before softmax"}}
     graph = proto.graph
     for owner in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         owner.ClearField("doc_string")  # of its maker: paths, times
@@ -176,7 +176,7 @@ def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
     del graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     data = bytes(proto.SerializeToString(deterministic=True))
-    return tuple(changes), open_stated(data, unproved.to_document(file, **document), file.path)
+    return tuple(changes), unproved.state(data, document, file.path)
 
 
 def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

@@ -86,7 +86,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("exporting the graph")
     plain = graph.to_onnx(model, takes=options.input)
     step("proving the final bytes")
-    final = contract.seal(plain, _describe(options, model, trained.header, test, reference))
+    final = seal.seal(plain, _describe(options, model, trained.header, test, reference))
     proof = prove(final, reference)
     floor, tolerance = reference.floor, reference.tolerance
     report = ParityReport(

@@ -116,7 +116,7 @@ def verify(
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
-        classifier = Classifier(file, provider=options.provider)
+        classifier = Classifier(file, provider=options.provider, isolate=True)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
         if options.skew or options.against is not None:

@@ -15,7 +15,7 @@ import onnx
 
 from ..data import dataset
 from ..data.dataset import take
-from ..runtime import contract, selftest
+from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.elsewhere import unproved
@@ -231,7 +231,7 @@ class _Source:
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
-        return Classifier(contract.seal(graph, self.document), settings=Settings(fuse=fuse))
+        return Classifier(seal.seal(graph, self.document), settings=Settings(fuse=fuse))
 
     def quantised(self, float_layers: Collection[str]) -> bytes:
         """Return its graph with integers in all but these layers."""
@@ -297,7 +297,7 @@ def quantize(
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
     document = _describe(options, source, found, reference)
-    classifier = Classifier(contract.seal(graph, document))
+    classifier = Classifier(seal.seal(graph, document))
     logits = classifier.logits(test.images)
     checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)

@@ -88,6 +88,21 @@ class Decision:
     coverage: Number
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the graph takes, as the device finds it again before the file is opened.
+
+    n_multiplications: of one image, in convolutions and products of matrices. peak_bytes: the
+    largest sum of the results of one image that are needed at the same time, the image among them,
+    and of all that is made of weights alone; every number as a float32. operators: how often each
+    occurs, by name.
+    """
+
+    n_multiplications: int
+    peak_bytes: int
+    operators: dict[str, int]
+
+
 # what is read of the document as it stands, by part
 _KINDS: dict[str, dict[str, Any]] = {
     "input": {"name": str, "scale": str, "shape": list},
@@ -98,6 +113,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "goldens": {"floor": Number, "tolerance": Number, "indices": list},
     "parameters": {"n": int},
     "decision": {one.name: one.type for one in fields(Decision)},
+    "cost": {"n_multiplications": int, "peak_bytes": int, "operators": dict},
     "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
 }
 _OPTIONAL = ("decision", "quantization")
@@ -126,6 +142,7 @@ class Contract:
     samples: tuple[SamplePicture, ...]
     decision: Decision | None
     quantization: dict[str, Any] | None
+    cost: Cost
     file_sha256: str
     document: dict[str, Any]
 
@@ -248,24 +265,23 @@ def _parse(document: dict[str, Any]) -> Contract:
         ),
         decision=_parse_decision(document["decision"]),
         quantization=quantization,
+        cost=_parse_cost(document["cost"]),
         file_sha256=str(document["file_sha256"]),
         document=document,
     )
 
 
 def _require_plain(value: Any, depth: int = 0) -> None:
-    """Raise ValueError unless all within `value` can be printed, stored and reckoned with."""
+    """Raise ValueError unless all within a list or object can be printed, stored, reckoned with."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists or objects within each other, more than {MAX_DEPTH}")
-    if isinstance(value, Number) and not abs(value) < MAX_NUMBER:  # NaN is not below it either
-        raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
-    if isinstance(value, str):
-        value.encode()  # half of a surrogate pair cannot be printed
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
+    for part in [*value, *value.values()] if isinstance(value, dict) else value:
+        if isinstance(part, (dict, list)):
             _require_plain(part, depth + 1)
+        elif isinstance(part, str):
+            part.encode()  # half of a surrogate pair cannot be printed
+        elif isinstance(part, (int, float)) and not abs(part) < MAX_NUMBER:  # nor is NaN
+            raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
 
 
 def _require_kinds(document: dict[str, Any]) -> None:
@@ -301,6 +317,14 @@ def _parse_decision(document: dict[str, Any] | None) -> Decision | None:
     found = Decision(**document)
     if min(found.threshold, found.max_unevenness or 0, found.n, found.coverage) < 0:
         raise ValueError(f"decision {str(document)[:200]}")
+    return found
+
+
+def _parse_cost(document: dict[str, Any]) -> Cost:
+    found = Cost(**document)
+    counts = found.operators.values()
+    if found.peak_bytes < 1 or not all(isinstance(n, int) and n > 0 for n in counts):
+        raise ValueError(f"cost {str(document)[:200]}")
     return found
 
 

@@ -34,8 +34,10 @@ ELSEWHERE = (
     "and measured as it is by `convnet-edge bench`"
 )
 MAX_AXES = 8
-ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "float16": 10,
-                 "float64": 11}  # of TensorProto  # fmt: skip
+ELEMENT_TYPES = {  # of TensorProto
+    "float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11,
+}  # fmt: skip
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
@@ -51,13 +53,15 @@ _OTHERS = (
     (0, b"\x89PNG", "a PNG picture"),
 )
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
+_TENSOR, _CONSTANTS = 5, ("Constant", "ConstantOfShape")  # the one that these operators may hold
 
 
 @dataclass(frozen=True)
 class Node:
     """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs.
 
-    integers: of each attribute, by name; () if it holds others. texts: of all attributes.
+    integers: of each attribute, by name; () if it holds others. texts: of all attributes. tensors:
+    of a constant, by attribute.
     """
 
     op_type: str
@@ -66,6 +70,7 @@ class Node:
     outputs: tuple[str, ...]
     integers: dict[str, tuple[int, ...]]
     texts: tuple[str, ...]
+    tensors: dict[str, "Weight"]
 
     @property
     def name(self) -> str:
@@ -87,10 +92,11 @@ class Weight:
     raw: memoryview
 
     def integers(self) -> tuple[int, ...]:
-        """Return the values of a short list of int64 that is stored raw; () of any other."""
-        is_short = len(self.raw) % 8 == 0 and len(self.raw) <= 8 * MAX_AXES
-        if self.element_type != ELEMENT_TYPES["int64"] or not is_short:
+        """Return the values of a short list of int64; () of any other."""
+        if self.element_type != ELEMENT_TYPES["int64"] or not 0 < math.prod(self.dims) <= MAX_AXES:
             return ()
+        if len(self.raw) % 8 or not self.raw:
+            return Message(self.content).integers(7)
         return tuple(n for (n,) in struct.iter_unpack("<q", self.raw))
 
 
@@ -165,23 +171,9 @@ class ModelFile(Graph):
         return self.n_float_weights
 
     @property
-    def n_multiplications(self) -> int | None:
-        """Multiplications an image in Conv and Gemm; None where a shape is not in the file.
-
-        An integer file's are those of the float one it was made from.
-        """
-        if self.contract.quantization is not None:
-            stated: int | None = self.contract.quantization["n_multiplications"]
-            return stated
-        try:
-            return sum(
-                math.prod(self.weights[node.inputs[1]].dims)
-                * math.prod(int(size) for size in self.shapes[node.outputs[0]][2:])
-                for node in self.nodes
-                if node.op_type in ("Conv", "Gemm")
-            )
-        except (LookupError, ValueError):  # ValueError: a free axis is no number
-            return None
+    def n_multiplications(self) -> int:
+        """Multiplications of one image, as the contract states them."""
+        return self.contract.cost.n_multiplications
 
 
 def read_model(path: Path) -> bytes:
@@ -352,15 +344,19 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_node(message: Message) -> Node:
     attributes = message.messages(5)
-    if any(attribute.fields.keys() & _NESTED_FIELDS for attribute in attributes):
+    op_type = message.text(4)
+    allowed = {_TENSOR} if op_type in _CONSTANTS else set()
+    if any(attribute.fields.keys() & _NESTED_FIELDS - allowed for attribute in attributes):
         raise ValueError("an operation that holds a tensor or a graph of its own in it")
+    held = [attribute for attribute in attributes if _TENSOR in attribute.fields]
     return Node(
-        op_type=message.text(4),
+        op_type=op_type,
         domain=_domain(message.text(7)),
         inputs=message.texts(1),
         outputs=message.texts(2),
         integers=_by_name((a.text(1), a.integers(3) + a.integers(8)) for a in attributes),
         texts=tuple(text for a in attributes for text in a.texts(4) + a.texts(9)),
+        tensors={a.text(1): _read_weight(a.message(_TENSOR))[1] for a in held},
     )
 
 

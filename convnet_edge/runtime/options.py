@@ -134,6 +134,16 @@ def threads() -> Any:
     return option(None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores")
 
 
+def ceiling() -> Any:
+    """Return the field of how much a model may take, for stages that open one."""
+    return option(
+        1.0,
+        "Open a model that takes up to so many times what is usual at most: 2 GiB, or as long as "
+        "2^36 multiplications take, an image.",
+        low=1,
+    )
+
+
 def seed(help: str) -> Any:  # noqa: A002 - the option's help
     """Return the field of a random seed, which several stages take."""
     return option(0, help, low=0, high=2**63 - 1)

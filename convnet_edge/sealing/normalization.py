@@ -6,8 +6,8 @@ whoever seals it.
 
 from ..runtime.contract import Array, scale_and_offset
 from ..runtime.elsewhere.given import NORMALIZATION
-from ..runtime.elsewhere.unproved import to_document
-from ..runtime.model_file import ELEMENT_TYPES, ModelFile, open_stated, read_graph
+from ..runtime.elsewhere.unproved import state
+from ..runtime.model_file import ELEMENT_TYPES, ModelFile, read_graph
 from ..runtime.protobuf import Message, field, read_fields
 
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # of GraphProto
@@ -25,8 +25,8 @@ def take_pixels(file: ModelFile) -> ModelFile:
     data, stated = _written(file), file.contract.document
     (taken,) = read_graph(data).inputs
     how = {key: value for key, value in stated["preprocessing"].items() if key not in NORMALIZATION}
-    document = to_document(file, input=stated["input"] | {"name": taken}, preprocessing=how)
-    return open_stated(data, document, file.path)
+    changed = {"input": stated["input"] | {"name": taken}, "preprocessing": how}
+    return state(data, stated | changed, file.path)
 
 
 def _written(file: ModelFile) -> bytes:

@@ -6,6 +6,9 @@ import foreign
 import pytest
 import tiny
 
+from convnet_edge.reporting import compare
+from convnet_edge.runtime.measure.result import FreshProcess
+
 
 @pytest.fixture
 def theirs(tmp_path):
@@ -77,10 +80,16 @@ def test_batch_fixed_at_one_is_benched_at_one(run, theirs, brief, tmp_path):
     )
 
 
-def test_compare_takes_turns_with_it(run, theirs, tmp_path):
+def test_compare_takes_turns_with_it(run, theirs, tmp_path, monkeypatch):
     own = tmp_path / "own.onnx"
     own.write_bytes(tiny.rgb())
-    done = run("compare", own, theirs, "--pairs", "6", "--max-slowdown", "10000%", "--json")
+
+    def answer(task):
+        assert (task.contract_path is None) == (task.model_path == own)
+        return FreshProcess(1, 1, 1, 1, 1, 1, 6, {}, {"1": 1.0}), [1_000_000] * 11
+
+    monkeypatch.setattr(compare, "start_process", answer)
+    done = run("compare", own, theirs, "--json")
     assert done.exit_code == 0, done.output
     assert f"NEW {theirs} (unproved)" in done.stderr
     found = json.loads(done.stdout)

@@ -9,16 +9,16 @@ the host's business (`convnet-edge adopt`).
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from .. import contract
+from .. import admission, contract
 from ..classifier import Classifier
-from ..contract import PROBABILITIES, Array
+from ..contract import PROBABILITIES, Array, Cost
 from ..errors import InputError
 from ..model_file import (
     Graph,
@@ -70,7 +70,18 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
             "class_labels": labels,
             "goldens": describe_outputs(images, nothing, floor=1.0),
         }
-        return open_stated(data, _as_text(document), path)
+        return state(data, document, path)
+
+
+def state(data: bytes, document: dict[str, Any], path: Path | None) -> ModelFile:
+    """Read a file by the `document` that stands in for a contract, with what it costs in it.
+
+    Raises:
+        InputError: the graph is none that is admitted.
+    """
+    unknown = open_stated(data, _as_text(document | {"cost": asdict(Cost(0, 1, {}))}), path)
+    known = document | {"cost": asdict(admission.cost(unknown))}
+    return open_stated(data, _as_text(known), path)
 
 
 @contextmanager
@@ -105,11 +116,6 @@ def require_told(file: ModelFile, given: UnprovedOptions) -> None:
     ):
         found = f"--data for {file.path or 'a model'}, which holds no contract"
         require(file.holds_contract or path is not None, found, what, flag, verb="add")
-
-
-def to_document(file: ModelFile, **changes: Any) -> bytes:
-    """Return the document that stands in for a contract, with `changes` in it."""
-    return _as_text(file.contract.document | changes)
 
 
 def random_images(how: Preprocessing) -> Array:
