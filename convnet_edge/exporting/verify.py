@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data import dataset
-from ..runtime import selftest
+from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.files import require_writable, write_json
@@ -74,14 +74,23 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, where it and its model are, and whether that is of integers."""
+    """The report, where it and its model are, and what that is.
+
+    proof: None of a file proved against float64 PyTorch.
+    """
 
     model_path: Path
     report_path: Path
     report: VerifyReport
     is_quantized: bool
+    proof: contract.Proof | None
 
     __repr__ = brief
+
+    @property
+    def title(self) -> str:
+        """The model's name, and behind it what it lacks of a proof."""
+        return f"{self.model_path.name} ({self.proof})" if self.proof else self.model_path.name
 
 
 def verify(
@@ -134,7 +143,7 @@ def verify(
     )
     write_json(report_path, as_json(report))
     is_quantized = file.contract.quantization is not None
-    return VerifyResult(path, report_path, report, is_quantized)
+    return VerifyResult(path, report_path, report, is_quantized, file.contract.proof)
 
 
 def compare_network(

@@ -10,7 +10,7 @@ import json
 import math
 import zlib
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,13 @@ LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
     "ort-cpu": "for onnxruntime's CPU provider only",
 }
+Proof = Literal["unproved", "adopted"]
+PROOFS: dict[Proof, str] = {
+    "unproved": "nothing is proved of it, and it states no digest: it came from elsewhere as it is",
+    "adopted": "no PyTorch network was there to compare with: proved against onnxruntime with its "
+    "optimisations off, and ONNX's reference evaluator as far as that ran it",
+}  # of what no float64 PyTorch proved
+PROBABILITIES = "probabilities"  # the meaning of an output after a softmax
 _ZEROS = "0" * 64
 Number: TypeAlias = int | float
 
@@ -110,30 +117,32 @@ _KINDS: dict[str, dict[str, Any]] = {
     "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
 }
 _OPTIONAL = ("decision", "quantization")
-PROOFS = ("unproved", "adopted")  # absent: against PyTorch in float64
+_UNKNOWN = {"unproved": ("training", "measured"), "adopted": ("training",)}  # by proof
 
 
 @dataclass(frozen=True)
 class Contract:
     """The parsed document; `document`: all of it.
 
-    input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. decision: None
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. proof: None of a
+    file proved against float64 PyTorch, else one of `PROOFS`. normalization: mean and deviation by
+    channel, of pixels in [0, 1], where an unproved graph leaves them to its caller. decision: None
     where every answer is one. quantization: how the model was made integer, None of a float one.
-    proof: None if PyTorch in float64 proved the file; "adopted" if it was sealed without, and
-    "unproved" if it states nothing of itself. file_sha256: as stated, whatever the bytes give.
+    file_sha256: as stated, whatever the bytes give.
     """
 
     class_labels: tuple[str, ...]
     input_name: str
     input_dtype: str
     output_name: str
+    proof: Proof | None
     preprocessing: Preprocessing
+    normalization: tuple[Array, Array] | None
     goldens: Goldens
     samples: tuple[SamplePicture, ...]
     decision: Decision | None
     quantization: dict[str, Any] | None
     cost: Cost
-    proof: str | None
     file_sha256: str
     document: dict[str, Any]
 
@@ -141,6 +150,11 @@ class Contract:
     def image_shape(self) -> tuple[int, ...]:
         """The shape of an image's pixels: (H, W) of grey, (H, W, 3) of RGB."""
         return self.preprocessing.shape
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether an unproved graph ends in a softmax of its own."""
+        return bool(self.document["output"].get("meaning") == PROBABILITIES)
 
 
 def seal(model: bytes, document: dict[str, Any]) -> bytes:
@@ -197,6 +211,13 @@ def encode_pixels(pixels: Array) -> str:
     return encode_bytes(zlib.compress(pixels.tobytes(), 9))
 
 
+def scale_and_offset(mean: Array, std: Array) -> tuple[Array, Array]:
+    """Return what to multiply pixels in [0, 1] by, and then to add: float32 (C, 1, 1) each."""
+    both = (1 / std, -mean / std)
+    scale, offset = (values.astype(np.float32).reshape(-1, 1, 1) for values in both)
+    return scale, offset
+
+
 def _parse(document: dict[str, Any]) -> Contract:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
@@ -205,7 +226,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     if not named or not 2 <= len(labels) <= MAX_CLASSES:
         raise ValueError(f"class_labels are not a list of 2 to {MAX_CLASSES:,} names")
     _require_kinds(document)
-    bytes.fromhex(document["measured"]["sha256"])
+    bytes.fromhex((document.get("measured") or {"sha256": ""})["sha256"])
     preprocessing = Preprocessing.read(document["preprocessing"])
     (height, width), channels = preprocessing.size, preprocessing.channels
     if document["input"]["shape"] != [channels, height, width] or max(height, width) > MAX_SIDE:
@@ -219,9 +240,6 @@ def _parse(document: dict[str, Any]) -> Contract:
     quantization = document.get("quantization")
     if quantization is not None and quantization["layout"] not in LAYOUTS:
         raise ValueError(f"layout {quantization['layout'][:80]!r}, not {' or '.join(LAYOUTS)}")
-    proof = document.get("proof")
-    if proof not in (None, *PROOFS):
-        raise ValueError(f"proof {str(proof)[:80]!r}, not {' or '.join(PROOFS)}")
     shape, samples = preprocessing.shape, document["preprocessing"]["samples"]
     n_images = len(document["goldens"]["indices"]) + len(samples)
     if len(samples) > MAX_SAMPLES or n_images * math.prod(shape) > MAX_PIXELS_BYTES:
@@ -229,12 +247,17 @@ def _parse(document: dict[str, Any]) -> Contract:
             f"{len(samples)} sample pictures, more than {MAX_SAMPLES}, or {n_images} images of "
             f"{math.prod(shape):,} bytes, more than {MAX_PIXELS_BYTES:,} in all"
         )
+    proof = document.get("proof")
+    if proof is not None and proof not in PROOFS:
+        raise ValueError(f"proof {str(proof)[:80]!r}, not {' or '.join(PROOFS)}")
     return Contract(
         class_labels=tuple(labels),
         input_name=document["input"]["name"],
         input_dtype=input_dtype,
         output_name=document["output"]["name"],
+        proof=proof,
         preprocessing=preprocessing,
+        normalization=_parse_normalization(document),
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
         samples=tuple(
             SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
@@ -243,7 +266,6 @@ def _parse(document: dict[str, Any]) -> Contract:
         decision=_parse_decision(document["decision"]),
         quantization=quantization,
         cost=_parse_cost(document["cost"]),
-        proof=proof,
         file_sha256=str(document["file_sha256"]),
         document=document,
     )
@@ -265,7 +287,8 @@ def _require_plain(value: Any, depth: int = 0) -> None:
 def _require_kinds(document: dict[str, Any]) -> None:
     """Raise TypeError unless the document's parts have their keys, with values of their kinds."""
     for part, expected in _KINDS.items():
-        if part in _OPTIONAL and document.get(part) is None:
+        unknown = _UNKNOWN.get(str(document.get("proof")), ())
+        if part in (*_OPTIONAL, *unknown) and document.get(part) is None:
             continue
         for key, kind in expected.items():
             if not isinstance(document[part][key], kind):
@@ -273,6 +296,19 @@ def _require_kinds(document: dict[str, Any]) -> None:
     versions = document["versions"].values()
     if not all(isinstance(text, str) for stage in versions for text in stage.values()):
         raise TypeError("versions are not names")
+
+
+def _parse_normalization(document: dict[str, Any]) -> tuple[Array, Array] | None:
+    stated = document["preprocessing"]
+    if "mean" not in stated and "std" not in stated:
+        return None
+    mean, std = (np.array(stated[key], np.float64) for key in ("mean", "std"))
+    n_channels, input_dtype = stated["channels"], document["input"]["dtype"]
+    if document.get("proof") != "unproved" or input_dtype != "float32":
+        raise ValueError("mean and std, which the graph should hold")
+    if {mean.shape, std.shape} != {(n_channels,)} or not (std > 0).all():
+        raise ValueError(f"mean {stated['mean']} and std {stated['std']}"[:200])
+    return mean, std
 
 
 def _parse_decision(document: dict[str, Any] | None) -> Decision | None:

@@ -19,7 +19,7 @@ from .classifier import Classifier
 from .contract import NEXT_STEP
 from .errors import EdgeError, InputError
 from .files import MIB
-from .model_file import ModelFile, open_model
+from .model_file import ModelFile, open_model, open_stated
 from .operators.follow import Followed
 from .session import Settings, import_onnxruntime
 
@@ -59,8 +59,9 @@ def try_out(file: ModelFile, found: Followed, *, ceiling: float) -> None:
     n_bytes = RESERVE_BYTES + N_COPIES * len(file.data) + N_RESULTS * n * found.cost.peak_bytes
     limit_s = START_S + PATIENCE * STEP_S * found.n_steps * (n + 1)
     try:
-        task = {"n_bytes": n_bytes, "ceiling": ceiling}
-        done = start(__name__, task, data=file.data, timeout_s=limit_s)
+        stated = b"" if file.holds_contract else json.dumps(file.contract.document).encode()
+        task = {"n_bytes": n_bytes, "ceiling": ceiling, "n_model_bytes": len(file.data)}
+        done = start(__name__, task, data=file.data + stated, timeout_s=limit_s)
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         reason = f"it ended with exit {done.returncode}: {lines[-1][:300]}"
         if done.returncode == 0:
@@ -85,7 +86,8 @@ def answer(task: dict[str, Any], _: int) -> None:
     data = sys.stdin.buffer.read()
     reason = ""
     try:
-        file = open_model(data)
+        model, stated = data[: task["n_model_bytes"]], data[task["n_model_bytes"] :]
+        file = open_stated(model, stated) if stated else open_model(model)
         _limit_memory(task["n_bytes"])
         settings = Settings(threads=1, ceiling=task["ceiling"])
         classifier = Classifier(file, settings=settings, isolate=False)
