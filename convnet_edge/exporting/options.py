@@ -1,8 +1,9 @@
 """The options of `export` and `verify`."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.options import SOURCES, DataOptions
 from ..runtime.options import UnprovedOptions, classes, model, option, preprocessing, provider
@@ -11,8 +12,24 @@ from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 REFERENCE_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DataOptions):
+    """Whose Python the network of a checkpoint is made by."""
+
+    arch: str | Callable[..., Any] | None = option(
+        None,
+        "Where the network's Python is now. It is run; that of a module only if named here.",
+        metavar="WHERE:WHAT",
+        default_text="what the checkpoint says",
+        takes_callable=True,
+    )
+    allow_changed_source: bool = option(
+        False, "Go on although the file that defines the network has changed."
+    )
+
+
 @dataclass(frozen=True)
-class ExportOptions(DataOptions):
+class ExportOptions(NetworkOptions):
     """What to export."""
 
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
@@ -33,7 +50,7 @@ class ExportOptions(DataOptions):
 
 
 @dataclass(frozen=True)
-class VerifyOptions(DataOptions):
+class VerifyOptions(NetworkOptions):
     """What to verify, and where."""
 
     model: Path | None = model(positional=True)

@@ -18,7 +18,7 @@ from convnet_edge.exporting import export, fitness, graph, reference, verify
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.normalized import Normalized
-from convnet_edge.runtime import Classifier, admission
+from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import CheckFailedError
 from convnet_edge.sealing import parity
 
@@ -160,13 +160,12 @@ def made(kind=Residual):
 def bring(monkeypatch, trained, on_few, tmp_path):
     """Export a network as though its checkpoint had been read."""
     header = checkpoint.load(trained.checkpoint_path, kind="model").header
-    monkeypatch.setattr(admission, "admit", lambda *_: None)
 
     def exported(model, **options):
         n = sum(one.numel() for one in model.parameters())
         described = {"arch": "net.py:Net", "image_shape": list(GREY), "n_parameters": n}
         stored = checkpoint.Checkpoint("model", {}, header | {"model": described})
-        monkeypatch.setattr(checkpoint, "load_model", lambda _: (model, stored))
+        monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (model, stored))
         path = tmp_path / "net.safetensors"
         return export.export(ExportOptions(path, out=tmp_path / "net.onnx", **options))
 
