@@ -159,7 +159,8 @@ def compare_network(
 ) -> tuple[Proof, Against]:
     """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`.
 
-    how: arch and allow_changed_source, as of `checkpoint.load_model`. Of a network that takes longer than a minute, on a seeded sample of them.
+    how: arch and allow_changed_source, as of `checkpoint.load_model`. Of a network that takes
+    longer than a minute, on a seeded sample of them.
     """
     from ..networks import checkpoint  # torch: only this path needs it
     from . import reference
