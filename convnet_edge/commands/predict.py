@@ -88,8 +88,10 @@ def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:
     from ..data import dataset
     from ..drawing.pictures import draw_grid
     from ..runtime.classifier import Classifier
+    from ..runtime.session import Settings
 
-    classifier = Classifier(choose_model(options.model), options.provider)
+    settings = Settings(options.provider, ceiling=options.ceiling)
+    classifier = Classifier(choose_model(options.model), settings=settings)
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     grid = draw_grid(options.plot_out, classifier, test, seed=options.seed)
     for index, name, true_name in zip(grid.indices, grid.names, grid.true_names, strict=True):

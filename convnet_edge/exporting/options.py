@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import model, option, provider
+from ..runtime.options import ceiling, model, option, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
 
@@ -33,6 +33,7 @@ class VerifyOptions(DataOptions):
 
     model: Path | None = model(positional=True)
     provider: str = provider()
+    ceiling: float = ceiling()
     against: Path | None = option(None, "A checkpoint or another model: compare all test images.")
     skew: bool = option(False, "Also: what the usual mistakes of preparing pictures would cost.")
     out: Path | None = option(

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.pictures import decode, preprocess
+from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
 from .options import PredictOptions
 
@@ -46,7 +47,8 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
     Raises:
         InputError: the model or the provider cannot be opened.
     """
-    classifier = Classifier(choose_model(options.model), options.provider)
+    settings = Settings(options.provider, ceiling=options.ceiling)
+    classifier = Classifier(choose_model(options.model), settings=settings)
     how = classifier.contract.preprocessing
     paths = expand(options.images)
     while batch := list(islice(paths, RUN_BATCH_SIZE)):

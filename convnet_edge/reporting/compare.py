@@ -74,7 +74,7 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
             the test images are not found.
     """
     score = None if options.min_accuracy is None else _score_new(options)  # what is missing, first
-    settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
+    settings, sizes = _settings(options), (options.batch_size,)
     tasks = [Task(path, settings, sizes, STEADY_S) for path in (options.base, options.new)]
     medians: tuple[list[float], list[float]] = ([], [])
     new_ns: list[int] = []
@@ -90,8 +90,12 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
     return Comparison(options, ratio, interval, gates, *map(tuple, medians))
 
 
+def _settings(options: CompareOptions) -> Settings:
+    return Settings(options.provider, options.threads, ceiling=options.ceiling)
+
+
 def _score_new(options: CompareOptions) -> Accuracy:
-    classifier = Classifier(options.new, options.provider, options.threads)
+    classifier = Classifier(options.new, settings=_settings(options))
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     labels = classifier(test.images).labels
     return accuracy.score(labels, test.labels, classifier.contract.class_labels)

@@ -145,7 +145,8 @@ def bench_model(
 
 def settings_of(options: BenchOptions) -> Settings:
     """Return how the sessions of the models run."""
-    return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
+    names = ("provider", "threads", "allow_cpu_nodes", "spin", "ceiling")
+    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def require_believable(found: Sequence[Result], *, strict: bool) -> None:

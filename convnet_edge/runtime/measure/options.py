@@ -4,10 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import RATE, TIME, Options, models, option, provider, require, threads
+from ..options import (
+    ADVANCED,
+    RATE,
+    TIME,
+    Options,
+    ceiling,
+    models,
+    option,
+    provider,
+    require,
+    threads,
+)
 
 RESULTS_DIR = Path("benchmarks/results")
-ADVANCED = "Advanced"
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 
 
@@ -35,6 +45,7 @@ class BenchOptions(Options):
         False, "Let the CPU run what the provider does not take.", panel=ADVANCED
     )
     spin: bool = option(True, "Let idle threads wait busily for work.", panel=ADVANCED)
+    ceiling: float = ceiling()
     io_binding: bool = option(
         False, "Run through buffers on the device; times copies apart.", panel=ADVANCED
     )
