@@ -84,7 +84,8 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
         InputError: a file cannot be read, or a model not be run; or an accuracy is asked for and
             the test images are not found.
     """
-    files = [unproved.open_any(path, options) for path in (options.base, options.new)]
+    paths = (options.base, options.new)
+    files = [unproved.open_any(path, options, ceiling=options.ceiling) for path in paths]
     unproved.require_used(files, options)
     for file in files:
         batch_sizes_of(file, (options.batch_size,))
@@ -108,7 +109,7 @@ def _take_turns(
 
     stated: what stands in for the contract of each, if it holds none.
     """
-    settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
+    settings, sizes = _settings(options), (options.batch_size,)
     tasks = [
         Task(path, settings, sizes, STEADY_S, contract_path=contract_path)
         for path, contract_path in zip((options.base, options.new), stated, strict=True)
@@ -124,9 +125,13 @@ def _take_turns(
     return medians, new_ns
 
 
+def _settings(options: CompareOptions) -> Settings:
+    return Settings(options.provider, options.threads, ceiling=options.ceiling)
+
+
 def _score(file: ModelFile, options: CompareOptions) -> Accuracy:
     unproved.require_told(file, options)
-    classifier = Classifier(file, options.provider, options.threads)
+    classifier = Classifier(file, settings=_settings(options))
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     labels = classifier(test.images).labels
     return accuracy.score(labels, test.labels, classifier.contract.class_labels)

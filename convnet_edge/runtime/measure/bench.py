@@ -167,7 +167,8 @@ def batch_sizes_of(file: ModelFile, asked: tuple[int, ...]) -> tuple[int, ...]:
 
 def settings_of(options: BenchOptions) -> Settings:
     """Return how the sessions of the models run."""
-    return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
+    names = ("provider", "threads", "allow_cpu_nodes", "spin", "ceiling")
+    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def require_believable(found: Sequence[Result], *, strict: bool) -> None:
