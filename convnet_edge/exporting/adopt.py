@@ -36,6 +36,7 @@ from .evaluator import Evaluated, evaluate
 from .options import AdoptOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
+IR_VERSION = 8  # the oldest that has the opset of an export
 N_COMPARED = 512  # pictures at most that are also run with the optimisations off
 MAX_NOISE = 1e-3  # of the largest output; networks show a thousandth of that
 PYTORCH = "float64 PyTorch"
@@ -191,8 +192,8 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     except (onnx.version_converter.ConvertError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or ["it is not said why"]
         return proto, f"{said}, as they cannot be raised: {reason[0][:200]}"
-    newer.ir_version = parity.IR_VERSION
-    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {parity.IR_VERSION}"
+    newer.ir_version = IR_VERSION
+    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {IR_VERSION}"
 
 
 def _take_off_softmax(graph: onnx.GraphProto) -> None:
