@@ -205,8 +205,8 @@ class _Source:
         if not file.holds_contract:
             unproved.require_told(file, options)
             file = take_pixels(file)
-        found = f"{path}, whose graph is fixed at {file.batch_size} image"
-        require(file.batch_size is None, found, "any number of images", "MODEL")
+        found = f"{path}, whose graph takes one image a run"
+        require(not file.takes_one, found, "one that takes any number", "MODEL")
         require(
             file.opsets[""] >= OPSET_OF_AXES,
             f"{path} of opset {file.opsets['']}, which has no scale for each channel",

@@ -18,12 +18,11 @@ from ..runtime.classifier import Classifier
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
-from ..runtime.measure.bench import batch_sizes_of
 from ..runtime.measure.cold_start import Task, start_process
 from ..runtime.measure.result import Accuracy, Interval, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.model_file import ModelFile
-from ..runtime.options import UnprovedOptions
+from ..runtime.options import UnprovedOptions, require
 from ..runtime.session import Settings
 from .options import CompareOptions
 
@@ -88,7 +87,9 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
     files = [unproved.open_any(path, options, ceiling=options.ceiling) for path in paths]
     unproved.require_used(files, options)
     for file in files:
-        batch_sizes_of(file, (options.batch_size,))
+        found = f"{file.path}, whose graph takes one image a run"
+        fits = options.batch_size == 1 or not file.takes_one
+        require(fits, found, "--batch-size 1", "--batch-size")
     # what is missing, first
     score = None if options.min_accuracy is None else _score(files[1], options)
     with ExitStack() as stack:

@@ -97,6 +97,9 @@ def test_compare_takes_turns_with_it(run, theirs, tmp_path, monkeypatch):
     assert "classes" not in found
     refused = run("compare", own, theirs, "--min-accuracy", "1%")
     assert "which holds no contract" in refused.stderr
+    theirs.write_bytes(foreign.rgb(foreign.fix_batch(1)))
+    refused = run("compare", own, theirs, "--batch-size", "8")
+    assert "takes one image a run; expected --batch-size 1" in refused.stderr
 
 
 def test_predict_names_outputs_by_number_or_as_they_are_said(run, theirs, said, tmp_path):

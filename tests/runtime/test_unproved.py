@@ -74,7 +74,7 @@ def test_uint8_graph_takes_grey_values(opened):
 
 def test_fixed_batch_of_one_runs_images_one_by_one(opened):
     file = opened(foreign.grey(foreign.fix_batch(1)))
-    assert file.batch_size == 1
+    assert file.takes_one
     classifier = Classifier(file)
     assert classifier.batch_size == 1
     assert len(classifier.logits(tiny.images(5), batch_size=4)) == 5

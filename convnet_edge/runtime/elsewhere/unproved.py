@@ -192,7 +192,7 @@ def _document(name: str, graph: Graph, told: Told) -> dict[str, Any]:
             "name": signature.taken,
             "dtype": signature.dtype,
             "shape": list(signature.image_shape),
-            "layout": f"NCHW, {'one image' if graph.batch_size else 'batch axis free'}",
+            "layout": f"NCHW, {'one image' if graph.takes_one else 'batch axis free'}",
             "range": [0, 255] if is_uint8 else [0.0, 1.0],
             "scale": "the uint8 value" if is_uint8 else "uint8 value / 255",
         },
