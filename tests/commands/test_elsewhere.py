@@ -104,7 +104,9 @@ def test_compare_takes_turns_with_it(run, theirs, tmp_path, monkeypatch):
 
 def test_predict_names_outputs_by_number_or_as_they_are_said(run, theirs, said, tmp_path):
     picture = next((tmp_path / "photos").rglob("*.png"))
-    assert f"{picture}: class " in run("predict", picture, "--model", theirs).stdout
+    shown = run("predict", picture, "--model", theirs)
+    assert f"model: {theirs} (unproved)" in shown.stderr
+    assert f"{picture}: class " in shown.stdout
     named = run("predict", picture, "--model", theirs, *said[2:]).stdout
     assert any(f"{picture}: {label} " in named for label in tiny.LABELS)
 

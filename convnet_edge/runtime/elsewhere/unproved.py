@@ -75,6 +75,13 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
         return state(data, document, path)
 
 
+def is_unproved(path: Path) -> bool:
+    """Return whether a model file holds no contract; InputError if it is none."""
+    data = read_model(path)
+    with naming(path):
+        return not is_sealed(data)
+
+
 def state(data: bytes, document: dict[str, Any], path: Path | None) -> ModelFile:
     """Read a file by the `document` that stands in for a contract, with what it costs in it.
 
