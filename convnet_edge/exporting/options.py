@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.options import SOURCES, DataOptions
-from ..runtime.options import UnprovedOptions, classes, model, option, preprocessing, provider
+from ..runtime.options import (
+    UnprovedOptions,
+    ceiling,
+    classes,
+    model,
+    option,
+    preprocessing,
+    provider,
+)
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
 REFERENCE_S = 60.0
@@ -55,6 +63,7 @@ class VerifyOptions(NetworkOptions):
 
     model: Path | None = model(positional=True)
     provider: str = provider()
+    ceiling: float = ceiling()
     against: Path | None = option(None, "A checkpoint or another model: compare all test images.")
     skew: bool = option(False, "Also: what the usual mistakes of preparing pictures would cost.")
     out: Path | None = option(
@@ -71,6 +80,7 @@ class AdoptOptions(DataOptions, UnprovedOptions):
     data: str = option(None, f"Pictures with their classes: {SOURCES}", metavar="SOURCE")
     classes: Path = classes(default_text=None)
     preprocessing: Path = preprocessing(default_text=None)
+    ceiling: float = ceiling()
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
     )

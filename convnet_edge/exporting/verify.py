@@ -24,6 +24,7 @@ from ..runtime.measure.check import Check
 from ..runtime.measure.result import as_json, brief
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
+from ..runtime.session import Settings
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
@@ -117,7 +118,8 @@ def verify(
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
-        classifier = Classifier(file, provider=options.provider, isolate=True)
+        settings = Settings(options.provider, ceiling=options.ceiling)
+        classifier = Classifier(file, settings=settings, isolate=True)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
         if options.skew or options.against is not None:
@@ -180,7 +182,7 @@ def compare_model(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
     """Compare a model with that at `path` on uint8 `images`, by its own tolerance."""
-    other = Classifier(path, provider=mine.session.provider)
+    other = Classifier(path, settings=mine.session.settings)
     stated = other.contract
     _require_alike(path, len(stated.class_labels), stated.image_shape, mine)
     with _in_time(mine, len(images), note):

@@ -199,13 +199,14 @@ class _Source:
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
-        file = unproved.open_any(path, options)
+        self.settings = Settings(ceiling=options.ceiling)
+        file = unproved.open_any(path, options, ceiling=options.ceiling)
         unproved.require_used([file], options)
         if not file.holds_contract:
             unproved.require_told(file, options)
             file = take_pixels(file)
-        found = f"{path}, whose graph is fixed at {file.batch_size} image"
-        require(file.batch_size is None, found, "any number of images", "MODEL")
+        found = f"{path}, whose graph takes one image a run"
+        require(not file.takes_one, found, "one that takes any number", "MODEL")
         require(
             file.opsets[""] >= OPSET_OF_AXES,
             f"{path} of opset {file.opsets['']}, which has no scale for each channel",
@@ -213,7 +214,7 @@ class _Source:
             "what `convnet-edge adopt` makes of it, which raises the opset",
             verb="name",
         )
-        self.classifier = Classifier(file)
+        self.classifier = Classifier(file, settings=self.settings)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
             raise InputError(
@@ -231,7 +232,8 @@ class _Source:
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
-        return Classifier(seal.seal(graph, self.document), settings=Settings(fuse=fuse))
+        settings = replace(self.settings, fuse=fuse)
+        return Classifier(seal.seal(graph, self.document), settings=settings)
 
     def quantised(self, float_layers: Collection[str]) -> bytes:
         """Return its graph with integers in all but these layers."""
@@ -297,7 +299,7 @@ def quantize(
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
     document = _describe(options, source, found, reference)
-    classifier = Classifier(seal.seal(graph, document))
+    classifier = Classifier(seal.seal(graph, document), settings=source.settings)
     logits = classifier.logits(test.images)
     checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
@@ -425,7 +427,8 @@ def _count_layers(classifier: Classifier, images: Array, float_layers: tuple[str
 
 def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
     """Time both in turn, on one thread: one image, and batches from as many callers as cores."""
-    pair = [Classifier(each.file, threads=1) for each in (float_model, int8)]
+    settings = replace(float_model.session.settings, threads=1)
+    pair = [Classifier(each.file, settings=settings) for each in (float_model, int8)]
     speeds = []
     for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
         loads = [timing.Load(classifier, batch_size, n_callers) for classifier in pair]

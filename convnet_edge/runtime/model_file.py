@@ -120,10 +120,9 @@ class Graph:
     element_types: dict[str, int]
 
     @property
-    def batch_size(self) -> int | None:
-        """The number of images that it takes, where that is fixed; None for any."""
-        sizes = (shape[0] for shape in self.inputs.values() if shape)
-        return next((size for size in sizes if isinstance(size, int)), None)
+    def takes_one(self) -> bool:
+        """Whether it takes one image a run and no more."""
+        return any(shape[:1] == (1,) for shape in self.inputs.values())
 
     @property
     def n_float_weights(self) -> int:

@@ -246,6 +246,8 @@ def _transpose(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
 def _squeeze(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape, axes = takes[0].shape, _listed(node, takes, 1, "axes")
     if axes is None:
+        if not all(size in INT64 for size in shape):  # of one image that axis would go, too
+            raise UnknownSizeError
         left = tuple(size for size in shape if size != 1)
     else:
         gone = {_axis(axis, len(shape)) for axis in axes}
@@ -279,6 +281,8 @@ def _split(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape, (given,), n = takes[0].shape, node.integers.get("axis", (0,)), len(node.outputs)
     axis = _axis(given, len(shape))
     sizes = _listed(node, takes, 1, "split")
+    # onnxruntime ends its process where these differ
+    _require(node.integers.get("num_outputs", (n,)) == (n,))
     if sizes is None:
         size = -(-shape[axis] // n)
         sizes = (*(size,) * (n - 1), shape[axis] - size * (n - 1))
