@@ -56,11 +56,14 @@ def main() -> None:
     for name in options.names or [name for name in candidates() if name not in rows]:
         rows[name] = measure(name)
         print(json.dumps({k: v for k, v in rows[name].items() if k != "operators"}), flush=True)
-        ordered = sorted(rows.values(), key=lambda row: row["n_parameters"])
-        write_json(RESULT, {"schema": "convnet-edge/architectures/1", "side": SIDE,
-                            "rows": ordered, "machine": machine.passport(),
-                            "versions": VERSIONS})  # fmt: skip
-    PAGE.write_text(page(stored()))
+        result = {
+            "schema": "convnet-edge/architectures/1",
+            "rows": sorted(rows.values(), key=lambda row: row["n_parameters"]),
+            "machine": machine.passport(),
+            "versions": VERSIONS,
+        }
+        write_json(RESULT, result)
+        PAGE.write_text(page(result))
 
 
 def stored() -> dict[str, Any]:
@@ -74,11 +77,13 @@ def stored() -> dict[str, Any]:
 def candidates() -> Iterator[str]:
     """Yield the architectures below the limit that are installed here."""
     models = importlib.import_module("torchvision.models")
-    for name in models.list_models(module=models):
-        if models.get_model_weights(name).DEFAULT.meta["num_params"] < MAX_PARAMETERS:
-            yield f"torchvision:{name}"
     if importlib.util.find_spec("timm"):
         yield from (f"timm:{name}" for name in TIMM)
+    sizes = {name: models.get_model_weights(name).DEFAULT.meta["num_params"]
+             for name in models.list_models(module=models)}  # fmt: skip
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        if sizes[name] < MAX_PARAMETERS:
+            yield f"torchvision:{name}"
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
