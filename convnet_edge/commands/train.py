@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..networks import REFERENCE
 from ..runtime.measure.result import Interval, percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
@@ -14,11 +16,16 @@ if TYPE_CHECKING:
     from ..training.run import EpochMetrics, Run
 
 
+LONG_S = 300  # of an epoch: there are faster machines
+
+
 def command(options: TrainOptions, terminal: Terminal) -> None:
-    """Train the convnet on Fashion-MNIST by the tutorial's recipe, or on your own pictures.
+    """Train the convnet on Fashion-MNIST by the tutorial's recipe, or any network on your pictures.
 
     Examples: convnet-edge train --data photos/ · convnet-edge train --data sample --epochs 3 ·
-    convnet-edge train --recipe best --validate 5000 · torchrun --nproc-per-node 2 cli.py train
+    convnet-edge train --data photos/ --arch torchvision:mobilenet_v3_small --weights pretrained ·
+    convnet-edge train --data photos/ --arch my_net.py:Net --weights trained.pt --epochs 0 ·
+    torchrun --nproc-per-node 2 cli.py train --recipe best
     """
     from ..networks import checkpoint
     from ..training import loop as stage
@@ -58,11 +65,13 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     else:
         found = result.test.summary() if result.test else "not measured, without test images"
         terminal.answer(f"Test accuracy: {found}")
+        if not result.epochs and result.test:
+            terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))
         if result.earlier_path:
             terminal.answer(f"kept the earlier run as {result.earlier_path}")
         files = result.checkpoint_path, result.record_path, result.epochs_path, *result.split_paths
-        terminal.wrote(files, (result.picture,))
+        terminal.wrote(files, (result.picture,) if result.picture else ())
         document = result.record
     terminal.finish(document, "convnet-edge", "export", options.out)
 
@@ -75,20 +84,19 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     recipe, images = run.recipe, run.dataset.train
     n_parameters, cost = run.network.n_parameters, run.count_operations()
     peak, n_processes, n_done = measure_peak(run.device), run.launch.size, len(run.epochs)
-    bound_s = len(images) * recipe.share * cost.n_training / peak
+    bound_s = run.n_drawn * cost.n_training / peak
     together = f", {n_processes} processes" if n_processes > 1 else ""
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
         f"  from {images.source}",
+        *_weights_lines(run),
         f"Model has {n_parameters} trainable parameters",
         f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
         f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
-        f"Recipe {options.recipe_name}: {_epochs(recipe.epochs)} of batches of "
-        f"{recipe.batch_size}, seed {options.seed}",
-        "  accuracy in training is counted before each update",
+        *_recipe_lines(run),
     )
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
@@ -100,6 +108,57 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
+    if bound_s > LONG_S and run.device.type == "cpu":
+        terminal.note(
+            f"warning: {_epochs(recipe.epochs - n_done)} take {recipe.epochs * bound_s / 3600:.1f} "
+            "hours or more without a GPU; a smaller --image-size or network takes less"
+        )
+
+
+def _weights_lines(run: Run) -> Iterator[str]:
+    """Say which weights the run begins with, and what their pixels are taken to be."""
+    if run.training["arch"] != REFERENCE:
+        yield f"Network {run.training['arch']}"
+    if "weights" in run.training:
+        yield f"Weights: {run.training['weights']}"
+    if run.replaced:
+        yield f"  made anew, for these classes: {', '.join(run.replaced)}"
+    if ("weights" in run.training or not run.recipe.epochs) and not run.is_reference:
+        yield f"  for pixels {_pixels(run)}; else name --mean and --std"
+
+
+def _pixels(run: Run) -> str:
+    if run.images.normalization is None:
+        return "in [0, 1]"
+    words = (", ".join(f"{value:.3g}" for value in part) for part in run.images.normalization)
+    return "less {} and divided by {}".format(*words)
+
+
+def _recipe_lines(run: Run) -> Iterator[str]:
+    """Say how the weights are going to change."""
+    recipe = run.recipe
+    if not recipe.epochs:
+        yield "The weights stay as they are; their outputs are the classes in order of their names"
+        return
+    yield (
+        f"Recipe {run.training['recipe']}: {_epochs(recipe.epochs)} of batches of "
+        f"{recipe.batch_size}, seed {run.options.seed}"
+    )
+    if recipe.head_share:
+        yield (
+            f"  the head alone for {_epochs(run.n_of_head)}, then all, at {recipe.body_rate:g} of "
+            "the learning rate below it"
+        )
+    if (run.launch.size > 1 or run.holds_statistics) and run.statistics:
+        yield f"  batch normalisation takes {run.statistics}"
+    if timed := run.timing:
+        used = run.training["precision"]
+        times = timed.speedup if used == "bf16" else 1 / timed.speedup
+        yield (
+            f"  {used}: {times:.1f} x faster here (a step: float32 {timed.float32_step_ms:.3g} ms, "
+            f"bf16 {timed.bf16_step_ms:.3g} ms)"
+        )
+    yield "  accuracy in training is counted before each update"
 
 
 def _progress_line(progress: stage.Progress, n_epochs: int) -> str:

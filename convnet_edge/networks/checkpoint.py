@@ -167,7 +167,7 @@ def load_model(
     try:
         described = _read_described(checkpoint)
     except ValueError as error:
-        raise _misfit(path, error) from error
+        raise misfit(path, error) from error
     stored = described.model
     named = build.find(stored.arch if arch is None else arch)
     if not allow_changed_source:
@@ -183,7 +183,7 @@ def load_model(
         _require_finite(model)
     # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
     except (InputError, ValueError, RuntimeError) as error:
-        raise _misfit(path, error) from error
+        raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
     return model.eval(), checkpoint
@@ -196,16 +196,22 @@ def require_same_source(path: Path, stored: Network, named: build.Named) -> None
         InputError: its file has other bytes now.
     """
     if stored.source_sha256 and named.source_sha256 != stored.source_sha256:
-        raise InputError(
-            f"the file of {named.arch} has changed since {path} was written (sha256 "
-            f"{str(named.source_sha256)[:16]}…, not {stored.source_sha256[:16]}…)",
-            expected="the file that it was trained with: other code may give other answers",
-            next_step="put that file back, or pass --allow-changed-source if the change is none "
-            "to the network",
-        )
+        raise changed_source(path, named, stored.source_sha256)
 
 
-def _misfit(path: Path, error: Exception) -> InputError:
+def changed_source(path: Path, named: build.Named, then: object) -> InputError:
+    """Return the error that the file of a network is not what it was `then`, by its SHA-256."""
+    return InputError(
+        f"the file of {named.arch} has changed since {path} was written (sha256 "
+        f"{str(named.source_sha256)[:16]}…, not {str(then)[:16]}…)",
+        expected="the file that it was trained with: other code may give other answers",
+        next_step="put that file back, or pass --allow-changed-source if the change is none "
+        "to the network",
+    )
+
+
+def misfit(path: Path, error: Exception) -> InputError:
+    """Return the error that a checkpoint's header or weights make no sense."""
     reason = error.found if isinstance(error, InputError) else str(error)
     return InputError(
         f"{path} has weights that do not fit its header: {reason.splitlines()[0][:300]}",
