@@ -78,40 +78,49 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     """Print data, network, cost and recipe, before the first epoch."""
-    from ..training.loop import measure_peak
-    from ..training.record import device_name
-
-    recipe, images = run.recipe, run.dataset.train
-    n_parameters, cost = run.network.n_parameters, run.count_operations()
-    peak, n_processes, n_done = measure_peak(run.device), run.launch.size, len(run.epochs)
-    bound_s = run.n_drawn * cost.n_training / peak
-    together = f", {n_processes} processes" if n_processes > 1 else ""
+    images, n_done = run.dataset.train, len(run.epochs)
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
         f"  from {images.source}",
         *_weights_lines(run),
-        f"Model has {n_parameters} trainable parameters",
-        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
-        f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
-        *_recipe_lines(run),
+        f"Model has {run.network.n_parameters} trainable parameters",
     )
+    if run.recipe.epochs:
+        _show_cost(run, terminal)
+    terminal.say(*_recipe_lines(run))
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
         *str(run.model).split("\n"),
-        f"Memory: parameters {4 * n_parameters / 1e6:.2f} MB, data {data_bytes / 1e6:.0f} MB",
+        f"Memory: parameters {4 * run.network.n_parameters / 1e6:.2f} MB, "
+        f"data {data_bytes / 1e6:.0f} MB",
     )
     if options.resume:
         resumed = f"Resuming after {_epochs(n_done)}"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
+
+
+def _show_cost(run: Run, terminal: Terminal) -> None:
+    """Print what an image costs, and what that makes an epoch take; warn if it is long."""
+    from ..training.loop import measure_peak
+    from ..training.record import device_name
+
+    cost, peak = run.count_operations(), measure_peak(run.device)
+    bound_s = run.n_drawn * cost.n_training / peak
+    together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
+    terminal.say(
+        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
+        f"{peak / 1e9:,.0f} GFLOP/s measured here",
+        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
+    )
     if bound_s > LONG_S and run.device.type == "cpu":
+        n_left = run.recipe.epochs - len(run.epochs)
         terminal.note(
-            f"warning: {_epochs(recipe.epochs - n_done)} take {recipe.epochs * bound_s / 3600:.1f} "
-            "hours or more without a GPU; a smaller --image-size or network takes less"
+            f"warning: {_epochs(n_left)} take {n_left * bound_s / 3600:.1f} hours or more without "
+            "a GPU; smaller images (--image-size) or a smaller network take less"
         )
 
 

@@ -354,6 +354,43 @@ def test_resume_with_tensors_of_another_name_is_refused(options):
         loop.train(resumed)
 
 
+def said(run, *arguments):
+    """Train by a command line, and return what it said in one line."""
+    command = ["train", "--data", "mine", "--arch", "my_net.py:Net", "--device", "cpu"]
+    result = run(*command, "--out", "y.safetensors", *arguments)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_screen_of_adopted_weights_says_what_is_taken_for_granted(options, weights, run):
+    shown = said(
+        run, "--weights", weights, "--epochs", 0, "--mean", "0.5,0.5,0.5", "--std", "1,1,1"
+    )
+    for words in ("Weights: given.pt for pixels less 0.5, 0.5, 0.5 and divided by 1, 1, 1; else",
+                  "stay as they are; their outputs are the classes in order of their names",
+                  "these weights may have seen these pictures", "Network my_net.py:Net",
+                  "wrote y.safetensors, .train.json, .epochs.csv"):  # fmt: skip
+        assert words in shown
+    assert "left out 1 picture" not in shown
+    assert "an epoch takes" not in shown
+    assert "for pixels in [0, 1]; else" in said(run, "--weights", weights, "--epochs", 0)
+
+
+def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
+    options, weights, run, monkeypatch
+):
+    timed(monkeypatch, 30.0, 10.0)
+    monkeypatch.setattr("convnet_edge.commands.train.LONG_S", 0)
+    shown = said(run, "--weights", weights, "--epochs", 6, "--batch-size", 12)
+    for words in ("the head alone for 1 epoch, then all, at 0.1 of the learning rate below it",
+                  "batch normalisation takes statistics that came with the weights: fewer than 16",
+                  "bf16: 3.0 x faster here (a step: float32 30 ms, bf16 10 ms)",
+                  "6 epochs take 0.0 hours or more without a GPU"):  # fmt: skip
+        assert words in shown
+    timed(monkeypatch, 10.0, 30.0)
+    assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
+
+
 KILLED = """
 import os, signal, sys
 from convnet_edge.__main__ import main
