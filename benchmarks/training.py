@@ -27,6 +27,7 @@ from torchvision import transforms
 
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.networks.convnet import Architecture, Convnet
+from convnet_edge.networks.operations import count
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
 from convnet_edge.training.loop import measure_peak, without_tf32
@@ -245,7 +246,8 @@ def main() -> None:
     setting = Setting(images, options.data_dir, device)
     out = options.out or REFERENCE_DIR / f"training-{device.type}.json"
 
-    operations = BATCH_SIZE * Architecture().n_training_operations
+    sides = Architecture().needed_sides
+    operations = BATCH_SIZE * count(setting.network(), (1, *sides)).n_training
     peaks = [measure_peak(device)]
     with without_tf32():
         times = measure(variants(setting), n_rounds=options.rounds, n_steps=options.steps)

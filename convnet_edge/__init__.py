@@ -25,8 +25,11 @@ if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stan
     from .commands.inspect import InspectOptions as InspectOptions
     from .commands.inspect import inspect as inspect
     from .data.options import ExamineOptions as ExamineOptions
+    from .exporting.adopt import AdoptResult as AdoptResult
+    from .exporting.adopt import adopt as adopt
     from .exporting.export import ExportResult as ExportResult
     from .exporting.export import export as export
+    from .exporting.options import AdoptOptions as AdoptOptions
     from .exporting.options import ExportOptions as ExportOptions
     from .exporting.options import VerifyOptions as VerifyOptions
     from .exporting.verify import VerifyResult as VerifyResult

@@ -233,6 +233,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "quantize": quantize.command,
         "verify": verify.command,
         "inspect": inspect.command,
+        "adopt": export.adopt,
     },
     "Measure": {"bench": bench.command, "compare": report.compare, "report": report.command},
     "Hand over": {"bundle": bundle.command, "serve": bundle.serve, "predict": predict.command},
@@ -245,7 +246,7 @@ FLAGS = {
 }
 TAKERS = {
     "json": {*COMMANDS} - {"serve", "quickstart"},
-    "verbose": {"data", "train", "export", "quantize", "bench", "report", "quickstart"},
+    "verbose": {"adopt", "data", "train", "export", "quantize", "bench", "report", "quickstart"},
 }
 for panel, runs in PANELS.items():
     for name, run in runs.items():

@@ -15,18 +15,20 @@ from .. import __version__
 from ..data.options import DataOptions
 from ..runtime.measure import options as measure
 from ..runtime.measure.result import brief
+from ..runtime.options import UnprovedOptions
 from ..sealing.default_model import choose_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..drawing.pictures import Picture
+    from ..runtime.classifier import Classifier
     from ..runtime.measure import bench as stage
     from ..runtime.measure.accuracy import ImageSet
     from ..runtime.measure.result import Result
 
 
 @dataclass(frozen=True)
-class BenchOptions(DataOptions, measure.BenchOptions):
+class BenchOptions(DataOptions, UnprovedOptions, measure.BenchOptions):
     """What to measure, of which models, on which pictures; the first model is the main one."""
 
 
@@ -48,7 +50,7 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     wrong outputs, another provider, too few runs, or too coarse a clock.
 
     Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx b.onnx ·
-    convnet-edge bench --pace 10hz --sustain 10m
+    convnet-edge bench --pace 10hz --sustain 10m · convnet-edge bench elsewhere.onnx
     """
     from ..runtime.measure import screen
     from ..runtime.measure.bench import Listener, require_believable
@@ -58,10 +60,7 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     def done(one: Benched) -> None:
         shown.ended(one.result)
         if one.result.accuracy is None:
-            terminal.note(
-                "  accuracy: not measured here, needs the pictures that it was tested on: name "
-                "them with --data"
-            )
+            terminal.note(_unscored(one.result))
         if terminal.chained:
             terminal.answer(screen.in_one_line(one.result))
         terminal.wrote((one.result_path,), one.pictures)
@@ -92,12 +91,11 @@ def bench(
         CheckFailedError: golden vectors are wrong; the result is still written.
         InterruptedRunError: Ctrl-C; what was measured until then is written.
     """
-    from ..data import dataset
     from ..runtime import selftest
-    from ..runtime.classifier import Classifier
+    from ..runtime.elsewhere import unproved
     from ..runtime.errors import InterruptedRunError
     from ..runtime.files import require_writable, write_json
-    from ..runtime.measure.bench import Listener, bench_model, settings_of
+    from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
 
@@ -105,30 +103,29 @@ def bench(
     models = [choose_model(path) for path in options.models or (None,)]
     for path in models:
         require_writable(options.result_path(path))
-    _require_alike(models)
+    _require_alike(models, options)
     for path in models:
         result_path = options.result_path(path)
         listener.stage(f"opening {path.name} on {options.provider}")
-        classifier = Classifier(path, settings=settings_of(options))
-        task = dataset.Task.of(classifier.contract)
-        test = dataset.find_test_set(task, options)
+        classifier, test = _open(path, options)
 
         def keep(result: Result, path: Path = result_path) -> None:
             write_json(path, as_json(result))
 
         others = first if test is not None else None
         try:
-            measured = bench_model(
-                classifier,
-                options,
-                name=path.name,
-                version=__version__,
-                test=test,
-                checks=selftest.run_selftest(classifier),
-                start=Task(path),
-                listener=replace(listener, keep=keep),
-                first=others,
-            )
+            with unproved.stand_in(classifier.file) as contract_path:
+                measured = bench_model(
+                    classifier,
+                    options,
+                    name=path.name,
+                    version=__version__,
+                    test=test,
+                    checks=selftest.run_selftest(classifier),
+                    start=Task(path, contract_path=contract_path),
+                    listener=replace(listener, keep=keep),
+                    first=others,
+                )
         except InterruptedRunError as error:
             error.next_step = f"see what was measured with `convnet-edge report {result_path}`"
             raise
@@ -140,21 +137,54 @@ def bench(
     return tuple(found)
 
 
-def _require_alike(models: Sequence[Path]) -> None:
-    """Refuse what would be told only after minutes: no model, or one of other classes.
+def _open(path: Path, options: BenchOptions) -> tuple[Classifier, ImageSet | None]:
+    """Open a model, and find the pictures that it is scored on."""
+    from ..data import dataset
+    from ..runtime.classifier import Classifier
+    from ..runtime.elsewhere import unproved
+    from ..runtime.measure.bench import settings_of
+
+    file = unproved.open_any(path, options)
+    classifier = Classifier(file, settings=settings_of(options))
+    return classifier, dataset.find_test_set(dataset.Task.of(classifier.contract), options)
+
+
+def _unscored(result: Result) -> str:
+    """Return why there is no accuracy, and what would give one."""
+    if result.model.proof == "unproved":
+        return (
+            "  accuracy: not measured, it is unproved and ran random pictures: name pictures with "
+            "--data, and what they mean to it with --classes and --preprocessing"
+        )
+    return (
+        "  accuracy: not measured here, needs the pictures that it was tested on: name them with "
+        "--data"
+    )
+
+
+def _require_alike(models: Sequence[Path], options: BenchOptions) -> None:
+    """Refuse what would be told only after minutes: no model, or one of other classes or batches.
 
     None stays open: beside the one that is measured there is no other in memory.
 
     Raises:
         InputError: so it is.
     """
-    from ..runtime.model_file import open_model
+    from ..runtime.elsewhere import unproved
+    from ..runtime.measure.bench import batch_sizes_of
     from ..runtime.options import require
 
-    known = [open_model(path).contract.class_labels for path in models]
-    for path, labels in zip(models, known, strict=True):
-        found = f"{models[0].name} and {path.name} have other classes"
-        require(labels == known[0], found, "the same", "them one at a time", verb="bench")
+    files = [unproved.look_into(path, options) for path in models]
+    unproved.require_used(files, options)
+    first = files[0].contract.class_labels
+    for file in files:
+        found = f"{models[0].name} and {file.path} have other classes"
+        same = file.contract.class_labels == first
+        require(same, found, "the same", "them one at a time", verb="bench")
+        if options.data is not None:
+            unproved.require_told(file, options)
+        if not options.quick:
+            batch_sizes_of(file, options.batch_sizes)
 
 
 def _draw(
@@ -168,7 +198,7 @@ def _draw(
 
     result, classifier, test = measured.result, measured.classifier, measured.test
     ran, score = result.provider, result.accuracy
-    title = f"{result.model.name} on {ran.obtained}, {ran.threads} threads: time of one run"
+    title = f"{result.model.title} on {ran.obtained}, {ran.threads} threads: time of one run"
     yield pictures.latency(place("latency"), measured.samples_ms, title)
     if score is not None and score.calibration is not None:
         yield pictures.confusion(place("confusion"), score)
@@ -196,6 +226,6 @@ def _draw_differences(
         (f"{index}: is {pictures.short_name(labels[test.labels[index]])}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
-    names = (pair.name, second.result.model.name)
+    names = (pair.name, second.result.model.title)
     title = f"{names[1]} {pair_line(pair)}".replace(", ", "\n", 1)
     return pictures.differences(path, cells, labels, names=names, title=title)

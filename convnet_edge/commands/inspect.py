@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.options import Options, model
+from ..runtime.options import UnprovedOptions, model
 from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal
 
@@ -17,14 +17,17 @@ IN_OTHER_WORDS = ("schema", "digest_holds", "contract")
 
 
 @dataclass(frozen=True)
-class InspectOptions(Options):
+class InspectOptions(UnprovedOptions):
     """What to look into."""
 
     model: Path | None = model(positional=True)  # noqa: RUF009 - it returns a field
 
 
 def command(options: InspectOptions, terminal: Terminal) -> None:
-    """Print what a model file is: contract, operations, opset, parameters, digest."""
+    """Print what a model file is: contract, operations, opset, parameters, digest.
+
+    Of an .onnx from elsewhere, which holds no contract, what its graph tells.
+    """
     from ..runtime.measure.tables import heading, shown
 
     path, file = choose_model(options.model), inspect(options)
@@ -35,7 +38,8 @@ def command(options: InspectOptions, terminal: Terminal) -> None:
     for name, text in _stated(document["contract"]).items():
         terminal.say(f"{name:>15} {text}")
     terminal.say(f"{'':>15} {file.digest.line()}")
-    terminal.finish(document, "convnet-edge", "verify", *to_name(path))
+    then = "verify" if file.holds_contract else "bench"
+    terminal.finish(document, "convnet-edge", then, *to_name(path))
 
 
 def inspect(options: InspectOptions) -> ModelFile:
@@ -44,18 +48,17 @@ def inspect(options: InspectOptions) -> ModelFile:
     Example: `ce.inspect(ce.InspectOptions("exported/convnet.onnx")).n_parameters`
 
     Raises:
-        InputError: unreadable, not ONNX, or without a contract.
+        InputError: unreadable, not ONNX, or without a contract and no image classifier.
     """
-    from ..runtime.model_file import open_model
+    from ..runtime.elsewhere import unproved
 
-    return open_model(choose_model(options.model))
+    file = unproved.look_into(choose_model(options.model), options)
+    unproved.require_used([file], options)
+    return file
 
 
 def _document(path: Path, file: ModelFile) -> dict[str, Any]:
     """Return what is known; golden images by their number, sample pictures by their names."""
-    stated, goldens = file.contract.document, file.contract.goldens
-    samples = [sample.name for sample in file.contract.samples]
-    tolerated = {"floor": goldens.floor, "tolerance": goldens.tolerance}
     return {
         "schema": "convnet-edge/inspect/1",
         "path": str(path),
@@ -68,33 +71,54 @@ def _document(path: Path, file: ModelFile) -> dict[str, Any]:
         "n_multiplications": file.n_multiplications,
         "inputs": file.inputs,
         "outputs": file.outputs,
-        "digest_holds": file.digest.passed,
-        "contract": {
-            **stated,
-            "goldens": {"n": len(goldens.images), **tolerated},
-            "preprocessing": {**stated["preprocessing"], "samples": samples},
-        },
+        "digest_holds": None if file.digest.skipped else file.digest.passed,
+        "contract": _contract(file),
     }
+
+
+def _contract(file: ModelFile) -> dict[str, Any]:
+    """Return the contract; of an unproved file what is known, as if there were one."""
+    stated, goldens = file.contract.document, file.contract.goldens
+    samples = [sample.name for sample in file.contract.samples]
+    tolerated = {"floor": goldens.floor, "tolerance": goldens.tolerance}
+    found = {
+        **stated,
+        "goldens": {"n": len(goldens.images), **tolerated},
+        "preprocessing": {**stated["preprocessing"], "samples": samples},
+    }
+    if not file.holds_contract:
+        n_classes = file.outputs[file.contract.output_name][1:]
+        unsaid = {"goldens", "file_sha256", "versions", "decision", "parameters"}
+        unsaid |= {"class_labels"} if n_classes != (len(stated["class_labels"]),) else set()
+        return {key: value for key, value in found.items() if key not in unsaid}
+    return found
 
 
 def _stated(contract: dict[str, Any]) -> dict[str, str]:
     """Return what people read of a contract, by what it is."""
-    from ..runtime.contract import LAYOUTS
+    from ..runtime.contract import LAYOUTS, PROOFS
     from ..runtime.measure.result import percent
 
-    measured, training, goldens = (contract[k] for k in ("measured", "training", "goldens"))
     found = {
         "scale": contract["input"]["scale"],
-        "classes": ", ".join(contract["class_labels"]),
-        "trained on": f"{training['data']}, {training['n_images']:,} images, recipe "
-        f"{training['recipe']}, {training['epochs']} epochs, seed {training['seed']}",
-        "test accuracy": f"{percent(measured['accuracy'], 2)} of {measured['n']:,} "
-        f"({measured['what']})",
-        "golden vectors": f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}",
+        "classes": ", ".join(contract.get("class_labels") or ["as many as it gives outputs"]),
     }
+    if proof := contract.get("proof"):
+        found = {"proof": f"{proof}: {PROOFS[proof]}"} | found
+    if training := contract.get("training"):
+        found["trained on"] = (
+            f"{training['data']}, {training['n_images']:,} images, recipe {training['recipe']}, "
+            f"{training['epochs']} epochs, seed {training['seed']}"
+        )
+    if measured := contract.get("measured"):
+        found["test accuracy"] = (
+            f"{percent(measured['accuracy'], 2)} of {measured['n']:,} ({measured['what']})"
+        )
+    if goldens := contract.get("goldens"):
+        found["golden vectors"] = f"{goldens['n']}, tolerance {goldens['tolerance']:.2g}"
     if made := contract.get("quantization"):
         layout = f"layout {made['layout']}: {LAYOUTS[made['layout']]}"
         found["integers"] = f"int8 of {made['weight_bits']} bits, {layout}"
-    for stage, versions in contract["versions"].items():
+    for stage, versions in contract.get("versions", {}).items():
         found[f"{stage} with"] = ", ".join(f"{name} {text}" for name, text in versions.items())
     return found

@@ -87,9 +87,11 @@ def _draw_grid(options: PredictOptions, terminal: Terminal) -> dict[str, Any]:
     """Predict and draw 15 random test images, as the tutorial does."""
     from ..data import dataset
     from ..drawing.pictures import draw_grid
-    from ..runtime.classifier import Classifier
+    from ..predicting.predict import open_classifier
+    from ..runtime.elsewhere.unproved import require_told
 
-    classifier = Classifier(choose_model(options.model), options.provider)
+    classifier = open_classifier(options)
+    require_told(classifier.file, options)
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     grid = draw_grid(options.plot_out, classifier, test, seed=options.seed)
     for index, name, true_name in zip(grid.indices, grid.names, grid.true_names, strict=True):

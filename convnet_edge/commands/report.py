@@ -42,9 +42,10 @@ def compare(options: CompareOptions, terminal: Terminal) -> None:
         terminal.step("fresh processes, in turn")
         found = stage.compare(options, terminal.share)
     sides = (("BASE", options.base, found.base_p50_ms), ("NEW", options.new, found.new_p50_ms))
-    for name, path, medians in sides:
+    for (name, path, medians), proof in zip(sides, found.proofs, strict=True):
         spread = f"{min(medians):.4f} to {max(medians):.4f} ms"
-        terminal.say(f"{name:>4} {path}: p50 of {len(medians)} fresh processes {spread}")
+        said = f" ({proof})" if proof else ""
+        terminal.say(f"{name:>4} {path}{said}: p50 of {len(medians)} fresh processes {spread}")
     terminal.say(*(gate.line() for gate in found.gates))
     terminal.finish(found.as_json())
     stage.require_gates(found)

@@ -32,7 +32,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     if found is not None and found.flips:
         terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
     terminal.answer(
-        f"{'PASS' if report.passed else 'FAIL'}: {result.model_path.name} on {report.provider}, "
+        f"{'PASS' if report.passed else 'FAIL'}: {result.title} on {report.provider}, "
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))

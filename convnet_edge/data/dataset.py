@@ -31,6 +31,7 @@ from .torchvision_sets import PictureSet, open_set
 VALIDATED = 0.1  # of training pictures, where the source has no others and a recipe wants some
 EMBEDDED = ("fashion-mnist", "sample")
 TORCHVISION = "torchvision:"
+UNKNOWN = "pictures unknown here"
 N_PROBED = 256  # pictures, from which defaults are chosen
 SMALLEST_SIZE, COMMON_SIZE, LARGEST_OWN_SIZE = 16, 64, 96  # pixels
 GREY_MODES = ("1", "L", "LA", "I", "F")  # and I;16 in its kinds
@@ -87,8 +88,8 @@ class Task:
     @classmethod
     def read(cls, document: dict[str, Any]) -> "Task":
         """Return what a checkpoint's header or a contract's document says."""
-        tested = document.get("measured") or document["test"] or {"sha256": ""}
-        training = document["training"]
+        tested = document.get("measured") or document.get("test") or {"sha256": ""}
+        training = document.get("training") or {"data": UNKNOWN}  # of a model from elsewhere
         held_out = training.get("validation_sha256")  # that of all training images for --validate N
         return cls(
             tuple(document["class_labels"]),

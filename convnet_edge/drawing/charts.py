@@ -49,8 +49,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The model file's name, the result file's where it has none."""
-        return self.result.model.name or self.path.name
+        """The model file's title, the result file's name where it has none."""
+        return self.result.model.title or self.path.name
 
     @property
     def status(self) -> str:
@@ -192,7 +192,7 @@ def sizes(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     for place, one in enumerate(reversed(entries)):
         kilobytes = (one.result.model.model_bytes or 0) / 1e3
         axes.barh(place + 0.18, kilobytes, 0.32, color=one.look["color"])
-        label = f"{one.number} {one.result.model.name:.40}: {kilobytes:,.0f} kB"
+        label = f"{one.number} {one.result.model.title:.40}: {kilobytes:,.0f} kB"
         axes.text(0, place + 0.42, label, fontsize=8, va="bottom")
     axes.set(ylim=(-0.1, len(entries)), yticks=[], xlabel="kB", xlim=(0, None), title=title)
     axes.spines["left"].set_visible(False)

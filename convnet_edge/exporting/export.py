@@ -5,17 +5,20 @@ The file is made in memory and sealed with its contract; every check runs on tho
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxscript
 import torch
+from torch import nn
 
 from ..data import dataset
 from ..drawing import pictures
 from ..networks import checkpoint, convnet
+from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError
@@ -27,7 +30,7 @@ from ..runtime.model_file import open_model
 from ..runtime.pictures.preprocess import Preprocessing
 from ..sealing import parity, seal
 from ..sealing.goldens import choose_goldens
-from . import graph
+from . import fitness, graph, reference
 from .options import ExportOptions
 
 VERSIONS = seal.versions(torch, onnx, onnxscript)
@@ -54,13 +57,17 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What the export left. score: the file's own accuracy on the test set."""
+    """What the export left.
+
+    opset: of the file. score: its own accuracy on the test images that were compared.
+    """
 
     model_path: Path
     report_path: Path
     picture: pictures.Picture
     report: ParityReport
     n_parameters: int
+    opset: int
     score: Accuracy
 
     __repr__ = brief
@@ -79,37 +86,47 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     require_writable(path)
     step("reading checkpoint and test set")
     model, trained = checkpoint.load_model(options.checkpoint)
-    assert isinstance(model, convnet.Convnet)
     labels = tuple(trained.header["class_labels"])
     test = dataset.require_test_set(dataset.Task.read(trained.header), options)
-    step("computing float64 reference logits")
-    reference = parity.from_pytorch(test.images, convnet.reference_logits(model, test.images))
     step("exporting the graph")
-    plain = graph.to_onnx(model, takes=options.input)
+    plain = graph.to_onnx(model, trained.header["model"]["image_shape"], takes=options.input)
+    step("running the network alone and in company")
+    checks = fitness.check(model, test.images)
+    step("computing float64 reference logits")
+    known = reference.compute(model, test.images, limit_s=options.reference_s)
     step("proving the final bytes")
-    final = contract.seal(plain, _describe(options, model, trained.header, test, reference))
-    proof = prove(final, reference)
-    floor, tolerance = reference.floor, reference.tolerance
+    final = seal.seal(plain, _describe(options, model, trained.header, test, known))
+    proof = prove(final, known)
+    checks += proof.checks
     report = ParityReport(
-        passed=all(check.passed for check in proof.checks),
+        passed=all(check.passed for check in checks),
         model=path.name,
         model_sha256=hashlib.sha256(final).hexdigest(),
         model_bytes=len(final),
-        floor=floor,
-        tolerance=tolerance,
+        floor=known.floor,
+        tolerance=known.tolerance,
         comparison=proof.comparison,
-        checks=proof.checks,
+        checks=checks,
     )
-    errors = selftest.errors_of(proof.logits, reference.logits).max(axis=1)
+    errors = selftest.errors_of(proof.logits, known.logits).max(axis=1)
     picture_path = seal.beside(path, "parity", passed=report.passed).with_suffix(".png")
-    picture = pictures.parity_errors(picture_path, errors, floor=floor, tolerance=tolerance)
+    picture = pictures.parity_errors(
+        picture_path, errors, floor=known.floor, tolerance=known.tolerance
+    )
     report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
-    score = accuracy.score(proof.logits.argmax(axis=1), test.labels, labels)
-    n_parameters = model.architecture.n_parameters
-    return ExportResult(path, report_path, picture, report, n_parameters, score)
+    compared = _compared(test, known)
+    return ExportResult(
+        model_path=path,
+        report_path=report_path,
+        picture=picture,
+        report=report,
+        n_parameters=trained.header["model"]["n_parameters"],
+        opset=open_model(final).opsets[""],
+        score=accuracy.score(proof.logits.argmax(axis=1), compared.labels, labels),
+    )
 
 
-def prove(model: bytes, reference: parity.Reference) -> parity.Proof:
+def prove(model: bytes, known: parity.Reference) -> parity.Proof:
     """Run every check on the final bytes; none that can run is skipped because another failed."""
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -119,49 +136,66 @@ def prove(model: bytes, reference: parity.Reference) -> parity.Proof:
     opening = "self-contained file"
     try:
         file = open_model(model)
-        checks += parity.check_graph(file)
+        newer = graph.newer_operations(node.op_type for node in file.nodes if not node.domain)
+        checks += parity.check_graph(file, newer=newer)
         opening = "loads alone"
         classifier = Classifier(file)
     except EdgeError as error:
-        return parity.prove_nothing([*checks, Check(opening, False, error.found)], reference)
+        return parity.prove_nothing([*checks, Check(opening, False, error.found)], known)
     checks.append(Check(opening, True, "from memory, without a folder"))
     checks += selftest.run_selftest(classifier)
-    checks += parity.check_batch_sizes(classifier, reference)
-    whole = parity.compare_all(classifier, reference)
+    checks += parity.check_batch_sizes(classifier, known)
+    whole = parity.compare_all(classifier, known)
     return parity.Proof((*checks, *whole.checks), whole.logits, whole.comparison)
+
+
+def _compared(test: accuracy.ImageSet, known: parity.Reference) -> accuracy.ImageSet:
+    """Return the test images that the reference is of; the digest stays that of all."""
+    if known.indices is None:
+        return test
+    return replace(test, images=known.images, labels=test.labels[known.indices], paths=())
 
 
 def _describe(
     options: ExportOptions,
-    model: convnet.Convnet,
+    model: nn.Module,
     header: dict[str, Any],
     test: accuracy.ImageSet,
-    reference: parity.Reference,
+    known: parity.Reference,
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
-    architecture, labels = model.architecture, header["class_labels"]
-    activity = convnet.hidden_activity(model, test.images)
-    said = reference.logits.argmax(axis=1)  # not the labels
-    chosen = choose_goldens(said, activity, test.images, n_classes=len(labels))
+    labels, network = header["class_labels"], header["model"]
+    images, activity = known.images, np.zeros((len(known.images), 0), bool)
+    if isinstance(model, Convnet):
+        activity = convnet.hidden_activity(model, images)
+    said = known.logits.argmax(axis=1)  # not the labels
+    chosen = choose_goldens(said, activity, images, n_classes=len(labels))
+    indices = chosen if known.indices is None else known.indices[chosen]
     goldens = contract.Goldens(
-        test.images[chosen], reference.logits[chosen], chosen, reference.floor, reference.tolerance
+        images[chosen], known.logits[chosen], indices, known.floor, known.tolerance
     )
-    proof = seal.describe_proof("float64 PyTorch", reference.logits, test, goldens, labels)
-    coverage = {
-        "n_hidden_units": activity.shape[1],
-        "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
-        "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
-    }
+    what = "float64 PyTorch"
+    proof = seal.describe_proof(what, known.logits, _compared(test, known), goldens, labels)
+    if known.n_all:
+        some = f"on {len(images):,} of the {known.n_all:,} test images, a seeded sample"
+        proof["measured"]["what"] = f"{what} {some}"
+    parameters = {"n": network["n_parameters"]}
+    if isinstance(model, Convnet):
+        # the checkpoint was read, so the formula gives the number of its weights
+        parameters["n_by_formula"] = parameters["n"]
+        proof["goldens"] |= {
+            "n_hidden_units": activity.shape[1],
+            "n_hidden_units_any_test_image_activates": int(activity.any(axis=0).sum()),
+            "n_hidden_units_these_activate": int(activity[chosen].any(axis=0).sum()),
+        }
     return proof | {
         "name": options.out_path.stem,
         "class_labels": labels,
         "training": header["training"],
-        # the checkpoint was read, so the formula gives the number of its weights
-        "parameters": {"n": architecture.n_parameters, "n_by_formula": architecture.n_parameters},
+        "parameters": parameters,
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
-        "goldens": proof["goldens"] | coverage,
-        "input": seal.describe_input(options.input, architecture.image_shape),
+        "input": seal.describe_input(options.input, network["image_shape"]),
         "output": {"name": "logits", "dtype": "float32", "meaning": "raw, before softmax"},
         "preprocessing": seal.describe_preprocessing(
             test.images, Preprocessing.read(header["preprocessing"])

@@ -1,12 +1,12 @@
-"""Trace the network into a graph, and rewrite it without changing what it computes.
+"""Translate a captured network into a graph, and rewrite it without changing what it computes.
 
-Whether the logits are still right is proved on the sealed file, not here.
+How a network is captured is the business of `capture`; whether the logits are still right is proved
+on the sealed file.
 """
 
-import contextlib
-import io
+import copy
 import itertools
-import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -15,65 +15,147 @@ import onnxscript
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import nn
+from torch.export import ExportedProgram
 
 from ..networks.convnet import Convnet
+from ..networks.normalized import Normalized
 from ..runtime.errors import CheckFailedError
-from ..sealing.parity import IR_VERSION, OPSET
+from ..sealing.parity import IR_VERSIONS, OPSET
 from ..sealing.seal import InputDtype
+from .capture import FAILURES, capture, first_line, quiet
 
-EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"
+# of RepVGG, MobileOne and their kin: branches that were made for training become one
+TO_DEPLOY = ("fuse", "reparameterize", "switch_to_deploy")
 
 
-def to_onnx(model: Convnet, *, takes: InputDtype = "float32") -> bytes:
-    """Return `model` as a serialised ModelProto: opset 18, IR 8, free batch axis, no metadata.
+class Stored(nn.Module):
+    """A network that takes pixels as they are stored, 0 to 255: one multiplication does it all."""
 
-    The graph cuts off the pixels that never reach the output and, if it `takes` uint8, scales grey
-    values itself. No stack trace, path or time is left in it.
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network, scale, offset = model, torch.ones(1), None
+        if isinstance(model, Normalized):
+            self.network, scale, offset = model.network, model.scale, model.offset
+        self.register_buffer("scale", (scale.double() / MAX_GREY).float())
+        self.register_buffer("offset", offset)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 pixels (N, C, H, W) to logits."""
+        pixels = images.to(torch.float32) * self.scale
+        logits: torch.Tensor = self.network(pixels if self.offset is None else pixels + self.offset)
+        return logits
+
+
+def to_onnx(
+    model: nn.Module, image_shape: tuple[int, ...], *, takes: InputDtype = "float32"
+) -> bytes:
+    """Return `model` as a serialised ModelProto: free batch axis, opset 18, IR 8, no metadata.
+
+    A newer opset where the network has an operation that 18 lacks. If it `takes` uint8, the graph
+    scales the pixels itself. No stack trace, path or time is left in it.
+
+    Raises:
+        CheckFailedError: torch cannot capture it (see `capture`), or not translate it.
     """
+    if isinstance(model, Convnet):  # it is cut to what it reads, and scaled in its weights
+        program = capture(model, image_shape)
+    else:
+        deployed = deploy(model)
+        program = (
+            capture(Stored(deployed), image_shape, torch.uint8)
+            if takes == "uint8"
+            else capture(deployed, image_shape)
+        )
     try:
-        proto = trace(model)
-        flatten(proto)
-        read_images(proto, model.architecture.needed_sides, takes)
+        proto = translate(program)
+        if isinstance(model, Convnet):
+            proto.graph.name = "convnet"
+            flatten(proto)
+            read_images(proto, model.architecture.needed_sides, takes)
         proto = finish(proto)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailedError(
             f"torch {torch.__version__} with onnxscript {onnxscript.__version__} could not export "
-            f"the model: {str(error).splitlines()[0]}",
-            expected="a graph in which one convolution reads the images",
+            f"the model: {first_line(error)}",
+            expected="a graph of ONNX's own operations",
             next_step=NEXT_STEP,
         ) from error
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def trace(model: Convnet) -> onnx.ModelProto:
-    """Return what torch's exporter makes of `model`, for any number of images.
+def deploy(model: nn.Module) -> nn.Module:
+    """Return a copy whose modules have the form in which they say that they are used.
+
+    That of RepVGG, MobileOne and others has fewer branches than the one that is trained.
+
+    Raises:
+        CheckFailedError: a module's own way there fails.
+    """
+    deployed = copy.deepcopy(model)
+    for parent in list(deployed.modules()):
+        for name, module in parent.named_children():
+            own = (getattr(type(module), one, None) for one in TO_DEPLOY)
+            if (method := next(filter(callable, own), None)) is None:
+                continue
+            try:
+                made = method(module)
+            except FAILURES as error:
+                raise CheckFailedError(
+                    f"deployed form: {type(module).__name__}.{method.__name__}() of {name} fails: "
+                    f"{first_line(error)}",
+                    expected=f"one of {', '.join(TO_DEPLOY)}, without an argument",
+                    next_step="mend that method, or give it another name",
+                ) from error
+            if isinstance(made, nn.Module):
+                setattr(parent, name, made)
+    return deployed.eval()
+
+
+def translate(program: ExportedProgram) -> onnx.ModelProto:
+    """Return what torch's exporter makes of a captured network.
 
     What says where and when it was made is removed (onnx-ir's own pass keeps it at the values).
     """
-    images = torch.zeros(EXAMPLE_BATCH_SIZE, *model.architecture.image_shape)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about torch's own internals
-        program = torch.onnx.export(
-            model,
-            (images,),
-            dynamo=True,
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None  # as it may be without dynamo
-    proto: onnx.ModelProto = program.model_proto
+    proto = _translate(program, OPSET)
+    lacking = newer_operations(node.op_type for node in proto.graph.node if not node.domain)
+    if lacking:
+        proto = _translate(program, max(onnx.defs.get_schema(op).since_version for op in lacking))
     graph = proto.graph
     parts = itertools.chain(graph.node, graph.initializer, graph.input, graph.output)
     for owner in (proto, graph, *parts):
         del owner.metadata_props[:]
         owner.ClearField("doc_string")
-    proto.ir_version = IR_VERSION
-    graph.name = "convnet"
+    opset = next(one.version for one in proto.opset_import if not one.domain)
+    proto.ir_version = IR_VERSIONS[opset]
+    graph.name = "classifier"
+    return proto
+
+
+def newer_operations(used: Iterable[str]) -> list[str]:
+    """Return those of ONNX's operations that opset 18 lacks."""
+    has = onnx.defs.has
+    return sorted({op for op in used if has(op) and not has(op, max_inclusive_version=OPSET)})
+
+
+def _translate(program: ExportedProgram, opset: int) -> onnx.ModelProto:
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),  # else the axis bears a number of torch's own
+            opset_version=opset,
+            verbose=False,
+        )
+    assert made is not None  # as it may be without dynamo
+    proto: onnx.ModelProto = made.model_proto
     return proto
 
 
@@ -121,12 +203,21 @@ def read_images(proto: onnx.ModelProto, sides: tuple[int, int], takes: InputDtyp
     conv.input[0] = source
     for node in reversed(front):
         graph.node.insert(0, node)
+    del graph.value_info[:]  # made for whole images
 
 
 def finish(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model without what no output depends on, every shape inferred anew, strictly."""
+    """Return the model without what no output depends on, every shape inferred, strictly.
+
+    What the exporter knows of shapes stays where the graph was not rewritten: that a view has the
+    batch for its first axis is lost on who only reads Reshape.
+    """
     proto = ir.to_proto(RemoveUnusedNodesPass()(ir.from_proto(proto)).model)
+    made = {name for node in proto.graph.node for name in node.output}
+    known = [one for one in proto.graph.value_info if one.name in made]
     del proto.graph.value_info[:]
+    for one in known:
+        proto.graph.value_info.add(name=one.name, type=one.type)
     return onnx.shape_inference.infer_shapes(
         proto, check_type=True, strict_mode=True, data_prop=True
     )

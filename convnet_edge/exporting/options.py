@@ -1,12 +1,14 @@
 """The options of `export` and `verify`."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.options import DataOptions
-from ..runtime.options import model, option, provider
+from ..data.options import SOURCES, DataOptions
+from ..runtime.options import UnprovedOptions, classes, model, option, preprocessing, provider
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
+
+REFERENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,9 @@ class ExportOptions(DataOptions):
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
     input: Literal["float32", "uint8"] = option(
         "float32", "float32: pixels in [0, 1]; uint8: grey values, as stored."
+    )
+    reference_s: float = option(
+        REFERENCE_S, "Seconds for the float64 reference; past them, of a sample of images.", above=0
     )
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
@@ -38,3 +43,22 @@ class VerifyOptions(DataOptions):
     out: Path | None = option(
         None, "Report file.", suffixes=(".json",), default_text="NAME.verify.json beside it"
     )
+
+
+@dataclass(frozen=True)
+class AdoptOptions(DataOptions, UnprovedOptions):
+    """Which .onnx from elsewhere to seal, and what its maker knows of it."""
+
+    model: Path = option(None, "The .onnx file, which stays as it is.", positional=True)
+    _: KW_ONLY
+    data: str = option(None, f"Pictures with their classes: {SOURCES}", metavar="SOURCE")
+    classes: Path = classes(default_text=None)
+    preprocessing: Path = preprocessing(default_text=None)
+    out: Path | None = option(
+        None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
+    )
+
+    @property
+    def out_path(self) -> Path:
+        """The model file to write."""
+        return self.out or EXPORTED_DIR / f"{self.model.stem}.onnx"

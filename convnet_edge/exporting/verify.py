@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data import dataset
-from ..runtime import selftest
+from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.files import require_writable, write_json
@@ -27,7 +27,7 @@ from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from . import skew
-from .options import VerifyOptions
+from .options import REFERENCE_S, VerifyOptions
 
 LONG_S = 10.0
 PATIENCE = 10  # times the estimate, after which runs are ended
@@ -74,14 +74,23 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, where it and its model are, and whether that is of integers."""
+    """The report, where it and its model are, and what that is.
+
+    proof: None of a file proved against float64 PyTorch.
+    """
 
     model_path: Path
     report_path: Path
     report: VerifyReport
     is_quantized: bool
+    proof: contract.Proof | None
 
     __repr__ = brief
+
+    @property
+    def title(self) -> str:
+        """The model's name, and behind it what it lacks of a proof."""
+        return f"{self.model_path.name} ({self.proof})" if self.proof else self.model_path.name
 
 
 def verify(
@@ -107,7 +116,7 @@ def verify(
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
-        classifier = Classifier(file, provider=options.provider)
+        classifier = Classifier(file, provider=options.provider, isolate=True)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
         if options.skew or options.against is not None:
@@ -134,22 +143,28 @@ def verify(
     )
     write_json(report_path, as_json(report))
     is_quantized = file.contract.quantization is not None
-    return VerifyResult(path, report_path, report, is_quantized)
+    return VerifyResult(path, report_path, report, is_quantized, file.contract.proof)
 
 
 def compare_network(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
-    """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`."""
-    from ..networks import checkpoint, convnet  # torch: only this path needs it
+    """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`.
+
+    Of a network that takes longer than a minute, on a seeded sample of them.
+    """
+    from ..networks import checkpoint  # torch: only this path needs it
+    from . import reference
 
     model, stored = checkpoint.load_model(path)
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)
-    reference = parity.from_pytorch(images, convnet.reference_logits(model, images))
-    with _in_time(mine, len(images), note):
-        return parity.compare_all(mine, reference), Against(str(path))
+    known = reference.compute(model, images, limit_s=REFERENCE_S)
+    if known.n_all:
+        note(f"comparing {len(known.images):,} of the {known.n_all:,} images, a seeded sample")
+    with _in_time(mine, len(known.images), note):
+        return parity.compare_all(mine, known), Against(str(path))
 
 
 def compare_model(

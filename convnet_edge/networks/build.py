@@ -29,6 +29,8 @@ from ..runtime.errors import InputError, MissingPackageError
 from ..runtime.files import MIB, read_bytes
 from . import REFERENCE, convnet
 
+LIBRARIES = ("torchvision", "timm")
+NOT_OPTIONS = ("pretrained", "checkpoint", "weights")  # with which a library would open others
 IN_MEMORY = "memory"  # where a network is that only the Python which made it has
 MAX_SOURCE_BYTES = 16 * MIB
 N_CHECKED = 2  # images of the first batch: what holds for one only shows with more
@@ -75,23 +77,67 @@ def find(arch: Arch) -> Named:
         )
     if not where or not what:
         raise _unreadable(arch, what or where)
-    if where in ("torchvision", "timm"):
+    if where in LIBRARIES:
         return Named(arch, _from_library(where, what))
-    path = Path(where)
-    if path.suffix != ".py":
-        beside = Path(*where.split(".")).with_suffix(".py")
-        if not beside.is_file():
-            module = _import(arch, where)
-            return Named(arch, _member(arch, module, what), _digest(module.__file__))
-        if _is_installed(where):
-            raise InputError(
-                f"--arch {arch} may be {beside} in this folder, or the installed {where}",
-                expected=f"./{beside}:{what}, or the name of a module that is no file here",
-                next_step="write it so, or run this in another folder",
-            )
-        path = beside
+    if (path := _file(arch, where)) is None:
+        module = _import(arch, where)
+        return Named(arch, _member(arch, module, what), _digest(module.__file__))
     digest = _digest(path)
     return Named(arch, _member(arch, _run(path), what), digest)
+
+
+def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: bool) -> Named:
+    """Return what a file names, be it from anywhere: a library's network, or one in a file here.
+
+    That is run only if it has the SHA-256 that the file states; no module is imported.
+
+    Raises:
+        InputError: as `find`; it names a module, or a file that has other bytes now.
+    """
+    where = arch.rpartition(":")[0]
+    if where and where not in (*LIBRARIES, IN_MEMORY):
+        if (path := _file(arch, where)) is None:
+            raise InputError(
+                f"the network is {arch}, a module's, which is not run because a file says so",
+                expected="your word that it is yours",
+                next_step=f"pass --arch {arch}",
+            )
+        if not allow_changed_source:
+            require_same_source(arch, _digest(path), source_sha256)
+    return find(arch)
+
+
+def require_same_source(arch: str, found: str | None, stated: str | None) -> None:
+    """Check that the Python which defines a network has the SHA-256 that is stated, if one is.
+
+    Raises:
+        InputError: it has another.
+    """
+    if stated and found != stated:
+        raise InputError(
+            f"the file of {arch} has changed since then (sha256 {str(found)[:16]}…, not "
+            f"{stated[:16]}…)",
+            expected="the file that it was trained with: other code may give other answers",
+            next_step="put that file back, or pass --allow-changed-source if the change is none "
+            "to the network",
+        )
+
+
+def _file(arch: str, where: str) -> Path | None:
+    """Return the file that `where` names, by its path or as a module; None if it names none."""
+    path = Path(where)
+    if path.suffix == ".py":
+        return path
+    beside = Path(*where.split(".")).with_suffix(".py")
+    if not beside.is_file():
+        return None
+    if _is_installed(where):
+        raise InputError(
+            f"--arch {arch} may be {beside} in this folder, or the installed {where}",
+            expected=f"./{beside}:{arch.rpartition(':')[2]}, or a module that is no file here",
+            next_step="write it so, or run this in another folder",
+        )
+    return beside
 
 
 def _given(arch: Callable[..., Any]) -> Named:
@@ -135,6 +181,13 @@ def build(
     side = sides[0] if sides[0] == sides[1] else tuple(sides)
     known = {"num_classes": n_classes, "in_channels": channels, "in_chans": channels,
              "image_size": side}  # fmt: skip
+    for name in options:
+        if named.arch.partition(":")[0] in LIBRARIES and name.startswith(NOT_OPTIONS):
+            raise InputError(
+                f"--arch-option {name}",
+                expected="what the network is made with; its weights are named apart",
+                next_step="name them with --weights",
+            )
     taken = inspect.signature(named.make).parameters
     arguments = {name: value for name, value in known.items() if name in taken} | dict(options)
     with _explained(f"{named.arch} cannot be made with {_listed(arguments)}", "--arch-option"):

@@ -169,9 +169,14 @@ def load_model(
     except ValueError as error:
         raise misfit(path, error) from error
     stored = described.model
-    named = build.find(stored.arch if arch is None else arch)
-    if not allow_changed_source:
-        require_same_source(path, stored, named)
+    if arch is None:
+        named = build.find_stored(
+            stored.arch, stored.source_sha256, allow_changed_source=allow_changed_source
+        )
+    else:
+        named = build.find(arch)
+        if not allow_changed_source:
+            build.require_same_source(named.arch, named.source_sha256, stored.source_sha256)
     try:
         model = build.build(
             named,
@@ -187,27 +192,6 @@ def load_model(
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
     return model.eval(), checkpoint
-
-
-def require_same_source(path: Path, stored: Network, named: build.Named) -> None:
-    """Check that the Python which defines the network is what it was.
-
-    Raises:
-        InputError: its file has other bytes now.
-    """
-    if stored.source_sha256 and named.source_sha256 != stored.source_sha256:
-        raise changed_source(path, named, stored.source_sha256)
-
-
-def changed_source(path: Path, named: build.Named, then: object) -> InputError:
-    """Return the error that the file of a network is not what it was `then`, by its SHA-256."""
-    return InputError(
-        f"the file of {named.arch} has changed since {path} was written (sha256 "
-        f"{str(named.source_sha256)[:16]}…, not {str(then)[:16]}…)",
-        expected="the file that it was trained with: other code may give other answers",
-        next_step="put that file back, or pass --allow-changed-source if the change is none "
-        "to the network",
-    )
 
 
 def misfit(path: Path, error: Exception) -> InputError:

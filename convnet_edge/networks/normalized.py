@@ -1,4 +1,4 @@
-"""Put the normalisation that a network was trained with inside it: a device knows pixels alone."""
+"""Let a network that was trained on normalised pixels take pixels in [0, 1]."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,9 @@ from torch import nn
 
 
 class Normalized(nn.Module):
-    """A network that takes pixels in [0, 1] where `network` takes (pixel - mean) / deviation.
+    """`network` behind (pixel - mean) / deviation, as one multiplication and one addition.
 
-    Input (N, C, H, W) float. mean, deviation: of each of the C channels; computed in float64 and
-    rounded once, to one multiplication and one addition a pixel.
+    mean, deviation: of each channel. A convolution that pads takes neither into its weights.
     """
 
     scale: torch.Tensor
@@ -21,12 +20,11 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        pairs = list(zip(mean, deviation, strict=True))
-        scale, offset = [1 / d for _, d in pairs], [-m / d for m, d in pairs]
-        self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
-        self.register_buffer("offset", torch.tensor(offset)[:, None, None], persistent=False)
+        means, deviations = (torch.tensor(v, dtype=torch.float64) for v in (mean, deviation))
+        for name, values in (("scale", 1 / deviations), ("offset", -means / deviations)):
+            self.register_buffer(name, values.float()[:, None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map pixels (N, C, H, W) to logits (N, n_classes)."""
+        """Map pixels (N, C, H, W) in [0, 1] to the network's logits."""
         logits: torch.Tensor = self.network(x * self.scale + self.offset)
         return logits

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import model, option, provider, seed
+from ..runtime.options import UnprovedOptions, model, option, provider, seed
 
 
 @dataclass(frozen=True)
-class PredictOptions(DataOptions):
+class PredictOptions(DataOptions, UnprovedOptions):
     """What to label; without pictures, the tutorial's grid of test images is drawn."""
 
     images: tuple[Path, ...] = option(

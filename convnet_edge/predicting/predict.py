@@ -7,6 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ..runtime.classifier import Classifier
+from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
 from ..runtime.pictures import decode, preprocess
 from ..sealing.default_model import choose_model
@@ -46,7 +47,7 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
     Raises:
         InputError: the model or the provider cannot be opened.
     """
-    classifier = Classifier(choose_model(options.model), options.provider)
+    classifier = open_classifier(options)
     how = classifier.contract.preprocessing
     paths = expand(options.images)
     while batch := list(islice(paths, RUN_BATCH_SIZE)):
@@ -64,6 +65,17 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
             else:
                 top, unsure, picture = next(answers)
                 yield Prediction(path, tuple(top), unsure, picture.n_frames)
+
+
+def open_classifier(options: PredictOptions) -> Classifier:
+    """Open the model that the options name, one from elsewhere too.
+
+    Raises:
+        InputError: it or the provider cannot be opened.
+    """
+    file = unproved.open_any(choose_model(options.model), options)
+    unproved.require_used([file], options)
+    return Classifier(file, options.provider)
 
 
 def expand(paths: Sequence[Path]) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import model, option
+from ..runtime.options import UnprovedOptions, model, option
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, shipped_model
 
 Layout = Literal["portable", "ort-cpu"]
@@ -13,7 +13,7 @@ LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int
 
 
 @dataclass(frozen=True)
-class QuantizeOptions(DataOptions):
+class QuantizeOptions(DataOptions, UnprovedOptions):
     """How to make integers of a float model."""
 
     model: Path | None = model(positional=True)

@@ -15,9 +15,10 @@ import onnx
 
 from ..data import dataset
 from ..data.dataset import take
-from ..runtime import contract, selftest
+from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
+from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy, cost, machine, stats, tables, timing
@@ -28,6 +29,7 @@ from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.default_model import choose_model
+from ..sealing.normalization import take_pixels
 from . import ort_cpu, portable
 from .options import Layout, QuantizeOptions
 
@@ -44,6 +46,7 @@ ADVICE = {
     "mixed": "int8 is not faster here in each of these: choose by how you will run it",
 }
 LARGE_BATCH = 64
+OPSET_OF_AXES = 13
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
@@ -196,7 +199,21 @@ class _Source:
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
-        self.classifier = Classifier(path)
+        file = unproved.open_any(path, options)
+        unproved.require_used([file], options)
+        if not file.holds_contract:
+            unproved.require_told(file, options)
+            file = take_pixels(file)
+        found = f"{path}, whose graph is fixed at {file.batch_size} image"
+        require(file.batch_size is None, found, "any number of images", "MODEL")
+        require(
+            file.opsets[""] >= OPSET_OF_AXES,
+            f"{path} of opset {file.opsets['']}, which has no scale for each channel",
+            f"opset {OPSET_OF_AXES} or newer",
+            "what `convnet-edge adopt` makes of it, which raises the opset",
+            verb="name",
+        )
+        self.classifier = Classifier(file)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
             raise InputError(
@@ -214,7 +231,7 @@ class _Source:
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
-        return Classifier(contract.seal(graph, self.document), settings=Settings(fuse=fuse))
+        return Classifier(seal.seal(graph, self.document), settings=Settings(fuse=fuse))
 
     def quantised(self, float_layers: Collection[str]) -> bytes:
         """Return its graph with integers in all but these layers."""
@@ -280,7 +297,7 @@ def quantize(
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
     document = _describe(options, source, found, reference)
-    classifier = Classifier(contract.seal(graph, document))
+    classifier = Classifier(seal.seal(graph, document))
     logits = classifier.logits(test.images)
     checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)

@@ -4,8 +4,10 @@ Both are measured here, in turn, each time in a fresh process: processes differ 
 themselves than the runs within one, so one process of each proves nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +15,15 @@ import numpy as np
 from ..data import dataset
 from ..data.options import DataOptions
 from ..runtime.classifier import Classifier
+from ..runtime.elsewhere import unproved
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
+from ..runtime.measure.bench import batch_sizes_of
 from ..runtime.measure.cold_start import Task, start_process
 from ..runtime.measure.result import Accuracy, Interval, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
+from ..runtime.model_file import ModelFile
+from ..runtime.options import UnprovedOptions
 from ..runtime.session import Settings
 from .options import CompareOptions
 
@@ -43,7 +49,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """NEW's median time over BASE's, pair by pair: the ratios' median; p50 of each process."""
+    """NEW's median time over BASE's, pair by pair: the ratios' median; p50 of each process.
+
+    proofs: of both, as in a contract.
+    """
 
     options: CompareOptions
     ratio: float
@@ -51,6 +60,7 @@ class Comparison:
     gates: tuple[Gate, ...]
     base_p50_ms: tuple[float, ...]
     new_p50_ms: tuple[float, ...]
+    proofs: tuple[str | None, ...] = (None, None)
 
     __repr__ = brief
 
@@ -58,7 +68,8 @@ class Comparison:
         """Return everything as plain JSON values."""
         found, (base, new) = asdict(self), (self.options.base, self.options.new)
         options = found.pop("options") | {"base": str(base), "new": str(new)}
-        options = {name: options[name] for name in options if name not in vars(DataOptions())}
+        others = vars(DataOptions()) | vars(UnprovedOptions())  # which say what pictures are
+        options = {name: options[name] for name in options if name not in others}
         return {"schema": SCHEMA, **options, **found, "machine": machine.passport()}
 
 
@@ -73,9 +84,35 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
         InputError: a file cannot be read, or a model not be run; or an accuracy is asked for and
             the test images are not found.
     """
-    score = None if options.min_accuracy is None else _score_new(options)  # what is missing, first
+    files = [unproved.open_any(path, options) for path in (options.base, options.new)]
+    unproved.require_used(files, options)
+    for file in files:
+        batch_sizes_of(file, (options.batch_size,))
+    # what is missing, first
+    score = None if options.min_accuracy is None else _score(files[1], options)
+    with ExitStack() as stack:
+        stated = [stack.enter_context(unproved.stand_in(file)) for file in files]
+        medians, new_ns = _take_turns(options, stated, share)
+    ratios = np.array(medians[1]) / np.array(medians[0])
+    ratio, interval = float(np.median(ratios)), median_interval(ratios)
+    gates = tuple(_gates(options, ratio, interval, new_ns, score))
+    proofs = tuple(file.contract.proof for file in files)
+    base_ms, new_ms = map(tuple, medians)
+    return Comparison(options, ratio, interval, gates, base_ms, new_ms, proofs)
+
+
+def _take_turns(
+    options: CompareOptions, stated: Sequence[Path | None], share: Callable[[float], None]
+) -> tuple[tuple[list[float], list[float]], list[int]]:
+    """Return the median of each process by model, and all times of NEW.
+
+    stated: what stands in for the contract of each, if it holds none.
+    """
     settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
-    tasks = [Task(path, settings, sizes, STEADY_S) for path in (options.base, options.new)]
+    tasks = [
+        Task(path, settings, sizes, STEADY_S, contract_path=contract_path)
+        for path, contract_path in zip((options.base, options.new), stated, strict=True)
+    ]
     medians: tuple[list[float], list[float]] = ([], [])
     new_ns: list[int] = []
     for number in range(options.n_pairs):
@@ -84,14 +121,12 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
             medians[side].append(process.p50_ms[str(options.batch_size)])
             new_ns += samples_ns if side == 1 else []
         share((number + 1) / options.n_pairs)
-    ratios = np.array(medians[1]) / np.array(medians[0])
-    ratio, interval = float(np.median(ratios)), median_interval(ratios)
-    gates = tuple(_gates(options, ratio, interval, new_ns, score))
-    return Comparison(options, ratio, interval, gates, *map(tuple, medians))
+    return medians, new_ns
 
 
-def _score_new(options: CompareOptions) -> Accuracy:
-    classifier = Classifier(options.new, options.provider, options.threads)
+def _score(file: ModelFile, options: CompareOptions) -> Accuracy:
+    unproved.require_told(file, options)
+    classifier = Classifier(file, options.provider, options.threads)
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     labels = classifier(test.images).labels
     return accuracy.score(labels, test.labels, classifier.contract.class_labels)

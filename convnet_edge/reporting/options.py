@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.options import DataOptions
-from ..runtime.options import SHARE, Options, option, provider, threads
+from ..runtime.options import SHARE, Options, UnprovedOptions, option, provider, threads
 
 
 @dataclass(frozen=True)
-class CompareOptions(DataOptions):
+class CompareOptions(DataOptions, UnprovedOptions):
     """Two model files to measure here in turn, and what NEW must hold against BASE."""
 
     base: Path = option(None, "A model file.", positional=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..drawing import charts
 from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
+from ..runtime.contract import PROOFS
 from ..runtime.files import write_atomically
 from ..runtime.measure import tables
 from ..runtime.measure.result import Latency, Machine, Result, brief
@@ -43,7 +44,7 @@ class ReportResult:
 
     summary: what a terminal shows of it. details: what it shows instead of all but the first line
     if more is wanted. warnings: why some of the numbers cannot be compared, or are missing. models:
-    names of the files that were measured.
+    names of the files that were measured, and can be handed over.
     """
 
     html_path: Path
@@ -87,6 +88,7 @@ def report(options: ReportOptions) -> ReportResult:
     """
     results = read_results(options.results)
     entries = _entries(results)
+    models = [one.result.model for one in entries]
     charted = _telling(entries, MAX_CHARTED)
     figures = tuple(_figures(charted, options.out))
     pictures = tuple(picture for *_, picture in figures)
@@ -115,7 +117,7 @@ def report(options: ReportOptions) -> ReportResult:
         (said.summary, *_screen(entries, markdown_path)),
         (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
-        tuple(dict.fromkeys(one.name for one in entries)),
+        tuple(dict.fromkeys(one.name for one in models if one.proof != "unproved")),
     )
 
 
@@ -301,6 +303,8 @@ def _warnings(entries: Sequence[Entry]) -> Iterator[str]:
     for one in entries:
         if (ending := _ending(one)) != "complete":
             yield f"{one.number}, {one.path.name}: {ending}"
+        if proof := one.result.model.proof:
+            yield f"{one.number}, {one.path.name}: {proof}: {PROOFS[proof]}"
 
 
 def _figures(entries: Sequence[Entry], out: Path) -> Iterator[tuple[str, str, Picture]]:

@@ -28,7 +28,7 @@ from .files import (
 )
 from .measure import bench, cold_start, machine, screen
 from .measure.check import Check
-from .measure.options import BenchOptions
+from .measure.options import DEVICE_BATCH_SIZES, BenchOptions
 from .measure.result import as_json, percent
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require_values
@@ -36,7 +36,9 @@ from .pictures import decode, preprocess
 from .selftest import run_selftest
 
 OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
-DEFAULTS: dict[str, Any] = {"batch_sizes": (1, 8)}  # where a device's differ from the host's
+DEFAULTS: dict[str, Any] = {
+    "batch_sizes": DEVICE_BATCH_SIZES
+}  # where a device's differ from the host's
 N_ROUNDS, SLOT_S = 5, 0.05  # of choosing the fastest model
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import admission
-from .contract import NEXT_STEP, Array
+from .contract import NEXT_STEP, Array, scale_and_offset
 from .errors import InputError
 from .model_file import ModelFile, PathLike, naming, open_model
 from .options import require
@@ -84,11 +84,13 @@ class Classifier:
     model: path or content of a file that `convnet-edge export` wrote, or such a file already read.
     provider: "cpu", "cuda", "openvino" or another of onnxruntime's, opened or refused, never
     replaced. threads: intra-op threads, None for all usable cores. settings: all of that and more
-    (`session.Settings`); if given, it decides.
+    (`session.Settings`); if given, it decides. isolate: run the golden images first in a process
+    of its own, whose memory and time are limited; None for that where the file's shapes do not
+    follow from its weights.
 
     Raises:
-        InputError: the file was altered or is none of ours, or the provider cannot be opened, or
-            `model` is nothing of these.
+        InputError: the file was altered, is no classifier that can be opened safely or takes too
+            much, the provider cannot be opened, or `model` is nothing of these.
     """
 
     def __init__(
@@ -98,12 +100,18 @@ class Classifier:
         threads: int | None = None,
         *,
         settings: Settings | None = None,
+        isolate: bool | None = None,
     ) -> None:
         self.file = model if isinstance(model, ModelFile) else open_model(model)
         self.contract = self.file.contract
+        settings = settings or Settings(provider, threads)
         with naming(self.file.path):
-            admission.admit(self.file)
-            self.session = Session(self.file.data, settings or Settings(provider, threads))
+            found = admission.admit(self.file, ceiling=settings.ceiling)
+            if isolate or (isolate is None and found.believed):
+                from . import isolation  # most files do without
+
+                isolation.try_out(self.file, found, ceiling=settings.ceiling)
+            self.session = Session(self.file.data, settings)
             self._require_as_stated()
 
     def _require_as_stated(self) -> None:
@@ -169,8 +177,10 @@ class Classifier:
     def _answer(self, pixels: Array, unevenness: Sequence[float | None]) -> Predictions:
         """Classify `pixels` (N, *image_shape); unevenness: of each picture's border, if known."""
         logits, decision = self.logits(pixels), self.contract.decision
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        probabilities = logits
+        if not self.contract.gives_probabilities:
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         unsure = np.zeros(len(logits), bool)
         if decision is not None:
             unsure = probabilities.max(axis=1, initial=0) < decision.threshold
@@ -181,14 +191,17 @@ class Classifier:
 
     @property
     def batch_size(self) -> int:
-        """How many images run at once unless it is said."""
-        most = RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size)
-        return max(1, min(RUN_BATCH_SIZE, most))
+        """How many images run at once unless it is said: not more than memory is meant for."""
+        by_pixels = RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size)
+        by_memory = admission.MAX_IMAGE_BYTES // self.contract.cost.peak_bytes
+        most = self.file.batch_size or RUN_BATCH_SIZE
+        return max(1, min(most, by_pixels, by_memory))
 
     def logits(self, images: Array, *, batch_size: int | None = None) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""
         batch_size = self.batch_size if batch_size is None else batch_size
         _require_count("batch_size", batch_size)
+        batch_size = min(batch_size, self.file.batch_size or batch_size)
         parts = [
             self.session.run(self.to_input(images[start : start + batch_size]))
             for start in range(0, len(images), batch_size)
@@ -217,4 +230,8 @@ class Classifier:
             return np.ascontiguousarray(planes)
         scaled: Array = np.ascontiguousarray(planes, np.float32)
         scaled /= np.float32(255)
+        if self.contract.normalization is not None:
+            scale, offset = scale_and_offset(*self.contract.normalization)
+            scaled *= scale
+            scaled += offset
         return scaled

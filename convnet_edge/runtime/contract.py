@@ -10,7 +10,7 @@ import json
 import math
 import zlib
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -36,6 +36,13 @@ LAYOUTS = {
     "portable": "standard QDQ, for any runtime",
     "ort-cpu": "for onnxruntime's CPU provider only",
 }
+Proof = Literal["unproved", "adopted"]
+PROOFS: dict[Proof, str] = {
+    "unproved": "nothing is proved of it, and it states no digest: it came from elsewhere as it is",
+    "adopted": "no PyTorch network was there to compare with: proved against onnxruntime with its "
+    "optimisations off, and ONNX's reference evaluator as far as that ran it",
+}  # of what no float64 PyTorch proved
+PROBABILITIES = "probabilities"  # the meaning of an output after a softmax
 _ZEROS = "0" * 64
 Number: TypeAlias = int | float
 
@@ -81,6 +88,21 @@ class Decision:
     coverage: Number
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the graph takes, as the device finds it again before the file is opened.
+
+    n_multiplications: of one image, in convolutions and products of matrices. peak_bytes: the
+    largest sum of the results of one image that are needed at the same time, the image among them,
+    and of all that is made of weights alone; every number as a float32. operators: how often each
+    occurs, by name.
+    """
+
+    n_multiplications: int
+    peak_bytes: int
+    operators: dict[str, int]
+
+
 # what is read of the document as it stands, by part
 _KINDS: dict[str, dict[str, Any]] = {
     "input": {"name": str, "scale": str, "shape": list},
@@ -91,16 +113,20 @@ _KINDS: dict[str, dict[str, Any]] = {
     "goldens": {"floor": Number, "tolerance": Number, "indices": list},
     "parameters": {"n": int},
     "decision": {one.name: one.type for one in fields(Decision)},
+    "cost": {"n_multiplications": int, "peak_bytes": int, "operators": dict},
     "quantization": {"layout": str, "weight_bits": int, "n_multiplications": int | None},
 }
 _OPTIONAL = ("decision", "quantization")
+_UNKNOWN = {"unproved": ("training", "measured"), "adopted": ("training",)}  # by proof
 
 
 @dataclass(frozen=True)
 class Contract:
     """The parsed document; `document`: all of it.
 
-    input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. decision: None
+    input_dtype: "float32" for pixels in [0, 1], "uint8" for pixels as they are. proof: None of a
+    file proved against float64 PyTorch, else one of `PROOFS`. normalization: mean and deviation by
+    channel, of pixels in [0, 1], where an unproved graph leaves them to its caller. decision: None
     where every answer is one. quantization: how the model was made integer, None of a float one.
     file_sha256: as stated, whatever the bytes give.
     """
@@ -109,11 +135,14 @@ class Contract:
     input_name: str
     input_dtype: str
     output_name: str
+    proof: Proof | None
     preprocessing: Preprocessing
+    normalization: tuple[Array, Array] | None
     goldens: Goldens
     samples: tuple[SamplePicture, ...]
     decision: Decision | None
     quantization: dict[str, Any] | None
+    cost: Cost
     file_sha256: str
     document: dict[str, Any]
 
@@ -121,6 +150,11 @@ class Contract:
     def image_shape(self) -> tuple[int, ...]:
         """The shape of an image's pixels: (H, W) of grey, (H, W, 3) of RGB."""
         return self.preprocessing.shape
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether an unproved graph ends in a softmax of its own."""
+        return bool(self.document["output"].get("meaning") == PROBABILITIES)
 
 
 def seal(model: bytes, document: dict[str, Any]) -> bytes:
@@ -177,6 +211,13 @@ def encode_pixels(pixels: Array) -> str:
     return encode_bytes(zlib.compress(pixels.tobytes(), 9))
 
 
+def scale_and_offset(mean: Array, std: Array) -> tuple[Array, Array]:
+    """Return what to multiply pixels in [0, 1] by, and then to add: float32 (C, 1, 1) each."""
+    both = (1 / std, -mean / std)
+    scale, offset = (values.astype(np.float32).reshape(-1, 1, 1) for values in both)
+    return scale, offset
+
+
 def _parse(document: dict[str, Any]) -> Contract:
     if document["schema"] != SCHEMA:
         raise ValueError(f"schema {str(document['schema'])[:80]}, not {SCHEMA}")
@@ -185,7 +226,7 @@ def _parse(document: dict[str, Any]) -> Contract:
     if not named or not 2 <= len(labels) <= MAX_CLASSES:
         raise ValueError(f"class_labels are not a list of 2 to {MAX_CLASSES:,} names")
     _require_kinds(document)
-    bytes.fromhex(document["measured"]["sha256"])
+    bytes.fromhex((document.get("measured") or {"sha256": ""})["sha256"])
     preprocessing = Preprocessing.read(document["preprocessing"])
     (height, width), channels = preprocessing.size, preprocessing.channels
     if document["input"]["shape"] != [channels, height, width] or max(height, width) > MAX_SIDE:
@@ -206,12 +247,17 @@ def _parse(document: dict[str, Any]) -> Contract:
             f"{len(samples)} sample pictures, more than {MAX_SAMPLES}, or {n_images} images of "
             f"{math.prod(shape):,} bytes, more than {MAX_PIXELS_BYTES:,} in all"
         )
+    proof = document.get("proof")
+    if proof is not None and proof not in PROOFS:
+        raise ValueError(f"proof {str(proof)[:80]!r}, not {' or '.join(PROOFS)}")
     return Contract(
         class_labels=tuple(labels),
         input_name=document["input"]["name"],
         input_dtype=input_dtype,
         output_name=document["output"]["name"],
+        proof=proof,
         preprocessing=preprocessing,
+        normalization=_parse_normalization(document),
         goldens=_parse_goldens(document["goldens"], shape, len(labels)),
         samples=tuple(
             SamplePicture(str(s["name"]), _decode(s["encoded"]), _decode_pixels(s["pixels"], shape))
@@ -219,30 +265,30 @@ def _parse(document: dict[str, Any]) -> Contract:
         ),
         decision=_parse_decision(document["decision"]),
         quantization=quantization,
+        cost=_parse_cost(document["cost"]),
         file_sha256=str(document["file_sha256"]),
         document=document,
     )
 
 
 def _require_plain(value: Any, depth: int = 0) -> None:
-    """Raise ValueError unless all within `value` can be printed, stored and reckoned with."""
+    """Raise ValueError unless all within a list or object can be printed, stored, reckoned with."""
     if depth > MAX_DEPTH:
         raise ValueError(f"lists or objects within each other, more than {MAX_DEPTH}")
-    if isinstance(value, Number) and not abs(value) < MAX_NUMBER:  # NaN is not below it either
-        raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
-    if isinstance(value, str):
-        value.encode()  # half of a surrogate pair cannot be printed
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
+    for part in [*value, *value.values()] if isinstance(value, dict) else value:
+        if isinstance(part, (dict, list)):
             _require_plain(part, depth + 1)
+        elif isinstance(part, str):
+            part.encode()  # half of a surrogate pair cannot be printed
+        elif isinstance(part, (int, float)) and not abs(part) < MAX_NUMBER:  # nor is NaN
+            raise ValueError(f"a number that is not below {MAX_NUMBER:g}")
 
 
 def _require_kinds(document: dict[str, Any]) -> None:
     """Raise TypeError unless the document's parts have their keys, with values of their kinds."""
     for part, expected in _KINDS.items():
-        if part in _OPTIONAL and document.get(part) is None:
+        unknown = _UNKNOWN.get(str(document.get("proof")), ())
+        if part in (*_OPTIONAL, *unknown) and document.get(part) is None:
             continue
         for key, kind in expected.items():
             if not isinstance(document[part][key], kind):
@@ -252,12 +298,33 @@ def _require_kinds(document: dict[str, Any]) -> None:
         raise TypeError("versions are not names")
 
 
+def _parse_normalization(document: dict[str, Any]) -> tuple[Array, Array] | None:
+    stated = document["preprocessing"]
+    if "mean" not in stated and "std" not in stated:
+        return None
+    mean, std = (np.array(stated[key], np.float64) for key in ("mean", "std"))
+    n_channels, input_dtype = stated["channels"], document["input"]["dtype"]
+    if document.get("proof") != "unproved" or input_dtype != "float32":
+        raise ValueError("mean and std, which the graph should hold")
+    if {mean.shape, std.shape} != {(n_channels,)} or not (std > 0).all():
+        raise ValueError(f"mean {stated['mean']} and std {stated['std']}"[:200])
+    return mean, std
+
+
 def _parse_decision(document: dict[str, Any] | None) -> Decision | None:
     if document is None:
         return None
     found = Decision(**document)
     if min(found.threshold, found.max_unevenness or 0, found.n, found.coverage) < 0:
         raise ValueError(f"decision {str(document)[:200]}")
+    return found
+
+
+def _parse_cost(document: dict[str, Any]) -> Cost:
+    found = Cost(**document)
+    counts = found.operators.values()
+    if found.peak_bytes < 1 or not all(isinstance(n, int) and n > 0 for n in counts):
+        raise ValueError(f"cost {str(document)[:200]}")
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,15 @@ MAX_MODEL_BYTES = 256 * MIB
 PathLike = str | os.PathLike[str]
 Shape = tuple[int | str, ...]  # a free axis as its name
 
+ELSEWHERE = (
+    "export it with `convnet-edge export`; one from elsewhere is sealed by `convnet-edge adopt`, "
+    "and measured as it is by `convnet-edge bench`"
+)
 MAX_AXES = 8
-ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}  # of TensorProto
+ELEMENT_TYPES = {  # of TensorProto
+    "float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11,
+}  # fmt: skip
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
@@ -45,13 +53,15 @@ _OTHERS = (
     (0, b"\x89PNG", "a PNG picture"),
 )
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
+_TENSOR, _CONSTANTS = 5, ("Constant", "ConstantOfShape")  # the one that these operators may hold
 
 
 @dataclass(frozen=True)
 class Node:
     """One operation of the graph: its type, domain ("" is ONNX's own), inputs and outputs.
 
-    integers: of each attribute, by name; () if it holds others. texts: of all attributes.
+    integers: of each attribute, by name; () if it holds others. texts: of all attributes. tensors:
+    of a constant, by attribute.
     """
 
     op_type: str
@@ -60,6 +70,7 @@ class Node:
     outputs: tuple[str, ...]
     integers: dict[str, tuple[int, ...]]
     texts: tuple[str, ...]
+    tensors: dict[str, "Weight"]
 
     @property
     def name(self) -> str:
@@ -81,20 +92,21 @@ class Weight:
     raw: memoryview
 
     def integers(self) -> tuple[int, ...]:
-        """Return the values of a short list of int64 that is stored raw; () of any other."""
-        is_short = len(self.raw) % 8 == 0 and len(self.raw) <= 8 * MAX_AXES
-        if self.element_type != ELEMENT_TYPES["int64"] or not is_short:
+        """Return the values of a short list of int64; () of any other."""
+        if self.element_type != ELEMENT_TYPES["int64"] or not 0 < math.prod(self.dims) <= MAX_AXES:
             return ()
+        if len(self.raw) % 8 or not self.raw:
+            return Message(self.content).integers(7)
         return tuple(n for (n,) in struct.iter_unpack("<q", self.raw))
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """What a file says of itself; `open_model` makes it.
+class Graph:
+    """What a file's bytes say of its graph; `read_graph` makes it.
 
     opsets: version by domain. weights, inputs, outputs, shapes: by name; inputs without the
-    weights, shapes of the outputs and all between. digest: whether its bytes give the SHA-256 that
-    the contract states. path: None of what was given as its content.
+    weights, shapes of the outputs and all between. element_types: of TensorProto, of inputs and
+    outputs.
     """
 
     data: bytes
@@ -105,6 +117,33 @@ class ModelFile:
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
     shapes: dict[str, Shape]
+    element_types: dict[str, int]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of images that it takes, where that is fixed; None for any."""
+        sizes = (shape[0] for shape in self.inputs.values() if shape)
+        return next((size for size in sizes if isinstance(size, int)), None)
+
+    @property
+    def n_float_weights(self) -> int:
+        """How many floating-point numbers its weights are."""
+        weights = self.weights.values()
+        return sum(math.prod(w.dims) for w in weights if w.element_type in _FLOATS)
+
+    def op_counts(self) -> dict[str, int]:
+        """Return how often each operation occurs, by its name."""
+        return dict(Counter(node.name for node in self.nodes))
+
+
+@dataclass(frozen=True)
+class ModelFile(Graph):
+    """A graph, and what is said of it; `open_model` makes it.
+
+    digest: whether the file's bytes give the SHA-256 that the contract states. path: None of what
+    was given as its content.
+    """
+
     contract: Contract
     digest: Check
     path: Path | None = None
@@ -113,6 +152,11 @@ class ModelFile:
         from .measure.result import brief  # opening a file does not wait for it
 
         return brief(self)
+
+    @property
+    def holds_contract(self) -> bool:
+        """Whether the contract is the file's own, and none that stands in for one."""
+        return not self.digest.skipped
 
     @cached_property
     def sha256(self) -> str:
@@ -124,31 +168,12 @@ class ModelFile:
         """Floating-point weights; of an integer file, those of the float one it was made from."""
         if self.contract.quantization is not None:
             return int(self.contract.document["parameters"]["n"])
-        weights = self.weights.values()
-        return sum(math.prod(w.dims) for w in weights if w.element_type in _FLOATS)
+        return self.n_float_weights
 
     @property
-    def n_multiplications(self) -> int | None:
-        """Multiplications an image in Conv and Gemm; None where a shape is not in the file.
-
-        An integer file's are those of the float one it was made from.
-        """
-        if self.contract.quantization is not None:
-            stated: int | None = self.contract.quantization["n_multiplications"]
-            return stated
-        try:
-            return sum(
-                math.prod(self.weights[node.inputs[1]].dims)
-                * math.prod(int(size) for size in self.shapes[node.outputs[0]][2:])
-                for node in self.nodes
-                if node.op_type in ("Conv", "Gemm")
-            )
-        except (LookupError, ValueError):  # ValueError: a free axis is no number
-            return None
-
-    def op_counts(self) -> dict[str, int]:
-        """Return how often each operation occurs, by its name."""
-        return dict(Counter(node.name for node in self.nodes))
+    def n_multiplications(self) -> int:
+        """Multiplications of one image, as the contract states them."""
+        return self.contract.cost.n_multiplications
 
 
 def read_model(path: Path) -> bytes:
@@ -177,37 +202,83 @@ def open_model(source: PathLike | bytes) -> ModelFile:
             expected="the path or the bytes of a model file, or one already read",
             next_step=NEXT_STEP,
         )
-    try:
+    with _reading(source):
         top = Message(memoryview(source))
-        graphs = top.messages(7)
-        if not top.integer(1) or len(graphs) != 1:  # other readers would merge several
-            raise ValueError(f"IR version {top.integer(1)}, {len(graphs)} graphs in it")
-        (graph,) = graphs
+        graph = _only_graph(top)
         stated, digest = _read_contract(top)  # first: it is what other tools' files lack
-        if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
-            raise ValueError("training steps, functions of its own or sparse weights in it")
-        weights = _by_name(map(_read_weight, graph.messages(5)))
-        inputs, outputs, inner = (
-            _by_name(map(_read_shape, graph.messages(field))) for field in (11, 12, 13)
-        )
-        return ModelFile(
-            data=source,
-            ir_version=top.integer(1),
-            opsets={opset.text(1): opset.integer(2) for opset in top.messages(8)},
-            nodes=tuple(map(_read_node, graph.messages(1))),
-            weights=weights,
-            inputs={name: shape for name, shape in inputs.items() if name not in weights},
-            outputs=outputs,
-            shapes=inner | outputs,
-            contract=stated,
-            digest=digest,
-        )
+        return ModelFile(**vars(_graph(source, top, graph)), contract=stated, digest=digest)
+
+
+def is_sealed(data: bytes) -> bool:
+    """Return whether a file states what it is, well or badly; InputError if it is no ONNX."""
+    with _reading(data):
+        return bool(_contracts(Message(memoryview(data))))
+
+
+def read_graph(data: bytes) -> Graph:
+    """Return what the bytes of a file say of its graph, whoever wrote it.
+
+    Raises:
+        InputError: it is none, as `open_model`.
+    """
+    with _reading(data):
+        top = Message(memoryview(data))
+        return _graph(data, top, _only_graph(top))
+
+
+def open_stated(data: bytes, document: bytes, path: Path | None = None) -> ModelFile:
+    """Read a file that holds no contract; `document`: the unproved one that stands in for it.
+
+    Raises:
+        InputError: either is damaged.
+    """
+    graph, stated = read_graph(data), contract.parse(document)
+    sizes = stated.document["input"]["shape"]  # some of which the graph may leave free
+    inputs = {name: (*shape[:1], *sizes) for name, shape in graph.inputs.items()}
+    digest = Check("digest", False, "the file states none, it is unproved", skipped=True)
+    parts = vars(replace(graph, inputs=inputs))
+    return ModelFile(**parts, contract=stated, digest=digest, path=path)
+
+
+@contextmanager
+def _reading(data: bytes) -> Iterator[None]:
+    """Make of what is wrong with a file's bytes the error that says so."""
+    try:
+        yield
     except (ValueError, IndexError) as error:
         raise InputError(
-            f"not a readable ONNX file ({_kind(source) or error})",
+            f"not a readable ONNX file ({_kind(data) or error})",
             expected="a whole ONNX model: one graph, its weights inside",
             next_step=NEXT_STEP,
         ) from error
+
+
+def _only_graph(top: Message) -> Message:
+    graphs = top.messages(7)
+    if not top.integer(1) or len(graphs) != 1:  # other readers would merge several
+        raise ValueError(f"IR version {top.integer(1)}, {len(graphs)} graphs in it")
+    return graphs[0]
+
+
+def _graph(data: bytes, top: Message, graph: Message) -> Graph:
+    if top.fields.keys() & _FOREIGN_FIELDS or _SPARSE_WEIGHTS in graph.fields:
+        raise ValueError("training steps, functions of its own or sparse weights in it")
+    weights = _by_name(map(_read_weight, graph.messages(5)))
+    given = [graph.messages(field) for field in (11, 12, 13)]
+    inputs, outputs, inner = (_by_name(map(_read_shape, values)) for values in given)
+    return Graph(
+        data=data,
+        ir_version=top.integer(1),
+        opsets={_domain(opset.text(1)): opset.integer(2) for opset in top.messages(8)},
+        nodes=tuple(map(_read_node, graph.messages(1))),
+        weights=weights,
+        inputs={name: shape for name, shape in inputs.items() if name not in weights},
+        outputs=outputs,
+        shapes=inner | outputs,
+        element_types={
+            value.text(1): value.message(2).message(1).integer(1) for value in chain(*given[:2])
+        },
+    )
 
 
 def _kind(data: bytes) -> str | None:
@@ -226,19 +297,25 @@ def naming(path: Path | None) -> Iterator[None]:
     try:
         yield
     except EdgeError as error:
-        if path is not None:
+        if path is not None and not error.found.startswith(f"{path}: "):
             error.found = f"{path}: {error.found}"
         raise
 
 
-def _read_contract(top: Message) -> tuple[Contract, Check]:
-    """Return the one contract in the file, and whether its digest is that of the bytes."""
+def _contracts(top: Message) -> list[tuple[bytes, int, int]]:
+    """Return each contract's text, and where its entry begins and ends in the file."""
     found = []
     for number, value, start, end in read_fields(top.data):
         if number == contract.METADATA_FIELD and isinstance(value, memoryview):
             entry = Message(value, top)
             if entry.text(1) == contract.KEY:
                 found.append((bytes(entry.part(2)), start, end))
+    return found
+
+
+def _read_contract(top: Message) -> tuple[Contract, Check]:
+    """Return the one contract in the file, and whether its digest is that of the bytes."""
+    found = _contracts(top)
     n_bytes = sum(len(text) for text, _, _ in found)
     if len(found) != 1 or n_bytes > contract.MAX_CONTRACT_BYTES:
         raise InputError(
@@ -246,7 +323,7 @@ def _read_contract(top: Message) -> tuple[Contract, Check]:
             f"{n_bytes:,} bytes",
             expected="what `convnet-edge export` writes of a checkpoint that `train` wrote: "
             f"one that describes the file, of at most {contract.MAX_CONTRACT_BYTES:,} bytes",
-            next_step=NEXT_STEP,
+            next_step=NEXT_STEP if found else ELSEWHERE,
         )
     ((text, start, end),) = found
     stated = contract.parse(text)
@@ -267,16 +344,24 @@ def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_node(message: Message) -> Node:
     attributes = message.messages(5)
-    if any(attribute.fields.keys() & _NESTED_FIELDS for attribute in attributes):
+    op_type = message.text(4)
+    allowed = {_TENSOR} if op_type in _CONSTANTS else set()
+    if any(attribute.fields.keys() & _NESTED_FIELDS - allowed for attribute in attributes):
         raise ValueError("an operation that holds a tensor or a graph of its own in it")
+    held = [attribute for attribute in attributes if _TENSOR in attribute.fields]
     return Node(
-        op_type=message.text(4),
-        domain=message.text(7),
+        op_type=op_type,
+        domain=_domain(message.text(7)),
         inputs=message.texts(1),
         outputs=message.texts(2),
         integers=_by_name((a.text(1), a.integers(3) + a.integers(8)) for a in attributes),
         texts=tuple(text for a in attributes for text in a.texts(4) + a.texts(9)),
+        tensors={a.text(1): _read_weight(a.message(_TENSOR))[1] for a in held},
     )
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name  # two names of ONNX's own
 
 
 def _read_weight(message: Message) -> tuple[str, Weight]:

@@ -26,6 +26,7 @@ NOUNS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
     Path: ("a path", "paths"),
 }
+ELSEWHERE = "An .onnx from elsewhere"
 MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 
@@ -136,9 +137,57 @@ def threads() -> Any:
     return option(None, "Intra-op threads.", low=1, high=4096, default_text="all usable cores")
 
 
+def ceiling() -> Any:
+    """Return the field of how much a model may take, for stages that open one."""
+    return option(
+        1.0,
+        "Open a model that takes up to so many times what is usual at most: 2 GiB, or as long as "
+        "2^36 multiplications take, an image.",
+        low=1,
+    )
+
+
 def seed(help: str) -> Any:  # noqa: A002 - the option's help
     """Return the field of a random seed, which several stages take."""
     return option(0, help, low=0, high=2**63 - 1)
+
+
+def preprocessing(default_text: str | None = "pixels in [0, 1], a middle crop") -> Any:
+    """Return the field of the file that says how an unproved model's pictures are prepared."""
+    return option(
+        None,
+        "How its pictures become pixels: JSON as `inspect --json` prints it, with mean and std.",
+        metavar="FILE",
+        panel=ELSEWHERE,
+        default_text=default_text,
+    )
+
+
+def classes(default_text: str | None = "class 0, class 1, ...") -> Any:
+    """Return the field of the file that names an unproved model's outputs."""
+    text = "Its classes in the order of its outputs: one a line, or a JSON list."
+    return option(None, text, metavar="FILE", panel=ELSEWHERE, default_text=default_text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnprovedOptions(Options):
+    """What a person says of a model that came from elsewhere and holds no contract."""
+
+    preprocessing: Path | None = preprocessing()
+    classes: Path | None = classes()
+    image_size: tuple[int, ...] | None = option(
+        None,
+        "Pixels of its images: one number, or height,width.",
+        low=1,
+        high=4096,
+        panel=ELSEWHERE,
+        default_text="as its graph says",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        n = len(self.image_size or (1,))
+        require(n <= 2, f"--image-size of {n} numbers", "one, or height,width", "--image-size")
 
 
 def declared(options: type) -> tuple[Declared, ...]:

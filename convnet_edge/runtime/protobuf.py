@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-MAX_FIELDS = 20_000  # and numbers in lists, of a message with all those within
+MAX_FIELDS = 100_000  # and numbers in lists, of a message with all those within
 MAX_TEXT_BYTES = 512  # of names, which errors repeat
 _MAX_FIELD_NUMBER = (1 << 29) - 1  # other readers drop higher bits, and find another field
 _VARINT, _LENGTH = 0, 2
@@ -55,17 +55,17 @@ class Message:
         return _decode(self.part(number))
 
     def integers(self, number: int) -> tuple[int, ...]:
-        """Return the values of a repeated integer field, packed or one by one."""
+        """Return the values of a repeated field of int64, packed or one by one."""
         values: list[int] = []
         for found in self.fields.get(number, ()):
             if isinstance(found, int):
-                values.append(found)
+                values.append(_signed(found))
                 continue
             position = 0
             while position < len(found):
                 self._count_one()
                 value, position = _read_varint(found, position)
-                values.append(value)
+                values.append(_signed(value))
         return tuple(values)
 
     def integer(self, number: int) -> int:
@@ -122,6 +122,12 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position + 1
     raise ValueError(f"endless number at byte {position}")
+
+
+def _signed(value: int) -> int:
+    """Return the int64 that a varint stands for: a negative one has all of its 64 bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _write_varint(value: int) -> bytes:

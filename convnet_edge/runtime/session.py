@@ -19,7 +19,7 @@ from . import providers
 from .contract import NEXT_STEP, Array
 from .errors import InputError, MissingPackageError
 from .measure import machine
-from .options import Options, option, provider, threads
+from .options import Options, ceiling, option, provider, threads
 
 DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
 ONNXRUNTIME_EXPORT_TARGET = "onnxruntime >= 1.16 (opset 18, IR 8)"
@@ -30,7 +30,7 @@ PARTIAL = "fallback to CPU EP has been explicitly disabled"
 
 @dataclass(frozen=True)
 class Settings(Options):
-    """How a session runs; the defaults prove the most."""
+    """How a session runs, and how much a model may take; the defaults prove the most."""
 
     provider: str = provider()
     threads: int | None = threads()
@@ -39,6 +39,7 @@ class Settings(Options):
     fuse: bool = option(True, "Let onnxruntime put operations together.")
     cuda_graph: bool = option(False, "Replay one captured launch; for `Bound`, at one batch size.")
     profile_prefix: str | None = option(None, "How the path of onnxruntime's profile begins.")
+    ceiling: float = ceiling()
 
 
 class Session:

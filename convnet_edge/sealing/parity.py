@@ -6,6 +6,7 @@ is the noise floor, and the file may be off by at most 8 times that.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,11 @@ from ..runtime.selftest import errors_of, largest_error
 
 TOLERANCE_FACTOR = 8
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
+LARGEST_ALWAYS = 64  # of these sizes; 256 only where a run without a batch size takes as many
 N_IMAGES_A_BATCH_SIZE = 512
+MAX_BATCH_BYTES = 2 << 30  # of what lives at once in a batch
 OPSET = 18
-IR_VERSION = 8
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}  # the oldest that has the opset
 MAX_LISTED = 100
 LOGITS_CHECK = "logits against float64 PyTorch"
 
@@ -30,12 +33,15 @@ LOGITS_CHECK = "logits against float64 PyTorch"
 class Reference:
     """The logits that are right for uint8 `images`.
 
-    logits: (N, C) float64. floor: the error that as honest a computation of them shows.
+    logits: (N, C) float64. floor: the error that as honest a computation of them shows. indices:
+    of a seeded sample, where its images stand among all `n_all`; None of all.
     """
 
     images: Array
     logits: Array
     floor: float
+    indices: Array | None = None
+    n_all: int | None = None
 
     @property
     def tolerance(self) -> float:
@@ -43,25 +49,28 @@ class Reference:
         return TOLERANCE_FACTOR * self.floor
 
 
-def from_pytorch(images: Array, logits: tuple[Array, Array]) -> Reference:
-    """Return the reference that PyTorch gives: `logits` (N, C) in float64, and in float32."""
+def from_pytorch(images: Array, logits: tuple[Array, Array], **sample: Any) -> Reference:
+    """Return the reference that PyTorch gives: `logits` (N, C) in float64, and in float32.
+
+    sample: `indices` and `n_all`, of images that are not all.
+    """
     exact, rounded = logits
-    return Reference(images, exact, largest_error(rounded, exact))
+    return Reference(images, exact, largest_error(rounded, exact), **sample)
 
 
 @dataclass(frozen=True)
 class Certificate:
     """Which labels could change if every logit were off by the largest error.
 
-    images: the first of the n. smallest_margin: top-1 less top-2 logit, of all images.
+    images: the first of the n. smallest_margin: top-1 less top-2 logit, of all that were compared.
     """
 
     n: int
     images: tuple[int, ...]
     smallest_margin: float
     what: str = (
-        "images whose top-1/top-2 margin is below twice the largest error: no other image can "
-        "change its class"
+        "images whose top-1/top-2 margin is below twice the largest error: no other of the images "
+        "compared can change its class"
     )
 
 
@@ -77,7 +86,8 @@ class Histogram:
 class Comparison:
     """Logits against a reference. Errors are over all logits; infinite where one is not finite.
 
-    flips: images whose likeliest class differs. near_ties: images whose margin is below twice the
+    n_all: of how many images these are a seeded sample; null of all. flips: images, by their number
+    among all, whose likeliest class differs. near_ties: images whose margin is below twice the
     tolerance, so that rounding alone may flip them.
     """
 
@@ -92,6 +102,7 @@ class Comparison:
     near_ties: tuple[int, ...]
     flips_outside_near_ties: tuple[int, ...]
     margin_certificate: Certificate
+    n_all: int | None = None
 
     __repr__ = brief
 
@@ -102,10 +113,11 @@ class Comparison:
         found = self.margin_certificate
         return (
             f"Minimum required tolerance: {self.max_error:.2g}",
-            f"Margin certificate: {found.n} of {self.n_images:,} images have a top-1/top-2 margin "
-            f"below 2 × {self.max_error:.2g}"
+            f"Margin certificate: {found.n} of the {self.n_images:,} images compared"
+            + (f", a seeded sample of {self.n_all:,}," if self.n_all else "")
+            + f" have a top-1/top-2 margin below 2 × {self.max_error:.2g}"
             + (f": {list_first(found.images)}" if found.n else "")
-            + "; no other can change its class",
+            + "; no other of them can change its class",
         )
 
 
@@ -124,9 +136,10 @@ def compare(logits: Array, reference: Reference) -> Comparison:
     worst = float(errors.max())
     top_two = np.sort(reference.logits, axis=1)[:, -2:]
     margins = top_two[:, 1] - top_two[:, 0]
-    flips = np.flatnonzero(logits.argmax(axis=1) != reference.logits.argmax(axis=1))
-    near_ties = np.flatnonzero(margins < 2 * reference.tolerance)
-    uncertain = np.flatnonzero(margins < 2 * worst)
+    numbers = np.arange(len(errors)) if reference.indices is None else reference.indices
+    flips = numbers[logits.argmax(axis=1) != reference.logits.argmax(axis=1)]
+    near_ties = numbers[margins < 2 * reference.tolerance]
+    uncertain = numbers[margins < 2 * worst]
     return Comparison(
         n_images=len(errors),
         max_error=worst,
@@ -141,6 +154,7 @@ def compare(logits: Array, reference: Reference) -> Comparison:
         margin_certificate=Certificate(
             len(uncertain), tuple(uncertain[:MAX_LISTED].tolist()), float(margins.min())
         ),
+        n_all=reference.n_all,
     )
 
 
@@ -169,26 +183,34 @@ def _within(name: str, detail: str, error: float, reference: Reference) -> Check
     return Check(name, error <= limit, f"{detail}, {said}", error, limit)
 
 
-def check_graph(file: ModelFile) -> Iterable[Check]:
-    """Check what can be read off the file: opset, IR version, one file, a free batch axis."""
+def check_graph(file: ModelFile, *, newer: Sequence[str] = ()) -> Iterable[Check]:
+    """Check what can be read off the file: opset, IR version, one file, a free batch axis.
+
+    newer: its operations that opset 18 lacks; because of them alone it may have a later one.
+    """
     shapes = (*file.inputs.values(), *file.outputs.values())
     opset, axes = file.opsets.get("", 0), [shape[:1] for shape in shapes]
     free = all(axis and isinstance(axis[0], str) for axis in axes)
     yield Check("self-contained file", True, f"{len(file.data):,} bytes, no external data")
-    stated = ("opset", opset, OPSET), ("IR version", file.ir_version, IR_VERSION)
-    for name, found, wanted in stated:
-        yield Check(name, found == wanted, f"{found}, wanted {wanted}", found, wanted)
+    why = f", which lacks {list_first(newer)}" if newer else ""
+    fits = opset == OPSET or (opset > OPSET and bool(newer))
+    yield Check("opset", fits, f"{opset}, wanted {OPSET}{why}", opset, OPSET)
+    found, wanted = file.ir_version, IR_VERSIONS.get(opset, 0)
+    yield Check("IR version", found == wanted, f"{found}, wanted {wanted}", found, wanted)
     yield Check("dynamic batch axis", free, f"first axes {[axis[0] for axis in axes if axis]}")
 
 
 def check_batch_sizes(classifier: Classifier, reference: Reference) -> Iterable[Check]:
-    """Check shape, finiteness, error and row invariance at each of `BATCH_SIZES` not too large.
+    """Check shape, finiteness, error and row invariance at each of `BATCH_SIZES` that fits.
 
     Row invariance: row i of a batch equals that image run alone, within the tolerance.
     """
     alone = np.full_like(reference.logits, np.inf)
-    for size in (one for one in BATCH_SIZES if one <= classifier.batch_size):
-        n = min(max(size, N_IMAGES_A_BATCH_SIZE // size * size), len(reference.images))
+    usual, cost = classifier.batch_size, classifier.contract.document.get("cost", {})
+    most = min(max(usual, LARGEST_ALWAYS), MAX_BATCH_BYTES // cost.get("peak_bytes", 1))
+    n_images = min(N_IMAGES_A_BATCH_SIZE, max(2 * usual, LARGEST_ALWAYS))  # large ones take long
+    for size in (one for one in BATCH_SIZES if one <= max(most, 1)):
+        n = min(max(size, n_images // size * size), len(reference.images))
         try:
             logits = classifier.logits(reference.images[:n], batch_size=size)
         except EdgeError as error:

@@ -5,17 +5,19 @@ the runtime's business.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from .. import __version__
-from ..runtime import contract, selftest
+from ..runtime import admission, contract, selftest
 from ..runtime.contract import Array, Goldens
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.result import as_json
+from ..runtime.model_file import open_model
 from ..runtime.pictures import preprocess
 from ..runtime.pictures.preprocess import Preprocessing
 from .goldens import make_pictures
@@ -27,6 +29,17 @@ RANGES: dict[InputDtype, dict[str, Any]] = {
     "uint8": {"range": [0, 255], "scale": "the uint8 value; the graph scales it"},
 }
 REFERENCE_DECIMALS = 9
+
+
+def seal(graph: bytes, document: dict[str, Any]) -> bytes:
+    """Return the final file: `graph` (a ModelProto) with `document` and what it costs inside.
+
+    Raises:
+        InputError: a device would refuse the graph.
+    """
+    unknown = document | {"cost": asdict(contract.Cost(0, 1, {}))}
+    found = admission.cost(open_model(contract.seal(graph, unknown)))
+    return contract.seal(graph, document | {"cost": asdict(found)})
 
 
 def describe_input(dtype: InputDtype, image_shape: tuple[int, ...]) -> dict[str, Any]:

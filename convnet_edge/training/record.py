@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data import split
 from ..drawing import pictures
-from ..networks import checkpoint
+from ..networks import build, checkpoint
 from ..networks.checkpoint import Amount, Checkpoint, Count
 from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError
@@ -116,7 +116,7 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
             chosen = key == "precision" and run.options.asked_precision == "auto"
             if found == value or (chosen and found in FORMATS):
                 continue
-            if key != source:
+            if key != source or not isinstance(found, str):
                 raise InputError(
                     f"{path} belongs to another run: {'model ' * (part == 'model')}{key} is "
                     f"{found!r:.80}, now {value!r}",
@@ -124,7 +124,7 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
                     next_step=START_AFRESH,
                 )
             if not run.options.allow_changed_source:
-                raise checkpoint.changed_source(path, run.named, found)
+                build.require_same_source(run.named.arch, value, found)
     return kept
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from tiny import DECISION
 
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import contract
+from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.sealing import seal
 
 Change = Callable[[onnx.ModelProto], None]
 ODD = (None, True, "x", -1, 10**400, 1e-300, [], ["x", None], {}, {"x": [1]}, float("nan"))
@@ -21,6 +24,12 @@ ODD = (None, True, "x", -1, 10**400, 1e-300, [], ["x", None], {}, {"x": [1]}, fl
 def unsealed(model: bytes) -> bytes:
     """Return the file without its contract."""
     return change_graph(model, lambda proto: proto.ClearField("metadata_props"))
+
+
+def admit_all(monkeypatch: Any) -> None:
+    """Let any graph be opened, to be proved wrong by running it."""
+    found = SimpleNamespace(believed=None)
+    monkeypatch.setattr("convnet_edge.runtime.admission.admit", lambda *_, **__: found)
 
 
 def change_graph(graph: bytes, change: Change) -> bytes:
@@ -42,9 +51,12 @@ def decide(model: bytes, **stated: Any) -> bytes:
 
 
 def change_sealed(model: bytes, change: Change) -> bytes:
-    """Change the graph as an attacker would: with a digest that fits again."""
-    document = open_model(model).contract.document
-    return contract.seal(change_graph(unsealed(model), change), document)
+    """Change the graph as an attacker would: with a digest and a cost that fit again."""
+    document, graph = open_model(model).contract.document, change_graph(unsealed(model), change)
+    try:
+        return seal.seal(graph, document)
+    except InputError:  # of a graph that is refused, the cost is never compared
+        return contract.seal(graph, document)
 
 
 def layer_inputs(proto: onnx.ModelProto) -> list[list[str]]:

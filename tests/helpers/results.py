@@ -4,7 +4,7 @@ import json
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def full(batch_ms: dict[int, float] | None = None) -> result.Result:
     return _filled(
         result.Result,
         schema=result.SCHEMA,
-        model=_filled(result.Model, name="fashion-mnist.onnx", model_bytes=915_110),
+        model=_filled(result.Model, name="fashion-mnist.onnx", model_bytes=915_110, proof=None),
         provider=_filled(result.Provider, asked="cpu", obtained="cpu", placement=placement),
         machine=_filled(result.Machine, id="0123456789abcdef", cpu="AMD EPYC", clock_mhz=2400.0,
                         memory_bytes=25_276_510_208, versions={"onnxruntime": "1.32"}),
@@ -90,7 +90,7 @@ def _some(hint: Any) -> Any:
     kind, parts = get_origin(hint), [p for p in get_args(hint) if p not in (NoneType, ...)]
     if kind is Literal:
         return parts[0]
-    if kind is UnionType:
+    if kind in (UnionType, Union):
         return _some(parts[0])
     if kind is dict:
         return {"1": _some(parts[1])}

@@ -182,7 +182,7 @@ def document(shape: tuple[int, int, int], dtype: seal.InputDtype) -> dict[str, o
 
 def _seal(shape: tuple[int, int, int], dtype: seal.InputDtype) -> bytes:
     serialised = graph(shape, dtype).SerializeToString(deterministic=True)
-    return contract.seal(serialised, document(shape, dtype))
+    return seal.seal(serialised, document(shape, dtype))
 
 
 def _normal(draw: np.random.Generator, *shape: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from convnet_edge.networks.build import build, find, read_option
+from convnet_edge.networks.build import build, find, find_stored, read_option
 from convnet_edge.runtime.errors import InputError
 
 GREY, RGB = (1, 12, 12), (3, 32, 32)
@@ -181,3 +181,48 @@ def test_option_is_read_as_json_else_as_text(text, expected):
 def test_option_without_a_name_is_refused(text):
     with pytest.raises(InputError, match="expected name=value"):
         read_option(text)
+
+
+def test_file_that_a_checkpoint_names_is_run_only_with_its_digest(here):
+    (here / "bad.py").write_text("raise SystemExit('run')")
+    digest = hashlib.sha256(FILE.encode()).hexdigest()
+    assert find_stored("my_net.py:Lazy", digest, allow_changed_source=False).make.__name__ == "Lazy"
+    with pytest.raises(InputError, match=r"the file of bad.py:Net has changed") as caught:
+        find_stored("bad.py:Net", digest, allow_changed_source=False)
+    assert "changed" in caught.value.next_step
+    with pytest.raises(SystemExit):
+        find_stored("bad.py:Net", digest, allow_changed_source=True)
+
+
+@pytest.mark.parametrize("arch", ["os:system", "torch.hub:load", "subprocess:run"])
+def test_module_that_a_checkpoint_names_is_not_imported(arch):
+    with pytest.raises(InputError, match="not run because a file says so") as caught:
+        find_stored(arch, None, allow_changed_source=True)
+    assert caught.value.next_step.endswith(arch)
+
+
+@pytest.mark.parametrize("name", ["weights", "pretrained", "checkpoint_path", "pretrained_cfg"])
+def test_option_that_opens_other_files_is_refused(name):
+    with pytest.raises(InputError, match=rf"arch.option.{name}"):
+        made("torchvision:mobilenet_v3_small", RGB, **{name: "x"})
+
+
+def test_network_for_colours_takes_grey():
+    model = made("torchvision:mobilenet_v3_small", (1, 32, 32), 3)
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+    assert model.features[0][0].bias is None
+
+
+def test_class_and_network_at_hand_are_named(here):
+    lazy = find("my_net.py:Lazy").make
+    named = find(lazy)
+    assert (named.arch, named.make) == ("my_net:Lazy", lazy)
+    assert named.source_sha256 == hashlib.sha256(FILE.encode()).hexdigest()
+    network = made("my_net.py:Lazy")
+    held = find(network)
+    assert held.arch == "memory:Lazy"
+    copied = build(held, image_shape=GREY, n_classes=3, options={})
+    assert copied is not network
+    assert all(map(torch.equal, copied.parameters(), network.parameters()))
+    with pytest.raises(InputError, match="in the memory of the Python"):
+        find(held.arch)

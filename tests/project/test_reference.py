@@ -66,7 +66,7 @@ def test_explanations_state_the_code_s_constants_and_the_shipped_scores():
         " ".join((explanation / name).read_text().split()) for name in ("parity.md", "int8.md")
     )
     assert f"at most {parity.TOLERANCE_FACTOR} times that floor" in parity_page
-    assert f"opset {parity.OPSET} and IR {parity.IR_VERSION}" in parity_page
+    assert f"opset {parity.OPSET} and IR {parity.IR_VERSIONS[parity.OPSET]}" in parity_page
     *most, last = parity.BATCH_SIZES
     assert f"batches of {', '.join(map(str, most))} and {last} images" in parity_page
     assert f"come from {quantize.N_CALIBRATION:,} training images" in int8_page

@@ -20,12 +20,12 @@ from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.quantizing import ort_cpu, portable
 from convnet_edge.quantizing import quantize as stage
 from convnet_edge.quantizing.options import QuantizeOptions
-from convnet_edge.runtime import Classifier, contract
+from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.runtime.measure.result import Interval
 from convnet_edge.runtime.measure.stats import paired_drop_bound
 from convnet_edge.runtime.model_file import open_model
-from convnet_edge.sealing import parity
+from convnet_edge.sealing import parity, seal
 from convnet_edge.sealing.default_model import shipped_model
 
 LAYOUTS = ("portable", "ort-cpu")
@@ -228,7 +228,7 @@ def untrained(images, **network):
     torch.manual_seed(0)
     model = Convnet(Architecture(**network))
     inputs = images[:, None].astype(np.float32) / np.float32(255)
-    return portable.quantize_graph(graph.to_onnx(model), inputs)
+    return portable.quantize_graph(graph.to_onnx(model, model.architecture.image_shape), inputs)
 
 
 def test_float_model_is_not_replaced_by_its_integers(exported):
@@ -261,7 +261,7 @@ def test_half_width_has_the_fast_layout_too(few, quantised):
     standard = untrained(few.images, width=0.5)
     document = open_model(quantised["portable"].model_path).contract.document
     first, second = (
-        Classifier(contract.seal(made, document)).logits(few.images)
+        Classifier(seal.seal(made, document)).logits(few.images)
         for made in (standard, ort_cpu.to_ort_cpu(standard))
     )
     assert first.tobytes() == second.tobytes()

@@ -17,8 +17,11 @@ UNSURE = (0.90, 1.01, 1.20, 1.02, 1.08, 1.0, 1.2, 0.9, 1.2, 1.1, 1.0)
 
 
 @pytest.fixture
-def processes(monkeypatch):
+def processes(monkeypatch, tmp_path):
     """Answer for fresh processes: medians by model name, in turn; return the order of calls."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        Path(name).write_bytes(tiny.grey())
 
     def fake(base_ms, new_ms):
         medians, order = {"a.onnx": base_ms, "b.onnx": new_ms}, []

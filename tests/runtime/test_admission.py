@@ -3,15 +3,16 @@
 from functools import partial
 
 import faults
+import made
 import numpy as np
 import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from convnet_edge.runtime import Classifier, admission, contract, session
+from convnet_edge.runtime import Classifier, admission, session
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
-from convnet_edge.sealing import goldens
+from convnet_edge.sealing import goldens, seal
 
 MODEL = tiny.grey()
 CONV, FLATTEN, GEMM = 0, 3, -1  # where they stand in it
@@ -66,18 +67,14 @@ def weight_of_another_length(proto):
     )
 
 
-def one_weight_many_times(proto):
-    """Let each operation unpack the same small weight anew, as onnxruntime does on opening."""
-    add_weight(proto, "packed", np.zeros(1 << 20, np.int8))
-    add_weight(proto, "scale", np.float32(1))
-    for i in range(70):
-        node = helper.make_node("DequantizeLinear", ["packed", "scale"], [f"unpacked{i}"])
-        proto.graph.node.insert(0, node)
-
-
 def weight_unpacked_by_the_image(proto):
     add_weight(proto, "packed", np.zeros(8, np.int8))
     proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["packed", "images"], ["w"]))
+
+
+def used_before_it_is_made(proto):
+    insert_first(proto, "Relu", output="late")
+    proto.graph.node.append(proto.graph.node.pop(0))
 
 
 def side_branch(proto):
@@ -93,6 +90,11 @@ def slice_of_the_batch(proto, *axes):
 def slice_of_axes_unsaid(proto):
     add_weight(proto, "places", np.array([0], np.int64))
     insert_first(proto, "Slice", "places", "places")
+
+
+def slice_of_fewer_than_all(proto):
+    slice_of_the_batch(proto, 0)
+    proto.graph.initializer[-2].CopyFrom(numpy_helper.from_array(np.int64([7]), "ends"))
 
 
 def reshaped_to_more(proto):
@@ -114,8 +116,8 @@ def first_layer(proto, *dims):
 
 
 def many_operations(proto):
-    for i in range(101):
-        insert_first(proto, "Relu", output=f"x{i}")
+    many = (helper.make_node("Relu", ["images"], [f"x{i}"]) for i in range(4097))
+    proto.graph.node.extend(many)
 
 
 def input_again(proto, name="images"):
@@ -139,29 +141,34 @@ def reshaped_to_one_row(proto):
         (custom_operation, "com.example.Evil"),
         (partial(insert_first, op_type="Loop", body=helper.make_graph([], "body", [], [])),
          "tensor or a graph of its own"),
-        (filled_memory, "'Expand'"),
+        (filled_memory, "Expand does not fit"),
+        (partial(insert_first, op_type="NonZero"), "'NonZero'"),
+        (partial(insert_first, op_type="RandomNormalLike"), "'RandomNormalLike'"),
         (tensor_in_an_attribute, "tensor or a graph of its own"),
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4), "pads [30000, 30000, 30000, 30000]"),
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4, [0] * 4), "'pads' described twice"),
         (lambda p: attributes(p, GEMM, "transA", 1), "transA [1]"),
         (lambda p: attributes(p, CONV, "auto_pad", "SAME_UPPER"), "setting 'SAME_UPPER'"),
         (lambda p: p.graph.node[2].output.append("places"), "MaxPool has 2 results"),
-        (product_of_weights, "does not take the result of the one before"),
-        (side_branch, "does not take the result of the one before"),
-        (two_results, "more than one result"),
-        (weight_unpacked_by_the_image, "more than one result"),
-        (lambda p: first_layer(p, 40_000, 1, 1, 1), "one image may take 10,240,000 bytes"),
+        (product_of_weights, "Gemm gives 'huge', which nothing reads"),
+        (side_branch, "Relu gives 'kept', which nothing reads"),
+        (two_results, "Gemm does not fit"),
+        (weight_unpacked_by_the_image, "DequantizeLinear gives 'w', which nothing reads"),
         (lambda p: first_layer(p, 4, 1, 9, 9), "does not fit"),
+        (lambda p: first_layer(p, 4, 2, 3, 3), "Conv does not fit"),
+        (used_before_it_is_made, "takes 'late', which none before it gives"),
+        (lambda p: p.graph.node.append(p.graph.node[0]), "Conv gives the result 'sums' again"),
         (weight_of_a_shape_alone, "not as many as their shape says"),
         (weight_of_another_length, "not as many as their shape says"),
         (lambda p: add_weight(p, "odd", np.zeros(3, np.complex64)), "of type 14"),
-        (one_weight_many_times, "the layers take 73,400,"),
         (many_parts_beside_the_weights, "bytes beside the weights"),
         (lambda p: slice_of_the_batch(p, 0), "Slice may mix images"),
         (lambda p: slice_of_the_batch(p, -4), "Slice may mix images"),
         (slice_of_axes_unsaid, "Slice may mix images"),
+        (slice_of_fewer_than_all, "Slice may mix images"),
+        (faults.mix_rows, "ReduceMean may mix images"),
         (reshaped_to_more, "Reshape does not fit"),
-        (many_operations, "operations, more than 100"),
+        (many_operations, "operations, more than 4,096"),
         (lambda p: p.functions.add(name="f", domain="com.example"), "functions of its own"),
         (lambda p: p.graph.sparse_initializer.add(dims=[1 << 40]), "sparse weights"),
         (larger_input, "the graph takes (batch, 1, 1099511627776, 8)"),
@@ -169,7 +176,7 @@ def reshaped_to_one_row(proto):
          "the graph takes (batch, 1, 8, 8, 1)"),
         (partial(input_again, name="more"), "2 inputs and 1 outputs"),
         (input_again, "'images' described twice"),
-        (reshaped_to_one_row, "may mix images"),
+        (reshaped_to_one_row, "Gemm does not fit"),
         (faults.move_weights_outside, "outside the file"),
     ],
 )  # fmt: skip
@@ -183,41 +190,76 @@ def test_hostile_graph_is_refused_before_onnxruntime_sees_it(monkeypatch, change
     assert named in caught.value.found
 
 
-def images_of(side, n_goldens, channels=1):
-    """Return the model for larger images, which only its first operation can take."""
+CONV1 = "first = Conv (images, stem) "
+POOLED = """means = GlobalAveragePool ({}) flat = Flatten (means)
+    logits = Gemm <transB = 1> (flat, linear)"""
+ONE_CHANNEL = {"stem": np.zeros((1, 1, 1, 1), np.float32), "linear": np.zeros((3, 1), np.float32)}
+LARGE = {
+    "wide": (
+        CONV1 + POOLED.format("first"),
+        {"stem": np.zeros((700, 1, 1, 1), np.float32), "linear": np.zeros((3, 700), np.float32)},
+        {"side": 900}, "one image may take 2,271,",
+    ),
+    "filled": (
+        """huge = Expand (one, sizes) most = ReduceMean <keepdims = 0> (huge, axes)
+        means = GlobalAveragePool (images) flat = Flatten (means)
+        raw = Gemm <transB = 1> (flat, linear) logits = Add (raw, most)""",
+        {"one": np.float32(1), "sizes": [1 << 20, 1 << 20], "axes": [0, 1], **ONE_CHANNEL},
+        {}, "one image may take 4,398,046,",
+    ),
+    "product of weights": (
+        """huge = MatMul (tall, wide) most = ReduceMean <keepdims = 0> (huge, axes)
+        means = GlobalAveragePool (images) flat = Flatten (means)
+        raw = Gemm <transB = 1> (flat, linear) logits = Add (raw, most)""",
+        {"tall": np.ones((30_000, 1), np.float32), "wide": np.ones((1, 30_000), np.float32),
+         "axes": [0, 1], **ONE_CHANNEL},
+        {}, "one image may take 3,600,",
+    ),
+    "many living": (
+        CONV1 + " ".join(f"v{i} = Relu (first)" for i in range(600))
+        + " all = Sum (" + ", ".join(f"v{i}" for i in range(600)) + ") " + POOLED.format("all"),
+        ONE_CHANNEL, {"side": 1000}, "one image may take 2,4",
+    ),
+    "windows": (
+        CONV1 + "most = MaxPool <kernel_shape = [900, 900]> (first) " + POOLED.format("most"),
+        ONE_CHANNEL, {"side": 1000}, "one image may take 8,",
+    ),
+    "products": (
+        CONV1 + "again = Conv (first, second) " + POOLED.format("again"),
+        {"stem": np.zeros((64, 1, 1, 1), np.float32), "linear": np.zeros((3, 64), np.float32),
+         "second": np.zeros((64, 64, 9, 9), np.float32)},
+        {"side": 600}, "one image may take 9,290,135,448 steps",
+    ),
+    "one weight many times": (
+        " ".join(f"u{i} = DequantizeLinear (packed, scale)" for i in range(70))
+        + " all = Sum (" + ", ".join(f"u{i}" for i in range(70)) + ") "
+        "most = ReduceMean <keepdims = 0> (all, axes) means = GlobalAveragePool (images) "
+        "flat = Flatten (means) raw = Gemm <transB = 1> (flat, linear) logits = Add (raw, most)",
+        {"packed": np.zeros(1 << 20, np.int8), "scale": np.float32(1), "axes": [0], **ONE_CHANNEL},
+        {}, "the layers take 73,400,",
+    ),
+    "memory of all golden images": (
+        CONV1 + POOLED.format("first"),
+        {"stem": np.zeros((40, 1, 1, 1), np.float32), "linear": np.zeros((3, 40), np.float32)},
+        {"side": 500, "n_goldens": 60}, "the golden images may take 2,460,",
+    ),
+    "work of all golden images": (
+        CONV1 + "most = MaxPool <kernel_shape = [400, 400]> (first) " + POOLED.format("most"),
+        ONE_CHANNEL, {"side": 500, "n_goldens": 60}, "the golden images may take 9",
+    ),
+}  # fmt: skip
 
-    def enlarge(document):
-        shape = (n_goldens, side, side, 3)[: 3 + (channels == 3)]
-        blank, logits = np.zeros(shape, np.uint8), [[0.0] * 3] * n_goldens
-        proof = {"images": contract.encode_pixels(blank), "logits": logits}
-        document["goldens"].update(proof, indices=[0] * n_goldens)
-        document["input"]["shape"] = [channels, side, side]
-        document["preprocessing"].update(size=[side, side], channels=channels, samples=[])
 
-    def resize(proto):
-        _, *dims = proto.graph.input[0].type.tensor_type.shape.dim
-        for dim, size in zip(dims, (channels, side, side), strict=True):
-            dim.dim_value = size
-
-    return faults.change_sealed(faults.change_document(MODEL, enlarge), resize)
-
-
-@pytest.mark.parametrize(
-    ("side", "n_goldens", "change", "named"),
-    [
-        (200, 1, partial(insert_first, op_type="MaxPool", kernel_shape=[64, 64]),
-         "one image may take 77,"),
-        (210, 1, lambda p: first_layer(p, 2, 1, 64, 64), "one image may take 100,"),
-        (100, 1, lambda p: first_layer(p, 512, 1, 64, 64), "one image may take 18"),
-        (160, 30, lambda p: first_layer(p, 1, 1, 64, 64), "the golden images may take 1,2"),
-        (200, 256, lambda p: first_layer(p, 1, 1, 1, 1), "the golden images may take 160,"),
-    ],
-)  # fmt: skip
-def test_images_that_take_long_or_much_memory_are_refused(side, n_goldens, change, named):
-    model = faults.change_sealed(images_of(side, n_goldens), change)
+@pytest.mark.parametrize("name", LARGE)
+def test_what_takes_long_or_much_memory_is_refused_unless_that_is_wanted(name):
+    body, arrays, about, named = LARGE[name]
+    file = open_model(made.claimed(body, arrays, **about))
     with pytest.raises(InputError) as caught:
-        Classifier(model)
+        admission.admit(file)
     assert named in caught.value.found
+    assert "--ceiling" in caught.value.next_step
+    with pytest.raises(InputError, match="the contract states"):  # nothing else is wrong with it
+        admission.admit(file, ceiling=1e6)
 
 
 WIDEST = (28, 1, (128, 256, 512), 16)
@@ -228,24 +270,63 @@ TUTORIALS = (256, 3, (32, 64, 128), goldens.MAX_PIXELS // 256**2)
     ("kernel", "network"), [*((kernel, WIDEST) for kernel in (1, 3, 5, 9)), (3, TUTORIALS)], ids=str
 )
 def test_networks_that_train_makes_are_admitted(kernel, network):
-    full_side, n_channels, (first, second, hidden), n_goldens = network
+    side, n_channels, (first, second, hidden), n_goldens = network
+    body, current, arrays, left = "", "images", {}, side
+    for i, (n_in, n_out) in enumerate(((n_channels, first), (first, second))):
+        arrays[f"w{i}"] = np.zeros((n_out, n_in, kernel, kernel), np.float32)
+        body += f"x{i} = Conv ({current}, w{i}) z{i} = Relu (x{i}) "
+        body += f"y{i} = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (z{i}) "
+        left, current = (left - kernel + 1) // 2, f"y{i}"
+    arrays["w2"] = np.zeros((hidden, second * left**2), np.float32)
+    arrays["w3"] = np.zeros((3, hidden), np.float32)
+    body += f"row = Flatten ({current}) inner = Gemm <transB = 1> (row, w2) "
+    body += "logits = Gemm <transB = 1> (inner, w3)"
+    graph = made.graph(body, arrays, side=side, channels=n_channels)
+    document = made.document(side, n_channels, n_goldens)
+    file = open_model(seal.seal(graph.SerializeToString(), document))
+    assert admission.admit(file).believed is None
 
-    def widen(proto):
-        del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
-        side, current = full_side, "images"
-        for i, (n_in, n_out) in enumerate(((n_channels, first), (first, second))):
-            add_weight(proto, f"w{i}", np.zeros((n_out, n_in, kernel, kernel), np.float32))
-            pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
-            proto.graph.node.append(helper.make_node("Conv", [current, f"w{i}"], [f"x{i}"]))
-            proto.graph.node.append(helper.make_node("Relu", [f"x{i}"], [f"z{i}"]))
-            proto.graph.node.append(helper.make_node("MaxPool", [f"z{i}"], [f"y{i}"], **pool))
-            side, current = (side - kernel + 1) // 2, f"y{i}"
-        proto.graph.node.append(helper.make_node("Flatten", [current], ["row"]))
-        add_weight(proto, "w2", np.zeros((hidden, second * side**2), np.float32))
-        proto.graph.node.append(helper.make_node("Gemm", ["row", "w2"], ["logits"], transB=1))
 
-    model = faults.change_sealed(images_of(full_side, n_goldens, n_channels), widen)
-    admission.admit(open_model(model))
+@pytest.mark.parametrize(
+    ("key", "value"), [("n_multiplications", 1403), ("peak_bytes", 4), ("operators", {"Conv": 1})]
+)
+def test_what_the_contract_states_has_to_be_what_the_graph_takes(key, value):
+    stated = open_model(MODEL).contract.document["cost"]
+    model = faults.change_document(MODEL, lambda d: d.update(cost=stated | {key: value}))
+    with pytest.raises(InputError, match=f"the contract states {key}"):
+        Classifier(model)
+
+
+BY_CONTENT = """whole = Cast <to = 7> (images) most = ReduceMean (whole, axes)
+    n = Reshape (most, row) """
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (BY_CONTENT + "made = ConstantOfShape (n) ", "ConstantOfShape takes sizes from what is in"),
+        (BY_CONTENT + "made = Expand (images, n) ", "Expand takes sizes from what is in a picture"),
+        (BY_CONTENT + "made = Range (n, row, row) ", "Range takes sizes from what is in a picture"),
+        ("turned = Transpose <perm = [1, 2, 3, 0]> (images) made = MatMul (images, turned) ",
+         "MatMul may mix images"),
+        ("flat = Flatten (images) turned = Transpose (flat) made = MatMul (flat, turned) ",
+         "MatMul may mix images"),
+        ("made = Concat <axis = 0> (images, one) ", "Concat may mix images"),
+        ("made = Dropout (images, share, on) ", "Dropout does not fit"),
+        ("size = Shape (images) more = Add (size, row) made = ConstantOfShape (more) ",
+         "the shape of 'made', which ConstantOfShape gives, follows from nothing known"),
+        ("made = Relu (fixed) logits = Identity (made) ", "'logits' does not come from"),
+    ],
+)  # fmt: skip
+def test_graph_whose_sizes_or_rows_do_not_follow_from_one_image_is_refused(body, named):
+    arrays = {
+        "axes": [1, 2, 3], "row": [-1], "one": np.zeros((1, 1, 8, 8), np.float32),
+        "share": np.float32(0.5), "on": np.array(True), "fixed": np.zeros((1, 3), np.float32),
+    }  # fmt: skip
+    rest = "" if "logits" in body else "logits = Identity (made) "
+    with pytest.raises(InputError) as caught:
+        admission.admit(open_model(made.claimed(body + rest, arrays)))
+    assert named in caught.value.found
 
 
 @pytest.mark.parametrize("stated", [{"dtype": "uint8"}, {"name": "pixels"}])

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import faults
+import numpy as np
 import onnx
 import pytest
 import tiny
@@ -37,10 +38,38 @@ def test_open_model_agrees_with_the_onnx_package(name):
     assert file.inputs["images"][0] == "batch"
 
 
-def test_n_multiplications_without_shapes_is_unknown():
+def test_n_multiplications_are_those_that_the_contract_states():
+    assert open_model(tiny.grey()).n_multiplications == 6 * 6 * 4 * 9 + 36 * 3
+    assert open_model(MODELS["fashion-mnist.int8.onnx"]).n_multiplications == 2_215_168
+
+
+@pytest.mark.parametrize(
+    ("made", "read"),
+    [
+        (onnx.numpy_helper.from_array(np.int64([3, -1])), (3, -1)),
+        (onnx.helper.make_tensor("w", onnx.TensorProto.INT64, [2], [3, -1]), (3, -1)),
+        (onnx.numpy_helper.from_array(np.int64(-(2**63))), (-(2**63),)),
+        (onnx.numpy_helper.from_array(np.int64([0] * 9)), ()),
+        (onnx.numpy_helper.from_array(np.int32([3])), ()),
+    ],
+)
+def test_few_whole_numbers_are_read_however_they_are_stored(made, read):
     proto = onnx.load_from_string(tiny.grey())
-    del proto.graph.value_info[:]
-    assert open_model(proto.SerializeToString()).n_multiplications is None
+    made.name = "numbers"
+    proto.graph.initializer.append(made)
+    assert open_model(proto.SerializeToString()).weights["numbers"].integers() == read
+
+
+def test_a_constant_holds_a_tensor_of_its_own_and_no_other_operation_does():
+    proto = onnx.load_from_string(tiny.grey())
+    value = onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.int64([7])))
+    for op_type in ("ConstantOfShape", "Constant"):
+        proto.graph.node.add(op_type=op_type, output=["c"]).attribute.append(value)
+    found = open_model(proto.SerializeToString()).nodes[-1]
+    assert found.tensors["value"].integers() == (7,)
+    proto.graph.node.add(op_type="Relu").attribute.append(value)
+    with pytest.raises(InputError, match="a tensor or a graph of its own"):
+        open_model(proto.SerializeToString())
 
 
 def test_file_with_two_graphs_is_refused():

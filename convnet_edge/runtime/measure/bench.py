@@ -16,13 +16,15 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..errors import CheckFailedError, EdgeError, InputError, InterruptedRunError
+from ..model_file import ModelFile
+from ..options import require as require_option
 from ..providers import ON_CUDA, TESTED, short_name
 from ..selftest import require
 from ..session import Bound, Settings
 from . import accuracy, cold_start, cost, machine, timing, verdict
 from . import result as results
 from .check import Check
-from .options import BenchOptions
+from .options import DEVICE_BATCH_SIZES, BenchOptions
 from .result import Latency, Minute, Pair, Reason, Result
 from .stats import Array, percentiles_ms
 
@@ -116,6 +118,8 @@ def bench_model(
             duration_s=QUICK_DURATION_S,
             min_runs=verdict.MIN_RUNS,
         )
+    sizes = batch_sizes_of(classifier.file, options.batch_sizes)
+    options = replace(options, batch_sizes=sizes)
     run = Measured(classifier, options, test, listener or Listener(), began)
     try:
         require(
@@ -143,6 +147,24 @@ def bench_model(
     return run
 
 
+def batch_sizes_of(file: ModelFile, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the batch sizes to measure: those asked for, or the one that the graph is fixed at.
+
+    Raises:
+        InputError: others than the usual ones are asked for, and it takes none of them.
+    """
+    fixed = file.batch_size
+    if fixed is None or asked == (fixed,):
+        return asked
+    require_option(
+        asked in (BenchOptions.batch_sizes, QUICK_BATCH_SIZES, DEVICE_BATCH_SIZES),
+        f"batch sizes {', '.join(map(str, asked))} for a graph that is fixed at {fixed}",
+        f"--batch-sizes {fixed}, or a graph whose batch axis is free",
+        "--batch-sizes",
+    )
+    return (fixed,)
+
+
 def settings_of(options: BenchOptions) -> Settings:
     """Return how the sessions of the models run."""
     return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
@@ -154,7 +176,7 @@ def require_believable(found: Sequence[Result], *, strict: bool) -> None:
     for each in found:
         if each.verdict and each.verdict.status in refused:
             raise CheckFailedError(
-                f"{each.model.name} is {each.verdict.status}: {each.verdict.reasons[0].text}",
+                f"{each.model.title} is {each.verdict.status}: {each.verdict.reasons[0].text}",
                 expected="VALID" if strict else "VALID or NOISY",
                 next_step="read its result file",
             )
@@ -176,6 +198,7 @@ def _describe(classifier: Classifier, options: BenchOptions, name: str, version:
             n_multiplications=file.n_multiplications,
             input_dtype=session.input_dtype,
             integers=classifier.contract.quantization is not None,
+            proof=classifier.contract.proof,
         ),
         provider=results.Provider(
             asked=options.provider,
@@ -435,7 +458,7 @@ def _compare(first: Measured, run: Measured) -> Pair:
     nearness = np.where(labels == other_labels, 0, -1e6) + np.minimum(*margins)
     return replace(
         accuracy.compare(labels, other_labels, test.labels),
-        name=model.name,
+        name=model.title,
         model_sha256=model.model_sha256 or "",
         shown=np.argsort(nearness, kind="stable")[:GALLERY_SIZE].tolist(),
     )

@@ -17,13 +17,14 @@ import numpy as np
 
 from .. import archive, errors
 from ..classifier import Classifier
-from ..model_file import read_model
+from ..model_file import open_stated, read_model
 from ..session import Settings, import_onnxruntime
 from . import machine
 from .result import FreshProcess
 from .stats import Array
 
 TIMEOUT_S = 600
+PATHS = ("model_path", "contract_path")
 WARMUP_SHARE = 0.25
 CHILD = (
     "import time; began = time.perf_counter_ns()\n"
@@ -37,7 +38,8 @@ class Task:
     """What a fresh process does.
 
     steady_s: seconds of runs at each batch size, 11 runs or more. member: the model inside of a
-    bundle at `model_path`, None if that is the model.
+    bundle at `model_path`, None if that is the model. contract_path: what stands in for a contract,
+    of a model that holds none (`unproved.stand_in`).
     """
 
     model_path: Path
@@ -45,6 +47,7 @@ class Task:
     batch_sizes: tuple[int, ...] = (1,)
     steady_s: float = 0.2
     member: str | None = None
+    contract_path: Path | None = None
 
 
 def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
@@ -54,7 +57,8 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
         EdgeError: the process met it while it opened or ran the model.
         InputError: the process failed otherwise; with its last words.
     """
-    asked = {**asdict(task), "model_path": str(task.model_path), "path": sys.path}
+    paths = {name: path and str(path) for name, path in vars(task).items() if name in PATHS}
+    asked = {**asdict(task), **paths, "path": sys.path}
     asked |= {"module": __name__, "spawned_ns": time.perf_counter_ns()}
     command = [sys.executable, "-c", CHILD, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - this interpreter
@@ -94,7 +98,9 @@ def _start(task: dict[str, Any], began_ns: int) -> tuple[dict[str, Any], list[in
     path, member = Path(task["model_path"]), task["member"]
     model = archive.read_archive(path).models()[member] if member else read_model(path)
     read = clock()
-    classifier = Classifier(model, settings=Settings(**task["settings"]))
+    contract_path = task["contract_path"]
+    file = open_stated(model, Path(contract_path).read_bytes()) if contract_path else model
+    classifier = Classifier(file, settings=Settings(**task["settings"]))
     opened = clock()
     inputs = classifier.to_input(classifier.contract.goldens.images)
     first_began = clock()

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..options import RATE, TIME, Options, models, option, provider, require, threads
 
+DEVICE_BATCH_SIZES = (1, 8)  # unless asked for others
 RESULTS_DIR = Path("benchmarks/results")
 ADVANCED = "Advanced"
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}

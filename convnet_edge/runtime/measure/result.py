@@ -85,6 +85,15 @@ class Model:
     n_multiplications: Annotated[int | None, "of one image"] = None
     input_dtype: Annotated[str | None, "`float32` in [0, 1] or `uint8` grey values"] = None
     integers: Annotated[bool | None, "whether the model is quantised"] = None
+    proof: Annotated[
+        Literal["unproved", "adopted"] | None,
+        "of a file from elsewhere, how far it is proved; null: against float64 PyTorch",
+    ] = None
+
+    @property
+    def title(self) -> str:
+        """The name, and behind it what it lacks of a proof."""
+        return f"{self.name} ({self.proof})" if self.proof else self.name
 
 
 @dataclass(frozen=True)

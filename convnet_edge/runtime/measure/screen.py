@@ -41,7 +41,7 @@ class Screen:
             return
         name, about = "", ("", "")
         if len(result.latency) == 1:
-            name, memory = result.model.name, shown("memory_bytes", result.memory_bytes)
+            name, memory = result.model.title, shown("memory_bytes", result.memory_bytes)
             about = accuracy_text(result.accuracy, ends=False), memory
         self._say(_line((name, *tables.speed(result.latency[-1]).values(), *about)))
 
@@ -67,7 +67,7 @@ def in_one_line(result: Result) -> str:
     first = tables.speed(result.latency[0])
     most = max(row.images_per_s or 0.0 for row in result.latency)
     return (
-        f"{result.model.name}: p50 {first['p50 ms']} ms at batch {first['batch']}, "
+        f"{result.model.title}: p50 {first['p50 ms']} ms at batch {first['batch']}, "
         f"{most:,.0f} images/s, {shown('memory_bytes', result.memory_bytes)}: {status}"
     )
 

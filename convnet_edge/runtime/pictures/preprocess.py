@@ -52,7 +52,7 @@ class Preprocessing:
                 raise ValueError(f"{one.name} {str(value)[:80]!r}, not of {known}")
         if len(self.size) != 2 or not all(type(side) is int and side >= 1 for side in self.size):
             raise ValueError(f"size {str(self.size)[:80]}, not two numbers of pixels")
-        if not 0 < self.share <= 1:
+        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
             raise ValueError(f"share {str(self.share)[:80]}, not above 0 and at most 1")
         if self.background == "remove" and self.channels != 1:
             raise ValueError("background 'remove' is for grey pixels alone")

@@ -1,0 +1,1 @@
+"""Classifiers that another exporter wrote: what a person says of them, and what runs of them."""

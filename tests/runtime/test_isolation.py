@@ -1,0 +1,110 @@
+"""A file that takes more than it states ends a process of its own, and is named."""
+
+import os
+import signal
+import subprocess
+
+import made
+import pytest
+import tiny
+
+from convnet_edge.runtime import Classifier, admission, isolation, selftest
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.model_file import open_model
+
+# a shape that depends on how many images there are, but does not grow as they do
+UNKNOWN = "n = Shape <start = 0, end = 1> (images) more = Add (n, many) "
+LOGITS = """means = ReduceMean <keepdims = 0> (last, both) flat = Flatten (images)
+    raw = Gemm <transB = 1> (flat, linear) logits = Add (raw, means)"""
+LINEAR = made.draw(3, 64)
+FILLED = (
+    UNKNOWN + "huge = ConstantOfShape (more) last = Unsqueeze (huge, row) " + LOGITS,
+    {"row": [0], "both": [0, 1], "linear": LINEAR},
+)
+SQUARE = (
+    UNKNOWN
+    + "sizes = Concat <axis = 0> (more, more) v0 = ConstantOfShape (sizes) "
+    + " ".join(f"v{i + 1} = MatMul (v{i}, v{i})" for i in range(20))
+    + " last = Relu (v20) "
+    + LOGITS,
+    {"both": [0, 1], "linear": LINEAR},
+)
+
+
+def honest_in_small():
+    body, arrays = FILLED
+    return made.sealed(body, arrays | {"many": [3]}, shapes={"huge": [4]})
+
+
+def test_file_whose_shapes_are_only_stated_runs_first_in_another_process(monkeypatch):
+    file, started = open_model(honest_in_small()), []
+    assert admission.admit(file).believed == "ConstantOfShape"
+    monkeypatch.setattr(isolation, "start", lambda *a, **k: started.append(k) or done('""'))
+    Classifier(file)
+    assert started[0]["data"] == file.data
+    Classifier(file, isolate=False)
+    Classifier(tiny.grey())
+    assert len(started) == 1
+    Classifier(tiny.grey(), isolate=True)
+    assert len(started) == 2
+
+
+def done(printed, code=0, said=b""):
+    return subprocess.CompletedProcess([], code, printed.encode(), said)
+
+
+@pytest.mark.parametrize("model", [honest_in_small, tiny.grey, tiny.grey_uint8, tiny.rgb])
+def test_file_that_takes_what_it_states_is_opened_and_right(model):
+    opened = Classifier(model(), isolate=True)
+    assert all(check.passed for check in selftest.run_selftest(opened))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit of memory")
+def test_file_that_takes_more_memory_than_it_states_ends_in_the_other_process():
+    body, arrays = FILLED
+    model = made.stating(body, arrays | {"many": [3 << 28]}, shapes={"huge": [4]})
+    with pytest.raises(InputError) as caught:
+        Classifier(model)
+    assert "the golden images do not run in a process of 512 MiB" in caught.value.found
+    assert "it needs more memory" in caught.value.found
+
+
+def test_file_that_takes_more_time_than_it_states_is_ended(monkeypatch):
+    body, arrays = SQUARE
+    shapes = {f"v{i}": [4, 4] for i in range(21)}
+    model = made.stating(body, arrays | {"many": [3000]}, shapes=shapes)
+    monkeypatch.setattr(isolation, "START_S", 4.0)
+    with pytest.raises(InputError, match=r"and 4 s, .* it took longer"):
+        Classifier(model)
+
+
+@pytest.mark.parametrize(
+    ("ended", "named"),
+    [
+        (done("", -signal.SIGKILL), "ended with exit -9: it said nothing"),
+        (done("", 1, b"Traceback\nKeyError: 'x'"), "ended with exit 1: KeyError: 'x'"),
+        (done('"it needs more memory"'), "what the file states: it needs more memory"),
+    ],
+)
+def test_however_the_other_process_ends_it_is_one_error(monkeypatch, ended, named):
+    monkeypatch.setattr(isolation, "start", lambda *_, **__: ended)
+    with pytest.raises(InputError) as caught:
+        Classifier(tiny.grey(), isolate=True)
+    assert named in caught.value.found
+    assert caught.value.next_step.startswith("do not open the file")
+
+
+def test_error_names_the_file(monkeypatch, tiny_model):
+    monkeypatch.setattr(isolation, "start", lambda *_, **__: done("", -9))
+    with pytest.raises(InputError) as caught:
+        Classifier(tiny_model, isolate=True)
+    assert caught.value.found.startswith(f"{tiny_model}: the golden images")
+
+
+def test_what_is_wrong_but_takes_no_more_is_left_to_the_selftest():
+    model = made.stating("flat = Flatten (images) logits = Gemm <transB = 1> (flat, linear)",
+                         {"linear": LINEAR})  # fmt: skip
+    opened = Classifier(model, isolate=True)
+    assert "golden vectors, batch 1" in {
+        check.name for check in selftest.run_selftest(opened) if not check.passed
+    }

@@ -1,0 +1,178 @@
+"""Shapes, memory and work of one image follow from a graph as onnxruntime finds them."""
+
+from functools import cache
+from pathlib import Path
+
+import made
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tiny
+
+from convnet_edge.runtime import Classifier, admission, selftest
+from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.operators import follow, rules
+
+SHIPPED = sorted((Path(__file__).parents[2] / "exported").glob("fashion-mnist*.onnx"))
+draw = made.draw
+CONV = "<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+HEAD = """means = GlobalAveragePool (last)
+    flat = Flatten (means)
+    logits = Gemm <transB = 1> (flat, linear)"""
+LINEAR = {"linear": draw(3, 4)}
+STEM = {"stem": draw(4, 1, 3, 3), **LINEAR}
+NETWORKS = {
+    "residual block": (
+        f"""first = Conv {CONV} (images, stem)
+        inner = Conv {CONV} (first, second)
+        sum = Add (inner, first)
+        last = Relu (sum) {HEAD}""",
+        {"second": draw(4, 4, 3, 3, seed=1), **STEM},
+    ),
+    "hard swish, depthwise and by twos": (
+        f"""first = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (images, stem)
+        active = HardSwish (first)
+        last = Conv <kernel_shape = [3, 3], pads = [2, 2, 2, 2], dilations = [2, 2], group = 4>
+            (active, depthwise) {HEAD}""",
+        {"depthwise": draw(4, 1, 3, 3, seed=1), **STEM},
+    ),
+    "squeeze and excite": (
+        f"""first = Conv {CONV} (images, stem)
+        squeezed = ReduceMean <keepdims = 1> (first, axes)
+        few = Conv <kernel_shape = [1, 1]> (squeezed, down)
+        relu = Relu (few)
+        many = Conv <kernel_shape = [1, 1]> (relu, up)
+        share = HardSigmoid (many)
+        last = Mul (share, first) {HEAD}""",
+        {"axes": [2, 3], "down": draw(2, 4, 1, 1), "up": draw(4, 2, 1, 1, seed=1), **STEM},
+    ),
+    "concat, split, pools": (
+        f"""first = Conv {CONV} (images, stem)
+        one, two = Split <axis = 1, num_outputs = 2> (first)
+        large = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (one)
+        mean = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (two)
+        last = Concat <axis = 1> (large, mean) {HEAD}""",
+        STEM,
+    ),
+    "attention": (
+        """patches = Conv <kernel_shape = [2, 2], strides = [2, 2]> (images, stem)
+        size = Shape <start = 0, end = 1> (images)
+        wanted = Concat <axis = 0> (size, rest)
+        rows = Reshape (patches, wanted)
+        seen = Transpose <perm = [0, 2, 1]> (rows)
+        spread = Concat <axis = 0> (size, one_token)
+        tokens = Expand (token, spread)
+        all = Concat <axis = 1> (tokens, seen)
+        normal = LayerNormalization (all, gains)
+        projected = MatMul (normal, query)
+        turned = Transpose <perm = [0, 2, 1]> (normal)
+        scores = MatMul (projected, turned)
+        shares = Softmax <axis = -1> (scores)
+        mixed = MatMul (shares, normal)
+        cut = Slice (mixed, start, end, axis)
+        chosen = Squeeze (cut, axis)
+        logits = Gemm <transB = 1> (chosen, linear)""",
+        {
+            "stem": draw(4, 1, 2, 2), "rest": [4, -1], "one_token": [1, 1], "query": draw(4, 4),
+            "token": draw(1, 1, 4, seed=2), "gains": np.ones(4, np.float32), "start": [0],
+            "end": [1], "axis": [1], **LINEAR,
+        },
+    ),
+    "windows and masks": (
+        f"""size = Shape <start = 0, end = 1> (images)
+        first = Conv {CONV} (images, stem)
+        padded = Pad <mode = "constant"> (first, pads)
+        windows = Reshape (padded, cut)
+        ordered = Transpose <perm = [0, 2, 4, 1, 3, 5]> (windows)
+        rows = Reshape (ordered, window)
+        mask = ConstantOfShape (square)
+        drawn = ScatterND (mask, places, ones)
+        free = Equal (drawn, zero)
+        taken = Not (free)
+        weights = Where (taken, small, zero)
+        n = Squeeze (size)
+        numbers = Range (begin, n, step)
+        shown = Gather <axis = 0> (images, numbers)
+        brightest = ReduceL2 <keepdims = 1> (shown, all_axes)
+        scored = Add (rows, weights)
+        last = Reshape (scored, back)
+        means = ReduceMean <keepdims = 0> (last, both)
+        light = Reshape (brightest, column)
+        lit = Div (means, light)
+        logits = Gemm <transB = 1> (lit, linear)""",
+        {
+            "pads": [0, 0, 0, 0, 0, 0, 2, 2], "cut": [-1, 4, 2, 5, 2, 5], "window": [-1, 4, 25],
+            "square": [4, 25], "places": [[1], [3]], "ones": np.ones((2, 25), np.float32),
+            "zero": np.float32(0), "small": np.float32(0.1), "begin": 0, "step": 1,
+            "all_axes": [1, 2, 3], "back": [-1, 4, 4, 25], "both": [2, 3], "column": [-1, 1],
+            **STEM,
+        },
+    ),
+}  # fmt: skip
+
+
+@cache
+def files():
+    return {
+        **{name: made.sealed(*network) for name, network in NETWORKS.items()},
+        "tiny": tiny.grey(),
+        "uint8": tiny.grey_uint8(),
+        **{path.name: path.read_bytes() for path in SHIPPED},
+    }
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "tiny", "uint8", *(path.name for path in SHIPPED)])
+def test_shapes_and_sizes_follow_as_onnxruntime_finds_them(name):
+    file = open_model(files()[name])
+    walk = follow._Walk(file)
+    for place, node in enumerate(file.nodes):
+        walk.step(place, node)
+    proto, options = onnx.load_from_string(file.data), onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    names = [one for node in file.nodes for one in node.outputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=one) for one in names)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    for n in (1, 3):
+        images = np.zeros((n, *file.contract.document["input"]["shape"]))
+        given = {"images": images.astype(file.contract.input_dtype)}
+        for one, found in zip(names, session.run(names, given), strict=True):
+            assert at(walk.values[one].shape, n) == found.shape, one
+            if walk.values[one].numbers is not None:
+                assert at(walk.values[one].numbers, n) == tuple(found.ravel()), one
+
+
+def at(sizes, n):
+    """Return sizes for `n` images."""
+    return tuple(n * (x // rules.N_IMAGES) if x not in rules.INT64 else x for x in sizes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_today_are_admitted_without_belief_and_proved(name):
+    file = open_model(files()[name])
+    assert admission.admit(file).believed is None
+    checks = selftest.run_selftest(Classifier(file))
+    assert all(check.passed for check in checks), checks
+
+
+def test_work_and_memory_are_those_of_a_slow_count():
+    """Of the residual block: 4 channels of 8 x 8, three of which are needed at once."""
+    found = open_model(files()["residual block"]).contract.cost
+    assert found.n_multiplications == 8 * 8 * 4 * (9 + 9 * 4) + 4 * 3
+    assert found.peak_bytes == 4 * 3 * (4 * 8 * 8)
+    assert found.operators == {
+        "Add": 1, "Conv": 2, "Flatten": 1, "Gemm": 1, "GlobalAveragePool": 1, "Relu": 1,
+    }  # fmt: skip
+    assert open_model(files()["tiny"]).n_multiplications == 6 * 6 * 4 * 9 + 36 * 3
+
+
+def test_sizes_that_grow_with_the_images_in_another_way_are_not_taken_for_any():
+    a, b = rules.N_IMAGES, 2 * rules.N_IMAGES
+    find = rules.ARITHMETIC
+    assert (find["Add"](a, b), find["Add"](a, 1), find["Add"](a, 0)) == (3 * a, None, a)
+    assert (find["Sub"](b, a), find["Mul"](a, b), find["Mul"](a, 3)) == (a, None, 3 * a)
+    assert (find["Div"](b, 2), find["Div"](a, 2), find["Div"](5, a)) == (a, None, None)
+    assert (find["Equal"](a, -1), find["Equal"](a, 7), find["Equal"](a, a)) == (0, None, 1)
+    assert rules._is_size(a) and not rules._is_size(-a) and not rules._is_size(2**63)
+    assert not rules._is_size(2**63 * a)
