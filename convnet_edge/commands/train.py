@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..networks import REFERENCE
 from ..runtime.measure.result import Interval, percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
@@ -14,11 +16,16 @@ if TYPE_CHECKING:
     from ..training.run import EpochMetrics, Run
 
 
+LONG_S = 300  # of an epoch: there are faster machines
+
+
 def command(options: TrainOptions, terminal: Terminal) -> None:
-    """Train the convnet on Fashion-MNIST by the tutorial's recipe, or on your own pictures.
+    """Train the convnet on Fashion-MNIST by the tutorial's recipe, or any network on your pictures.
 
     Examples: convnet-edge train --data photos/ · convnet-edge train --data sample --epochs 3 ·
-    convnet-edge train --recipe best --validate 5000 · torchrun --nproc-per-node 2 cli.py train
+    convnet-edge train --data photos/ --arch torchvision:mobilenet_v3_small --weights pretrained ·
+    convnet-edge train --data photos/ --arch my_net.py:Net --weights trained.pt --epochs 0 ·
+    torchrun --nproc-per-node 2 cli.py train --recipe best
     """
     from ..networks import checkpoint
     from ..training import loop as stage
@@ -58,48 +65,109 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     else:
         found = result.test.summary() if result.test else "not measured, without test images"
         terminal.answer(f"Test accuracy: {found}")
+        if not result.epochs and result.test:
+            terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))
         if result.earlier_path:
             terminal.answer(f"kept the earlier run as {result.earlier_path}")
         files = result.checkpoint_path, result.record_path, result.epochs_path, *result.split_paths
-        terminal.wrote(files, (result.picture,))
+        terminal.wrote(files, (result.picture,) if result.picture else ())
         document = result.record
     terminal.finish(document, "convnet-edge", "export", options.out)
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     """Print data, network, cost and recipe, before the first epoch."""
-    from ..training.loop import measure_peak
-    from ..training.record import device_name
-
-    recipe, images = run.recipe, run.dataset.train
-    n_parameters, cost = run.network.n_parameters, run.count_operations()
-    peak, n_processes, n_done = measure_peak(run.device), run.launch.size, len(run.epochs)
-    bound_s = len(images) * recipe.share * cost.n_training / peak
-    together = f", {n_processes} processes" if n_processes > 1 else ""
+    images, n_done = run.dataset.train, len(run.epochs)
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
         f"  from {images.source}",
-        f"Model has {n_parameters} trainable parameters",
-        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
-        f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
-        f"Recipe {options.recipe_name}: {_epochs(recipe.epochs)} of batches of "
-        f"{recipe.batch_size}, seed {options.seed}",
-        "  accuracy in training is counted before each update",
+        *_weights_lines(run),
+        f"Model has {run.network.n_parameters} trainable parameters",
     )
+    if run.recipe.epochs:
+        _show_cost(run, terminal)
+    terminal.say(*_recipe_lines(run))
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
         *str(run.model).split("\n"),
-        f"Memory: parameters {4 * n_parameters / 1e6:.2f} MB, data {data_bytes / 1e6:.0f} MB",
+        f"Memory: parameters {4 * run.network.n_parameters / 1e6:.2f} MB, "
+        f"data {data_bytes / 1e6:.0f} MB",
     )
     if options.resume:
         resumed = f"Resuming after {_epochs(n_done)}"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
+
+
+def _show_cost(run: Run, terminal: Terminal) -> None:
+    """Print what an image costs, and what that makes an epoch take; warn if it is long."""
+    from ..training.loop import measure_peak
+    from ..training.record import device_name
+
+    cost, peak = run.count_operations(), measure_peak(run.device)
+    bound_s = run.n_drawn * cost.n_training / peak
+    together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
+    terminal.say(
+        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
+        f"{peak / 1e9:,.0f} GFLOP/s measured here",
+        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
+    )
+    if bound_s > LONG_S and run.device.type == "cpu":
+        n_left = run.recipe.epochs - len(run.epochs)
+        terminal.note(
+            f"warning: {_epochs(n_left)} take {n_left * bound_s / 3600:.1f} hours or more without "
+            "a GPU; smaller images (--image-size) or a smaller network take less"
+        )
+
+
+def _weights_lines(run: Run) -> Iterator[str]:
+    """Say which weights the run begins with, and what their pixels are taken to be."""
+    if run.training["arch"] != REFERENCE:
+        yield f"Network {run.training['arch']}"
+    if "weights" in run.training:
+        yield f"Weights: {run.training['weights']}"
+    if run.replaced:
+        yield f"  made anew, for these classes: {', '.join(run.replaced)}"
+    if ("weights" in run.training or not run.recipe.epochs) and not run.is_reference:
+        yield f"  for pixels {_pixels(run)}; else name --mean and --std"
+
+
+def _pixels(run: Run) -> str:
+    if run.images.normalization is None:
+        return "in [0, 1]"
+    words = (", ".join(f"{value:.3g}" for value in part) for part in run.images.normalization)
+    return "less {} and divided by {}".format(*words)
+
+
+def _recipe_lines(run: Run) -> Iterator[str]:
+    """Say how the weights are going to change."""
+    recipe = run.recipe
+    if not recipe.epochs:
+        yield "The weights stay as they are; their outputs are the classes in order of their names"
+        return
+    yield (
+        f"Recipe {run.training['recipe']}: {_epochs(recipe.epochs)} of batches of "
+        f"{recipe.batch_size}, seed {run.options.seed}"
+    )
+    if recipe.head_share:
+        yield (
+            f"  the head alone for {_epochs(run.n_of_head)}, then all, at {recipe.body_rate:g} of "
+            "the learning rate below it"
+        )
+    if (run.launch.size > 1 or run.holds_statistics) and run.statistics:
+        yield f"  batch normalisation takes {run.statistics}"
+    if timed := run.timing:
+        used = run.training["precision"]
+        times = timed.speedup if used == "bf16" else 1 / timed.speedup
+        yield (
+            f"  {used}: {times:.1f} x faster here (a step: float32 {timed.float32_step_ms:.3g} ms, "
+            f"bf16 {timed.bf16_step_ms:.3g} ms)"
+        )
+    yield "  accuracy in training is counted before each update"
 
 
 def _progress_line(progress: stage.Progress, n_epochs: int) -> str:

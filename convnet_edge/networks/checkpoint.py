@@ -167,7 +167,7 @@ def load_model(
     try:
         described = _read_described(checkpoint)
     except ValueError as error:
-        raise _misfit(path, error) from error
+        raise misfit(path, error) from error
     stored = described.model
     if arch is None:
         named = build.find_stored(
@@ -188,13 +188,14 @@ def load_model(
         _require_finite(model)
     # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
     except (InputError, ValueError, RuntimeError) as error:
-        raise _misfit(path, error) from error
+        raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
     return model.eval(), checkpoint
 
 
-def _misfit(path: Path, error: Exception) -> InputError:
+def misfit(path: Path, error: Exception) -> InputError:
+    """Return the error that a checkpoint's header or weights make no sense."""
     reason = error.found if isinstance(error, InputError) else str(error)
     return InputError(
         f"{path} has weights that do not fit its header: {reason.splitlines()[0][:300]}",

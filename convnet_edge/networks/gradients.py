@@ -31,12 +31,13 @@ class Batch:
 class StepResult:
     """loss: () summed cross-entropy over n_total. n_hits: (n_classes,) int64, before any update.
 
-    gradients: in the order, shapes, dtype and memory format of the parameters.
+    gradients: in the order, shapes, dtype and memory format of the parameters; None of one that
+    does not learn.
     """
 
     loss: Tensor
     n_hits: Tensor
-    gradients: tuple[Tensor, ...]
+    gradients: tuple[Tensor | None, ...]
 
 
 # with (parameters, batch, n_total=, dtype=): n_total are the images of the whole step, of which the
@@ -59,16 +60,28 @@ def by_autograd(
     *,
     n_total: int,
     dtype: torch.dtype | None = None,
+    n_processes: int = 1,
 ) -> StepResult:
-    """Return loss, hits and gradients of any `model`; `parameters` are its own, in order."""
+    """Return loss, hits and gradients of any `model`; `parameters` are its own, in order.
+
+    n_processes: of a model in DistributedDataParallel, whose gradients are the mean over them,
+    where their sum is wanted.
+    """
     if batch.keep is not None:
         raise ValueError("dropout is the network's own business")
     with torch.autocast(batch.x.device.type, dtype, enabled=dtype is not None):
         logits = model(batch.x)
     loss, n_hits, grad = loss_at(logits.detach().to(parameters[0].dtype), batch, n_total)
-    weights, grad = list(model.parameters()), grad.to(logits.dtype)
-    found = torch.autograd.grad(logits, weights, grad, allow_unused=True, materialize_grads=True)
+    logits.backward(grad.to(logits.dtype) * n_processes)
+    found = [_take_gradient(p) for p in model.parameters()]
     return StepResult(loss, n_hits, alike(found, parameters))
+
+
+def _take_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """Return the gradient, which is then gone; zeros of a parameter that was not used."""
+    found, parameter.grad = parameter.grad, None
+    unused = found is None and parameter.requires_grad
+    return torch.zeros_like(parameter) if unused else found
 
 
 def loss_at(logits: Tensor, batch: Batch, n_total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,9 +96,15 @@ def loss_at(logits: Tensor, batch: Batch, n_total: int) -> tuple[Tensor, Tensor,
     return loss, n_hits, grad if weights is None else grad * weights
 
 
-def alike(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def alike(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
     """Return gradients in their parameters' dtype and memory format, which fused Adam trusts."""
     return tuple(
-        g.to(p.dtype) if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+        g if g is None or (g.dtype, g.stride()) == (p.dtype, p.stride()) else _like(g, p)
         for g, p in zip(gradients, parameters, strict=True)
     )
+
+
+def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return torch.empty_like(parameter).copy_(gradient)

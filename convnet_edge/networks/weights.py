@@ -4,10 +4,12 @@ A head of another size is replaced and named; anything else that does not fit is
 the network is the business of `build`.
 """
 
+import hashlib
 import importlib
 import io
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,12 @@ from torch import Tensor, nn
 
 from ..runtime.errors import InputError
 from ..runtime.files import read_bytes
+from ..runtime.pictures.preprocess import Preprocessing
+from . import checkpoint
 from .checkpoint import MAX_CHECKPOINT_BYTES
 
 PRETRAINED = "pretrained"  # what --weights calls a library's own
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "model_ema",
-)  # how others call what they keep
+WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")  # how others call it
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and lightning
 COUNTER = "num_batches_tracked"  # of normalisation: older files have none
 MAX_SHOWN = 3
@@ -36,10 +35,11 @@ MAX_SHOWN = 3
 
 @dataclass(frozen=True)
 class Usual:
-    """How the pictures were made that a library's weights were trained on.
+    """How the pictures were made that weights were trained on.
 
     mean, deviation: by channel, of pixels in [0, 1]. size: (H, W). share: of the sides of a
-    picture's middle that is cut out. filter: of resizing.
+    picture's middle that is cut out. filter: of resizing. channels, fit, background: as those
+    options of `train`, None where they are not known.
     """
 
     mean: tuple[float, ...]
@@ -47,15 +47,23 @@ class Usual:
     size: tuple[int, int]
     share: float
     filter: Any
+    channels: Any = None
+    fit: Any = None
+    background: Any = None
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were trained elsewhere. usual: None where nothing is known of their pictures."""
+    """Weights that were trained elsewhere.
+
+    usual: None where nothing is known of their pictures. sha256: of their file; None of a
+    library's.
+    """
 
     name: str
     tensors: Mapping[str, Tensor]
     usual: Usual | None
+    sha256: str | None
 
 
 def find(named: str, arch: str) -> Weights:
@@ -65,8 +73,7 @@ def find(named: str, arch: str) -> Weights:
         InputError: not there, unreadable, or the library publishes none.
     """
     if named != PRETRAINED:
-        path = Path(named)
-        return Weights(path.name, read_weights(path), _usual(arch))
+        return _of_file(Path(named), arch)
     try:
         usual = _usual(arch)
         if usual is None:
@@ -78,7 +85,36 @@ def find(named: str, arch: str) -> Weights:
             expected="torchvision:NAME or timm:NAME, and a network connection",
             next_step="copy the file here from another machine, and name it with --weights FILE",
         ) from error
-    return Weights(name, tensors, usual)
+    return Weights(name, tensors, usual, None)
+
+
+def _of_file(path: Path, arch: str) -> Weights:
+    """Return the weights in a file; a checkpoint of ours also says how its pictures were made.
+
+    The weights of a library's network are taken to be trained on pictures as its own are.
+    """
+    tensors = read_weights(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt") as opened:
+            is_ours = checkpoint.HEADER_KEY in (opened.metadata() or {})
+        if is_ours:
+            return Weights(path.name, tensors, _usual_of(path), digest)
+    return Weights(path.name, tensors, _usual(arch), digest)
+
+
+def _usual_of(path: Path) -> Usual:
+    """Return what a checkpoint of ours says of its pictures."""
+    header = checkpoint.load(path, kind="model").header
+    try:
+        stored = checkpoint.read_header(checkpoint.Network, header["model"])
+        how = Preprocessing.read(header["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.misfit(path, error) from error
+    n, channels = how.channels, "grey" if how.channels == 1 else "rgb"
+    means, deviations = stored.normalization or ([0.0] * n, [1.0] * n)
+    moments = tuple(means), tuple(deviations)
+    return Usual(*moments, how.size, how.share, how.filter, channels, how.fit, how.background)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -93,6 +129,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load(data))
+        _require_size(data)
         with warnings.catch_warnings():  # of pickle's versions
             warnings.simplefilter("ignore")
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -101,7 +138,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = {str(name): one.detach() for name, one in found.items()}
     except (
         safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError,
-        AttributeError, LookupError, EOFError, OSError,
+        AttributeError, LookupError, EOFError, OSError, MemoryError,
     ) as error:  # fmt: skip
         raise InputError(
             f"{path} holds no weights that can be read ({type(error).__name__}: "
@@ -115,6 +152,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _require_size(data: bytes) -> None:
+    """Raise ValueError if what `torch.save` wrote would unfold to more than a file may hold."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            n = sum(one.file_size for one in archive.infolist())
+        if n > MAX_CHECKPOINT_BYTES:
+            raise ValueError(f"it unfolds to {n:,} bytes, more than {MAX_CHECKPOINT_BYTES:,}")
+
+
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
     """Load `tensors` into `model`; return the names of those of a head of another size, left out.
 
@@ -122,9 +168,10 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> tuple[s
     network for grey, a convolution of RGB's is summed over its colours.
 
     Raises:
-        InputError: tensors are missing, are too many, or have other shapes.
+        InputError: tensors are missing, are too many, have other shapes, or are not finite.
     """
-    own = {name: one for name, one in model.state_dict().items() if COUNTER not in name}
+    state = model.state_dict()
+    own = {name: one for name, one in state.items() if COUNTER not in name}
     given = {name: one for name, one in tensors.items() if COUNTER not in name}
     missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     given = {name: _as_grey(one, own.get(name, one)) for name, one in given.items()}
@@ -139,16 +186,27 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> tuple[s
             expected=f"its {len(own)} tensors, of which the last layer's may have other classes",
             next_step="name the network that they were trained in with --arch and --arch-option",
         )
-    kept = {name: one for name, one in given.items() if name not in misfits}
+    kept = {
+        name: one
+        for name, one in {**tensors, **given}.items()
+        if name in state and one.shape == state[name].shape
+    }
+    for name, one in kept.items():
+        if state[name].isfinite().all() and not one.isfinite().all():
+            raise InputError(
+                f"{name} of {source} holds numbers that are not finite",
+                expected="weights of a training that did not fail",
+                next_step="name others with --weights",
+            )
     model.load_state_dict(kept, strict=False)
     return tuple(sorted(misfits))
 
 
 def _as_grey(weight: Tensor, own: Tensor) -> Tensor:
     """Return the weight of a convolution of RGB as that of grey, if `own` is one."""
-    (n, *sides), is_conv = weight.shape, weight.dim() == own.dim() == 4
-    is_grey = is_conv and tuple(own.shape) == (n, 1, *sides[1:]) and sides[0] == 3
-    return weight.sum(1, keepdim=True) if is_grey else weight
+    is_rgb = weight.dim() == own.dim() == 4 and weight.shape[1] == 3
+    grey = weight.sum(1, keepdim=True) if is_rgb else weight
+    return grey if grey.shape == own.shape else weight
 
 
 def _usual(arch: str) -> Usual | None:

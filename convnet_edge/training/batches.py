@@ -56,8 +56,8 @@ class TrainingImages:
         n_channels = math.prod(images.images.shape[3:])
         if moments is None and recipe.normalize:
             moments = pixel_moments(images.images)
-        self.normalization = moments
         plain = [0.0] * n_channels, [1.0] * n_channels
+        self.normalization = None if moments == plain else moments
         self.moments = means, deviations = moments or plain
         # x / 255, then (x - mean) / deviation, as one multiplication and one addition
         self._scale = self._by_channel([1 / (255 * deviation) for deviation in deviations])

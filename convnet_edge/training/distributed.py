@@ -1,17 +1,24 @@
-"""Train in several processes that torchrun started: PyTorch's own process groups, one sum a step.
+"""Train in several processes that torchrun started: PyTorch's own process groups.
 
 Every process holds all images and the same permutation, computes its share of each batch, and makes
-the same update, so nothing but gradients is exchanged.
+the same update, so nothing but gradients is exchanged: those of a written-out step in one sum,
+autograd's by DistributedDataParallel, while it goes back through the network. What a network keeps
+of the images that it saw, as batch normalisation does, is of each process's own; the first's is
+everyone's before each step.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from ..networks.gradients import LossAndGradients, StepResult, by_autograd
 from ..runtime.errors import InputError, InterruptedRunError
 from .launch import Launch, read_launch
 
@@ -27,15 +34,53 @@ def add_up(launch: Launch, tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view(tensor.shape))
 
 
+def in_parallel(model: nn.Module, launch: Launch, images: Tensor) -> LossAndGradients:
+    """Return the step of any `model` whose gradients are the sum over the launch's processes.
+
+    images: (N, C, H, W) float, some that it takes. The step raises an InputError if the network
+    leaves out other parameters than it does with them.
+    """
+    devices = [images.device] if images.device.type == "cuda" else None
+    leaves_out = _leaves_out_parameters(model, images)
+    parallel = DistributedDataParallel(model, device_ids=devices, find_unused_parameters=leaves_out)
+    step = partial(by_autograd, parallel, n_processes=launch.size)
+
+    def loss_and_gradients(*arguments: Any, **options: Any) -> StepResult:
+        try:
+            return step(*arguments, **options)
+        except RuntimeError as error:
+            if "finished reduction" not in str(error):
+                raise _gone(error) from error
+            raise InputError(
+                f"{type(model).__name__} uses other parameters from one step to the next",
+                expected="a network whose processes all have the same gradients to add",
+                next_step="train it in one process",
+            ) from error
+
+    return loss_and_gradients
+
+
+def _leaves_out_parameters(model: nn.Module, images: Tensor) -> bool:
+    """Tell whether some parameters that could learn have no part in the logits of `images`."""
+    model = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+        model(images).sum().backward()
+    return any(p.requires_grad and p.grad is None for p in model.parameters())
+
+
 def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
     try:
         exchange(*tensors)
     except RuntimeError as error:
-        raise InterruptedRunError(
-            f"another process of this run is gone: {str(error).splitlines()[0]}",
-            expected=f"all {read_launch().size} processes until the end",
-            next_step="run the same command again with --resume",
-        ) from error
+        raise _gone(error) from error
+
+
+def _gone(error: RuntimeError) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"another process of this run is gone: {str(error).splitlines()[0]}",
+        expected=f"all {read_launch().size} processes until the end",
+        next_step="run the same command again with --resume",
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..networks.convnet import compute_logits
 from ..runtime.errors import CheckFailedError, InterruptedRunError
 from ..runtime.measure import accuracy
 from ..runtime.options import require
-from . import record, tensorboard
+from . import precision, record, tensorboard
 from .distributed import joined
 from .launch import read_launch
 from .options import TrainOptions
@@ -78,6 +78,8 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
                 if kept.kind == "model":
                     return None
                 record.restore(run, kept)
+            elif options.asked_precision == "auto":
+                precision.choose(run)
             record.require_same_start(run)
             tell(run)
             for metrics in run.epochs:
@@ -121,8 +123,8 @@ def without_tf32() -> Iterator[None]:
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        for backend, earlier in zip(backends, before, strict=True):
+            backend.fp32_precision = earlier
 
 
 def measure_peak(device: torch.device) -> float:
@@ -155,11 +157,10 @@ def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
 
 def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
     n_done = len(run.epochs)
-    drawn = run.draw()
+    run.begin_epoch()
+    drawn = run.draw(run.choices)
     choices = {name: t.to(run.device) for name, t in drawn.items()}
     n = len(choices["order"])
-    run.loss_sum.zero_()
-    run.n_hits.zero_()
     batches = run.split(n)
     n_batches = len(batches)
     n_steps = run.recipe.epochs * n_batches

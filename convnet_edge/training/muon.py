@@ -1,10 +1,12 @@
 """Update a network's parameters: Adam on all, or Muon on the inner weights.
 
+Which of them learn is the run's business: one without a gradient stays as it is.
+
 What an update remembers lies in its parameter's memory format and must be restored in place: fused
 Adam computes wrongly, without an error, on state whose format differs (6.5e-3 off after 5 steps).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -22,32 +24,66 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
 
 
+class Adam:
+    """PyTorch's fused Adam, AdamW where there is a weight decay, on some of a run's parameters.
+
+    In its functional form: the Optimizer around it takes longer than the update of so few numbers.
+    places: of its parameters among all.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], places: Sequence[int]) -> None:
+        self._places, self._parameters = places, [parameters[i] for i in places]
+        self.means = [torch.zeros_like(p) for p in self._parameters]
+        self.squares = [torch.zeros_like(p) for p in self._parameters]
+        self.n_steps = [torch.zeros((), device=p.device) for p in self._parameters]
+
+    def step(
+        self, gradients: Sequence[Tensor | None], rate: float | Tensor, weight_decay: float
+    ) -> None:
+        """Update its parameters, unless they have no gradients."""
+        found = [g for i in self._places if (g := gradients[i]) is not None]
+        if found:
+            adam(
+                self._parameters,
+                found,
+                self.means,
+                self.squares,
+                [],
+                self.n_steps,
+                fused=True,
+                decoupled_weight_decay=weight_decay > 0,
+                lr=rate,
+                weight_decay=weight_decay,
+                **ADAM,
+            )
+
+
 class Updater:
     """Adam and Muon on one run's parameters, at a common share of their learning rates.
 
-    Adam is PyTorch's fused one, AdamW where there is a weight decay, in its functional form: the
-    Optimizer around it takes longer than the update of so few numbers. Muon is momentum, then the
-    nearest orthogonal matrix, as the update of weights seen as matrices. Source: Keller Jordan et
-    al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+    Muon is momentum, then the nearest orthogonal matrix, as the update of weights seen as matrices.
+    Source: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
     https://kellerjordan.github.io/posts/muon/. torch.optim.Muon iterates in bfloat16, which
     processors without it emulate, and takes the learning rate as a number, which a CUDA graph
     would freeze; hence our own, in the parameter's dtype.
+    head: the places of the parameters that do not take the recipe's `body_rate`.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, head: Collection[int] = ()) -> None:
+        learning = [i for i, p in enumerate(model.parameters()) if p.requires_grad]
         parameters = [p.detach() for p in model.parameters()]
-        device, self.weight_decay = parameters[0].device, recipe.weight_decay
-        weights = [i for i, p in enumerate(parameters) if p.dim() > 1]
+        self.weight_decay = recipe.weight_decay
+        weights = [i for i in learning if parameters[i].dim() > 1]
         self._large = weights[1:-1] if recipe.muon_learning_rate else []
-        self._others = tuple(i for i in range(len(parameters)) if i not in self._large)
-        self._whole_rates = (recipe.learning_rate, recipe.muon_learning_rate)
+        others = [i for i in learning if i not in self._large]
+        parts = [i for i in others if i in head], [i for i in others if i not in head]
+        self._adams = [Adam(parameters, part) for part in parts]
+        rate = recipe.learning_rate
+        self._whole_rates = (rate, rate * recipe.body_rate, recipe.muon_learning_rate)
         self._rates: list[float | Tensor] = list(self._whole_rates)
+        device = parameters[0].device
         if device.type == "cuda":  # a CUDA graph follows a tensor
             self._rates = [torch.tensor(rate, device=device) for rate in self._whole_rates]
-        self._parameters = [parameters[i] for i in self._others]
-        self._means = [torch.zeros_like(p) for p in self._parameters]
-        self._squares = [torch.zeros_like(p) for p in self._parameters]
-        self._n_steps = [torch.zeros((), device=device) for _ in self._parameters]
         self._matrices = [_as_matrix(parameters[i]) for i in self._large]
         self._momenta = [torch.zeros_like(matrix) for matrix in self._matrices]
 
@@ -60,24 +96,15 @@ class Updater:
                 self._rates[i] = whole * share
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
         """Update the parameters by `gradients`, one for each, in order and in its memory format."""
-        rate, muon_rate = self._rates
-        adam(
-            self._parameters,
-            [gradients[i] for i in self._others],
-            self._means,
-            self._squares,
-            [],
-            self._n_steps,
-            fused=True,
-            decoupled_weight_decay=self.weight_decay > 0,
-            lr=rate,
-            weight_decay=self.weight_decay,
-            **ADAM,
-        )
+        *rates, muon_rate = self._rates
+        for part, rate in zip(self._adams, rates, strict=True):
+            part.step(gradients, rate, self.weight_decay)
         for i, matrix, momentum in zip(self._large, self._matrices, self._momenta, strict=True):
-            gradient = _as_matrix(gradients[i])
+            if (found := gradients[i]) is None:
+                continue
+            gradient = _as_matrix(found)
             momentum.mul_(MOMENTUM).add_(gradient)
             nesterov = gradient.add(momentum, alpha=MOMENTUM)
             rows, columns = matrix.shape
@@ -87,9 +114,9 @@ class Updater:
     def state(self) -> dict[str, Tensor]:
         """Return by name, PyTorch's for Adam, the tensors it remembers, not copies of them."""
         remembered = {
-            "adam.{}.exp_avg": self._means,
-            "adam.{}.exp_avg_sq": self._squares,
-            "adam.{}.step": self._n_steps,
+            "adam.{}.exp_avg": [t for part in self._adams for t in part.means],
+            "adam.{}.exp_avg_sq": [t for part in self._adams for t in part.squares],
+            "adam.{}.step": [t for part in self._adams for t in part.n_steps],
             "muon.{}.momentum": self._momenta,
         }
         return {

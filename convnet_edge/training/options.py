@@ -11,7 +11,7 @@ from ..runtime.options import option, require, seed
 from .recipes import RECIPES, SHIFT, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["float32", "bf16"]
+Precision = Literal["auto", "float32", "bf16"]
 ClassWeights = Literal["none", "balanced"]
 
 REFERENCE_DATA = ("fashion-mnist", "sample")
@@ -74,7 +74,11 @@ class TrainOptions(PreparationOptions):
     )
     learning_rate: float | None = option(None, "Adam's.", above=0, default_text="the recipe's")
     batch_size: int | None = option(
-        None, "Images a step, over all processes.", low=1, high=4096, default_text="the recipe's"
+        None,
+        "Images a step, over all processes; batch normalisation takes each process's alone.",
+        low=1,
+        high=4096,
+        default_text="the recipe's",
     )
     augment: Augment | None = option(
         None,
@@ -90,8 +94,12 @@ class TrainOptions(PreparationOptions):
     )
     seed: int = seed("Repeats a CPU run bit for bit (same thread count).")
     device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")
-    precision: Precision = option(
-        "float32", "bf16: convolutions and linear layers in bfloat16.", panel="Advanced"
+    precision: Precision | None = option(
+        None,
+        "bf16: convolutions and linear layers in bfloat16. auto: whichever takes a step in less "
+        "time here, tried before the first one.",
+        panel="Advanced",
+        default_text="auto of scratch and finetune, else float32",
     )
     resume: bool = option(False, "Go on from the last complete epoch.")
     allow_changed_source: bool = option(
@@ -135,6 +143,12 @@ class TrainOptions(PreparationOptions):
             return self.recipe or "finetune"
         is_reference = self.data in REFERENCE_DATA and self.arch == REFERENCE
         return "tutorial" if is_reference else "scratch"
+
+    @property
+    def asked_precision(self) -> Precision:
+        """The precision that was named, or the recipe's."""
+        timed = self.recipe_name in ("scratch", "finetune")
+        return self.precision or ("auto" if timed else "float32")
 
     @property
     def plan(self) -> Recipe:

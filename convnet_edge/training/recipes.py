@@ -8,8 +8,9 @@ Augment = Literal["none", "shift", "shift,flip", "shift,erase", "shift,flip,eras
 Edge = Literal["black", "reflect"]
 
 SHIFT = 1 / 28  # of the shorter side: one pixel of Fashion-MNIST
-# epochs by the number of images, where a recipe leaves them open: 126 of 1,000, 40 of 10,000
-BY_NUMBER = -1
+# epochs by the number of images, where a recipe leaves them open: 126 of 1,000, 40 of 10,000; and
+# a part of them
+BY_NUMBER, QUARTER_BY_NUMBER = -1, -4
 EPOCHS_FACTOR, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 12, 200
 
 
@@ -17,7 +18,8 @@ EPOCHS_FACTOR, FEWEST_EPOCHS, MOST_EPOCHS = 4000, 12, 200
 class Recipe:
     """One recipe; none stops early: it takes all its epochs, and keeps the weights of the last.
 
-    epochs: passes over the training images, or BY_NUMBER of them. batch_size: images a step.
+    epochs: passes over the training images; -n: an n-th of what their number asks for.
+    batch_size: images a step.
     share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.
     learning_rate: Adam's. muon_learning_rate: Muon's, on the inner weights; 0: Adam on all.
     weight_decay: decoupled (AdamW), as a share of the learning rate.
@@ -29,6 +31,8 @@ class Recipe:
     dropout: share of the hidden features that a step leaves out.
     label_smoothing: share of each target that is spread over all classes.
     average: weights kept are an average in which a step's weigh 1 - average; 0: the last ones.
+    head_share: of the epochs, in which the head learns alone. body_rate: the learning rate below
+    the head, as a share of its own.
     """
 
     epochs: int
@@ -45,11 +49,13 @@ class Recipe:
     dropout: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
+    head_share: float = 0.0
+    body_rate: float = 1.0
 
     def for_images(self, n: int) -> "Recipe":
         """Return the recipe for `n` training images, with the epochs that it leaves open."""
         by_number = min(max(round(EPOCHS_FACTOR / n**0.5), FEWEST_EPOCHS), MOST_EPOCHS)
-        return replace(self, epochs=by_number if self.epochs == BY_NUMBER else self.epochs)
+        return replace(self, epochs=by_number // -self.epochs if self.epochs < 0 else self.epochs)
 
 
 BEST = Recipe(
@@ -66,6 +72,15 @@ BEST = Recipe(
     label_smoothing=0.1,
     average=0.998,
 )
+SCRATCH = replace(
+    BEST,
+    epochs=BY_NUMBER,
+    batch_size=64,
+    augment="shift",
+    shift=1 / 14,
+    edge="reflect",
+    average=0.0,
+)
 RECIPES: dict[RecipeName, Recipe] = {
     "tutorial": Recipe(epochs=10, batch_size=64, learning_rate=1e-3),
     "fast": Recipe(
@@ -78,13 +93,14 @@ RECIPES: dict[RecipeName, Recipe] = {
         normalize=True,
     ),
     "best": BEST,
-    "scratch": replace(
-        BEST,
-        epochs=BY_NUMBER,
-        batch_size=64,
-        augment="shift",
-        shift=1 / 14,
-        edge="reflect",
-        average=0.0,
+    "scratch": SCRATCH,
+    "finetune": replace(
+        SCRATCH,
+        epochs=QUARTER_BY_NUMBER,
+        learning_rate=3e-3,
+        muon_learning_rate=0.0,
+        dropout=0.0,
+        head_share=0.2,
+        body_rate=0.1,
     ),
 }

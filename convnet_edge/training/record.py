@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data import split
 from ..drawing import pictures
-from ..networks import checkpoint
+from ..networks import build, checkpoint
 from ..networks.checkpoint import Amount, Checkpoint, Count
 from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError
@@ -24,12 +24,12 @@ from ..runtime.measure.result import Accuracy, as_json, brief
 from ..runtime.measure.stats import wilson_interval
 from ..sealing import seal
 from .distributed import add_up
+from .precision import FORMATS, Timing
 from .run import EpochMetrics, Run, balanced_accuracy
 
 START_AFRESH = "repeat the options of that run, or leave --resume out to start afresh"
 CURVE, RECORD, EPOCHS = ".train.png", ".train.json", ".epochs.csv"  # beside the checkpoint
 SPLIT = ".split.json"
-SOURCE = "source_sha256"
 COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
 MAX_UNEVENNESS = 0.24  # between objects on a background and scenes: benchmarks/photographs.py
 MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
@@ -42,6 +42,8 @@ class _Saved:
     epochs: tuple[EpochMetrics, ...]
     time_s: dict[str, Amount]
     threads: Count
+    timing: Timing | None
+    earlier_sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,14 @@ class TrainResult:
     split_paths: the list of the sides, of pictures that have none of their own. earlier_path: where
     an earlier run of that name is now. record: what `record_path` holds,
     everything that is needed to repeat the run, and what came of it. `training` in it is as in
-    `Run.training`.
+    `Run.training`. picture: of the epochs, None where there was none.
     """
 
     checkpoint_path: Path
     record_path: Path
     epochs_path: Path
     split_paths: tuple[Path, ...]
-    picture: pictures.Picture
+    picture: pictures.Picture | None
     earlier_path: Path | None
     epochs: tuple[EpochMetrics, ...]
     test: Accuracy | None
@@ -74,6 +76,8 @@ def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:
         "epochs": as_json(epochs),
         "time_s": run.time_s,
         "threads": torch.get_num_threads(),
+        "timing": as_json(run.timing),
+        "earlier_sources": list(run.earlier_sources),
     }
     tensors = {**run.state(), "choices": run.choices.get_state()}
     checkpoint.save(run.options.resume_path, Checkpoint("resume", tensors, header))
@@ -98,21 +102,29 @@ def count_kept(run: Run) -> int:
 
 def _identity(run: Run) -> dict[str, dict[str, Any]]:
     """Return what two runs have in common only if they are the same one."""
-    return {"training": run.training, "preprocessing": run.dataset.preprocessing.document()}
+    how = run.dataset.preprocessing.document()
+    return {"training": run.training, "preprocessing": how, "model": as_json(run.network)}
 
 
 def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
-    kept = checkpoint.load(path, kind=kind)
+    kept, source = checkpoint.load(path, kind=kind), "source_sha256"
     for part, ours in _identity(run).items():
         theirs = kept.header.get(part)
-        for key, value in ours.items():
-            found = theirs.get(key) if isinstance(theirs, dict) else None
-            if found != value and not (key == SOURCE and run.options.allow_changed_source):
+        theirs = theirs if isinstance(theirs, dict) else {}
+        for key in {**ours, **theirs}:
+            found, value = theirs.get(key), ours.get(key)
+            chosen = key == "precision" and run.options.asked_precision == "auto"
+            if found == value or (chosen and found in FORMATS):
+                continue
+            if key != source or not isinstance(found, str):
                 raise InputError(
-                    f"{path} belongs to another run: {key} is {found!r:.80}, now {value!r}",
+                    f"{path} belongs to another run: {'model ' * (part == 'model')}{key} is "
+                    f"{found!r:.80}, now {value!r}",
                     expected="the same data, recipe and network",
                     next_step=START_AFRESH,
                 )
+            if not run.options.allow_changed_source:
+                build.require_same_source(run.named.arch, value, found)
     return kept
 
 
@@ -123,15 +135,19 @@ def restore(run: Run, kept: Checkpoint) -> None:
         InputError: something is missing, of another type, or makes no sense in this run.
     """
     try:
-        saved = _read_saved(run, kept.header)
-        for name, mine in run.state().items():
+        saved, state = _read_saved(run, kept.header), run.state()
+        if foreign := sorted(kept.tensors.keys() - {*state, "choices"}):
+            raise ValueError(f"{foreign[0]} is unknown")
+        for name, mine in state.items():
             tensor = kept.tensors[name]
             if tensor.shape != mine.shape or tensor.dtype != mine.dtype:
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
-            if not torch.isfinite(tensor).all():
+            if torch.isfinite(mine).all() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} is not finite")
             mine.copy_(tensor)
         run.choices.set_state(kept.tensors["choices"])
+        run.use(kept.header["training"]["precision"])
+        source = kept.header["model"]["source_sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{run.options.resume_path} does not fit this run: {str(error).splitlines()[0]}",
@@ -140,6 +156,9 @@ def restore(run: Run, kept: Checkpoint) -> None:
         ) from error
     run.epochs, run.n_threads = saved.epochs, saved.threads
     run.time_s |= saved.time_s
+    run.timing, run.earlier_sources = saved.timing, saved.earlier_sources
+    if source != run.named.source_sha256:
+        run.earlier_sources += (source,)
 
 
 def _read_saved(run: Run, header: dict[str, Any]) -> _Saved:
@@ -193,7 +212,11 @@ def finish(run: Run) -> TrainResult:
             "threads": torch.get_num_threads(),  # of each process
             "n_processes": run.launch.size,
             "cpu_seed_repeats_bit_for_bit": run.device.type == "cpu",
+            "batch_normalization": run.statistics,
         },
+        "precision": {"asked": run.options.asked_precision, "timing": as_json(run.timing)},
+        "earlier_sources": list(run.earlier_sources),
+        "replaced_weights": list(run.replaced),
         "epochs": as_json(run.epochs),
         "time_s": run.time_s,
         "machine": machine.passport(),
@@ -205,7 +228,8 @@ def finish(run: Run) -> TrainResult:
     header = {key: record[key] for key in checkpoint.MODEL_KEYS}
     stored = checkpoint.to_bytes(Checkpoint("model", dict(network.state_dict()), header))
     earlier_path = _keep_earlier(out, stored)
-    picture = pictures.training_curve(out.with_suffix(CURVE), record["epochs"])
+    curve = out.with_suffix(CURVE)
+    picture = pictures.training_curve(curve, record["epochs"]) if run.epochs else None
     record_path, epochs_path = out.with_suffix(RECORD), out.with_suffix(EPOCHS)
     write_json(record_path, record)
     write_atomically(epochs_path, _as_csv(run.epochs))
@@ -237,8 +261,11 @@ def _score(run: Run, model: nn.Module) -> Accuracy | None:
 
 def _describe_score(run: Run, score: Accuracy) -> dict[str, Any]:
     counts = np.array([(one.n_correct, one.n) for one in score.classes])
-    balanced = balanced_accuracy(*counts.T)
-    return {**accuracy.describe(score, run.dataset.test), "balanced_accuracy": balanced}
+    return {
+        **accuracy.describe(score, run.dataset.test),
+        "balanced_accuracy": balanced_accuracy(*counts.T),
+        "may_have_been_seen": not run.recipe.epochs,  # by who trained the weights
+    }
 
 
 def _describe_classes(run: Run, score: Accuracy | None) -> list[dict[str, Any]]:

@@ -8,33 +8,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..data import dataset
 from ..networks import build, operations, weights
-from ..networks.checkpoint import MAX_CHECKPOINT_BYTES, Amount, Network
+from ..networks.checkpoint import Amount, Network
 from ..networks.convnet import Convnet, fold_normalization
-from ..networks.gradients import step_of
+from ..networks.gradients import by_autograd, step_of
 from ..networks.normalized import Normalized
 from ..runtime.contract import Array
-from ..runtime.measure import machine
-from ..runtime.measure.result import as_json
 from ..runtime.options import require
+from . import finetuning, initial
 from .batches import Choices, TrainingImages
-from .distributed import add_up
+from .distributed import add_up, in_parallel
 from .launch import read_launch
 from .muon import Updater
 from .options import TrainOptions
+from .precision import Format, Timing, has_bf16
 
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
-MUON = "Muon on the inner weights, AdamW on the rest"
-PARAMETER_BYTES = 12  # of a run's state: itself, and two numbers of its updates
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 SEED_STRIDE = 0x9E3779B97F4A7C15  # of random streams: 2^64 over the golden ratio, odd
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -66,17 +63,16 @@ def balanced_accuracy(n_hits: Array, n_images: Array) -> float:
     return float((n_hits[known] / n_images[known]).mean())
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers training changes."""
-    return sum(p.numel() for p in model.parameters())
-
-
 class Run:
     """The state that steps and epochs change, and what they need for it.
 
     training: what decides the weights, the same in a resumed run. epochs: the complete ones whose
     state is kept. loss_sum, n_hits: of the epoch so far, the hits by class. time_s: seconds by what
-    took them. n_threads: of the process that it began in.
+    took them. n_threads: of the process that it began in. replaced: weights of the head that were
+    given and did not fit. learning, head: places among the parameters of those that learn, and
+    that the head is made of. holds_statistics: whether batch normalisation keeps those it has.
+    timing: of both number formats, if the run chose one. earlier_sources: the SHA-256 of files that
+    defined the network in earlier epochs.
     """
 
     def __init__(
@@ -91,15 +87,23 @@ class Run:
         self.epochs: tuple[EpochMetrics, ...] = ()
         self.time_s: dict[str, float] = {}
         self.n_threads = torch.get_num_threads()
+        self.timing: Timing | None = None
+        self.earlier_sources: tuple[str, ...] = ()
         self.named = build.find(options.arch)  # a misspelt one is known before the pictures
-        self.weights = weights.find(options.weights, self.named.arch) if options.weights else None
+        known = weights.find(options.weights, self.named.arch) if options.weights else None
         with self.timed("data"):
-            self.dataset = self._load(progress)
+            self.dataset = initial.load_pictures(options, known, progress)
         how, n_classes = self.dataset.preprocessing, len(self.dataset.class_labels)
         self.image_shape = (how.channels, *how.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.model, self.replaced = self._build(n_classes)
+            self.model, self.replaced = initial.build_network(
+                self.named,
+                image_shape=self.image_shape,
+                n_classes=n_classes,
+                options=options,
+                known=known,
+            )
         self.recipe = options.plan.for_images(len(self.dataset.train))
         if not self.is_reference:  # dropout is the network's own business
             self.recipe = replace(self.recipe, dropout=0.0)
@@ -110,71 +114,44 @@ class Run:
                 sides=self.sides,
                 n_classes=n_classes,
                 balanced=options.class_weights == "balanced",
-                moments=self._known_moments(),
+                moments=initial.known_moments(options, known, how.channels),
                 device=device,
             )
-        self.training = self._describe()
-        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parameters = [p.detach() for p in self.model.parameters()]
-        self.loss_and_gradients = step_of(self.model)
-        self.dtype = torch.bfloat16 if options.precision == "bf16" else None
-        self.updater = Updater(self.model, self.recipe)
-        self.choices = torch.Generator().manual_seed(options.seed)
+        self.training = initial.describe(
+            options,
+            arch=self.named.arch,
+            known=known,
+            recipe=self.recipe,
+            found=self.dataset,
+            normalization=self.images.normalization,
+        )
+        self._prepare(n_classes)
+
+    def _prepare(self, n_classes: int) -> None:
+        """Make what the steps change, on the device."""
+        model, device = self.model, self.device
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = [p.detach() for p in model.parameters()]
+        self.learning = frozenset(i for i, p in enumerate(model.parameters()) if p.requires_grad)
+        self.head: frozenset[int] = frozenset()
+        if self.recipe.head_share:
+            images = torch.zeros(2, self.image_shape[0], *self.sides, device=device)
+            self.head = self.learning & {*finetuning.find_head(model, self.replaced, images)}
+        self.updater = Updater(model, self.recipe, self.head)
+        self.choices = torch.Generator().manual_seed(self.options.seed)
         self.loss_sum = torch.zeros((), device=device)
         self.n_hits = torch.zeros(n_classes, device=device, dtype=torch.int64)
-        buffers = [one for one in self.model.buffers() if one.is_floating_point()]
+        buffers = [one for one in model.buffers() if one.is_floating_point()]
         self.averaged = [*self.parameters, *buffers]
         self.average = [p.clone() for p in self.averaged] if self.recipe.average else None
-
-    def _load(self, progress: dataset.Progress) -> dataset.Dataset:
-        """Load the pictures, by default as those were made that the weights were trained on."""
-        options = self.options
-        if self.weights and (usual := self.weights.usual):
-            options = replace(
-                options,
-                image_size=options.image_size or usual.size,
-                filter=options.filter or usual.filter,
-                crop_share=options.crop_share or usual.share,
-            )
-        validated = options.recipe_name in ("scratch", "finetune")
-        return dataset.load(
-            options,
-            validate=options.validate,
-            validate_share=dataset.VALIDATED if validated else 0.0,
-            progress=progress,
-        )
-
-    def _build(self, n_classes: int) -> tuple[nn.Module, tuple[str, ...]]:
-        """Return the network, and the names of weights that were given and do not fit."""
-        options = dict(map(build.read_option, self.options.arch_option))
-        model = build.build(
-            self.named, image_shape=self.image_shape, n_classes=n_classes, options=options
-        )
-        n, n_most = count_parameters(model), MAX_CHECKPOINT_BYTES // PARAMETER_BYTES
-        require(
-            n <= n_most,
-            f"{self.named.arch} has {n:,} parameters",
-            f"at most {n_most:,}, as a run's state is kept in one file",
-            "--arch",
-        )
-        if self.weights is None:
-            return model, ()
-        return model, weights.fit(model, self.weights.tensors, self.weights.name)
-
-    def _known_moments(self) -> tuple[list[float], list[float]] | None:
-        """Return the means and deviations that the weights were trained with, if they are known."""
-        options, usual, n = self.options, self.weights and self.weights.usual, self.image_shape[0]
-        if options.mean and options.std:
-            found = f"--mean and --std of {len(options.mean)} and {len(options.std)} numbers"
-            fits = len(options.mean) == len(options.std) == n
-            require(fits, found, f"one for each of {n} channels", "--mean and --std")
-            return list(options.mean), list(options.std)
-        if not usual:
-            return None
-        means, deviations = list(usual.mean), list(usual.deviation)
-        if n == 1:  # a grey pixel is each colour's
-            return [sum(means) / len(means)], [sum(deviations) / len(deviations)]
-        return means, deviations
+        self.n_smallest_share = min(b - a for a, b in self.split(self.n_drawn)) // self.launch.size
+        has_statistics = finetuning.has_statistics(model)
+        few = self.n_smallest_share < finetuning.FEWEST_FOR_STATISTICS
+        self.holds_statistics = has_statistics and few and bool(self.recipe.head_share)
+        if self.recipe.epochs and not self.is_reference:
+            self._require_shares(2 if has_statistics and not self.holds_statistics else 1)
+        self.use("bf16" if self.options.precision == "bf16" else "float32")
+        self.learn(self.learning)
 
     @property
     def is_reference(self) -> bool:
@@ -201,31 +178,8 @@ class Run:
             options=dict(map(build.read_option, self.options.arch_option)),
             source_sha256=self.named.source_sha256,
             normalization=None if self.is_reference else self.images.normalization,
-            n_parameters=count_parameters(self.model),
+            n_parameters=initial.count_parameters(self.model),
         )
-
-    def _describe(self) -> dict[str, Any]:
-        options, recipe, found = self.options, self.recipe, self.dataset
-        return {
-            "recipe": options.recipe_name,
-            "data": found.source,
-            "n_images": len(found.train),
-            "n_validation_images": len(found.validation),
-            "train_sha256": found.train.sha256,
-            "validation_sha256": found.validation.sha256 if len(found.validation) else None,
-            "optimizer": MUON if recipe.muon_learning_rate else "Adam",
-            **as_json(recipe),
-            "early_stopping": False,
-            "class_weights": options.class_weights,
-            "pixel_mean_and_deviation": self.images.normalization
-            and list(self.images.normalization),
-            "arch": self.named.arch,
-            "arch_options": dict(map(build.read_option, options.arch_option)),
-            "source_sha256": self.named.source_sha256,
-            "weights": self.weights.name if self.weights else None,
-            "seed": options.seed,
-            "precision": options.precision,
-        }
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -243,8 +197,7 @@ class Run:
                 f"the run so far used {self.n_threads} threads, this process {now}: the final "
                 "weights will differ in their last bits from an uninterrupted run's"
             )
-        emulated = self.device.type == "cpu" and not BF16_FLAGS & set(machine.passport()["isa"])
-        if self.options.precision == "bf16" and emulated:
+        if self.options.precision == "bf16" and not has_bf16(self.device):
             yield "this processor has no bfloat16 instructions: --precision bf16 is slower"
 
     def state(self) -> dict[str, Tensor]:
@@ -271,10 +224,30 @@ class Run:
         network, normalization = self.finished_network(), self.network.normalization
         return Normalized(network, *normalization).to(self.device) if normalization else network
 
-    def draw(self) -> Choices:
-        """Draw the choices of the next epoch."""
+    @property
+    def n_drawn(self) -> int:
+        """How many images an epoch passes over."""
+        return round(len(self.dataset.train) * self.recipe.share)
+
+    @property
+    def n_of_head(self) -> int:
+        """The epochs in which the head learns alone."""
+        return round(self.recipe.head_share * self.recipe.epochs)
+
+    def draw(self, generator: torch.Generator) -> Choices:
+        """Draw the choices of an epoch."""
         hidden = self.model.architecture.widths[2] if isinstance(self.model, Convnet) else 0
-        return self.images.draw(self.choices, n_hidden=hidden)
+        return self.images.draw(generator, n_hidden=hidden)
+
+    def _require_shares(self, n_fewest: int) -> None:
+        """Check that every process has images in every batch, enough for what is made of them."""
+        n_processes = self.launch.size
+        require(
+            self.n_smallest_share >= n_fewest,
+            f"{self.n_smallest_share} images of a batch for each of {n_processes} processes",
+            f"{n_fewest} or more" + ", as batch normalisation compares them" * (n_fewest > 1),
+            "--batch-size or the number of processes",
+        )
 
     def split(self, n: int) -> list[tuple[int, int]]:
         """Return where each batch of an epoch's `n` images starts and stops.
@@ -300,11 +273,53 @@ class Run:
             torch.manual_seed((self.options.seed + place * SEED_STRIDE) % (1 << 63))
             yield
 
+    @property
+    def statistics(self) -> str | None:
+        """What batch normalisation takes in training, in words; None without any."""
+        if not finetuning.has_statistics(self.model) or not self.recipe.epochs:
+            return None
+        if self.holds_statistics:
+            return (
+                "statistics that came with the weights: fewer than "
+                f"{finetuning.FEWEST_FOR_STATISTICS} images a process"
+            )
+        if self.launch.size > 1:
+            return "statistics of each process's own images; the first's are kept"
+        return "statistics of each batch"
+
+    def use(self, precision: Format) -> None:
+        """Let convolutions and products be in this number format from now on."""
+        self.dtype = torch.bfloat16 if precision == "bf16" else None
+        self.training["precision"] = precision
+
+    def learn(self, places: frozenset[int]) -> None:
+        """Let the parameters at these places learn from now on, and no others."""
+        model, head_alone = self.model, places != self.learning
+        finetuning.let_learn(model, places)
+        if head_alone or self.holds_statistics:
+            finetuning.hold_statistics(model)
+        self.is_parallel = self.launch.size > 1 and not self.is_reference
+        if self.is_parallel:
+            images = torch.zeros(2, self.image_shape[0], *self.sides, device=self.device)
+            self.loss_and_gradients = in_parallel(model, self.launch, images)
+        else:
+            self.loss_and_gradients = partial(by_autograd, model) if head_alone else step_of(model)
+        self.now_learning = places
+
+    def begin_epoch(self) -> None:
+        """Let the head learn alone, or all, whichever it is time for."""
+        places = self.head if len(self.epochs) < self.n_of_head else self.learning
+        if places != self.now_learning:
+            self.learn(places)
+        self.loss_sum.zero_()
+        self.n_hits.zero_()
+
     def step(self, choices: Choices, n_total: int) -> None:
         """Update the weights once; add loss and hits to the sums."""
         batch = self.images.batch(choices)  # empty if there are more processes than images left
         result = self.loss_and_gradients(self.parameters, batch, n_total=n_total, dtype=self.dtype)
-        add_up(self.launch, (*result.gradients, result.loss, result.n_hits))
+        shares = () if self.is_parallel else result.gradients
+        add_up(self.launch, [t for t in (*shares, result.loss, result.n_hits) if t is not None])
         self.updater.step(result.gradients)
         self.loss_sum += result.loss
         self.n_hits += result.n_hits

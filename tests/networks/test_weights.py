@@ -1,12 +1,14 @@
 """Weights from elsewhere: what fits, what is replaced and named, what is refused."""
 
 import pickle
+import zipfile
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from convnet_edge.networks import checkpoint, weights
 from convnet_edge.networks.weights import fit, read_weights
 from convnet_edge.runtime.errors import InputError
 
@@ -105,3 +107,47 @@ def test_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(InputError, match="holds no weights"):
         read_weights(path)
+
+
+def test_file_that_unfolds_to_more_than_it_may_hold_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(100_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    monkeypatch.setattr(weights, "MAX_CHECKPOINT_BYTES", 100_000)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"unfolds to 40\d,\d+ bytes, more than 100,000"):
+        read_weights(path)
+
+
+def test_weights_that_are_not_finite_are_refused_unless_the_network_has_such():
+    trained, model = network().state_dict(), network()
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    assert fit(model, trained | {"mask": model.mask}, "x") == ()
+    trained["0.weight"][0] = torch.nan
+    with pytest.raises(InputError, match=r"0\.weight of x holds numbers that are not finite"):
+        fit(network(), trained, "x")
+
+
+def test_counter_of_batches_is_taken_where_there_is_one():
+    trained, model = network().state_dict(), network()
+    trained["1.num_batches_tracked"] += 7
+    fit(model, trained, "x")
+    assert model[1].num_batches_tracked == 7
+
+
+def test_single_numbers_are_weights_too():
+    model = network()
+    model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    assert fit(model, model.state_dict() | {"scale": torch.tensor(3.0)}, "x") == ()
+    assert model.scale == 3
+
+
+def test_unfinished_run_is_no_file_of_weights(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, checkpoint.Checkpoint("resume", {"a": torch.zeros(1)}, {}))
+    with pytest.raises(InputError, match="a resume file"):
+        weights.find(str(path), "my_net.py:Net")

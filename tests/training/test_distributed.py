@@ -10,13 +10,55 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from convnet_edge.runtime.errors import InputError
+from convnet_edge.training import run as running
+from convnet_edge.training.launch import Launch
 from convnet_edge.training.loop import train
 from convnet_edge.training.options import TrainOptions
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TWO_HERE = ["--standalone", "--nproc-per-node", "2"]
 TRAIN = ["-m", "convnet_edge", "train", "--data", "sample", "--device", "cpu"]
+STEP_BY_STEP = str(Path(__file__).with_name("step_by_step.py"))
+FILE = """
+import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(),
+            nn.Flatten(), nn.LazyLinear(num_classes),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class LeavesOut(Plain):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.unused = nn.Linear(3, 3)
+
+
+class ByTurns(LeavesOut):
+    turns = 0
+
+    def forward(self, x):
+        self.turns += 1
+        also = 0 if self.turns % 3 else self.unused(x[:, :1, 0, :3].flatten(1)).sum()
+        return self.layers(x) + also
+
+
+class Normalizing(Plain):
+    def __init__(self, num_classes, in_channels):
+        super().__init__(num_classes, in_channels)
+        self.layers.insert(1, nn.BatchNorm2d(8))
+"""
 
 
 def torchrun(*arguments, cwd):
@@ -71,12 +113,66 @@ def process_of_rank(rank, parent):
     raise AssertionError(listed)
 
 
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    return tmp_path
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
-def test_killed_process_ends_the_run_clearly_and_resume_works(tmp_path, killed):
-    command = [*TWO_HERE, *TRAIN, "--epochs", "3"]
-    process = torchrun(*command, cwd=tmp_path)
-    kept = tmp_path / "checkpoints" / "convnet.resume.safetensors"
+@pytest.mark.parametrize("network", ["Plain", "LeavesOut"])
+def test_steps_of_two_processes_are_those_of_one(own, network):
+    arch = f"net.py:{network}"
+    subprocess.run([sys.executable, STEP_BY_STEP, arch, "one.pt"], cwd=own, check=True)
+    finished(torchrun(*TWO_HERE, STEP_BY_STEP, arch, "two.pt", cwd=own))
+    one, two = (torch.load(own / f"{name}.pt", weights_only=True) for name in ("one", "two"))
+    largest = max(gradient.abs().max() for gradient in one["gradients"])
+    for mine, theirs in zip(two["gradients"], one["gradients"], strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * largest
+        assert mine.stride() == theirs.stride()
+    assert len(one["losses"]) == 20
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+    assert one["losses"][-1] < one["losses"][0]
+
+
+@pytest.mark.slow
+def test_network_that_uses_other_parameters_each_step_is_refused(own):
+    process = torchrun(*TWO_HERE, *TRAIN, "--arch", "net.py:ByTurns", "--epochs", "1", cwd=own)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "ByTurns uses other parameters from one step to the next" in errors
+    assert "train it in one process" in errors
+
+
+@pytest.mark.slow
+def test_several_processes_say_and_record_whose_statistics_are_taken(own):
+    command = [*TRAIN, "--arch", "net.py:Normalizing", "--epochs", "1", "--out", "x.safetensors"]
+    output = finished(torchrun(*TWO_HERE, *command, cwd=own))
+    words = "statistics of each process's own images; the first's are kept"
+    assert words in output
+    record = json.loads((own / "x.train.json").read_text())
+    assert record["device"]["batch_normalization"] == words
+
+
+def test_batches_smaller_than_the_processes_are_refused(own, monkeypatch):
+    monkeypatch.chdir(own)
+    monkeypatch.setattr(running, "read_launch", lambda: Launch(0, 8))
+    options = TrainOptions(data="sample", arch="net.py:Plain", batch_size=7, device="cpu",
+                           out=own / "x.safetensors")  # fmt: skip
+    with pytest.raises(InputError, match="0 images of a batch for each of 8 processes") as caught:
+        running.Run(options, device=torch.device("cpu"))
+    assert "--batch-size" in caught.value.next_step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("killed", "network"),
+    [(0, "convnet"), (1, "convnet"), (0, "net.py:Plain"), (1, "net.py:Plain")],
+)
+def test_killed_process_ends_the_run_clearly_and_resume_works(own, killed, network):
+    command = [*TWO_HERE, *TRAIN, "--epochs", "3", "--arch", network]
+    process = torchrun(*command, cwd=own)
+    kept = own / "checkpoints" / "convnet.resume.safetensors"
     deadline = time.monotonic() + 120
     while not kept.exists():
         assert time.monotonic() < deadline
@@ -87,5 +183,5 @@ def test_killed_process_ends_the_run_clearly_and_resume_works(tmp_path, killed):
     assert process.returncode != 0
     assert "--resume" in errors or "SIGKILL" in errors or "-9" in errors
     assert "Error: " not in errors.split("ChildFailedError")[0]  # no traceback of ours
-    assert "Resuming after" in finished(torchrun(*command, "--resume", cwd=tmp_path))
+    assert "Resuming after" in finished(torchrun(*command, "--resume", cwd=own))
     assert not kept.exists()

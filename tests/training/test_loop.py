@@ -165,7 +165,8 @@ def test_resume_with_other_options_is_refused_with_the_difference(unfinished):
     changes = {"seed": 7, "learning_rate": 0.1, "batch_size": 32, "arch_option": ("width=0.5",),
                "recipe": "best", "epochs": 4, "precision": "bf16"}  # fmt: skip
     for name, value in changes.items():
-        with pytest.raises(InputError, match=f"belongs to another run: {name}"):
+        said = "model options" if name == "arch_option" else name
+        with pytest.raises(InputError, match=f"belongs to another run: {said}"):
             loop.train(replace(unfinished, **{name: value}))
 
 

@@ -1,0 +1,436 @@
+"""Training any network: precision, fine-tuning, weights from elsewhere, going on after a stop."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+
+from convnet_edge.data import dataset
+from convnet_edge.drawing import pictures
+from convnet_edge.networks import checkpoint
+from convnet_edge.networks.convnet import compute_logits
+from convnet_edge.networks.weights import find
+from convnet_edge.runtime.errors import InputError, InterruptedRunError
+from convnet_edge.runtime.pictures.preprocess import Preprocessing
+from convnet_edge.training import finetuning, loop, precision
+from convnet_edge.training.options import TrainOptions
+from convnet_edge.training.precision import Timing
+from convnet_edge.training.recipes import RECIPES
+from convnet_edge.training.run import EpochMetrics, Run
+
+CPU = torch.device("cpu")
+LABELS = ("blue", "green", "red")
+FILE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3),
+            nn.Conv2d(6, 6, 3, groups=6), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        )
+        self.head = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+"""
+
+
+def some(images, n, seed):
+    """Return n pictures of 12 x 10 pixels of each colour, with noise."""
+    labels = np.repeat(np.arange(3), n)
+    pixels = np.random.default_rng(seed).integers(0, 120, (len(labels), 12, 10, 3), dtype=np.uint8)
+    pixels[np.arange(len(labels)), :, :, 2 - labels] += 100
+    return replace(images, images=pixels, labels=labels, sha256=f"{seed:064x}")
+
+
+@pytest.fixture
+def options(monkeypatch, tmp_path, few):
+    """Training a network of one's own file on three colours; draws no picture."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_net.py").write_text(FILE)
+    left_out = pictures.Picture(tmp_path / "x.png", drawn=False)
+    monkeypatch.setattr(pictures, "training_curve", lambda *_: left_out)
+    found = dataset.Dataset(
+        source="my colours",
+        class_labels=LABELS,
+        preprocessing=Preprocessing((12, 10), 3),
+        train=some(few, 24, 1),
+        validation=some(few, 8, 2),
+        test=some(few, 5, 3),
+    )
+    monkeypatch.setattr(dataset, "load", lambda *_, **__: found)
+    yield TrainOptions(data="mine", arch="my_net.py:Net", epochs=5, batch_size=24, device="cpu",
+                       out=tmp_path / "run" / "x.safetensors")  # fmt: skip
+    sys.modules.pop("my_net", None)
+
+
+@pytest.fixture
+def weights(options):
+    """A file of weights of the network for three classes, random but for what it remembers."""
+    model = Run(replace(options, seed=9), device=CPU).model
+    model.body[1].running_mean.fill_(0.25)
+    path = options.out.parent.parent / "given.pt"
+    torch.save({"state_dict": model.state_dict()}, path)
+    return path
+
+
+def stored(options):
+    return safetensors.torch.load_file(options.out)
+
+
+def same(one, other, prefix=""):
+    return all(torch.equal(t, other[name]) for name, t in one.items() if name.startswith(prefix))
+
+
+def interrupt_after(n):
+    def tell(event):
+        if isinstance(event, EpochMetrics) and event.epoch == n:
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def stop(options, n=2):
+    with pytest.raises(InterruptedRunError, match=f"{n} complete of 5 kept"):
+        loop.train(options, interrupt_after(n))
+    return replace(options, resume=True)
+
+
+def timed(monkeypatch, float32_ms, bf16_ms):
+    monkeypatch.setattr(precision, "has_bf16", lambda _: True)
+    monkeypatch.setattr(precision, "measure", lambda _: Timing(float32_ms, bf16_ms))
+
+
+def test_timing_leaves_the_run_as_it_was(options):
+    run = Run(options, device=CPU)
+    before = {name: tensor.clone() for name, tensor in run.state().items()}
+    drawn, random = run.choices.get_state(), torch.get_rng_state()
+    timing = precision.measure(run)
+    assert min(timing.float32_step_ms, timing.bf16_step_ms) > 0
+    assert same(before, run.state())
+    assert torch.equal(drawn, run.choices.get_state())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_auto_takes_the_faster_and_resume_keeps_it(options, monkeypatch):
+    whole = replace(options, out=options.out.with_name("whole.safetensors"))
+    timed(monkeypatch, 30.0, 10.0)
+    loop.train(whole)
+    resumed = stop(options)
+    timed(monkeypatch, 10.0, 30.0)
+    record = loop.train(resumed).record
+    assert options.out.read_bytes() == whole.out.read_bytes()
+    assert record["training"]["precision"] == "bf16"
+    timing = {"float32_step_ms": 30.0, "bf16_step_ms": 10.0}
+    assert record["precision"] == {"asked": "auto", "timing": timing}
+    assert loop.train(replace(whole, resume=True)) is None
+    loop.train(replace(options, precision="float32"))
+    assert not same(stored(options), stored(whole))
+    with pytest.raises(InputError, match="another run: precision is 'bf16', now 'float32'"):
+        loop.train(replace(whole, resume=True, precision="float32"))
+
+
+def test_auto_without_bf16_in_the_hardware_is_float32_untimed(options, monkeypatch):
+    monkeypatch.setattr(precision, "has_bf16", lambda _: False)
+    monkeypatch.setattr(precision, "measure", None)
+    record = loop.train(replace(options, epochs=1)).record
+    assert record["precision"] == {"asked": "auto", "timing": None}
+    assert record["training"]["precision"] == "float32"
+
+
+def test_precision_asked_for_by_default_depends_on_the_recipe():
+    asked = {name: TrainOptions(recipe=name).asked_precision for name in RECIPES}
+    timed = {"scratch": "auto", "finetune": "auto"}
+    assert asked == {"tutorial": "float32", "fast": "float32", "best": "float32"} | timed
+    assert TrainOptions(recipe="scratch", precision="bf16").asked_precision == "bf16"
+
+
+def test_head_learns_alone_then_all_and_the_body_slower(options, weights):
+    given = find(str(weights), "").tensors
+    options = replace(options, weights=str(weights))
+    assert options.recipe_name == "finetune"
+    stop(options, 1)
+    kept = checkpoint.load(options.resume_path, kind="resume").tensors
+    kept = {name.removeprefix("model."): t for name, t in kept.items()}
+    assert same(given, kept, "body.")
+    assert not torch.equal(given["head.weight"], kept["head.weight"])
+    loop.train(options)
+    moved = {name: (t - given[name]).abs().max() for name, t in stored(options).items()}
+    assert 0 < moved["body.0.weight"] < 0.3 * moved["head.weight"]
+
+
+def test_no_gradient_below_the_head_is_computed_while_it_learns_alone(options, weights):
+    run = Run(replace(options, weights=str(weights)), device=CPU)
+    seen = []
+    run.model.body.register_forward_hook(lambda *passed: seen.append(passed[-1].requires_grad))
+    run.begin_epoch()
+    batch = run.images.batch(run.draw(run.choices))
+    found = run.loss_and_gradients(run.parameters, batch, n_total=72)
+    assert [gradient is None for gradient in found.gradients] == [True] * 6 + [False] * 2
+    run.epochs = (None,)
+    run.begin_epoch()
+    found = run.loss_and_gradients(run.parameters, batch, n_total=72)
+    assert None not in found.gradients
+    assert seen == [False, True]
+
+
+class Backwards(nn.Module):
+    """Its head comes first but is used last."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(30, num_classes)
+        self.body = nn.Linear(360, 30)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+
+
+def test_head_is_what_was_replaced_else_the_last_layer_passed():
+    model, images = Backwards(3), torch.zeros(2, 3, 12, 10)
+    assert finetuning.find_head(model, (), images) == (0, 1)
+    assert finetuning.find_head(model, ("body.bias", "body.weight"), images) == (2, 3)
+
+
+@pytest.mark.parametrize(("batch_size", "held"), [(12, True), (24, False)])
+def test_statistics_are_held_where_batches_are_small(options, weights, batch_size, held):
+    options = replace(options, weights=str(weights), batch_size=batch_size)
+    record = loop.train(options).record
+    assert stored(options)["body.1.running_mean"].eq(0.25).all() == held
+    words = "that came with the weights" if held else "of each batch"
+    assert words in record["device"]["batch_normalization"]
+
+
+def test_batch_of_one_image_is_refused_where_it_has_no_statistics(options):
+    options = replace(options, batch_size=1, epochs=1)
+    with pytest.raises(InputError, match="1 images of a batch for each of 1 processes") as caught:
+        loop.train(options)
+    assert "2 or more" in caught.value.expected
+    loop.train(replace(options, arch=Backwards))
+
+
+def test_weights_are_adopted_as_they_are(options, weights):
+    adopting = replace(options, weights=str(weights), epochs=0, mean=(0.1,) * 3, std=(0.5,) * 3)
+    result = loop.train(adopting)
+    given = find(str(weights), "").tensors
+    assert same(given, stored(options))
+    training = result.record["training"]
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert training | {"epochs": 0, "weights": "given.pt", "weights_sha256": digest} == training
+    assert training["recipe"] == "adopted"
+    assert result.record["model"]["normalization"] == [[0.1] * 3, [0.5] * 3]
+    assert result.record["test"]["may_have_been_seen"]
+    assert result.picture is None
+    assert not options.resume_path.exists()
+    model, _ = checkpoint.load_model(options.out)
+    images = dataset.load().test.images
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.1) / 0.5
+    expected = model.network(x).detach().numpy()
+    np.testing.assert_allclose(compute_logits(model, images, torch.float32), expected, atol=1e-5)
+    assert loop.train(replace(adopting, resume=True)) is None
+
+
+def test_adopted_weights_take_pixels_as_they_are_unless_more_is_known(options, weights):
+    record = loop.train(replace(options, weights=str(weights), epochs=0)).record
+    assert record["model"]["normalization"] is None
+
+
+def test_own_checkpoint_is_taken_with_its_normalization_and_its_pictures(options, monkeypatch):
+    first = replace(options, out=options.out.with_name("first.safetensors"))
+    loop.train(first)
+    found, seen = dataset.load(), []
+    monkeypatch.setattr(dataset, "load", lambda given, **_: seen.append(given) or found)
+    record = loop.train(replace(options, weights=str(first.out), epochs=0)).record
+    assert same(stored(first), stored(options))
+    model = checkpoint.load(first.out, kind="model").header["model"]
+    assert record["model"] == model
+    assert (seen[0].image_size, seen[0].channels, seen[0].fit) == ((12, 10), "rgb", "crop")
+
+
+def test_network_in_memory_is_adopted_and_trained_on(options):
+    torch.manual_seed(4)
+    model = Backwards(3)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    given = replace(options, arch=model, epochs=0, mean=(0.5,) * 3, std=(0.25,) * 3)
+    record = loop.train(given).record
+    assert same(before, stored(options))
+    assert record["training"]["arch"] == "memory:Backwards"
+    assert record["model"]["normalization"] == [[0.5] * 3, [0.25] * 3]
+    loop.train(replace(given, epochs=2, recipe="finetune"))
+    assert not same(before, stored(options))
+    assert same(before, model.state_dict())  # the caller's stays as it was
+
+
+def test_weights_of_other_classes_cannot_be_adopted(options, weights):
+    state = {n: t[:2] if "head" in n else t for n, t in find(str(weights), "").tensors.items()}
+    torch.save(state, weights)
+    with pytest.raises(InputError, match=r"given.pt is for other classes: of head.bias, head.weig"):
+        loop.train(replace(options, weights=str(weights), epochs=0))
+    record = loop.train(replace(options, weights=str(weights), epochs=1)).record
+    assert record["replaced_weights"] == ["head.bias", "head.weight"]
+
+
+@pytest.mark.parametrize("recipe", ["scratch", "finetune", "averaged"])
+def test_resumed_run_gives_the_same_bits(options, weights, monkeypatch, recipe):
+    """With statistics, dropout and augmentation; stopped after each epoch, and in one."""
+    averaged = replace(RECIPES["scratch"], average=0.9)
+    monkeypatch.setitem(
+        RECIPES, "scratch", averaged if recipe == "averaged" else RECIPES["scratch"]
+    )
+    options = replace(options, augment="shift,flip,erase")
+    if recipe == "finetune":
+        options = replace(options, weights=str(weights))
+    whole = replace(options, out=options.out.with_name("whole.safetensors"))
+    loop.train(whole)
+    for n in range(1, 5):
+        options = stop(options, n)
+    steps, real = count(1), Run.step
+
+    def step(self, *arguments):
+        if next(steps) == 2:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", step)
+        with pytest.raises(InterruptedRunError, match="4 complete of 5"):
+            loop.train(options)
+    result = loop.train(options)
+    assert options.out.read_bytes() == whole.out.read_bytes()
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2, 3, 4, 5]
+
+
+def test_changed_source_is_refused_by_name_unless_allowed_and_recorded(options):
+    resumed, path = stop(options), options.out.parent.parent / "my_net.py"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text(FILE + "\n# changed\n")
+    with pytest.raises(InputError, match=r"the file of my_net.py:Net has changed") as caught:
+        loop.train(resumed)
+    assert "--allow-changed-source" in caught.value.next_step
+    allowed = stop(replace(resumed, allow_changed_source=True), 3)
+    record = loop.train(allowed).record
+    assert record["earlier_sources"] == [before]
+    assert record["model"]["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint.load_model(options.out)  # with the source of now
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"arch": "my_net:Net"}, "another run: arch is 'my_net.py:Net', now 'my_net:Net'"),
+        ({"arch_option": ("hidden=3",)}, "cannot be made with"),
+        ({"weights": "given.pt"}, "another run: recipe"),
+        ({"weights": "given.pt", "recipe": "scratch"}, "another run: (weights|model|pixel)"),
+    ],
+)
+def test_resume_with_another_network_is_refused(options, weights, change, found):
+    resumed = stop(options)
+    with pytest.raises(InputError, match=found):
+        loop.train(replace(resumed, **change))
+
+
+def test_resume_with_tensors_of_another_name_is_refused(options):
+    resumed = stop(options)
+    kept = checkpoint.load(options.resume_path, kind="resume")
+    more = replace(kept, tensors=kept.tensors | {"model.more": torch.zeros(1)})
+    checkpoint.save(options.resume_path, more)
+    with pytest.raises(
+        InputError, match=r"does not fit this run: 'model.more is unknown|more is un"
+    ):
+        loop.train(resumed)
+
+
+def said(run, *arguments):
+    """Train by a command line, and return what it said in one line."""
+    command = ["train", "--data", "mine", "--arch", "my_net.py:Net", "--device", "cpu"]
+    result = run(*command, "--out", "y.safetensors", *arguments)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_screen_of_adopted_weights_says_what_is_taken_for_granted(options, weights, run):
+    shown = said(
+        run, "--weights", weights, "--epochs", 0, "--mean", "0.5,0.5,0.5", "--std", "1,1,1"
+    )
+    for words in ("Weights: given.pt for pixels less 0.5, 0.5, 0.5 and divided by 1, 1, 1; else",
+                  "stay as they are; their outputs are the classes in order of their names",
+                  "these weights may have seen these pictures", "Network my_net.py:Net",
+                  "wrote y.safetensors, .train.json, .epochs.csv"):  # fmt: skip
+        assert words in shown
+    assert "left out 1 picture" not in shown
+    assert "an epoch takes" not in shown
+    assert "for pixels in [0, 1]; else" in said(run, "--weights", weights, "--epochs", 0)
+
+
+def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
+    options, weights, run, monkeypatch
+):
+    timed(monkeypatch, 30.0, 10.0)
+    monkeypatch.setattr("convnet_edge.commands.train.LONG_S", 0)
+    shown = said(run, "--weights", weights, "--epochs", 6, "--batch-size", 12)
+    for words in ("the head alone for 1 epoch, then all, at 0.1 of the learning rate below it",
+                  "batch normalisation takes statistics that came with the weights: fewer than 16",
+                  "bf16: 3.0 x faster here (a step: float32 30 ms, bf16 10 ms)",
+                  "6 epochs take 0.0 hours or more without a GPU"):  # fmt: skip
+        assert words in shown
+    timed(monkeypatch, 10.0, 30.0)
+    assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
+
+
+KILLED = """
+import os, signal, sys
+from convnet_edge.__main__ import main
+from convnet_edge.training import record
+real, n_left = record.save, [int(sys.argv.pop(1))]
+
+def save(run, epochs):
+    real(run, epochs)
+    n_left[0] -= 1
+    if not n_left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+record.save = save
+main()
+"""
+
+
+@pytest.mark.slow
+def test_run_killed_after_each_epoch_gives_the_same_bits(tmp_path):
+    (tmp_path / "my_net.py").write_text(FILE)
+    noise = np.random.default_rng(0)
+    for label in LABELS:
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(20):
+            pixels = noise.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+    command = ["train", "--data", "data", "--arch", "my_net.py:Net", "--epochs", "3", "--resume",
+               "--device", "cpu", "--cache", "cache", "--out"]  # fmt: skip
+
+    def run(n_epochs, out):
+        code = [sys.executable, "-c", KILLED, str(n_epochs), *command, out]
+        return subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
+
+    assert run(0, "whole.safetensors").returncode == 0
+    for _ in range(3):
+        assert run(1, "x.safetensors").returncode == -signal.SIGKILL
+    last = run(0, "x.safetensors")
+    assert "Resuming after 3 epochs" in last.stdout, last.stderr
+    whole, killed = (tmp_path / f"{name}.safetensors" for name in ("whole", "x"))
+    assert killed.read_bytes() == whole.read_bytes()
+    epochs = json.loads(killed.with_suffix(".train.json").read_text())["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert not (tmp_path / "x.resume.safetensors").exists()
