@@ -190,8 +190,8 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     except (onnx.version_converter.ConvertError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or ["it is not said why"]
         return proto, f"{said}, as they cannot be raised: {reason[0][:200]}"
-    newer.ir_version = parity.IR_VERSION
-    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {parity.IR_VERSION}"
+    newer.ir_version = parity.IR_VERSIONS[parity.OPSET]
+    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {newer.ir_version}"
 
 
 def _take_off_softmax(graph: onnx.GraphProto) -> None:
