@@ -248,7 +248,7 @@ def _parse(document: dict[str, Any]) -> Contract:
             f"{math.prod(shape):,} bytes, more than {MAX_PIXELS_BYTES:,} in all"
         )
     proof = document.get("proof")
-    if proof is not None and proof not in PROOFS:
+    if proof not in (None, *PROOFS):
         raise ValueError(f"proof {str(proof)[:80]!r}, not {' or '.join(PROOFS)}")
     return Contract(
         class_labels=tuple(labels),
