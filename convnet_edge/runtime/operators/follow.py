@@ -7,7 +7,7 @@ much is `admission`'s business.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..contract import NEXT_STEP, Cost
 from ..errors import InputError
@@ -25,8 +25,7 @@ CHANNELS = 16
 INTEGER_BUFFER = 2
 
 
-@dataclass(frozen=True)
-class Followed:
+class Followed(NamedTuple):  # which takes less time to import than a dataclass
     """What one image takes, and all that is made of the weights alone.
 
     n_steps: work, each at most about 4 ns of one core: one for a number that is changed in place or

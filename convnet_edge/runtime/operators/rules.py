@@ -4,6 +4,8 @@ A rule holds for any number of images: `N_IMAGES` stands for it. What the operat
 onnxruntime's business. Source of their meaning: https://onnx.ai/onnx/operators/.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
