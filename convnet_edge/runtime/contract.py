@@ -94,8 +94,8 @@ class Cost:
 
     n_multiplications: of one image, in convolutions and products of matrices. peak_bytes: the
     largest sum of the results of one image that are needed at the same time, the image among them,
-    and of all that is made of weights alone; every number as a float32. operators: how often each
-    occurs, by name.
+    and of all that is made of weights alone; as onnxruntime may keep them. operators: how often
+    each occurs, by name.
     """
 
     n_multiplications: int

@@ -72,7 +72,7 @@ class Node:
     texts: tuple[str, ...]
     tensors: dict[str, "Weight"]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operation as `domain.Op`, or `Op` in ONNX's own domain."""
         return f"{self.domain}.{self.op_type}" if self.domain else self.op_type

@@ -117,9 +117,9 @@ def test_ceiling_is_raised_by_an_option(run, monkeypatch, tiny_model, tmp_path, 
     picture = [tmp_path / "wide.png"] if asked[0] == "predict" else []
     refused = run(asked[0], *picture, *asked[1:], tiny_model)
     assert refused.exit_code == 2
-    assert "one image may take 1,152 bytes, more than 1,000" in refused.output
+    assert "one image may take 4,608 bytes, more than 1,000" in refused.output
     assert "--ceiling" in refused.output
-    opened = run(asked[0], *picture, *asked[1:], tiny_model, "--ceiling", "8")
+    opened = run(asked[0], *picture, *asked[1:], tiny_model, "--ceiling", "30")
     assert opened.exit_code == 0, opened.output
 
 
