@@ -2,8 +2,8 @@
 
 Random weights, ImageNet's normalisation, images of 96 x 96 pixels, or as many as an architecture
 is fixed to. Each file runs on one thread at batch sizes 1, 2, 3 and 7. What was measured before is
-kept, unless it is named; the page docs/reference/architectures.md is written anew. timm is left out
-where it is not installed.
+kept, unless it is named; at the end docs/reference/architectures.md is written anew. timm is left
+out where it is not installed.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ def main() -> None:
     for name in options.names or [name for name in candidates() if name not in rows]:
         rows[name] = measure(name)
         print(json.dumps({k: v for k, v in rows[name].items() if k != "operators"}), flush=True)
-        ordered = sorted(rows.values(), key=lambda row: row["n_parameters"])
-        write_json(RESULT, {"schema": "convnet-edge/architectures/1", "side": SIDE,
-                            "rows": ordered, "machine": machine.passport(),
-                            "versions": VERSIONS})  # fmt: skip
+        result = {
+            "schema": "convnet-edge/architectures/1",
+            "rows": sorted(rows.values(), key=lambda row: row["n_parameters"]),
+            "machine": machine.passport(),
+            "versions": VERSIONS,
+        }
+        write_json(RESULT, result)
     PAGE.write_text(page(stored()))
 
 
@@ -74,11 +77,13 @@ def stored() -> dict[str, Any]:
 def candidates() -> Iterator[str]:
     """Yield the architectures below the limit that are installed here."""
     models = importlib.import_module("torchvision.models")
-    for name in models.list_models(module=models):
-        if models.get_model_weights(name).DEFAULT.meta["num_params"] < MAX_PARAMETERS:
-            yield f"torchvision:{name}"
     if importlib.util.find_spec("timm"):
         yield from (f"timm:{name}" for name in TIMM)
+    sizes = {name: models.get_model_weights(name).DEFAULT.meta["num_params"]
+             for name in models.list_models(module=models)}  # fmt: skip
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        if sizes[name] < MAX_PARAMETERS:
+            yield f"torchvision:{name}"
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -172,12 +177,13 @@ def page(result: dict[str, Any]) -> str:
 Written by `python benchmarks/architectures.py`, from `{RESULT.name}`.
 
 {len(exported)} of {len(rows)} classifiers of torchvision and timm below {MAX_PARAMETERS // 10**6}
-million parameters export with a free batch axis, without a change to them. Weights are random, with
+million parameters export with a free batch axis, as they are but for modules that offer a
+deployed form, which is taken: those of RepVGG, MobileOne and others. Weights are random, with
 batch-norm statistics of random pictures and ImageNet's normalisation in front. Multiplications are
 those of one image in convolutions and matrix products. *error / torch's*: the largest error of a
 logit against float64 PyTorch, over the largest of float32 PyTorch; {ratio:.2f} at most. *row
-invariance*: the largest difference between an image's logits alone and in a batch, on one thread at
-batch sizes {", ".join(map(str, BATCH_SIZES))}; 0 for {len(alone)} of {len(exported)}.
+invariance*: the largest difference between an image's logits alone and in a batch, on one thread
+at batch sizes {", ".join(map(str, BATCH_SIZES))}; 0 for {len(alone)} of {len(exported)}.
 
 {len(plain)} common operators are all that those without attention or layer norm need:
 {", ".join(sorted(plain))}. The others add {", ".join(sorted(others))}.

@@ -24,6 +24,7 @@ from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.model_file import ELEMENT_TYPES
 from ..runtime.protobuf import field
+from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
 from . import site
 from .options import BundleOptions
@@ -60,7 +61,8 @@ def bundle(options: BundleOptions) -> Bundle:
     out = options.out or Path(f"{paths[0].stem}{suffix}")
     if options.target != "web":  # whose folder `site` looks into
         require_writable(out if options.target == "pyz" else out / MODEL)
-    models = {path.name: Classifier(path) for path in paths}
+    settings = Settings(ceiling=options.ceiling)
+    models = {path.name: Classifier(path, settings=settings) for path in paths}
     apart = len(models) == len(paths)
     tasks = {(one.contract.class_labels, one.contract.preprocessing) for one in models.values()}
     if not apart or len(tasks) > 1:

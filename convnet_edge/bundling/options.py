@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import Options, models, option, require
+from ..runtime.options import Options, ceiling, models, option, require
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class BundleOptions(DataOptions):
         Path("node_modules/onnxruntime-web"),
         "For web: npm's onnxruntime-web. Nothing is downloaded.",
     )
+    ceiling: float = ceiling()
     out: Path | None = option(
         None,
         "What to write.",

@@ -144,7 +144,7 @@ def _open(path: Path, options: BenchOptions) -> tuple[Classifier, ImageSet | Non
     from ..runtime.elsewhere import unproved
     from ..runtime.measure.bench import settings_of
 
-    file = unproved.open_any(path, options)
+    file = unproved.open_any(path, options, ceiling=options.ceiling)
     classifier = Classifier(file, settings=settings_of(options))
     return classifier, dataset.find_test_set(dataset.Task.of(classifier.contract), options)
 

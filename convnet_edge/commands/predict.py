@@ -27,8 +27,11 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
 
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
     """
+    from ..runtime.elsewhere.unproved import is_unproved
+
     path = choose_model(options.model)
-    terminal.note(f"model: {path if path != shipped_model() else f'{path.name}, the shipped one'}")
+    shown = f"{path.name}, the shipped one" if path == shipped_model() else str(path)
+    terminal.note(f"model: {shown}{' (unproved)' * is_unproved(path)}")
     is_table = options.format != "text"  # one of no rows, if there are no pictures
     answers = list(_label(options, terminal)) if options.images or is_table else []
     document: dict[str, Any] = {"predictions": answers}

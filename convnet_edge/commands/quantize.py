@@ -17,6 +17,8 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
         result = quantize(options, terminal.step)
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
+    others = ", ".join(f"{n} {name}" for name, n in sorted(layers.float_operations.items()))
+    between = f"; between them stay float: {others}" if others else ""
     terminal.detail(f"Quantised {report.source}")
     terminal.checks(report.checks)
     terminal.answer(
@@ -26,7 +28,8 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     terminal.say(
         f"  {report.gate.check().line()}",
         f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
-        f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}",
+        f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}"
+        f"{between}",
         *(f"  {speed.line()}" for speed in report.speed),
         f"  {len(report.checks)} checks hold",
         f"  sha256 {report.model_sha256}",

@@ -7,7 +7,8 @@ any machine; whether it is what was trained, only its maker can say.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .evaluator import Evaluated, evaluate
 from .options import AdoptOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
+IR_VERSION = 8  # the oldest that has the opset of an export
 N_COMPARED = 512  # pictures at most that are also run with the optimisations off
 MAX_NOISE = 1e-3  # of the largest output; networks show a thousandth of that
 PYTORCH = "float64 PyTorch"
@@ -116,18 +118,19 @@ def adopt(options: AdoptOptions, step: Callable[[str], None] = lambda _: None) -
     is_other = not (path.exists() and options.model.exists() and path.samefile(options.model))
     require(is_other, f"{path} is the file to adopt", "another name for the copy", "--out")
     step(f"reading {options.model} and its pictures")
-    source = unproved.open_any(options.model, options)
+    source = unproved.open_any(options.model, options, ceiling=options.ceiling)
     found = f"{options.model}, which holds a contract"
     require(not source.holds_contract, found, "an .onnx from elsewhere", "MODEL")
     test = _pictures(source, options)
     step("writing the graph")
     changes, draft = _rewritten(source)
     step("running it with ONNX's reference evaluator, and with onnxruntime's optimisations off")
-    plain = Classifier(draft, settings=Settings(fuse=False))
-    reference = _refer(plain, test)
+    settings = Settings(ceiling=options.ceiling)
+    classifier = Classifier(draft, settings=settings)
+    reference = _refer(classifier, test)
     step("proving the final bytes")
-    final = seal.seal(draft.data, _describe(path.stem, draft, reference, test))
-    checks, score = _prove(final, source, reference, test)
+    final = seal.seal(draft.data, _describe(path.stem, classifier, reference, test))
+    checks, score = _prove(Classifier(final, settings=settings), source, reference, test)
     report = AdoptReport(
         passed=all(check.passed or check.skipped for check in checks),
         source=options.model.name,
@@ -190,8 +193,8 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     except (onnx.version_converter.ConvertError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or ["it is not said why"]
         return proto, f"{said}, as they cannot be raised: {reason[0][:200]}"
-    newer.ir_version = parity.IR_VERSIONS[parity.OPSET]
-    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {newer.ir_version}"
+    newer.ir_version = IR_VERSION
+    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {IR_VERSION}"
 
 
 def _take_off_softmax(graph: onnx.GraphProto) -> None:
@@ -205,9 +208,14 @@ def _take_off_softmax(graph: onnx.GraphProto) -> None:
             names[:] = [output if name == logits else name for name in names]
 
 
-def _refer(plain: Classifier, test: ImageSet) -> _Reference:
+def _unfused(file: ModelFile, like: Classifier) -> Classifier:
+    """Open a file as another is, but with onnxruntime's optimisations off."""
+    return Classifier(file, settings=replace(like.session.settings, fuse=False))
+
+
+def _refer(classifier: Classifier, test: ImageSet) -> _Reference:
     """Choose reference images, and compute what the file must give for them."""
-    images = test.images[:N_COMPARED]
+    plain, images = _unfused(classifier.file, classifier), test.images[:N_COMPARED]
     logits = plain.logits(images).astype(np.float64)
     labels = plain.contract.class_labels
     nothing = np.zeros((len(images), 0), bool)  # hidden units, of which nothing is known
@@ -220,17 +228,19 @@ def _refer(plain: Classifier, test: ImageSet) -> _Reference:
         right[:n] = evaluated.exact
         floor = unproved.noise(evaluated.exact, [evaluated.rounded])
     else:
-        floor = unproved.noise(right, [Classifier(plain.file).logits(images[goldens])])
+        floor = unproved.noise(right, [classifier.logits(images[goldens])])
     return _Reference(goldens, images[goldens], right, floor, evaluated, logits)
 
 
-def _describe(name: str, file: ModelFile, reference: _Reference, test: ImageSet) -> dict[str, Any]:
+def _describe(
+    name: str, classifier: Classifier, reference: _Reference, test: ImageSet
+) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
-    stated, how = file.contract.document, file.contract.preprocessing
+    stated, how = classifier.contract.document, classifier.contract.preprocessing
     goldens = Goldens(
         reference.images, reference.logits, reference.goldens, reference.floor, reference.tolerance
     )
-    logits = Classifier(file).logits(test.images)
+    logits = classifier.logits(test.images)
     labels = stated["class_labels"]
     proof = seal.describe_proof("onnxruntime's CPU provider", logits, test, goldens, labels)
     return {
@@ -245,10 +255,10 @@ def _describe(name: str, file: ModelFile, reference: _Reference, test: ImageSet)
 
 
 def _prove(
-    final: bytes, source: ModelFile, reference: _Reference, test: ImageSet
+    classifier: Classifier, source: ModelFile, reference: _Reference, test: ImageSet
 ) -> tuple[tuple[Check, ...], Accuracy]:
     """Run every check on the final bytes; return also its accuracy on the test images."""
-    classifier, labels = Classifier(final), source.contract.class_labels
+    labels, final = source.contract.class_labels, classifier.file.data
     images = test.images[: len(reference.plain)]
     expected = parity.Reference(images, reference.plain, reference.floor)
     checks = (
@@ -258,7 +268,8 @@ def _prove(
         _check_evaluated(reference),
         _check_source(source, classifier, images, reference.tolerance),
         *selftest.run_selftest(classifier),
-        *parity.check_batch_sizes(classifier, expected),
+        # the first is of 1 image
+        *islice(parity.check_batch_sizes(classifier, expected), 1 if source.takes_one else None),
     )
     said = classifier.logits(test.images).argmax(axis=1)
     return checks, accuracy.score(said, test.labels, labels)
@@ -297,8 +308,7 @@ def _check_evaluated(reference: _Reference) -> Check:
 
 def _check_source(source: ModelFile, classifier: Classifier, images: Array, limit: float) -> Check:
     """Hold the copy against the file that it was made of, with mean and deviation from outside."""
-    off = Settings(fuse=False)
-    mine, theirs = Classifier(classifier.file, settings=off), Classifier(source, settings=off)
+    mine, theirs = (_unfused(file, classifier) for file in (classifier.file, source))
     if source.contract.gives_probabilities:
         pair = mine(images).probabilities, theirs(images).probabilities
     else:

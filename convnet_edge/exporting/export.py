@@ -85,7 +85,11 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     path = options.out_path
     require_writable(path)
     step("reading checkpoint and test set")
-    model, trained = checkpoint.load_model(options.checkpoint)
+    model, trained = checkpoint.load_model(
+        options.checkpoint,
+        arch=options.arch,
+        allow_changed_source=options.allow_changed_source,
+    )
     labels = tuple(trained.header["class_labels"])
     test = dataset.require_test_set(dataset.Task.read(trained.header), options)
     step("exporting the graph")

@@ -5,8 +5,10 @@ on the sealed file.
 """
 
 import copy
+import inspect
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,6 +31,7 @@ MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"
 # of RepVGG, MobileOne and their kin: branches that were made for training become one
 TO_DEPLOY = ("fuse", "reparameterize", "switch_to_deploy")
+STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Stored(nn.Module):
@@ -100,21 +103,30 @@ def deploy(model: nn.Module) -> nn.Module:
     deployed = copy.deepcopy(model)
     for parent in list(deployed.modules()):
         for name, module in parent.named_children():
-            own = (getattr(type(module), one, None) for one in TO_DEPLOY)
-            if (method := next(filter(callable, own), None)) is None:
+            methods = (getattr(module, one, None) for one in TO_DEPLOY)
+            method = next((one for one in methods if _needs_nothing(one)), None)
+            if method is None:
                 continue
             try:
-                made = method(module)
+                made = method()
             except FAILURES as error:
                 raise CheckFailedError(
                     f"deployed form: {type(module).__name__}.{method.__name__}() of {name} fails: "
                     f"{first_line(error)}",
-                    expected=f"one of {', '.join(TO_DEPLOY)}, without an argument",
+                    expected="the module as it is used, without the branches of training",
                     next_step="mend that method, or give it another name",
                 ) from error
             if isinstance(made, nn.Module):
                 setattr(parent, name, made)
     return deployed.eval()
+
+
+def _needs_nothing(method: Any) -> bool:
+    """Whether it is a method that can be called as it is: others of that name fuse features."""
+    if not inspect.ismethod(method):
+        return False
+    taken = inspect.signature(method).parameters.values()
+    return all(one.default is not one.empty or one.kind in STARRED for one in taken)
 
 
 def translate(program: ExportedProgram) -> onnx.ModelProto:

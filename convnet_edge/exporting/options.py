@@ -1,18 +1,43 @@
 """The options of `export` and `verify`."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..data.options import SOURCES, DataOptions
-from ..runtime.options import UnprovedOptions, classes, model, option, preprocessing, provider
+from ..runtime.options import (
+    UnprovedOptions,
+    ceiling,
+    classes,
+    model,
+    option,
+    preprocessing,
+    provider,
+)
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
 REFERENCE_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DataOptions):
+    """Whose Python the network of a checkpoint is made by."""
+
+    arch: str | Callable[..., Any] | None = option(
+        None,
+        "Where the network's Python is now. It is run; that of a module only if named here.",
+        metavar="WHERE:WHAT",
+        default_text="what the checkpoint says",
+        takes_callable=True,
+    )
+    allow_changed_source: bool = option(
+        False, "Go on although the file that defines the network has changed."
+    )
+
+
 @dataclass(frozen=True)
-class ExportOptions(DataOptions):
+class ExportOptions(NetworkOptions):
     """What to export."""
 
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
@@ -33,11 +58,12 @@ class ExportOptions(DataOptions):
 
 
 @dataclass(frozen=True)
-class VerifyOptions(DataOptions):
+class VerifyOptions(NetworkOptions):
     """What to verify, and where."""
 
     model: Path | None = model(positional=True)
     provider: str = provider()
+    ceiling: float = ceiling()
     against: Path | None = option(None, "A checkpoint or another model: compare all test images.")
     skew: bool = option(False, "Also: what the usual mistakes of preparing pictures would cost.")
     out: Path | None = option(
@@ -54,6 +80,7 @@ class AdoptOptions(DataOptions, UnprovedOptions):
     data: str = option(None, f"Pictures with their classes: {SOURCES}", metavar="SOURCE")
     classes: Path = classes(default_text=None)
     preprocessing: Path = preprocessing(default_text=None)
+    ceiling: float = ceiling()
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..runtime.measure.check import Check
 from ..runtime.measure.result import as_json, brief
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
+from ..runtime.session import Settings
 from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
@@ -116,7 +118,8 @@ def verify(
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
-        classifier = Classifier(file, provider=options.provider, isolate=True)
+        settings = Settings(options.provider, ceiling=options.ceiling)
+        classifier = Classifier(file, settings=settings, isolate=True)
         step("replaying the golden vectors")
         checks = selftest.run_selftest(classifier)
         if options.skew or options.against is not None:
@@ -128,7 +131,10 @@ def verify(
             costs = tuple(skew.measure(classifier, test))
         if options.against is not None:
             step(f"comparing with {options.against}")
-            compare = compare_network if options.against.suffix == ".safetensors" else compare_model
+            compare = compare_model
+            if options.against.suffix == ".safetensors":
+                changed = options.allow_changed_source
+                compare = partial(compare_network, arch=options.arch, allow_changed_source=changed)
             proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
@@ -147,16 +153,21 @@ def verify(
 
 
 def compare_network(
-    mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
+    mine: Classifier,
+    path: Path,
+    images: Array,
+    note: Say = lambda _: None,
+    **how: Any,
 ) -> tuple[Proof, Against]:
     """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`.
 
-    Of a network that takes longer than a minute, on a seeded sample of them.
+    how: arch and allow_changed_source, as of `checkpoint.load_model`. Of a network that takes
+    longer than a minute, on a seeded sample of them.
     """
     from ..networks import checkpoint  # torch: only this path needs it
     from . import reference
 
-    model, stored = checkpoint.load_model(path)
+    model, stored = checkpoint.load_model(path, **how)
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)
@@ -171,7 +182,7 @@ def compare_model(
     mine: Classifier, path: Path, images: Array, note: Say = lambda _: None
 ) -> tuple[Proof, Against]:
     """Compare a model with that at `path` on uint8 `images`, by its own tolerance."""
-    other = Classifier(path, provider=mine.session.provider)
+    other = Classifier(path, settings=mine.session.settings)
     stated = other.contract
     _require_alike(path, len(stated.class_labels), stated.image_shape, mine)
     with _in_time(mine, len(images), note):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import UnprovedOptions, model, option, provider, seed
+from ..runtime.options import UnprovedOptions, ceiling, model, option, provider, seed
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class PredictOptions(DataOptions, UnprovedOptions):
     )
     model: Path | None = model()
     provider: str = provider()
+    ceiling: float = ceiling()
     plot: bool = option(False, "Draw the 5 × 3 grid of test images.")
     seed: int = seed("Which test images the grid shows.")
     plot_out: Path = option(Path("runs/predictions.png"), "The grid's picture.", suffixes=(".png",))

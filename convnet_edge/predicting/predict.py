@@ -10,6 +10,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
 from ..runtime.pictures import decode, preprocess
+from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
 from .options import PredictOptions
 
@@ -73,9 +74,9 @@ def open_classifier(options: PredictOptions) -> Classifier:
     Raises:
         InputError: it or the provider cannot be opened.
     """
-    file = unproved.open_any(choose_model(options.model), options)
+    file = unproved.open_any(choose_model(options.model), options, ceiling=options.ceiling)
     unproved.require_used([file], options)
-    return Classifier(file, options.provider)
+    return Classifier(file, settings=Settings(options.provider, ceiling=options.ceiling))
 
 
 def expand(paths: Sequence[Path]) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import UnprovedOptions, model, option
+from ..runtime.options import UnprovedOptions, ceiling, model, option
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, shipped_model
 
 Layout = Literal["portable", "ort-cpu"]
@@ -23,6 +23,7 @@ class QuantizeOptions(DataOptions, UnprovedOptions):
     max_drop: float = option(
         0.5, "Points of accuracy that may be lost at most (95 % bound).", above=0, high=100
     )
+    ceiling: float = ceiling()
     out: Path | None = option(
         None,
         "Model file.",

@@ -13,11 +13,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
+from ..runtime.model_file import ModelFile
 from .portable import constants
 
 GROUP = 4  # columns of the image that conv1 takes as channels
 MICROSOFT = "com.microsoft"
 ZERO = np.uint8(0)  # the zero point of every activation
+CHAIN = {"Conv", "Flatten", "Gemm", "MaxPool", "Relu", "Slice"}
+FITTING = (
+    "a chain of two convolutions and two linear layers of integers, kernels of 3 x 3, one channel "
+    "and then multiples of 4 and 16, rows of a multiple of 4 pixels, all but 2 needed"
+)
+PORTABLE = "pass --layout portable"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,21 @@ def to_ort_cpu(graph: bytes) -> bytes:
     return bytes(made.SerializeToString(deterministic=True))
 
 
+def require_chain(file: ModelFile) -> None:
+    """Raise an InputError unless a float model is one of the chains that these kernels may fit."""
+    counts = file.op_counts()
+    layers = [counts.get(name) for name in ("Conv", "Gemm")]
+    if layers == [2, 2] and not counts.keys() - CHAIN:
+        return
+    others = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()) if name not in CHAIN)
+    raise InputError(
+        f"the layout ort-cpu does not fit this model: it has {counts.get('Conv', 0)} Conv, "
+        f"{counts.get('Gemm', 0)} Gemm" + (f" and {others}" if others else ""),
+        expected=FITTING,
+        next_step=PORTABLE,
+    )
+
+
 def _read_layers(proto: onnx.ModelProto) -> list[Layer]:
     """Return the layers of a portable graph, in order, that are integer with zero point 0."""
     layers, known = [], constants(proto)
@@ -95,9 +117,8 @@ def _require_fit(layers: list[Layer], width: int, columns: int) -> None:
     raise InputError(
         f"the layout ort-cpu does not fit this model: it has the integer layers {shapes}, and "
         f"needs {columns} of {width} columns of pixels",
-        expected="two convolutions and two linear layers of integers, kernels of 3 x 3, one "
-        "channel and then multiples of 4 and 16, rows of a multiple of 4 pixels, all but 2 needed",
-        next_step="pass --layout portable",
+        expected=FITTING,
+        next_step=PORTABLE,
     )
 
 

@@ -1,13 +1,19 @@
 """Quantise a float graph into standard QDQ, which any runtime understands.
 
 onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
+What stays float was decided by measuring: LOG.md.
 """
 
+import copy
+import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,47 +23,127 @@ from ..runtime.contract import Array
 
 CALIBRATION_BATCH_SIZE = 100
 GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
+LAYERS = ("Conv", "Gemm", "MatMul")
+SUMS = ("Add", "AveragePool", "GlobalAveragePool")  # of integers, scaled once
+MOVES = (  # what needs no arithmetic, on integers as on floats
+    "Clip", "Concat", "Flatten", "MaxPool", "Relu", "Reshape", "Slice", "Split", "Squeeze",
+    "Transpose", "Unsqueeze",
+)  # fmt: skip
+NUDGE = 2.0**-20  # of a scale: a few roundings
 
 
-def quantize_graph(model: bytes, images: Array, *, float_layers: Collection[str] = ()) -> bytes:
-    """Quantise a float model statically, per channel, from the ranges that `images` give.
+@dataclass(frozen=True)
+class Calibrated:
+    """A float graph whose every value's range is known, to be quantised in more ways than one.
 
-    model: a ModelProto that takes (N, C, H, W) float32; a contract in it is left behind. images:
-    (N, C, H, W) float32, calibration, from 0 to 1. float_layers: names of nodes that stay float.
-    Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. The graph returned
-    takes uint8 grey values and gives float logits.
+    proto: shapes inferred, each node with a name of its own. ranges: onnxruntime's, by value.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    proto = onnx.load_from_string(model)
-    del proto.metadata_props[:]
-    add_pre_process_metadata(proto)  # else it advises that on the terminal: export did it
-    batches = [
-        {proto.graph.input[0].name: images[start : start + CALIBRATION_BATCH_SIZE]}
-        for start in range(0, len(images), CALIBRATION_BATCH_SIZE)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "quantised.onnx"
-        quantize_static(
-            proto,
-            path,
-            SimpleNamespace(get_next=partial(next, iter(batches), None)),
-            quant_format=QuantFormat.QDQ,
+    proto: onnx.ModelProto
+    ranges: Any
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of what has weights, in order."""
+        known = {tensor.name for tensor in self.proto.graph.initializer}
+        nodes = self.proto.graph.node
+        return [n.name for n in nodes if n.op_type in LAYERS and n.input[1] in known]
+
+    def quantised(self, *, float_layers: Collection[str] = (), only: Collection[str] = ()) -> bytes:
+        """Return the graph with integers per channel, from the ranges; it takes uint8 grey values.
+
+        float_layers: names of those that stay float. only: those to quantise, and nothing else.
+        Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. What is done to
+        the images before the first layer, as normalisation, stays float too. Logits are float.
+        """
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
+        names, first = [node.name for node in self.proto.graph.node], self.layers[:1]
+        before = itertools.takewhile(lambda name: name not in first, names)
+        moves = {node.name for node in self.proto.graph.node if node.op_type in MOVES}
+        quantizer = QDQQuantizer(
+            copy.deepcopy(self.proto),
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(float_layers),
-            calibrate_method=CalibrationMethod.MinMax,
-            # whatever the images span
-            extra_options={"TensorQuantOverrides": {_taken(proto)[0]: [GREY_RANGE]}},
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=copy.deepcopy(self.ranges),  # which it changes
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=[*float_layers, *(name for name in before if name not in moves)],
+            op_types_to_quantize=[*LAYERS, *SUMS, *MOVES],
+            extra_options={
+                # whatever the images span
+                "TensorQuantOverrides": {_taken(self.proto): [GREY_RANGE]},
+                "MatMulConstBOnly": True,
+            },
         )
-        quantised = onnx.load(path)
-    _take_grey_values(quantised)
-    _give_float_logits(quantised)
-    _shorten(quantised)
-    return bytes(quantised.SerializeToString(deterministic=True))
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        quantised: onnx.ModelProto = quantizer.model.model
+        _take_grey_values(quantised)
+        _give_float_logits(quantised)
+        _shorten(quantised)
+        return bytes(quantised.SerializeToString(deterministic=True))
+
+
+def calibrate(
+    model: bytes, images: Array, *, batch_size: int = CALIBRATION_BATCH_SIZE
+) -> Calibrated:
+    """Run `images` through a float model once, and keep the range of every value.
+
+    model: a ModelProto that takes (N, C, H, W) float32; a contract in it is left behind. images:
+    (N, C, H, W) float32, from 0 to 1, run in batches of `batch_size`.
+    """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    del proto.metadata_props[:]
+    for place, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{place}"
+    batches = [
+        {proto.graph.input[0].name: images[start : start + batch_size]}
+        for start in range(0, len(images), batch_size)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "float.onnx")
+        onnx.save(proto, path)
+        calibrator = create_calibrator(
+            path,
+            [*LAYERS, *SUMS, *MOVES],
+            augmented_model_path=str(Path(folder, "with_ranges.onnx")),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        calibrator.collect_data(SimpleNamespace(get_next=partial(next, iter(batches), None)))
+        return Calibrated(proto, calibrator.compute_data())
+
+
+def float_operations(graph: bytes) -> dict[str, int]:
+    """Return how often each operator of a quantised graph computes with floats, by name."""
+    nodes = onnx.load_from_string(graph).graph.node
+    floats = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    exact = (*MOVES, "QuantizeLinear", "DequantizeLinear")
+    return dict(
+        Counter(
+            node.op_type
+            for node in nodes
+            if node.op_type not in exact
+            and not (node.op_type in (*LAYERS, *SUMS) and floats.issuperset(node.input[:2]))
+        )
+    )
+
+
+def nudged(graph: bytes, by: float) -> bytes:
+    """Return a quantised graph whose rounding falls elsewhere in ties, as on other processors.
+
+    by: the relative change of each scale that values between layers are rounded with.
+    """
+    proto = onnx.load_from_string(graph)
+    scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in proto.graph.initializer:
+        if tensor.name in scales:
+            changed = (numpy_helper.to_array(tensor) * (1 + by)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def constants(proto: onnx.ModelProto) -> dict[str, Array]:
@@ -69,32 +155,35 @@ def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
     return [node for node in proto.graph.node if name in node.input]
 
 
-def _taken(proto: onnx.ModelProto) -> tuple[str, onnx.NodeProto]:
-    """Return what of the images is read, all or a part cut off first, and what reads it."""
-    source = proto.graph.input[0].name
-    (reader,) = _readers(proto, source)
-    if reader.op_type == "Slice":
-        source = reader.output[0]
-        (reader,) = _readers(proto, source)
-    return source, reader
+def _taken(proto: onnx.ModelProto) -> str:
+    """Return what of the images is read: all, or a part cut off first."""
+    source: str = proto.graph.input[0].name
+    readers = _readers(proto, source)
+    is_cut = [node.op_type for node in readers] == ["Slice"]
+    return str(readers[0].output[0]) if is_cut else source
 
 
 def _take_grey_values(proto: onnx.ModelProto) -> None:
     """Let the graph take uint8: drop the quantiser of its input, whose scale is 1 / 255."""
     graph = proto.graph
     graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    source, reader = _taken(proto)
-    if reader.op_type != "QuantizeLinear":  # the layer that reads the images stays float
+    source = _taken(proto)
+    float_readers = []
+    for reader in _readers(proto, source):
+        if reader.op_type == "QuantizeLinear":
+            for dequantize in _readers(proto, reader.output[0]):
+                dequantize.input[0] = source
+            graph.node.remove(reader)
+        else:
+            float_readers.append(reader)
+    if float_readers:  # a layer that stays float, or the images' normalisation
         parts = {"grey_scale": np.float32(1 / 255), "grey_zero": np.uint8(0)}
         for name, value in parts.items():
             graph.initializer.append(numpy_helper.from_array(np.array(value), name))
         node = helper.make_node("DequantizeLinear", [source, *parts], ["grey"])
-        reader.input[0] = "grey"
-        graph.node.insert(list(graph.node).index(reader), node)
-        return
-    for dequantize in _readers(proto, reader.output[0]):
-        dequantize.input[0] = source
-    graph.node.remove(reader)
+        graph.node.insert(min(map(list(graph.node).index, float_readers)), node)
+        for reader in float_readers:
+            reader.input[:] = ["grey" if name == source else name for name in reader.input]
 
 
 def _give_float_logits(proto: onnx.ModelProto) -> None:

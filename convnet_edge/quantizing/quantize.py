@@ -5,7 +5,7 @@ give the golden vectors and the scores, and decide nothing.
 """
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from .options import Layout, QuantizeOptions
 VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 5_000  # of many; of few training images a sixth, and the others
 FEWEST = 32  # images that ranges may come from
+N_NOISE, N_ROUNDED = 256, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, seen by the network but not used for ranges"
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25
@@ -104,12 +105,14 @@ class Scores:
 class Layers:
     """How many layers onnxruntime runs as integers here, and how many as floats.
 
-    kept_float: those that the gate demanded, by the float model's names.
+    kept_float: those that the gate demanded, by the float model's names. float_operations: what
+    else computes with floats, as normalisation or an activation that has no integer kernel.
     """
 
     integer: int
     float: int
     kept_float: tuple[str, ...]
+    float_operations: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,15 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An integer graph in the portable layout, opened, and what the gate says of it."""
+    """An integer graph in the portable layout, opened, and what the gate says of it.
+
+    float_operations: how often each operator of it computes with floats.
+    """
 
     graph: bytes
     classifier: Classifier
     float_layers: tuple[str, ...]
+    float_operations: dict[str, int]
     gate: Gate
 
 
@@ -196,16 +203,18 @@ class _Source:
     """The float model, and the images that give and judge its integers.
 
     document: its contract's, but for stored pixels. said: (N,) its labels of the gate's images.
+    calibrated: its graph with the ranges, which are measured once.
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
-        file = unproved.open_any(path, options)
+        self.settings = Settings(ceiling=options.ceiling)
+        file = unproved.open_any(path, options, ceiling=options.ceiling)
         unproved.require_used([file], options)
         if not file.holds_contract:
             unproved.require_told(file, options)
             file = take_pixels(file)
-        found = f"{path}, whose graph is fixed at {file.batch_size} image"
-        require(file.batch_size is None, found, "any number of images", "MODEL")
+        found = f"{path}, whose graph takes one image a run"
+        require(not file.takes_one, found, "one that takes any number", "MODEL")
         require(
             file.opsets[""] >= OPSET_OF_AXES,
             f"{path} of opset {file.opsets['']}, which has no scale for each channel",
@@ -213,7 +222,9 @@ class _Source:
             "what `convnet-edge adopt` makes of it, which raises the opset",
             verb="name",
         )
-        self.classifier = Classifier(file)
+        if options.layout == "ort-cpu":
+            ort_cpu.require_chain(file)
+        self.classifier = Classifier(file, settings=self.settings)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
             raise InputError(
@@ -228,23 +239,25 @@ class _Source:
         self.test = loaded.test
         self.calibration, self.gate, self.gate_data = _shares(loaded, self.max_drop)
         self.said = self.classifier.logits(self.gate.images).argmax(axis=1)
+        self.calibrated = portable.calibrate(
+            file.data,
+            self.classifier.to_input(self.calibration),
+            batch_size=min(self.classifier.batch_size, portable.CALIBRATION_BATCH_SIZE),
+        )
 
     def draft(self, graph: bytes, *, fuse: bool = True) -> Classifier:
         """Open an integer graph that is not proved yet."""
-        return Classifier(seal.seal(graph, self.document), settings=Settings(fuse=fuse))
-
-    def quantised(self, float_layers: Collection[str]) -> bytes:
-        """Return its graph with integers in all but these layers."""
-        inputs = self.classifier.to_input(self.calibration)
-        return portable.quantize_graph(self.classifier.file.data, inputs, float_layers=float_layers)
+        settings = replace(self.settings, fuse=fuse)
+        return Classifier(seal.seal(graph, self.document), settings=settings)
 
     def candidate(self, float_layers: tuple[str, ...] = ()) -> _Candidate:
-        """Return that graph, judged by the images that its ranges never saw."""
-        graph = self.quantised(float_layers)
+        """Return the graph with integers in all other layers, judged by the gate's images."""
+        graph = self.calibrated.quantised(float_layers=float_layers)
         classifier = self.draft(graph)
         said = classifier.logits(self.gate.images).argmax(axis=1)
         gate = judge(self.said, said, self.gate.labels, data=self.gate_data, max_drop=self.max_drop)
-        return _Candidate(graph, classifier, float_layers, gate)
+        in_float = portable.float_operations(graph)
+        return _Candidate(graph, classifier, float_layers, in_float, gate)
 
 
 def _shares(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
@@ -292,14 +305,13 @@ def quantize(
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
     expected = found.classifier.logits(test.images)
-    apart = selftest.largest_error(source.draft(graph, fuse=False).logits(test.images), expected)
-    floor = max(apart, float(np.spacing(np.abs(expected).max())))
+    apart, floor = _measure_floor(source, found, graph, expected)
     reference = parity.Reference(test.images, expected.astype(np.float64), floor)
     step("proving the final bytes")
     document = _describe(options, source, found, reference)
-    classifier = Classifier(seal.seal(graph, document))
+    classifier = Classifier(seal.seal(graph, document), settings=source.settings)
     logits = classifier.logits(test.images)
-    checks = _prove(classifier, found.gate, replace(reference, floor=0.0), logits)
+    checks = _prove(classifier, found, reference, logits)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
     speed = measure_speeds(source.classifier, classifier, test.images)
@@ -310,7 +322,7 @@ def quantize(
         layout=options.layout,
         model_sha256=file.sha256,
         model_bytes=len(file.data),
-        layers=_count_layers(classifier, test.images, found.float_layers),
+        layers=_count_layers(classifier, test.images, found),
         gate=found.gate,
         test=_compare(source.classifier, logits, test, score),
         unfused_difference=apart,
@@ -334,18 +346,44 @@ def _search(source: _Source, layout: Layout, step: Callable[[str], None]) -> _Ca
     if first.gate.check().passed or layout == "ort-cpu":  # that has integer layers only
         return first
     step("measuring each layer's noise")
-    exact = source.classifier.logits(source.calibration)
-    nodes = onnx.load_from_string(source.classifier.file.data).graph.node
-    layers = [node.name for node in nodes if node.op_type in ("Conv", "Gemm")]
+    images = source.calibration[:N_NOISE]
+    exact = source.classifier.logits(images)
 
     def noise(layer: str) -> float:
-        others = [other for other in layers if other != layer]
-        logits = source.draft(source.quantised(others)).logits(source.calibration)
+        logits = source.draft(source.calibrated.quantised(only=[layer])).logits(images)
         return float(((logits - exact) ** 2).sum())
 
+    layers = source.calibrated.layers
     noisiest = tuple(sorted(layers, key=noise, reverse=True))
-    tries = (source.candidate(noisiest[:n_float]) for n_float in range(1, len(layers)))
+    counts = itertools.takewhile(lambda n: n < len(layers), (2**k for k in itertools.count()))
+    tries = (source.candidate(noisiest[:n_float]) for n_float in counts)
     return next((one for one in tries if one.gate.check().passed), first)
+
+
+def _measure_floor(
+    source: _Source, found: _Candidate, graph: bytes, expected: Array
+) -> tuple[float, float]:
+    """Return how far a runtime that fuses nothing is off, and the floor for honest processors.
+
+    Integers are exact everywhere. Where floats lie between them, the last bit of one may turn the
+    rounding of a value by a whole level, which is then as large as it gets: so the floor is such
+    that the tolerance is twice the largest change that scales a few roundings off bring about.
+    expected: (N, C), what the fused `graph` says of the test images.
+    """
+    images = source.test.images[: N_ROUNDED if found.float_operations else None]
+    graphs = [graph]
+    if found.float_operations:
+        graphs += [portable.nudged(graph, by) for by in (portable.NUDGE, -portable.NUDGE)]
+    apart, *others = (
+        selftest.largest_error(
+            source.draft(one, fuse=False).logits(images), expected[: len(images)]
+        )
+        for one in graphs
+    )
+    least = float(np.spacing(np.abs(expected).max()))
+    if not others:
+        return apart, max(apart, least)
+    return apart, max(2 * max(apart, *others) / parity.TOLERANCE_FACTOR, least)
 
 
 def _describe(
@@ -384,18 +422,22 @@ def _describe(
 
 
 def _prove(
-    classifier: Classifier, gate: Gate, exact: parity.Reference, logits: Array
+    classifier: Classifier, found: _Candidate, reference: parity.Reference, logits: Array
 ) -> tuple[Check, ...]:
-    """Check the final file; its test `logits` and every batch must be `exact` bit for bit."""
-    same = np.array_equal(logits, exact.logits)
-    found = "bit-equal to" if same else "differ from"
-    detail = f"{len(logits):,} test images, logits {found} the standard graph's"
+    """Check the final file; its test `logits` must be those of the standard graph bit for bit.
+
+    So must those of every batch, unless floats lie between the integers.
+    """
+    same = np.array_equal(logits, reference.logits)
+    allowed = reference if found.float_operations else replace(reference, floor=0.0)
+    said = "bit-equal to" if same else "differ from"
+    detail = f"{len(logits):,} test images, logits {said} the standard graph's"
     return (
-        gate.check(),
+        found.gate.check(),
         *parity.check_graph(classifier.file),
         *selftest.run_selftest(classifier),
         Check("layout", same, detail),
-        *parity.check_batch_sizes(classifier, exact),
+        *parity.check_batch_sizes(classifier, allowed),
     )
 
 
@@ -415,17 +457,19 @@ def _compare(float_model: Classifier, logits: Array, test: ImageSet, score: Accu
     )
 
 
-def _count_layers(classifier: Classifier, images: Array, float_layers: tuple[str, ...]) -> Layers:
+def _count_layers(classifier: Classifier, images: Array, found: _Candidate) -> Layers:
     ran = [node.op_type for node in cost.profile(classifier, images[:1])]
     n_integer, n_float = (
         sum(map(ran.count, ops)) for ops in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
     )
-    return Layers(n_integer, n_float, float_layers)
+    others = {op: n for op, n in found.float_operations.items() if op not in portable.LAYERS}
+    return Layers(n_integer, n_float, found.float_layers, others)
 
 
 def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
     """Time both in turn, on one thread: one image, and batches from as many callers as cores."""
-    pair = [Classifier(each.file, threads=1) for each in (float_model, int8)]
+    settings = replace(float_model.session.settings, threads=1)
+    pair = [Classifier(each.file, settings=settings) for each in (float_model, int8)]
     speeds = []
     for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
         loads = [timing.Load(classifier, batch_size, n_callers) for classifier in pair]

@@ -18,12 +18,11 @@ from ..runtime.classifier import Classifier
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
-from ..runtime.measure.bench import batch_sizes_of
 from ..runtime.measure.cold_start import Task, start_process
 from ..runtime.measure.result import Accuracy, Interval, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.model_file import ModelFile
-from ..runtime.options import UnprovedOptions
+from ..runtime.options import UnprovedOptions, require
 from ..runtime.session import Settings
 from .options import CompareOptions
 
@@ -84,10 +83,13 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
         InputError: a file cannot be read, or a model not be run; or an accuracy is asked for and
             the test images are not found.
     """
-    files = [unproved.open_any(path, options) for path in (options.base, options.new)]
+    paths = (options.base, options.new)
+    files = [unproved.open_any(path, options, ceiling=options.ceiling) for path in paths]
     unproved.require_used(files, options)
     for file in files:
-        batch_sizes_of(file, (options.batch_size,))
+        found = f"{file.path}, whose graph takes one image a run"
+        fits = options.batch_size == 1 or not file.takes_one
+        require(fits, found, "--batch-size 1", "--batch-size")
     # what is missing, first
     score = None if options.min_accuracy is None else _score(files[1], options)
     with ExitStack() as stack:
@@ -108,7 +110,7 @@ def _take_turns(
 
     stated: what stands in for the contract of each, if it holds none.
     """
-    settings, sizes = Settings(options.provider, options.threads), (options.batch_size,)
+    settings, sizes = _settings(options), (options.batch_size,)
     tasks = [
         Task(path, settings, sizes, STEADY_S, contract_path=contract_path)
         for path, contract_path in zip((options.base, options.new), stated, strict=True)
@@ -124,9 +126,13 @@ def _take_turns(
     return medians, new_ns
 
 
+def _settings(options: CompareOptions) -> Settings:
+    return Settings(options.provider, options.threads, ceiling=options.ceiling)
+
+
 def _score(file: ModelFile, options: CompareOptions) -> Accuracy:
     unproved.require_told(file, options)
-    classifier = Classifier(file, options.provider, options.threads)
+    classifier = Classifier(file, settings=_settings(options))
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
     labels = classifier(test.images).labels
     return accuracy.score(labels, test.labels, classifier.contract.class_labels)

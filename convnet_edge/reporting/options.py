@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.options import DataOptions
-from ..runtime.options import SHARE, Options, UnprovedOptions, option, provider, threads
+from ..runtime.options import SHARE, Options, UnprovedOptions, ceiling, option, provider, threads
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class CompareOptions(DataOptions, UnprovedOptions):
     max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
     provider: str = provider()
     threads: int | None = threads()
+    ceiling: float = ceiling()
     batch_size: int = option(1, "Images a run.", low=1, high=4096)
     n_pairs: int = option(
         11, "Fresh processes of each model, in turn.", low=6, high=1000, flag="--pairs"

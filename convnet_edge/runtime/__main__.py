@@ -119,7 +119,7 @@ def _parser(archive: Archive) -> argparse.ArgumentParser:
                 metavar="NAME",  # as argparse trips over brackets in the names of files
                 help="Of the bundle. Default: the fastest that passes here.",
             )
-            for name in OPTIONS if run is _bench else ("provider", "threads"):
+            for name in OPTIONS if run is _bench else ("provider", "threads", "ceiling"):
                 _add(sub, OPTIONS[name])
         if run is _bench:
             sub.add_argument("--verbose", action="store_true", help="every check and table")
@@ -168,7 +168,7 @@ def _info(archive: Archive, asked: argparse.Namespace, _: BenchOptions) -> int:
 
 
 def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
-    candidates, _ = _candidates(archive, asked.model, options)
+    candidates, _ = _candidates(archive, asked.model, options, isolate=True)
     passed = all(candidate.passed for candidate in candidates)
     lines = ["[✓] archive: its bytes are those that were bundled"]
     for one in candidates:
@@ -249,7 +249,11 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
 
 
 def _candidates(
-    archive: Archive, wanted: str | None, options: BenchOptions
+    archive: Archive,
+    wanted: str | None,
+    options: BenchOptions,
+    *,
+    isolate: bool | None = None,
 ) -> tuple[list[Candidate], dict[str, Classifier]]:
     """Open and check every model that was asked for; return also those that could be opened."""
     found: list[Candidate] = []
@@ -259,7 +263,7 @@ def _candidates(
         if wanted not in (None, name):
             continue
         try:
-            opened[name] = Classifier(model, settings=bench.settings_of(options))
+            opened[name] = Classifier(model, settings=bench.settings_of(options), isolate=isolate)
         except InputError as error:
             errors.append(error)
             found.append(Candidate(name, False, f"cannot be opened: {error.line}"))

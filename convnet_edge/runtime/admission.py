@@ -93,7 +93,7 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
             yield f"the graph has the operation {node.name!r}"
         for attribute, values in node.integers.items():
             allowed = ATTRIBUTES.get(attribute, ())
-            if not all(value in allowed for value in values):
+            if [value for value in values if value not in allowed]:
                 yield f"the operation {node.name} has {attribute} {list(values[:8])}"
         if unknown := set(node.texts) - TEXTS:
             yield f"the operation {node.name} has the setting {min(unknown)!r}"

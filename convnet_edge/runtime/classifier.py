@@ -194,14 +194,14 @@ class Classifier:
         """How many images run at once unless it is said: not more than memory is meant for."""
         by_pixels = RUN_BATCH_PIXELS // prod(self.contract.preprocessing.size)
         by_memory = admission.MAX_IMAGE_BYTES // self.contract.cost.peak_bytes
-        most = self.file.batch_size or RUN_BATCH_SIZE
+        most = 1 if self.file.takes_one else RUN_BATCH_SIZE
         return max(1, min(most, by_pixels, by_memory))
 
     def logits(self, images: Array, *, batch_size: int | None = None) -> Array:
         """Return the logits (N, C) float32 of `images`, run in batches of `batch_size`."""
         batch_size = self.batch_size if batch_size is None else batch_size
         _require_count("batch_size", batch_size)
-        batch_size = min(batch_size, self.file.batch_size or batch_size)
+        batch_size = 1 if self.file.takes_one else batch_size
         parts = [
             self.session.run(self.to_input(images[start : start + batch_size]))
             for start in range(0, len(images), batch_size)

@@ -94,8 +94,8 @@ class Cost:
 
     n_multiplications: of one image, in convolutions and products of matrices. peak_bytes: the
     largest sum of the results of one image that are needed at the same time, the image among them,
-    and of all that is made of weights alone; every number as a float32. operators: how often each
-    occurs, by name.
+    and of all that is made of weights alone; as onnxruntime may keep them. operators: how often
+    each occurs, by name.
     """
 
     n_multiplications: int
@@ -248,7 +248,7 @@ def _parse(document: dict[str, Any]) -> Contract:
             f"{math.prod(shape):,} bytes, more than {MAX_PIXELS_BYTES:,} in all"
         )
     proof = document.get("proof")
-    if proof is not None and proof not in PROOFS:
+    if proof not in (None, *PROOFS):
         raise ValueError(f"proof {str(proof)[:80]!r}, not {' or '.join(PROOFS)}")
     return Contract(
         class_labels=tuple(labels),

@@ -35,7 +35,9 @@ N_RESULTS = 3  # times the results that are needed at once: onnxruntime rearrang
 NO_MEMORY = re.compile("memory|alloc", re.IGNORECASE)  # in what onnxruntime says
 
 
-def start(module: str, task: dict[str, Any], *, data: bytes = b"", timeout_s: float) -> Any:
+def start(
+    module: str, task: dict[str, Any], *, data: bytes = b"", timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
     """Let `answer(task, began_ns)` of `module` run in a fresh process, `data` on its stdin.
 
     The process is this interpreter with its paths, that of a bundle included.
@@ -45,6 +47,12 @@ def start(module: str, task: dict[str, Any], *, data: bytes = b"", timeout_s: fl
     return subprocess.run(  # noqa: S603 - this interpreter
         command, input=data, capture_output=True, timeout=timeout_s, check=False
     )
+
+
+def last_words(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return how a process ended that should not have."""
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    return f"it ended with exit {done.returncode}: {lines[-1][:300]}"
 
 
 def try_out(file: ModelFile, found: Followed, *, ceiling: float) -> None:
@@ -62,10 +70,7 @@ def try_out(file: ModelFile, found: Followed, *, ceiling: float) -> None:
         stated = b"" if file.holds_contract else json.dumps(file.contract.document).encode()
         task = {"n_bytes": n_bytes, "ceiling": ceiling, "n_model_bytes": len(file.data)}
         done = start(__name__, task, data=file.data + stated, timeout_s=limit_s)
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        reason = f"it ended with exit {done.returncode}: {lines[-1][:300]}"
-        if done.returncode == 0:
-            reason = json.loads(done.stdout.splitlines()[-1])
+        reason = last_words(done) if done.returncode else json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         reason = "it took longer"
     if reason:

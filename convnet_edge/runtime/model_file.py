@@ -72,7 +72,7 @@ class Node:
     texts: tuple[str, ...]
     tensors: dict[str, "Weight"]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The operation as `domain.Op`, or `Op` in ONNX's own domain."""
         return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
@@ -120,10 +120,9 @@ class Graph:
     element_types: dict[str, int]
 
     @property
-    def batch_size(self) -> int | None:
-        """The number of images that it takes, where that is fixed; None for any."""
-        sizes = (shape[0] for shape in self.inputs.values() if shape)
-        return next((size for size in sizes if isinstance(size, int)), None)
+    def takes_one(self) -> bool:
+        """Whether it takes one image a run and no more."""
+        return any(shape[:1] == (1,) for shape in self.inputs.values())
 
     @property
     def n_float_weights(self) -> int:

@@ -27,6 +27,7 @@ NOUNS: dict[Any, tuple[str, str]] = {
     Path: ("a path", "paths"),
 }
 ELSEWHERE = "An .onnx from elsewhere"
+ADVANCED = "Advanced"
 MODEL_TEXT = "exported/convnet.onnx if it exists, else the shipped one"
 
 
@@ -139,12 +140,8 @@ def threads() -> Any:
 
 def ceiling() -> Any:
     """Return the field of how much a model may take, for stages that open one."""
-    return option(
-        1.0,
-        "Open a model that takes up to so many times what is usual at most: 2 GiB, or as long as "
-        "2^36 multiplications take, an image.",
-        low=1,
-    )
+    text = "How many times 2 GiB of memory and 2^36 multiplications an image of the model may take."
+    return option(1.0, text, low=1, high=1000, panel=ADVANCED)
 
 
 def seed(help: str) -> Any:  # noqa: A002 - the option's help

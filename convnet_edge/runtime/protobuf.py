@@ -12,6 +12,7 @@ MAX_FIELDS = 100_000  # and numbers in lists, of a message with all those within
 MAX_TEXT_BYTES = 512  # of names, which errors repeat
 _MAX_FIELD_NUMBER = (1 << 29) - 1  # other readers drop higher bits, and find another field
 _VARINT, _LENGTH = 0, 2
+EMPTY = memoryview(b"")
 _SIZES = {_VARINT: None, _LENGTH: None, 1: 8, 5: 4}  # bytes by wire type; None: a varint says
 
 
@@ -36,7 +37,8 @@ class Message:
 
     def part(self, number: int) -> memoryview:
         """Return a field of bytes, empty if there is none."""
-        return (self.parts(number) or [memoryview(b"")])[-1]
+        found = self.fields.get(number, ())
+        return next((v for v in reversed(found) if isinstance(v, memoryview)), EMPTY)
 
     def messages(self, number: int) -> list[Message]:
         """Return each occurrence of a field of messages."""
@@ -48,7 +50,7 @@ class Message:
 
     def texts(self, number: int) -> tuple[str, ...]:
         """Return each occurrence of a string field."""
-        return tuple(map(_decode, self.parts(number)))
+        return tuple(map(_decode, self.parts(number))) if number in self.fields else ()
 
     def text(self, number: int) -> str:
         """Return a string field, empty if there is none."""
@@ -56,8 +58,10 @@ class Message:
 
     def integers(self, number: int) -> tuple[int, ...]:
         """Return the values of a repeated field of int64, packed or one by one."""
+        if number not in self.fields:
+            return ()
         values: list[int] = []
-        for found in self.fields.get(number, ()):
+        for found in self.fields[number]:
             if isinstance(found, int):
                 values.append(_signed(found))
                 continue

@@ -44,7 +44,7 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
 def _check_goldens(classifier: Classifier) -> Iterator[Check]:
     """Compare the logits of the golden images, alone and as one batch, with the stored ones."""
     goldens, limit = classifier.contract.goldens, classifier.tolerance
-    together = min(len(goldens.images), classifier.file.batch_size or len(goldens.images))
+    together = 1 if classifier.file.takes_one else len(goldens.images)
     for batch_size in dict.fromkeys((1, together)):
         name = f"golden vectors, batch {batch_size}"
         try:

@@ -17,11 +17,11 @@ LOGIT_BYTES = 14
 def choose_goldens(labels: Array, activity: Array, images: Array, *, n_classes: int) -> Array:
     """Return the indices of a few images that cover every class and many hidden units.
 
-    labels: (N,) class indices; activity: (N, U) bool, which units an image activates; images:
-    uint8. Greedy set cover: for each class the image that adds most units, then the best of all,
-    16 at most; of those that add as many, the one that takes the fewest bytes in the file. All of
-    them take at most `MAX_BYTES` and `MAX_PIXELS`, but for the first: of many classes not each has
-    one.
+    labels: (N,) class indices; activity: (N, U) bool, which units an image activates, of none where
+    bytes alone decide; images: uint8. Greedy set cover: for each class the image that adds most
+    units, then the best of all, 16 at most; of those that add as many, the one that takes the
+    fewest bytes in the file. All of them take at most `MAX_BYTES` and `MAX_PIXELS`, but for the
+    first: of many classes not each has one.
     """
     n_most = MAX_PIXELS // (images.shape[1] * images.shape[2])
     covered = np.zeros(activity.shape[1], bool)

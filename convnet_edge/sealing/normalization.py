@@ -54,7 +54,7 @@ def _graph(graph: Message, file: ModelFile) -> bytes:
         weights = b"".join(map(_weight, (scale, offset), both))
         source = images
     dtype, n_classes = ELEMENT_TYPES[stated.input_dtype], len(stated.class_labels)
-    batch: int | str = file.batch_size or "batch"
+    batch: int | str = 1 if file.takes_one else "batch"
     (image_shape,) = (shape[1:] for shape in file.inputs.values())
     ends = field(INPUT, _value(source, dtype, (batch, *image_shape)))
     ends += field(OUTPUT, _value(stated.output_name, ELEMENT_TYPES["float32"], (batch, n_classes)))

@@ -4,11 +4,14 @@ Which golden vectors it holds is decided in `goldens`; reading the document and 
 the runtime's business.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+
+import numpy as np
 
 from .. import __version__
 from ..runtime import admission, contract, selftest
@@ -76,11 +79,17 @@ def describe_proof(
         "goldens": {
             "indices": goldens.indices.tolist(),
             "images": contract.encode_pixels(goldens.images),
-            "logits": goldens.logits.round(REFERENCE_DECIMALS).tolist(),
+            "logits": _rounded(goldens.logits).tolist(),
             "floor": goldens.floor,
             "tolerance": goldens.tolerance,
         },
     }
+
+
+def _rounded(logits: Array) -> Array:
+    """Return logits without digits that mean nothing; of small ones, as of a new network, more."""
+    largest = float(np.abs(logits).max()) or 1.0
+    return logits.round(REFERENCE_DECIMALS - min(0, math.floor(math.log10(largest))))
 
 
 def versions(*modules: ModuleType) -> dict[str, str]:

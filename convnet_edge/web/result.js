@@ -10,12 +10,18 @@ const NOT_A_PROCESS = { interpreter_ms: null, import_ms: null, total_ms: null };
 /** Return the result of the page's model in this browser; `latency` and `accuracy` may be missing. */
 export async function describe({ site, model: { contract }, threads, found }) {
   const { file, checks, start, accuracy = null, latency = [] } = found;
-  const { parameters, quantization } = contract.document;
+  const { parameters, quantization, proof = null } = contract.document;
   return {
     schema: SCHEMA,
     measured_at: new Date().toISOString().replace(/\.\d+Z$/, "+00:00"),
     convnet_edge: site.convnet_edge,
-    model: { ...file, n_parameters: parameters.n, input_dtype: contract.input.dtype, integers: Boolean(quantization) },
+    model: {
+      ...file,
+      n_parameters: parameters.n,
+      input_dtype: contract.input.dtype,
+      integers: Boolean(quantization),
+      proof,
+    },
     provider: { asked: "wasm", obtained: "wasm", tested: true, threads, precision: "float32" },
     machine: await passport(site),
     settings: {

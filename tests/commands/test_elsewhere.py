@@ -97,11 +97,16 @@ def test_compare_takes_turns_with_it(run, theirs, tmp_path, monkeypatch):
     assert "classes" not in found
     refused = run("compare", own, theirs, "--min-accuracy", "1%")
     assert "which holds no contract" in refused.stderr
+    theirs.write_bytes(foreign.rgb(foreign.fix_batch(1)))
+    refused = run("compare", own, theirs, "--batch-size", "8")
+    assert "takes one image a run; expected --batch-size 1" in refused.stderr
 
 
 def test_predict_names_outputs_by_number_or_as_they_are_said(run, theirs, said, tmp_path):
     picture = next((tmp_path / "photos").rglob("*.png"))
-    assert f"{picture}: class " in run("predict", picture, "--model", theirs).stdout
+    shown = run("predict", picture, "--model", theirs)
+    assert f"model: {theirs} (unproved)" in shown.stderr
+    assert f"{picture}: class " in shown.stdout
     named = run("predict", picture, "--model", theirs, *said[2:]).stdout
     assert any(f"{picture}: {label} " in named for label in tiny.LABELS)
 

@@ -18,7 +18,7 @@ from convnet_edge.exporting import export, fitness, graph, reference, verify
 from convnet_edge.exporting.options import ExportOptions
 from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.normalized import Normalized
-from convnet_edge.runtime import Classifier, admission
+from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import CheckFailedError
 from convnet_edge.sealing import parity
 
@@ -100,12 +100,19 @@ class SinglePrecision(Residual):
         return logits.float() @ torch.eye(10, dtype=logits.dtype)
 
 
-class Stuck(nn.Module):
-    def switch_to_deploy(self, where):
-        """Take an argument that nobody gives."""
+class Stuck(nn.Identity):
+    def switch_to_deploy(self):
+        raise ValueError("no branch here")
+
+
+class Fusing(nn.Identity):
+    """Whose method of that name puts features together, as those of many networks do."""
+
+    def fuse(self, one, other):
+        return one + other
 
     def forward(self, x):
-        return x
+        return self.fuse(x, x)
 
 
 class Undeployable(Residual):
@@ -160,13 +167,12 @@ def made(kind=Residual):
 def bring(monkeypatch, trained, on_few, tmp_path):
     """Export a network as though its checkpoint had been read."""
     header = checkpoint.load(trained.checkpoint_path, kind="model").header
-    monkeypatch.setattr(admission, "admit", lambda *_: None)
 
     def exported(model, **options):
         n = sum(one.numel() for one in model.parameters())
         described = {"arch": "net.py:Net", "image_shape": list(GREY), "n_parameters": n}
         stored = checkpoint.Checkpoint("model", {}, header | {"model": described})
-        monkeypatch.setattr(checkpoint, "load_model", lambda _: (model, stored))
+        monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (model, stored))
         path = tmp_path / "net.safetensors"
         return export.export(ExportOptions(path, out=tmp_path / "net.onnx", **options))
 
@@ -233,7 +239,7 @@ FAULTS = {
     Chatty: r"one output: of images \(batch, 1, 28, 28\) .* \(batch, 10\) and \(batch, 10\)",
     Mapped: r"one output: .* \(batch, 10, 1\)",
     SinglePrecision: rf"float64 reference: .* \(in SinglePrecision, {HERE}:\d+\)",
-    Undeployable: r"deployed form: Stuck.switch_to_deploy\(\) of drop fails",
+    Undeployable: r"deployed form: Stuck.switch_to_deploy\(\) of drop fails: no branch here",
 }
 
 
@@ -276,7 +282,9 @@ def test_file_that_computes_something_else_is_not_written(bring, monkeypatch, tm
 
 def test_branches_of_training_become_one_and_are_proved_against_the_trained_form():
     torch.manual_seed(0)
-    network = nn.Sequential(TwoBranches(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10)).eval()
+    network = nn.Sequential(
+        TwoBranches(), Fusing(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10)
+    ).eval()
     images = torch.rand(3, *GREY)
     proto = onnx.load_from_string(graph.to_onnx(network, GREY))
     assert [node.op_type for node in proto.graph.node].count("Conv") == 1

@@ -41,17 +41,16 @@ def model_paths(few, tmp_path_factory) -> dict[str, Path]:
     """The shipped files, and one whose weights have all 8 bits."""
     from onnxruntime import quantization
 
-    real = quantization.quantize_static
+    real = quantization.QDQQuantizer
 
-    def with_8_bits(*arguments, **options):
-        real(*arguments, **options | {"reduce_range": False})
+    def with_8_bits(model, **options):
+        return real(model, **options | {"reduce_range": False})
 
+    graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
+    calibrated = portable.calibrate(graph, few.images[:, None].astype(np.float32) / np.float32(255))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantization, "quantize_static", with_8_bits)
-        graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
-        made = portable.quantize_graph(
-            graph, few.images[:, None].astype(np.float32) / np.float32(255)
-        )
+        patch.setattr(quantization, "QDQQuantizer", with_8_bits)
+        made = calibrated.quantised()
     document = open_model(EXPORTED / PORTABLE).contract.document
     path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
     path.write_bytes(contract.seal(made, document))

@@ -228,7 +228,8 @@ def untrained(images, **network):
     torch.manual_seed(0)
     model = Convnet(Architecture(**network))
     inputs = images[:, None].astype(np.float32) / np.float32(255)
-    return portable.quantize_graph(graph.to_onnx(model, model.architecture.image_shape), inputs)
+    exported = graph.to_onnx(model, model.architecture.image_shape)
+    return portable.calibrate(exported, inputs).quantised()
 
 
 def test_float_model_is_not_replaced_by_its_integers(exported):
@@ -254,7 +255,7 @@ def test_layout_that_does_not_fit_says_why(few):
     other = tiny.graph(tiny.GREY, "float32").SerializeToString()
     inputs = tiny.images(60)[:, None].astype(np.float32) / np.float32(255)
     with pytest.raises(InputError, match="4, 1, 3, 3"):
-        ort_cpu.to_ort_cpu(portable.quantize_graph(other, inputs))
+        ort_cpu.to_ort_cpu(portable.calibrate(other, inputs).quantised())
 
 
 def test_half_width_has_the_fast_layout_too(few, quantised):
@@ -269,7 +270,7 @@ def test_half_width_has_the_fast_layout_too(few, quantised):
 
 def test_grey_values_are_taken_alike_whatever_the_calibration_images_span(graph_bytes, few):
     images = few.images[:50, None].astype(np.float32) / np.float32(510) + np.float32(0.25)
-    made = onnx.load_from_string(portable.quantize_graph(graph_bytes, images))
+    made = onnx.load_from_string(portable.calibrate(graph_bytes, images).quantised())
     (reader,) = (node for node in made.graph.node if made.graph.input[0].name in node.input)
     if reader.op_type == "Slice":
         (reader,) = (node for node in made.graph.node if reader.output[0] in node.input)

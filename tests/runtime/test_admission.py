@@ -198,7 +198,7 @@ LARGE = {
     "wide": (
         CONV1 + POOLED.format("first"),
         {"stem": np.zeros((700, 1, 1, 1), np.float32), "linear": np.zeros((3, 700), np.float32)},
-        {"side": 900}, "one image may take 2,271,",
+        {"side": 900}, "one image may take 2,284,200,000",
     ),
     "filled": (
         """huge = Expand (one, sizes) most = ReduceMean <keepdims = 0> (huge, axes)
@@ -218,7 +218,7 @@ LARGE = {
     "many living": (
         CONV1 + " ".join(f"v{i} = Relu (first)" for i in range(600))
         + " all = Sum (" + ", ".join(f"v{i}" for i in range(600)) + ") " + POOLED.format("all"),
-        ONE_CHANNEL, {"side": 1000}, "one image may take 2,4",
+        ONE_CHANNEL, {"side": 1000}, "one image may take 38,464,",
     ),
     "windows": (
         CONV1 + "most = MaxPool <kernel_shape = [900, 900]> (first) " + POOLED.format("most"),
@@ -229,6 +229,13 @@ LARGE = {
         {"stem": np.zeros((64, 1, 1, 1), np.float32), "linear": np.zeros((3, 64), np.float32),
          "second": np.zeros((64, 64, 9, 9), np.float32)},
         {"side": 600}, "one image may take 9,290,135,448 steps",
+    ),
+    "buffers of integers": (
+        "q = QuantizeLinear (images, scale, zero) x = DequantizeLinear (q, scale, zero) "
+        + "first = Conv (x, window) " + POOLED.format("first"),
+        {"scale": np.float32(1), "zero": np.uint8(0), "window": np.zeros((1, 1, 64, 64), "f4"),
+         "linear": np.zeros((3, 1), np.float32)},
+        {"side": 500}, "one image may take 6,",
     ),
     "one weight many times": (
         " ".join(f"u{i} = DequantizeLinear (packed, scale)" for i in range(70))
@@ -241,7 +248,7 @@ LARGE = {
     "memory of all golden images": (
         CONV1 + POOLED.format("first"),
         {"stem": np.zeros((40, 1, 1, 1), np.float32), "linear": np.zeros((3, 40), np.float32)},
-        {"side": 500, "n_goldens": 60}, "the golden images may take 2,460,",
+        {"side": 500, "n_goldens": 60}, "the golden images may take 2,940,",
     ),
     "work of all golden images": (
         CONV1 + "most = MaxPool <kernel_shape = [400, 400]> (first) " + POOLED.format("most"),
@@ -313,6 +320,11 @@ BY_CONTENT = """whole = Cast <to = 7> (images) most = ReduceMean (whole, axes)
          "MatMul may mix images"),
         ("made = Concat <axis = 0> (images, one) ", "Concat may mix images"),
         ("made = Dropout (images, share, on) ", "Dropout does not fit"),
+        ("made, more = Split <axis = 2, num_outputs = 1> (images) ", "Split does not fit"),
+        ("made = Add (images) ", "Add does not fit"),
+        ("made = MaxPool <kernel_shape = [2, 2], group = 1, strides = [2]> (images) ",
+         "MaxPool does not fit"),
+        ("cut = Squeeze (images) made = Relu (cut) ", "the shape of 'cut', which Squeeze gives"),
         ("size = Shape (images) more = Add (size, row) made = ConstantOfShape (more) ",
          "the shape of 'made', which ConstantOfShape gives, follows from nothing known"),
         ("made = Relu (fixed) logits = Identity (made) ", "'logits' does not come from"),

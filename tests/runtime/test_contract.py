@@ -44,6 +44,12 @@ def test_goldens_and_samples_are_unpacked():
         np.testing.assert_array_equal(sample.pixels, made.pixels)
 
 
+def test_what_proved_a_file_is_stated():
+    assert open_model(MODEL).contract.proof is None
+    adopted = json.dumps(DOCUMENT | {"proof": "adopted"}).encode()
+    assert open_model(sealed_as(adopted)).contract.proof == "adopted"
+
+
 def test_no_contract_and_two_are_refused():
     with pytest.raises(InputError, match="no contracts in the file"):
         open_model(GRAPH)
@@ -106,6 +112,14 @@ def test_no_contract_and_two_are_refused():
         ("decision", tiny.DECISION | {"n": 0.5}, "decision.n is '0.5'"),
         ("decision", tiny.DECISION | {"coverage": None}, "decision.coverage is 'None'"),
         ("quantization", [], "damaged"),
+        ("cost", None, "damaged"),
+        ("cost", {"n_multiplications": 1, "peak_bytes": 1}, "damaged"),
+        ("cost.n_multiplications", 0.5, "cost.n_multiplications is '0.5'"),
+        ("cost.peak_bytes", 0, "cost {"),
+        ("cost.operators", ["Conv"], "cost.operators is"),
+        ("cost.operators", {"Conv": "two"}, "cost {"),
+        ("proof", "sworn", "proof 'sworn', not unproved or adopted"),
+        ("proof", [], "proof '\\[\\]'"),
         ("quantization", INTEGERS | {"layout": "new"}, "layout 'new'"),
     ],
 )

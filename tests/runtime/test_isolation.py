@@ -108,3 +108,38 @@ def test_what_is_wrong_but_takes_no_more_is_left_to_the_selftest():
     assert "golden vectors, batch 1" in {
         check.name for check in selftest.run_selftest(opened) if not check.passed
     }
+
+
+@pytest.mark.parametrize("asked", [["verify"], ["predict", "--model"], ["bundle"]], ids=str)
+def test_ceiling_is_raised_by_an_option(run, monkeypatch, tiny_model, tmp_path, asked):
+    monkeypatch.setattr(admission, "MAX_IMAGE_BYTES", 1000)
+    (tmp_path / "wide.png").write_bytes(tiny.pictures()[0].encoded)
+    picture = [tmp_path / "wide.png"] if asked[0] == "predict" else []
+    refused = run(asked[0], *picture, *asked[1:], tiny_model)
+    assert refused.exit_code == 2
+    assert "one image may take 4,608 bytes, more than 1,000" in refused.output
+    assert "--ceiling" in refused.output
+    opened = run(asked[0], *picture, *asked[1:], tiny_model, "--ceiling", "30")
+    assert opened.exit_code == 0, opened.output
+
+
+def test_verify_and_the_selftest_of_a_bundle_isolate_but_nothing_that_is_timed(
+    run, monkeypatch, tiny_model, tmp_path, brief
+):
+    from convnet_edge.runtime import __main__ as device
+
+    started = []
+    monkeypatch.setattr(isolation, "try_out", lambda *_, **__: started.append(1))
+    bundle = tmp_path / "tiny.pyz"
+    assert run("bundle", tiny_model, "--out", bundle).exit_code == 0
+    picture = tmp_path / "wide.png"
+    picture.write_bytes(tiny.pictures()[0].encoded)
+    for arguments, n in ((["selftest"], 1), (["predict", str(picture)], 0)):
+        del started[:]
+        assert device.main(str(bundle), arguments) == 0
+        assert len(started) == n, arguments
+    del started[:]
+    assert run("verify", tiny_model).exit_code == 0
+    assert len(started) == 1
+    assert run("predict", picture, "--model", tiny_model).exit_code == 0
+    assert len(started) == 1

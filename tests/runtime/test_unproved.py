@@ -1,7 +1,9 @@
 import json
+import os
 
 import faults
 import foreign
+import made
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,6 +16,13 @@ from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.runtime.options import UnprovedOptions
 from convnet_edge.runtime.selftest import largest_error, run_selftest
+
+# a shape that only a run finds, so that the one is believed that the file states
+FILLED = """n = Shape <start = 0, end = 1> (images) more = Add (n, many)
+    huge = ConstantOfShape (more) last = Unsqueeze (huge, row)
+    means = ReduceMean <keepdims = 0> (last, both) flat = Flatten (images)
+    raw = Gemm <transB = 1> (flat, linear) logits = Add (raw, means)"""
+ARRAYS = {"row": [0], "both": [0, 1], "linear": made.draw(3, 64)}
 
 
 @pytest.fixture
@@ -74,7 +83,7 @@ def test_uint8_graph_takes_grey_values(opened):
 
 def test_fixed_batch_of_one_runs_images_one_by_one(opened):
     file = opened(foreign.grey(foreign.fix_batch(1)))
-    assert file.batch_size == 1
+    assert file.takes_one
     classifier = Classifier(file)
     assert classifier.batch_size == 1
     assert len(classifier.logits(tiny.images(5), batch_size=4)) == 5
@@ -235,3 +244,12 @@ def test_random_pictures_are_the_same_everywhere_and_differ_among_themselves():
     assert (images == unproved.random_images(how)).all()
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
     assert len(unproved.random_images(given.Preprocessing((900, 900), 1))) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit of memory")
+def test_graph_that_takes_more_memory_than_it_states_ends_in_a_process_of_its_own(opened):
+    liar = made.graph(FILLED, ARRAYS | {"many": [3 << 28]}, shapes={"huge": [4]})
+    with pytest.raises(InputError, match=r"do not run in a process of .* it needs more memory"):
+        opened(liar.SerializeToString())
+    honest = made.graph(FILLED, ARRAYS | {"many": [3]}, shapes={"huge": [4]})
+    assert Classifier(opened(honest.SerializeToString())).contract.proof == "unproved"

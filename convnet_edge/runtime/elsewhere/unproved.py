@@ -42,8 +42,10 @@ TOLERANCE_FACTOR = 8  # times the noise, as in the proof of an export
 RANDOM = f"of {N_CELLS} x {N_CELLS} random colours, seed {SEED}"
 
 
-def open_any(path: Path, given: UnprovedOptions) -> ModelFile:
+def open_any(path: Path, given: UnprovedOptions, *, ceiling: float = 1.0) -> ModelFile:
     """Open a model file by the contract that it holds, else as unproved.
+
+    ceiling: how many times what is usual an unproved one may take, as it is run for its outputs.
 
     Raises:
         InputError: unreadable, none that can be run, or `given` makes no sense of it.
@@ -52,7 +54,7 @@ def open_any(path: Path, given: UnprovedOptions) -> ModelFile:
     if found.holds_contract:
         return found
     with naming(path):
-        return _with_outputs(found, given)
+        return _with_outputs(found, given, Settings(ceiling=ceiling))
 
 
 def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
@@ -71,6 +73,13 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
             "goldens": describe_outputs(images, nothing, floor=1.0),
         }
         return state(data, document, path)
+
+
+def is_unproved(path: Path) -> bool:
+    """Return whether a model file holds no contract; InputError if it is none."""
+    data = read_model(path)
+    with naming(path):
+        return not is_sealed(data)
 
 
 def state(data: bytes, document: dict[str, Any], path: Path | None) -> ModelFile:
@@ -145,9 +154,9 @@ def noise(logits: Array, others: Iterable[Array]) -> float:
     return max(rounding, *(largest_error(other, logits) for other in others))
 
 
-def _with_outputs(file: ModelFile, given: UnprovedOptions) -> ModelFile:
+def _with_outputs(file: ModelFile, given: UnprovedOptions, settings: Settings) -> ModelFile:
     """Run the random pictures, and state what came of them."""
-    plain = Classifier(file, settings=Settings(fuse=False))
+    plain = Classifier(file, settings=replace(settings, fuse=False))
     images, labels = file.contract.goldens.images, file.contract.class_labels
     first = plain.session.run(plain.to_input(images[:1]))
     if first.ndim != 2 or len(first) != 1 or first.shape[1] < 2:
@@ -161,7 +170,8 @@ def _with_outputs(file: ModelFile, given: UnprovedOptions) -> ModelFile:
         document = document | {"class_labels": _class_labels(given, first.shape[1])}
         nothing = np.zeros((len(images), first.shape[1]))
         document["goldens"] = describe_outputs(images, nothing, floor=1.0)
-        return _with_outputs(open_stated(file.data, _as_text(document), file.path), given)
+        file = open_stated(file.data, _as_text(document), file.path)
+        return _with_outputs(file, given, settings)
     logits = plain.logits(images)
     if not np.isfinite(logits).all():
         raise InputError(
@@ -169,7 +179,7 @@ def _with_outputs(file: ModelFile, given: UnprovedOptions) -> ModelFile:
             expected="numbers",
             next_step="say with --preprocessing what its pixels should be",
         )
-    fused = Classifier(file)
+    fused = Classifier(file, settings=settings)
     floor = noise(logits, [fused.logits(images, batch_size=size) for size in (1, len(images))])
     document = document | {"goldens": describe_outputs(images, logits, floor=floor)}
     return open_stated(file.data, _as_text(document), file.path)
@@ -189,7 +199,7 @@ def _document(name: str, graph: Graph, told: Told) -> dict[str, Any]:
             "name": signature.taken,
             "dtype": signature.dtype,
             "shape": list(signature.image_shape),
-            "layout": f"NCHW, {'one image' if graph.batch_size else 'batch axis free'}",
+            "layout": f"NCHW, {'one image' if graph.takes_one else 'batch axis free'}",
             "range": [0, 255] if is_uint8 else [0.0, 1.0],
             "scale": "the uint8 value" if is_uint8 else "uint8 value / 255",
         },

@@ -148,26 +148,26 @@ def bench_model(
 
 
 def batch_sizes_of(file: ModelFile, asked: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the batch sizes to measure: those asked for, or the one that the graph is fixed at.
+    """Return the batch sizes to measure: those asked for, or 1 where the graph takes no more.
 
     Raises:
-        InputError: others than the usual ones are asked for, and it takes none of them.
+        InputError: others than the usual ones are asked for, and it takes 1 alone.
     """
-    fixed = file.batch_size
-    if fixed is None or asked == (fixed,):
+    if not file.takes_one:
         return asked
     require_option(
-        asked in (BenchOptions.batch_sizes, QUICK_BATCH_SIZES, DEVICE_BATCH_SIZES),
-        f"batch sizes {', '.join(map(str, asked))} for a graph that is fixed at {fixed}",
-        f"--batch-sizes {fixed}, or a graph whose batch axis is free",
+        asked in ((1,), BenchOptions.batch_sizes, QUICK_BATCH_SIZES, DEVICE_BATCH_SIZES),
+        f"batch sizes {', '.join(map(str, asked))} for a graph that is fixed at 1",
+        "--batch-sizes 1, or a graph whose batch axis is free",
         "--batch-sizes",
     )
-    return (fixed,)
+    return (1,)
 
 
 def settings_of(options: BenchOptions) -> Settings:
     """Return how the sessions of the models run."""
-    return Settings(options.provider, options.threads, options.allow_cpu_nodes, options.spin)
+    names = ("provider", "threads", "allow_cpu_nodes", "spin", "ceiling")
+    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def require_believable(found: Sequence[Result], *, strict: bool) -> None:

@@ -6,8 +6,6 @@ much processes differ among themselves.
 """
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import archive, errors
+from .. import archive, errors, isolation
 from ..classifier import Classifier
 from ..model_file import open_stated, read_model
 from ..session import Settings, import_onnxruntime
@@ -26,11 +24,6 @@ from .stats import Array
 TIMEOUT_S = 600
 PATHS = ("model_path", "contract_path")
 WARMUP_SHARE = 0.25
-CHILD = (
-    "import time; began = time.perf_counter_ns()\n"
-    "import json, sys; task = json.loads(sys.argv[1]); sys.path[:] = task['path']\n"
-    "import importlib; importlib.import_module(task['module']).answer(task, began)"
-)
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,10 @@ def start_process(task: Task) -> tuple[FreshProcess, list[int]]:
         InputError: the process failed otherwise; with its last words.
     """
     paths = {name: path and str(path) for name, path in vars(task).items() if name in PATHS}
-    asked = {**asdict(task), **paths, "path": sys.path}
-    asked |= {"module": __name__, "spawned_ns": time.perf_counter_ns()}
-    command = [sys.executable, "-c", CHILD, json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - this interpreter
+    done = isolation.start(__name__, asdict(task) | paths, timeout_s=TIMEOUT_S)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
         raise errors.InputError(
-            f"a fresh process could not run the model (exit {done.returncode}): {lines[-1][:300]}",
+            f"a fresh process could not run the model: {isolation.last_words(done)}",
             expected="what runs in this process to run in another",
             next_step="check memory and permissions on this machine",
         )

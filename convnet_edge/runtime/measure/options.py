@@ -4,11 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import RATE, TIME, Options, models, option, provider, require, threads
+from ..options import (
+    ADVANCED,
+    RATE,
+    TIME,
+    Options,
+    ceiling,
+    models,
+    option,
+    provider,
+    require,
+    threads,
+)
 
 DEVICE_BATCH_SIZES = (1, 8)  # unless asked for others
 RESULTS_DIR = Path("benchmarks/results")
-ADVANCED = "Advanced"
 SECONDS: dict[str, Any] = {"above": 0, "metavar": "TIME", "units": TIME}
 
 
@@ -36,6 +46,7 @@ class BenchOptions(Options):
         False, "Let the CPU run what the provider does not take.", panel=ADVANCED
     )
     spin: bool = option(True, "Let idle threads wait busily for work.", panel=ADVANCED)
+    ceiling: float = ceiling()
     io_binding: bool = option(
         False, "Run through buffers on the device; times copies apart.", panel=ADVANCED
     )

@@ -7,7 +7,7 @@ much is `admission`'s business.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..contract import NEXT_STEP, Cost
 from ..errors import InputError
@@ -15,12 +15,17 @@ from ..model_file import MAX_AXES, ModelFile, Node
 from . import rules
 from .rules import ABSENT, MISFIT, MIXES, N_IMAGES, MisfitError, UnknownSizeError, Value
 
+IMAGE_AXES = 4  # images, channels, height, width
 NUMBER_BYTES = 4  # of float32, as which every number of a result is counted
 WRITE_STEPS, MULTIPLICATIONS_A_STEP = 4, 16
+POWER_STEPS = 16  # of a number that is raised to a power
+# onnxruntime keeps results of convolutions in blocks of so many channels: one takes as much
+CHANNELS = 16
+# and beside a convolution of integers, for each number that its windows look at, a pointer of 8
+INTEGER_BUFFER = 2
 
 
-@dataclass(frozen=True)
-class Followed:
+class Followed(NamedTuple):  # which takes less time to import than a dataclass
     """What one image takes, and all that is made of the weights alone.
 
     n_steps: work, each at most about 4 ns of one core: one for a number that is changed in place or
@@ -66,8 +71,9 @@ def refusal(found: str) -> InputError:
 class _Walk:
     """The state between two operators.
 
-    of_pixels: names of what depends on what is in an image, not on its size alone. living, fixed:
-    numbers of an image that are still read later, and those made of weights alone, which stay.
+    of_pixels: names of what depends on what is in an image, not on its size alone. blocked: of what
+    may be kept in blocks of channels. living, fixed: numbers of an image that are still read later,
+    and those made of weights alone, which stay.
     """
 
     def __init__(self, file: ModelFile) -> None:
@@ -80,13 +86,14 @@ class _Walk:
         for weight, about in file.weights.items():
             self.values[weight] = Value(about.dims, about.integers() or None)
         self.values[name] = Value((self.n_images, *(int(size) for size in taken[1:])))
-        self.of_pixels = {name}
+        self.of_pixels, self.blocked = {name}, set[str]()
         last = {one: place for place, node in enumerate(file.nodes) for one in node.inputs}
         self.ends: dict[int, list[str]] = {}
         for one, place in last.items():
             self.ends.setdefault(place, []).append(one)
         self.read = last.keys() | file.outputs.keys()
         self.sizes = {name: self._each(math.prod(self.values[name].shape))}
+        self.is_integer = any("Linear" in node.op_type for node in file.nodes)
         self.fixed, self.living = 0, self.sizes[name]
         self.peak, self.n_steps, self.n_weights, self.n_multiplications = self.living, 0, 0, 0
         self.believed: str | None = None
@@ -96,23 +103,26 @@ class _Walk:
         takes = self._taken(node)
         try:
             given = self._given(node, takes)
+            is_blocked = node.name in rules.WINDOWS or not self.blocked.isdisjoint(node.inputs)
+            if is_blocked and node.op_type != "Transpose":
+                self.blocked.update(node.outputs)
             for name, value in zip(node.outputs, given, strict=True):
                 self._keep(name, value)
-            self._count(node, takes, given)
+            n_buffered = self._count(node, takes, given)
         except MisfitError as error:
             raise refusal(f"an operation {node.name} {error}") from error
         # too few inputs or axes; a number where there are several, or none
         except (IndexError, ValueError) as error:
             raise refusal(f"an operation {node.name} {MISFIT}") from error
-        self.peak = max(self.peak, self.fixed + self.living)
+        self.peak = max(self.peak, self.fixed + self.living + n_buffered)
         for name in self.ends.get(place, ()):
             self.living -= self.sizes.pop(name, 0)
 
     def _taken(self, node: Node) -> list[Value]:
-        missing = next((name for name in node.inputs if name not in self.values), None)
-        if missing is not None:
-            raise refusal(f"an operation {node.name} takes {missing!r}, which none before it gives")
-        if not any(name in self.read for name in node.outputs):
+        if missing := set(node.inputs) - self.values.keys():
+            name = min(missing)
+            raise refusal(f"an operation {node.name} takes {name!r}, which none before it gives")
+        if self.read.isdisjoint(node.outputs):
             raise refusal(
                 f"an operation {node.name} gives {node.outputs[0]!r}, which nothing reads"
             )
@@ -155,6 +165,11 @@ class _Walk:
         ):
             raise MisfitError(MIXES)
         if from_pixels or (self.is_free and not left):
+            if len(value.shape) != IMAGE_AXES or not 0 < value.shape[1] < N_IMAGES:
+                self.blocked.discard(name)
+            elif name in self.blocked:
+                channels = value.shape[1]
+                each = -(-each // channels) * (channels + -channels % CHANNELS)
             self.sizes[name] = each
             self.living += each
         else:
@@ -162,20 +177,30 @@ class _Walk:
 
     def _each(self, n: int) -> int:
         """Return how many of `n` there are for one image; all, if they do not grow with them."""
+        if n < self.n_images:
+            return n
         each, left = divmod(n, self.n_images)
         return n if left else each
 
-    def _count(self, node: Node, takes: Sequence[Value], given: Sequence[Value]) -> None:
-        """Add the work of an operator, and the weights that it takes."""
-        n_multiplications = self._each(rules.multiplications(node, takes, given[0]))
-        n_gathered = self._each(rules.gathered(node, takes, given[0]))
-        n_given = sum(self._each(math.prod(value.shape)) for value in given)
-        place = rules.LAYERS.get(node.name, 0 if node.op_type == "DequantizeLinear" else None)
-        self.n_multiplications += n_multiplications
-        if n_multiplications or n_gathered:
-            self.n_steps += n_multiplications // MULTIPLICATIONS_A_STEP + n_gathered
+    def _count(self, node: Node, takes: Sequence[Value], given: Sequence[Value]) -> int:
+        """Add the work of an operator, and the weights that it takes; return what it buffers."""
+        n_gathered = 0
+        n_given = sum([self._each(math.prod(value.shape)) for value in given])
+        is_layer, is_window = node.name in rules.LAYERS, node.name in rules.WINDOWS
+        if is_layer:
+            n_multiplications = self._each(rules.multiplications(node, takes, given[0]))
+            self.n_multiplications += n_multiplications
+            self.n_steps += n_multiplications // MULTIPLICATIONS_A_STEP
+        if is_window:
+            n_gathered = self._each(rules.gathered(node, takes, given[0]))
+            self.n_steps += n_gathered
+        if is_layer or is_window:
             self.n_steps += WRITE_STEPS * n_given
         else:
-            self.n_steps += max(n_given, *(self._each(math.prod(one.shape)) for one in takes), 0)
-        if place is not None and node.inputs[place] not in self.sizes:
-            self.n_weights += math.prod(takes[place].shape)
+            n_taken = self._each(math.prod(takes[0].shape)) if takes else 0
+            self.n_steps += max(n_given, n_taken) * (POWER_STEPS if node.op_type == "Pow" else 1)
+        if is_layer or node.op_type == "DequantizeLinear":
+            place = rules.LAYERS.get(node.name, 0)
+            is_weight = node.inputs[place] not in self.sizes
+            self.n_weights += math.prod(takes[place].shape) if is_weight else 0
+        return INTEGER_BUFFER * n_gathered if is_layer and self.is_integer else 0

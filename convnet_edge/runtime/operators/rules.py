@@ -4,6 +4,8 @@ A rule holds for any number of images: `N_IMAGES` stands for it. What the operat
 onnxruntime's business. Source of their meaning: https://onnx.ai/onnx/operators/.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
@@ -43,25 +45,19 @@ Rule: TypeAlias = Callable[[Node, Sequence[Value]], Sequence[Value]]
 
 
 def multiplications(node: Node, takes: Sequence[Value], given: Value) -> int:
-    """Return how many an operator with weights does; 0 of others."""
-    place = LAYERS.get(node.name)
-    if place is None:
-        return 0
-    weights, n = takes[place].shape, math.prod(given.shape)
+    """Return how many one of `LAYERS` does."""
+    weights, n = takes[LAYERS[node.name]].shape, math.prod(given.shape)
     if node.op_type in ("Conv", "QLinearConv"):
         return n * math.prod(weights[1:])
     return n * takes[0].shape[-1]
 
 
 def gathered(node: Node, takes: Sequence[Value], given: Value) -> int:
-    """Return how many numbers an operator that slides a window looks at; 0 of others."""
-    if node.name not in WINDOWS:
-        return 0
-    place, (group,) = LAYERS.get(node.name), node.integers.get("group", (1,))
-    n = math.prod(given.shape)
+    """Return how many numbers one of `WINDOWS` looks at."""
+    place, n = LAYERS.get(node.name), math.prod(given.shape)
     if place is None:
         return n * math.prod(node.integers.get("kernel_shape", ()))
-    weights = takes[place].shape
+    weights, (group,) = takes[place].shape, node.integers.get("group", (1,))
     return n * math.prod(weights[1:]) * group // weights[0]
 
 
@@ -246,6 +242,8 @@ def _transpose(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
 def _squeeze(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape, axes = takes[0].shape, _listed(node, takes, 1, "axes")
     if axes is None:
+        if not all(size in INT64 for size in shape):  # of one image that axis would go, too
+            raise UnknownSizeError
         left = tuple(size for size in shape if size != 1)
     else:
         gone = {_axis(axis, len(shape)) for axis in axes}
@@ -279,6 +277,8 @@ def _split(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape, (given,), n = takes[0].shape, node.integers.get("axis", (0,)), len(node.outputs)
     axis = _axis(given, len(shape))
     sizes = _listed(node, takes, 1, "split")
+    # onnxruntime ends its process where these differ
+    _require(node.integers.get("num_outputs", (n,)) == (n,))
     if sizes is None:
         size = -(-shape[axis] // n)
         sizes = (*(size,) * (n - 1), shape[axis] - size * (n - 1))

@@ -47,7 +47,7 @@ def test_error_met_in_the_process_is_the_one_that_is_raised(tmp_path, content, p
 
 
 def test_process_that_is_killed_is_an_input_error(tiny_model, monkeypatch):
-    killed = subprocess.CompletedProcess([], -9, "", "")
+    killed = subprocess.CompletedProcess([], -9, b"", b"")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(InputError, match="exit -9"):
         cold_start.start_process(cold_start.Task(tiny_model))
