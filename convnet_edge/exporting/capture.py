@@ -18,14 +18,10 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from ..networks.build import FAILURES
 from ..runtime.errors import CheckFailedError
 
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
-# what a network, or torch's look into it, raises
-FAILURES = (
-    RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
-    ArithmeticError, NotImplementedError,
-)  # fmt: skip
 NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 SPECIALISED = "specialized it to be a constant"

@@ -21,7 +21,7 @@ from ..networks import checkpoint, convnet
 from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
-from ..runtime.errors import EdgeError
+from ..runtime.errors import CheckFailedError, EdgeError, InputError
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
@@ -99,7 +99,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("computing float64 reference logits")
     known = reference.compute(model, test.images, limit_s=options.reference_s)
     step("proving the final bytes")
-    final = seal.seal(plain, _describe(options, model, trained.header, test, known))
+    final = _seal(path, plain, _describe(options, model, trained.header, test, known))
     proof = prove(final, known)
     checks += proof.checks
     report = ParityReport(
@@ -128,6 +128,18 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
         opset=open_model(final).opsets[""],
         score=accuracy.score(proof.logits.argmax(axis=1), compared.labels, labels),
     )
+
+
+def _seal(path: Path, plain: bytes, document: dict[str, Any]) -> bytes:
+    """Return the final bytes, which a device admits."""
+    try:
+        return seal.seal(plain, document)
+    except InputError as refused:
+        raise CheckFailedError(
+            f"{path} was not written: a device would refuse it: {refused.found}",
+            expected="operators and sizes that a device admits",
+            next_step="use another architecture, or write that module in other operations",
+        ) from refused
 
 
 def prove(model: bytes, known: parity.Reference) -> parity.Proof:

@@ -20,12 +20,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 from torch.export import ExportedProgram
 
+from ..networks.build import FAILURES
 from ..networks.convnet import Convnet
 from ..networks.normalized import Normalized
 from ..runtime.errors import CheckFailedError
 from ..sealing.parity import IR_VERSIONS, OPSET
 from ..sealing.seal import InputDtype
-from .capture import FAILURES, capture, first_line, quiet
+from .capture import capture, first_line, quiet
 
 MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"

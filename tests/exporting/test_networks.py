@@ -357,3 +357,14 @@ def test_batch_that_does_not_fit_in_memory_is_left_out(few, tiny_model):
     known = parity.Reference(images, classifier.contract.goldens.logits, classifier.tolerance)
     found = [check.name for check in parity.check_batch_sizes(classifier, known)]
     assert found == ["batch 1", "batch 2", "batch 3", "batch 7"]
+
+
+class Turning(Residual):
+    def end(self, logits):
+        return torch.cos(logits)
+
+
+def test_network_that_a_device_refuses_is_refused_with_the_operator(bring, tmp_path):
+    with pytest.raises(CheckFailedError, match="a device would refuse it: .*'Cos'"):
+        bring(Turning().eval())
+    assert not (tmp_path / "net.onnx").exists()
