@@ -3,7 +3,7 @@
 Random weights, ImageNet's normalisation, images of 96 x 96 pixels, or as many as an architecture
 is fixed to. Each file runs on one thread at batch sizes 1, 2, 3 and 7. What was measured before is
 kept, unless it is named; at the end docs/reference/architectures.md is written anew. timm is left
-out where it is not installed.
+out where it is not installed. `--times` times the small ones afterwards, one run each in turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import importlib.util
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from convnet_edge.networks.normalized import Normalized
 from convnet_edge.runtime.errors import EdgeError
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.measure.result import as_json
+from convnet_edge.runtime.measure.stats import median_interval
+from convnet_edge.runtime.operators.rules import RULES
 from convnet_edge.runtime.session import Session, Settings
 
 RESULT = Path(__file__).resolve().parent / "results" / "reference" / "architectures.json"
@@ -43,6 +46,16 @@ TIMM = (
     "lcnet_050", "levit_128s", "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobileone_s0",
     "mobilevit_xxs", "regnetz_005", "repvgg_a0", "tinynet_e", "vit_tiny_patch16_224",
 )  # fmt: skip
+# those that people put on boards; each is timed with the others in one run
+TIMED = (
+    "timm:efficientnet_lite0", "timm:ghostnet_100", "timm:lcnet_050", "timm:mobilenetv3_small_100",
+    "timm:mobilenetv4_conv_small", "timm:repvgg_a0", "timm:tinynet_e",
+    "torchvision:efficientnet_b0",
+    "torchvision:mnasnet0_5", "torchvision:mobilenet_v2", "torchvision:mobilenet_v3_large",
+    "torchvision:mobilenet_v3_small", "torchvision:regnet_y_400mf", "torchvision:resnet18",
+    "torchvision:shufflenet_v2_x0_5", "torchvision:shufflenet_v2_x1_0", "torchvision:squeezenet1_1",
+)  # fmt: skip
+N_WARMUP, N_TIMED = 10, 201
 SAMPLE = ("torchvision:mobilenet_v3_small", "torchvision:squeezenet1_1", "timm:repvgg_a0")
 
 
@@ -50,20 +63,56 @@ def main() -> None:
     """Measure what is named, or all that is missing; write result and page after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="as in torchvision:resnet18; else all")
+    parser.add_argument("--times", action="store_true", help="time the small ones again")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = {row["name"]: row for row in stored()["rows"]}
-    for name in options.names or [name for name in candidates() if name not in rows]:
+    missing = [] if options.times else [name for name in candidates() if name not in rows]
+    for name in options.names or missing:
         rows[name] = measure(name)
         print(json.dumps({k: v for k, v in rows[name].items() if k != "operators"}), flush=True)
-        result = {
-            "schema": "convnet-edge/architectures/1",
-            "rows": sorted(rows.values(), key=lambda row: row["n_parameters"]),
-            "machine": machine.passport(),
-            "versions": VERSIONS,
-        }
-        write_json(RESULT, result)
+        keep(rows)
+    if options.times:
+        for name, found in time_in_turn([name for name in TIMED if name in rows]).items():
+            rows[name]["latency_ms"] = found
+        keep(rows)
     PAGE.write_text(page(stored()))
+
+
+def keep(rows: dict[str, dict[str, Any]]) -> None:
+    """Write the result."""
+    result = {
+        "schema": "convnet-edge/architectures/1",
+        "rows": sorted(rows.values(), key=lambda row: row["n_parameters"]),
+        "machine": machine.passport(),
+        "versions": VERSIONS,
+    }
+    write_json(RESULT, result)
+
+
+def time_in_turn(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the median time of one image on one thread, by name, of runs that took turns."""
+    sessions = {}
+    for name in names:
+        model, shape = build(name)
+        session = Session(graph.to_onnx(model, shape), Settings(threads=1))
+        sessions[name] = session, np.random.default_rng(0).random((1, *shape), np.float32)
+        print(f"to time: {name}", flush=True)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(N_WARMUP + N_TIMED):
+        for name, (session, image) in sessions.items():
+            started = time.perf_counter_ns()
+            session.run(image)
+            times[name].append((time.perf_counter_ns() - started) / 1e6)
+    kept = {name: np.array(each[N_WARMUP:]) for name, each in times.items()}
+    return {
+        name: {
+            "p50": float(np.median(each)),
+            "interval_95": as_json(median_interval(each)),
+            "n": N_TIMED,
+        }
+        for name, each in kept.items()
+    }
 
 
 def stored() -> dict[str, Any]:
@@ -168,9 +217,10 @@ def page(result: dict[str, Any]) -> str:
     ratio = max(row["max_error"] / row["torch_error"] for row in exported)
     alone = [row for row in exported if row["row_invariance"] == 0]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    columns = ("architecture", "pixels", "parameters, M", "multiplications, M", "MB", "opset, IR",
+    columns = ("architecture", "pixels", "parameters, M", "multiplications, M", "MB", "ms",
+               "opset, IR",
                "error / torch's", "row invariance", "operators beyond the common ones")  # fmt: skip
-    lines = [columns, ["---"] + ["---:"] * 7 + ["---"], *(_line(row, plain) for row in rows)]
+    lines = [columns, ["---"] + ["---:"] * 8 + ["---"], *(_line(row, plain) for row in rows)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"""# Architectures
 
@@ -184,6 +234,9 @@ those of one image in convolutions and matrix products. *error / torch's*: the l
 logit against float64 PyTorch, over the largest of float32 PyTorch; {ratio:.2f} at most. *row
 invariance*: the largest difference between an image's logits alone and in a batch, on one thread
 at batch sizes {", ".join(map(str, BATCH_SIZES))}; 0 for {len(alone)} of {len(exported)}.
+*ms*: the median of {N_TIMED} runs of one image on one thread, all that have one in turn, float32.
+
+{_admission(exported)}
 
 {len(plain)} common operators are all that those without attention or layer norm need:
 {", ".join(sorted(plain))}. The others add {", ".join(sorted(others))}.
@@ -194,6 +247,15 @@ Measured with {versions}, onnxruntime {about["versions"]["onnxruntime"]}, on {ab
 """
 
 
+def _admission(exported: list[dict[str, Any]]) -> str:
+    """Say which of them a device refuses."""
+    foreign = {row["name"]: sorted({*row["operators"]} - {*RULES}) for row in exported}
+    refused = [f"{name} ({', '.join(ops)})" for name, ops in foreign.items() if ops]
+    if not refused:
+        return "A device admits all of them."
+    return f"A device admits all but {', '.join(refused)}, which `export` therefore refuses."
+
+
 def _is_plain(row: dict[str, Any]) -> bool:
     return not {"Softmax", "LayerNormalization", "Erf"} & set(row["operators"])
 
@@ -201,7 +263,7 @@ def _is_plain(row: dict[str, Any]) -> bool:
 def _line(row: dict[str, Any], plain: set[str]) -> list[str]:
     if "refused" in row:
         return [row["name"], str(row["side"]), f"{row['n_parameters'] / 1e6:.1f}",
-                *("",) * 5, f"refused: {row['refused']}"]  # fmt: skip
+                *("",) * 6, f"refused: {row['refused']}"]  # fmt: skip
     beyond = sorted(set(row["operators"]) - plain)
     return [
         row["name"],
@@ -209,6 +271,7 @@ def _line(row: dict[str, Any], plain: set[str]) -> list[str]:
         f"{row['n_parameters'] / 1e6:.1f}",
         f"{row['n_multiplications'] / 1e6:,.0f}",
         f"{row['model_bytes'] / 1e6:.1f}",
+        f"{row['latency_ms']['p50']:.2f}" if "latency_ms" in row else "",
         f"{row['opset']}, {row['ir_version']}",
         f"{row['max_error'] / row['torch_error']:.2f}",
         f"{row['row_invariance']:.1g}",

@@ -1,7 +1,8 @@
 """Quantise a float graph into standard QDQ, which any runtime understands.
 
 onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
-What stays float was decided by measuring: LOG.md.
+Layers and sums become integers, products of two results and activations without an integer kernel
+do not: on a mobilenet_v3_small the gates' products lose 0.4 dB and are slower as integers.
 """
 
 import copy

@@ -222,8 +222,6 @@ class _Source:
             "what `convnet-edge adopt` makes of it, which raises the opset",
             verb="name",
         )
-        if options.layout == "ort-cpu":
-            ort_cpu.require_chain(file)
         self.classifier = Classifier(file, settings=self.settings)
         stated = self.classifier.contract
         if stated.input_dtype != "float32" or stated.quantization:
@@ -232,6 +230,8 @@ class _Source:
                 expected="a float model that takes float32, as `convnet-edge export` writes it",
                 next_step="export without --input uint8, and name that model",
             )
+        if options.layout == "ort-cpu":
+            ort_cpu.require_chain(file)
         stored = seal.describe_input("uint8", stated.document["input"]["shape"])
         self.document = stated.document | {"input": stored}
         self.max_drop = options.max_drop / 100
