@@ -30,7 +30,7 @@ PROCESSES = multiprocessing.get_context("forkserver")  # from one that has impor
 PROCESSES.set_forkserver_preload(["convnet_edge.commands.train", "convnet_edge.training.loop"])
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 N_PICTURES = 1000
-TRAIN = ["train", "--data", "../pictures", "--device", "cpu", "--epochs", "30", "--resume",
+TRAIN = ["train", "--device", "cpu", "--epochs", "30", "--resume",
          "--cache", "../cache", "--out", "x.safetensors"]  # fmt: skip
 NETWORKS = {
     "convnet": ["--recipe", "best", "--arch-option", "width=0.25"],
@@ -61,7 +61,9 @@ def train(folder: Path, network: str) -> None:
     os.chdir(folder)
     with Path("said.txt").open("w") as said:
         sys.stdout = sys.stderr = said
-        sys.argv = ["convnet-edge", *TRAIN, "--arch", network, *NETWORKS[network]]
+        pictures = str(folder.parent / "pictures")
+        network_options = ["--arch", network, *NETWORKS[network]]
+        sys.argv = ["convnet-edge", *TRAIN, "--data", pictures, *network_options]
         main()
 
 

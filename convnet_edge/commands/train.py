@@ -109,7 +109,7 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
     from ..training.record import device_name
 
     cost, peak = run.count_operations(), measure_peak(run.device)
-    bound_s = run.n_drawn * cost.n_training / peak
+    bound_s = run.n_drawn * cost.n_training / peak / run.launch.size
     together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
     terminal.say(
         f"Cost: {cost.n_multiplications:,} multiplications an image; at the "

@@ -22,6 +22,8 @@ from ..networks.gradients import LossAndGradients, StepResult, by_autograd
 from ..runtime.errors import InputError, InterruptedRunError
 from .launch import Launch, read_launch
 
+OF_THE_CONNECTION = ("gloo", "nccl", "connection", "peer")  # in what a lost process makes it raise
+
 
 def add_up(launch: Launch, tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes of the launch, in one exchange."""
@@ -49,8 +51,10 @@ def in_parallel(model: nn.Module, launch: Launch, images: Tensor) -> LossAndGrad
         try:
             return step(*arguments, **options)
         except RuntimeError as error:
-            if "finished reduction" not in str(error):
+            if any(word in str(error).lower() for word in OF_THE_CONNECTION):
                 raise _gone(error) from error
+            if "finished reduction" not in str(error):
+                raise  # the network's own
             raise InputError(
                 f"{type(model).__name__} uses other parameters from one step to the next",
                 expected="a network whose processes all have the same gradients to add",

@@ -140,7 +140,8 @@ def measure_peak(device: torch.device) -> float:
 
 def _train_epochs(run: Run, tell: Tell) -> Iterator[EpochMetrics]:
     """Train the epochs that are left; give each one's metrics once its state is kept."""
-    graphed = run.device.type == "cuda" and run.images.are_on_device and run.is_reference
+    on_gpu = run.device.type == "cuda" and run.images.are_on_device
+    graphed = on_gpu and run.is_reference and not run.n_of_head  # a graph is of what learns
     step: Step = GraphedStep(run) if graphed else run.step
     while len(run.epochs) < run.recipe.epochs:
         with run.timed("epochs"), run.seeded():

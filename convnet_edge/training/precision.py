@@ -6,11 +6,11 @@ What a format does to the weights is the step's business.
 import statistics
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
 
+from ..networks.checkpoint import Amount
 from ..runtime.measure import machine
 from .distributed import add_up
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 Format = Literal["float32", "bf16"]
-Milliseconds = Annotated[float, Field(gt=0, lt=1e9)]
 
 FORMATS: tuple[Format, ...] = ("float32", "bf16")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -29,8 +28,12 @@ N_ROUNDS = 3  # of a step in each format, after one that is not counted
 class Timing:
     """What a step takes in each format: the median of a few, taken in turn."""
 
-    float32_step_ms: Milliseconds
-    bf16_step_ms: Milliseconds
+    float32_step_ms: Amount
+    bf16_step_ms: Amount
+
+    def __post_init__(self) -> None:
+        if not min(self.float32_step_ms, self.bf16_step_ms) > 0:
+            raise ValueError("a step that took no time")
 
     @property
     def speedup(self) -> float:

@@ -133,6 +133,8 @@ class Run:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [p.detach() for p in model.parameters()]
         self.learning = frozenset(i for i, p in enumerate(model.parameters()) if p.requires_grad)
+        frozen = f"{self.named.arch} has no parameters that learn"
+        require(bool(self.learning), frozen, "some with requires_grad", "the network")
         self.head: frozenset[int] = frozenset()
         if self.recipe.head_share:
             images = torch.zeros(2, self.image_shape[0], *self.sides, device=device)
@@ -232,7 +234,7 @@ class Run:
     @property
     def n_of_head(self) -> int:
         """The epochs in which the head learns alone."""
-        return round(self.recipe.head_share * self.recipe.epochs)
+        return round(self.recipe.head_share * self.recipe.epochs) if self.head else 0
 
     def draw(self, generator: torch.Generator) -> Choices:
         """Draw the choices of an epoch."""

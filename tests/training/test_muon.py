@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from convnet_edge.networks.convnet import Architecture, Convnet
-from convnet_edge.training.muon import Updater, orthogonalize
+from convnet_edge.training.muon import MAX_SIDE, Updater, orthogonalize
 from convnet_edge.training.recipes import RECIPES
 
 
@@ -75,3 +76,17 @@ def test_share_scales_every_learning_rate():
         updater.step(some_gradients(model, 0))
         moved = [not torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True)]
         assert moved == [share > 0] * len(before)
+
+
+def test_matrix_whose_product_would_take_too_long_is_adams():
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 9), nn.Linear(9, MAX_SIDE), nn.Linear(MAX_SIDE, MAX_SIDE + 1)]
+    model = nn.Sequential(
+        *layers, nn.Linear(MAX_SIDE + 1, MAX_SIDE + 1), nn.Linear(MAX_SIDE + 1, 3)
+    )
+    names = [name for name, _ in model.named_parameters() if name.endswith("weight")]
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    recipe = replace(RECIPES["scratch"], learning_rate=1e-9)
+    Updater(model, recipe).step([torch.randn_like(p) for p in model.parameters()])
+    moved = [(model.get_parameter(n) - before[n]).abs().max() > 1e-6 for n in names]
+    assert moved == [False, True, True, False, False]

@@ -223,6 +223,29 @@ def test_batch_of_one_image_is_refused_where_it_has_no_statistics(options):
     loop.train(replace(options, arch=Backwards))
 
 
+class Frozen(Backwards):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.requires_grad_(False)
+
+
+class FrozenHead(Backwards):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.head.requires_grad_(False)
+
+
+def test_parameters_that_the_network_froze_stay_as_they_are(options):
+    with pytest.raises(InputError, match="Frozen has no parameters that learn"):
+        loop.train(replace(options, arch=Frozen))
+    given = replace(options, arch=FrozenHead, recipe="finetune")
+    before = Run(given, device=CPU).model.state_dict()
+    before = {name: one.clone() for name, one in before.items()}
+    loop.train(given)
+    assert same(before, stored(options), "head.")
+    assert not same(before, stored(options), "body.")
+
+
 def test_weights_are_adopted_as_they_are(options, weights):
     adopting = replace(options, weights=str(weights), epochs=0, mean=(0.1,) * 3, std=(0.5,) * 3)
     result = loop.train(adopting)
