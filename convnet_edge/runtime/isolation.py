@@ -1,17 +1,15 @@
 """Run the golden images of a file in a process of its own first, with memory and time limited.
 
 So a file that takes more than it states ends that process and not this one. It is no sandbox: it
-does not protect from a fault in onnxruntime that a file may be made for. Windows has no limit of
-memory; there, time alone is limited.
+does not protect from a fault in onnxruntime that a file may be made for. Memory is limited on Linux
+alone, time everywhere.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ START_S, STEP_S, PATIENCE = 60.0, 4e-9, 10  # times what a step takes on a slow 
 RESERVE_BYTES = 512 * MIB  # beyond what the process has once onnxruntime is imported
 N_COPIES = 4  # of weights: the file, onnxruntime's, and those rearranged for its kernels
 N_RESULTS = 3  # times the results that are needed at once: onnxruntime rearranges these, too
+STATM = Path("/proc/self/statm")  # of Linux
 NO_MEMORY = re.compile("memory|alloc", re.IGNORECASE)  # in what onnxruntime says
 
 
@@ -105,13 +104,17 @@ def answer(task: dict[str, Any], _: int) -> None:
 
 
 def _limit_memory(n_bytes: int) -> None:
-    """Let this process have `n_bytes` more address space than now, where that can be limited."""
-    if os.name != "posix":
+    """Let this process have `n_bytes` more address space than now, where the system says how much.
+
+    A lower limit that holds already stays.
+    """
+    if not STATM.exists():
         return
     import resource
 
-    n_pages = 0
-    with suppress(OSError):  # Linux alone says so; others count from nothing
-        n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    n_pages = int(STATM.read_text().split()[0])
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = n_bytes + n_pages * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))

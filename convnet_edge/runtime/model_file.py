@@ -170,8 +170,14 @@ class ModelFile(Graph):
         return self.n_float_weights
 
     @property
-    def n_multiplications(self) -> int:
-        """Multiplications of one image, as the contract states them."""
+    def n_multiplications(self) -> int | None:
+        """Multiplications of one image; of an integer file, those of the float one it stands for.
+
+        A layout may do more, with zeros between: `contract.cost` has those.
+        """
+        if self.contract.quantization is not None:
+            stated: int | None = self.contract.quantization["n_multiplications"]
+            return stated
         return self.contract.cost.n_multiplications
 
 

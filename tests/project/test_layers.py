@@ -8,7 +8,9 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import foreign
 import pytest
+import tiny
 
 import convnet_edge
 
@@ -137,6 +139,19 @@ def test_device_commands_run_without_the_hosts_packages(command_line, tmp_path):
         assert re.search("left out [1-9] pictures?, matplotlib is not installed", done.stderr)
         assert "pip install matplotlib" in done.stderr
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    ["inspect theirs.onnx", "bench theirs.onnx --quick --threads 1",
+     "predict photo.png --model theirs.onnx"],
+)  # fmt: skip
+def test_a_model_from_elsewhere_needs_no_more_than_ours(command_line, tmp_path):
+    (tmp_path / "theirs.onnx").write_bytes(foreign.rgb())
+    (tmp_path / "photo.png").write_bytes(tiny.pictures()[0].encoded)
+    done = blocked(command_line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unproved" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command_line", ["train", "export"])

@@ -31,8 +31,8 @@ def test_every_field_of_a_result_and_every_command_s_options_have_their_row():
     assert {"machine.cpu", "latency[].percentiles_ms[].value", "pairs[].shown"} <= set(rows)
     assert len(set(rows)) == len(rows) > 150
     page = (DOCS / "reference" / "options.md").read_text()
-    commands = {"adopt", "bench", "bundle", "compare", "data", "export", "inspect", "predict", "quantize",
-                "report", "serve", "train", "verify"}  # fmt: skip
+    commands = {"adopt", "bench", "bundle", "compare", "data", "export", "inspect", "predict",
+                "quantize", "report", "serve", "train", "verify"}  # fmt: skip
     assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == commands
     assert "| `--pairs` | integer from 6 to 1,000 | `11` |" in page
 

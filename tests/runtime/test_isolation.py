@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 
 import made
 import pytest
@@ -59,7 +60,7 @@ def test_file_that_takes_what_it_states_is_opened_and_right(model):
     assert all(check.passed for check in selftest.run_selftest(opened))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit of memory")
+@pytest.mark.skipif(not isolation.STATM.exists(), reason="memory is limited on Linux alone")
 def test_file_that_takes_more_memory_than_it_states_ends_in_the_other_process():
     body, arrays = FILLED
     model = made.stating(body, arrays | {"many": [3 << 28]}, shapes={"huge": [4]})
@@ -67,6 +68,22 @@ def test_file_that_takes_more_memory_than_it_states_ends_in_the_other_process():
         Classifier(model)
     assert "the golden images do not run in a process of 512 MiB" in caught.value.found
     assert "it needs more memory" in caught.value.found
+
+
+@pytest.mark.skipif(not isolation.STATM.exists(), reason="memory is limited on Linux alone")
+def test_a_lower_limit_that_holds_already_stays(tiny_model):
+    import resource
+
+    code = (
+        "import sys; from convnet_edge.runtime import Classifier; "
+        "print(Classifier(sys.argv[1], threads=1, isolate=True))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model)], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.stdout.startswith("Classifier(tiny"), ended.stderr
 
 
 def test_file_that_takes_more_time_than_it_states_is_ended(monkeypatch):
