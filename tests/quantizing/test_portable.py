@@ -1,6 +1,7 @@
 """Graphs with branches, gates and activations that have no integer kernel, made by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import made
 import numpy as np
@@ -151,3 +152,22 @@ def test_fast_layout_of_a_branching_graph_is_refused_before_pictures_are_read(mo
         stage.quantize(QuantizeOptions(path, layout="ort-cpu", out=tmp_path / "x.onnx"))
     assert caught.value.expected == ort_cpu.FITTING
     assert "portable" in caught.value.next_step
+
+
+def test_layers_go_back_to_float_the_noisiest_first_and_twice_as_many_each_time():
+    tried, fails = [], SimpleNamespace(check=lambda: SimpleNamespace(passed=False))
+
+    def candidate(float_layers=()):
+        tried.append("".join(float_layers))
+        return SimpleNamespace(gate=fails, of=float_layers)
+
+    source = SimpleNamespace(
+        candidate=candidate,
+        calibration=np.zeros(3),
+        classifier=SimpleNamespace(logits=np.copy),
+        draft=lambda noise: SimpleNamespace(logits=lambda images: images + noise),
+        calibrated=SimpleNamespace(layers=list("abcdef"), quantised=lambda only: ord(only[0])),
+    )
+    found = stage._search(source, "portable", lambda _: None)
+    assert tried == ["", "f", "fe", "fedc"]
+    assert found.of == ()  # the report is of the one that is all integer
