@@ -2,7 +2,8 @@
 
 onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
 Layers and sums become integers, products of two results and activations without an integer kernel
-do not: on a mobilenet_v3_small the gates' products lose 0.4 dB and are slower as integers.
+do not: as integers, the gates' products cost a mobilenet_v3_small 0.3 dB of signal to noise in two
+trainings, and in 41 interleaved rounds on two cores no time was shown to be won by them.
 """
 
 import copy
