@@ -186,7 +186,7 @@ WANTED = r"; expected \(N, 8, 8\) uint8"
         (np.zeros((2, 1, 8, 8), np.uint8), r"shape \(2, 1, 8, 8\) and type uint8" + WANTED),
         (np.zeros(8, np.uint8), r"shape \(8,\) and type uint8" + WANTED),
     ],
-    ids=str,
+    ids=lambda one: one if isinstance(one, str) else type(one).__name__,
 )
 def test_what_is_no_picture_is_one_error_that_names_it_and_its_place(classifier, given, found):
     with pytest.raises(InputError, match=found):
