@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated lint format lock clean
 
@@ -13,15 +14,15 @@ quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
 
 test: $(VENV)/installed-locked  ## the tests that need neither network nor minutes
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-all: $(VENV)/installed-locked  ## every test; needs the full data, chromium, a package index
-	$(BIN)/pytest --slow --index --browser $(PYTEST_ARGS)
+	$(BIN)/pytest --slow --index --browser $(PARALLEL) $(PYTEST_ARGS)
 
 # weights, and so what they lead to, differ between processors: no test may rest on one of them
 test-smaller-processor: $(VENV)/installed-locked  ## what trains, exports or quantises, without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default $(BIN)/pytest \
-	  tests/networks tests/training tests/exporting tests/quantizing $(PYTEST_ARGS)
+	  tests/networks tests/training tests/exporting tests/quantizing $(PARALLEL) $(PYTEST_ARGS)
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv
 	$(BIN)/pytest -m cuda --require-cuda $(PYTEST_ARGS)

@@ -4,7 +4,6 @@ import tiny
 from faults import admit_all, change_sealed, fix_batch_axis, mix_rows
 
 from convnet_edge.runtime import Classifier
-from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
@@ -61,9 +60,6 @@ def test_tolerance_is_derived_from_the_floor():
         assert parity.check_parity(comparison, reference)[0].passed is passed
 
 
-REFUSED = InputError("no", expected="yes", next_step="none")
-
-
 def passed(classifier):
     return {check.name: check.passed for check in parity.check_batch_sizes(classifier, HAND_MADE)}
 
@@ -81,15 +77,12 @@ def test_row_that_depends_on_its_batch_fails_only_in_company(monkeypatch):
     assert not any(found.values())
 
 
-def test_fixed_batch_axis_fails(monkeypatch):
+def test_fixed_batch_axis_fails():
     fixed = Classifier(change_sealed(tiny.grey(), fix_batch_axis))
     assert not any(passed(fixed).values())  # nor at 2: there is no image alone to compare with
     checks = {check.name: check.passed for check in parity.check_graph(fixed.file)}
     assert (checks["dynamic batch axis"], checks["opset"]) == (False, True)
-    assert all(check.passed for check in parity.compare_all(fixed, HAND_MADE).checks)
-    # a run that fails is a check that fails
-    monkeypatch.setattr(type(fixed.session), "run", lambda *_: (_ for _ in ()).throw(REFUSED))
-    proof = parity.compare_all(fixed, HAND_MADE)
+    proof = parity.compare_all(fixed, HAND_MADE)  # a run that fails is a check that fails
     assert [check.passed for check in proof.checks] == [False]
     assert as_json(proof.comparison)["max_error"] is None
 
