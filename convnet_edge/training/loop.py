@@ -168,7 +168,7 @@ def _train_epoch(run: Run, step: Step, tell: Tell) -> EpochMetrics:
     started = last_report = time.perf_counter_ns()
     for index, (start, stop) in enumerate(batches):
         if run.recipe.decay:
-            run.updater.set_share(1 - (n_done * n_batches + index) / n_steps)
+            run.updater.set_share(run.recipe.rate_at(n_done * n_batches + index, n_steps))
         ours = slice(*run.launch.share(start, stop))
         step({name: t[ours] for name, t in choices.items()}, stop - start)
         now = time.perf_counter_ns()

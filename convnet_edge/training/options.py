@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..data.options import PreparationOptions
 from ..networks import REFERENCE
 from ..runtime.options import option, require, seed
-from .recipes import RECIPES, SHIFT, Augment, Recipe, RecipeName
+from .recipes import RECIPES, SCRATCH_OTHERS, SHIFT, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -153,7 +153,8 @@ class TrainOptions(PreparationOptions):
     @property
     def plan(self) -> Recipe:
         """The recipe with what was given in its place; epochs BY_NUMBER: of the images."""
-        recipe = RECIPES[self.recipe_name]
+        is_other = self.recipe_name == "scratch" and self.arch != REFERENCE
+        recipe = SCRATCH_OTHERS if is_other else RECIPES[self.recipe_name]
         names = ("epochs", "learning_rate", "batch_size", "augment")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.augment and "shift" in self.augment and not recipe.shift:

@@ -23,7 +23,8 @@ class Recipe:
     share: of the training images that an epoch passes over, drawn anew for each; 1: all of them.
     learning_rate: Adam's. muon_learning_rate: Muon's, on the inner weights; 0: Adam on all.
     weight_decay: decoupled (AdamW), as a share of the learning rate.
-    decay: learning rates fall linearly to 0; else they stay.
+    decay: learning rates fall linearly to 0; else they stay. warm_up: share of all steps in which
+    they rise linearly first.
     normalize: train on (pixel - mean) / deviation of the training images, folded into conv1 after.
     augment: what happens to images at random. shift: moved by up to `shift` of the shorter side
     along both axes, what comes in filled by `edge`. flip: half of them mirrored. erase: a rectangle
@@ -47,10 +48,16 @@ class Recipe:
     shift: float = 0.0
     edge: Edge = "black"
     dropout: float = 0.0
+    warm_up: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
     head_share: float = 0.0
     body_rate: float = 1.0
+
+    def rate_at(self, step: int, n_steps: int) -> float:
+        """Return the share of the learning rates that step 0 to n_steps - 1 takes."""
+        falling = 1 - step / n_steps
+        return min(falling, (step + 1) / (self.warm_up * n_steps)) if self.warm_up else falling
 
     def for_images(self, n: int) -> "Recipe":
         """Return the recipe for `n` training images, with the epochs that it leaves open."""
@@ -80,6 +87,10 @@ SCRATCH = replace(
     shift=1 / 14,
     edge="reflect",
     average=0.0,
+)
+# of networks whose step is not written out: benchmarks/LOG.md has what was tried
+SCRATCH_OTHERS = replace(
+    SCRATCH, learning_rate=2e-3, muon_learning_rate=0.0, weight_decay=0.05, warm_up=0.1
 )
 RECIPES: dict[RecipeName, Recipe] = {
     "tutorial": Recipe(epochs=10, batch_size=64, learning_rate=1e-3),

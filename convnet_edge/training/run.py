@@ -32,6 +32,7 @@ from .precision import Format, Timing, has_bf16
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
+N_SETTLING = 2048  # images, about, from which final statistics are taken
 SEED_STRIDE = 0x9E3779B97F4A7C15  # of random streams: 2^64 over the golden ratio, odd
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -219,7 +220,16 @@ class Run:
                 mine.detach().copy_(averaged)
         if isinstance(model, Convnet):
             fold_normalization(model, *self.images.moments)
+        elif self.recipe.epochs and not self.holds_statistics:
+            finetuning.settle_statistics(model, self._settling())
         return model.eval()
+
+    def _settling(self) -> Iterator[Tensor]:
+        """Yield some of the training images, as they are, in batches of the recipe's size."""
+        n, size = len(self.dataset.train), self.recipe.batch_size
+        order = torch.arange(0, n, max(1, n // N_SETTLING), device=self.device)
+        for part in order.tensor_split(max(1, len(order) // size)):  # none is smaller
+            yield self.images.batch({"order": part}).x
 
     def finished_model(self) -> nn.Module:
         """Return the network as it is handed over: it takes pixels in [0, 1]."""
