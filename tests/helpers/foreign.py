@@ -18,6 +18,24 @@ def grey(*changes: faults.Change) -> bytes:
     return _changed(tiny.grey(), changes)
 
 
+def averaging(*, n_classes: int, seed: int) -> bytes:
+    """Return a network for (3, 32, 32) by hand: colours on average, then a linear layer."""
+    rng = np.random.default_rng(seed)
+    weights = {"w": rng.normal(size=(n_classes, 3)), "b": rng.normal(size=n_classes)}
+    images = helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 3, 32, 32])
+    logits = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", n_classes])
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["pictures"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["rows"]),
+        helper.make_node("Gemm", ["rows", "w", "b"], ["scores"], transB=1),
+    ]
+    tensors = [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()]
+    graph = helper.make_graph(nodes, "averaging", [images], [logits], tensors)
+    opsets = [helper.make_opsetid("", 17)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return bytes(made.SerializeToString())
+
+
 def rgb(*changes: faults.Change) -> bytes:
     """Return the tiny network for (3, 12, 10) without its contract, changed."""
     return _changed(tiny.rgb(), changes)

@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import shutil
 import sys
 
+import foreign
 from emulated import REPOSITORY
 from environments import run
 from PIL import Image
 
-LETTERS = REPOSITORY / "examples" / "letters.py"
+EXAMPLES = ("letters.py", "residual.py")
 SHOES = (5, 7, 9)  # classes of Fashion-MNIST
 # options that shorten a command which takes minutes as it stands; test_full_data runs it whole
 SHORTENED = {
@@ -19,9 +21,21 @@ SHORTENED = {
     "python examples/letters.py letters --pictures 2600": ["--pictures", "780"],
     "convnet-edge train --data letters --recipe scratch --epochs 12 --out "
     "checkpoints/letters.safetensors": ["--epochs", "2", "--image-size", "24"],
+    "convnet-edge train --data letters --arch residual.py:Residual --epochs 12 --out "
+    "checkpoints/residual.safetensors": ["--epochs", "2", "--image-size", "24"],
+    "convnet-edge quantize exported/residual.onnx --data letters --max-drop 3": [
+        "--max-drop",
+        "90",
+    ],
     # what so short a training gives may lose more
     "convnet-edge quantize exported/letters.onnx --data letters --max-drop 3": ["--max-drop", "90"],
     "convnet-edge bench a.onnx b.onnx": ["--quick"],
+    "convnet-edge bench theirs.onnx": ["--quick"],
+    "convnet-edge bench theirs.onnx --data photos/ --classes classes.txt --preprocessing "
+    "preprocessing.json": ["--quick"],
+    "convnet-edge compare theirs.onnx ours.onnx --max-slowdown 0%": [
+        *("--pairs", "6", "--max-slowdown", "900%")
+    ],
     # two different models; which is faster here is not this test's business
     "convnet-edge compare a.onnx b.onnx": ["--pairs", "6", "--max-slowdown", "900%"],
     "python3 fashion-mnist.pyz bench --out raspberry-pi.json": ["--duration", "0.2"],
@@ -60,12 +74,20 @@ def lay_out(folder, test_set):
         path = folder / "photos" / ("shoes" if label in SHOES else "others") / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(photo).save(path)
+    for seed, stem in enumerate(("theirs", "ours")):
+        (folder / f"{stem}.onnx").write_bytes(foreign.averaging(n_classes=2, seed=seed))
+    (folder / "classes.txt").write_text("others\nshoes\n")
+    (folder / "preprocessing.json").write_text('{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}')
     (folder / "examples").mkdir()
-    (folder / "examples" / "letters.py").write_bytes(LETTERS.read_bytes())
+    for name in EXAMPLES:
+        shutil.copy(REPOSITORY / "examples" / name, folder / "examples" / name)
 
 
 def run_line(line, folder):
-    """Run one `convnet-edge …` or `python …` of a page, shortened; it has to succeed."""
+    """Run one `convnet-edge …`, `python …` or `cp …` of a page, shortened; it has to succeed."""
     program, *arguments = [*shlex.split(line), *SHORTENED.get(line, [])]
+    if program == "cp":
+        shutil.copy(*(folder / name for name in arguments))
+        return ""
     programs = {"convnet-edge": ["-m", "convnet_edge"], "python3": [], "python": []}
     return run(sys.executable, *programs[program], *arguments, cwd=folder)

@@ -16,7 +16,7 @@ from convnet_edge.runtime.archive import Archive
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
 JOIN = REPOSITORY / "CONTRIBUTING.md"
-TUTORIALS = [DOCS / "tutorial.md", DOCS / "own-pictures.md"]
+TUTORIALS = [DOCS / "tutorial.md", DOCS / "own-pictures.md", DOCS / "own-networks.md"]
 GUIDES = [README, *TUTORIALS, *sorted((DOCS / "how-to").glob("*.md"))]
 NOT_TYPED = ("python", "text")  # code has its own test; text is what a command printed
 
