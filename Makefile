@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated lint format lock clean
 
 quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
+
+# waiting threads of one test would spin where those of another have work
+test test-all test-smaller-processor: export OMP_WAIT_POLICY := passive
 
 test: $(VENV)/installed-locked  ## the tests that need neither network nor minutes
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)

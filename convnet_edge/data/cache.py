@@ -168,27 +168,35 @@ def find_duplicates(pictures: Pictures, cache_dir: Path) -> Duplicates:
 
 
 def keep_set(
-    cache_dir: Path, images: ImageSet, how: Preprocessing, order: Array | None = None
+    cache_dir: Path,
+    images: ImageSet,
+    how: Preprocessing,
+    class_labels: Sequence[str],
+    *,
+    order: Array | None = None,
 ) -> ImageSet:
     """Keep a set under its digest, and return it as `find_set` will, but with its paths.
 
-    order: (N,) where in `images.images` each of them is, as they may be more than the memory.
+    class_labels: what its labels count, which the digest does not tell. order: (N,) where in
+    `images.images` each of them is, as they may be more than the memory.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    if kept := find_set(cache_dir, images.sha256, how):
+    if kept := find_set(cache_dir, images.sha256, how, class_labels):
         return replace(images, images=kept.images)
     order = np.arange(len(images)) if order is None else order
     batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
-    path, rest = _path(cache_dir, "set", images.sha256, how), {"labels": images.labels}
+    path, rest = _set_path(cache_dir, images.sha256, how, class_labels), {"labels": images.labels}
     parts = (images.images[batch].tobytes() for batch in batches)
     return replace(images, images=_save(path, "", (len(order), *how.shape), parts, rest))
 
 
-def find_set(cache_dir: Path, sha256: str, how: Preprocessing) -> ImageSet | None:
+def find_set(
+    cache_dir: Path, sha256: str, how: Preprocessing, class_labels: Sequence[str]
+) -> ImageSet | None:
     """Return the set that is kept under this digest; None if there is none, or it is damaged."""
-    kept = _load(_path(cache_dir, "set", sha256, how), "")
+    kept = _load(_set_path(cache_dir, sha256, how, class_labels), "")
     if kept and kept["sha256"] == hashlib.sha256(kept["pixels"].reshape(-1).data).hexdigest():
         return ImageSet(kept["pixels"], kept["labels"], sha256, str(cache_dir))
     return None
@@ -225,6 +233,12 @@ def _ours(cache_dir: Path) -> list[Path]:
 def _path(cache_dir: Path, kind: str, name: str, how: Preprocessing) -> Path:
     found = hashlib.sha256(json.dumps([name, how.document()]).encode())
     return cache_dir / f"{found.hexdigest()}.{kind}"
+
+
+def _set_path(
+    cache_dir: Path, sha256: str, how: Preprocessing, class_labels: Sequence[str]
+) -> Path:
+    return _path(cache_dir, "set", "\0".join((sha256, *class_labels)), how)
 
 
 def _version() -> str:

@@ -105,13 +105,15 @@ def load(
     *,
     validate: int = 0,
     validate_share: float = 0.0,
+    class_labels: tuple[str, ...] = (),
     progress: Progress = lambda *_: None,
 ) -> Dataset:
     """Load the pictures of `options.data`, prepared as the options say.
 
     Where the source has no validation pictures of its own: validate: the last so many of the
-    training images; validate_share: this share of them, by digest. progress: n pictures decoded,
-    of how many.
+    training images; validate_share: this share of them, by digest. class_labels: what the labels
+    are to count, which may be more than there are pictures of. progress: n pictures decoded, of how
+    many.
 
     Raises:
         InputError: not found, not readable, or too few of them.
@@ -127,7 +129,11 @@ def load(
         loaded = _arrange(options, _open(options, progress), share)
         assert loaded.report is not None
         loaded.report.refuse_leaks()
-        cache.keep_set(options.cache_dir, loaded.test, loaded.preprocessing)
+    if class_labels:
+        loaded = _renumbered(loaded, class_labels, str(options.data))
+    if loaded.arranged:
+        how, labels = loaded.preprocessing, loaded.class_labels
+        cache.keep_set(options.cache_dir, loaded.test, how, labels)
     if not validate or len(loaded.validation):
         return loaded
     n = len(loaded.train) - validate
@@ -178,14 +184,7 @@ def load_again(task: Task, options: DataOptions) -> Dataset:
             "hold them",
             verb="name them with",
         )
-    unknown = sorted(set(loaded.class_labels) - set(task.class_labels))
-    require(
-        not unknown,
-        f"{source} has classes that the model does not know: {scan.some(unknown)}",
-        f"some of {scan.some(task.class_labels)}",
-        "--data",
-    )
-    return _renumbered(loaded, task.class_labels)
+    return _renumbered(loaded, task.class_labels, source)
 
 
 def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
@@ -199,12 +198,15 @@ def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
         expected = "some that no model learned from: a folder test/, or a test split in its table"
         require(len(named) > 0, f"{options.data} has no test pictures", expected, "--data")
         return named
-    if task.class_labels == fashion_mnist.CLASS_LABELS:
+    if {*task.class_labels} >= {*fashion_mnist.CLASS_LABELS}:
         test = fashion_mnist.load_test_set()
         if test.sha256 == task.test_sha256:
-            return _prepared(test, task.preprocessing)
+            order = [*map(task.class_labels.index, fashion_mnist.CLASS_LABELS)]
+            place = np.array(order, test.labels.dtype)
+            return _prepared(replace(test, labels=place[test.labels]), task.preprocessing)
+    how, labels = task.preprocessing, task.class_labels
     try:
-        return cache.find_set(options.cache_dir, task.test_sha256, task.preprocessing)
+        return cache.find_set(options.cache_dir, task.test_sha256, how, labels)
     except InputError:  # no home folder, so nothing is kept there
         return None
 
@@ -244,8 +246,19 @@ def _load_embedded(name: str, how: Preprocessing, data_dir: Path | None) -> Data
     return Dataset(name, fashion_mnist.CLASS_LABELS, how, train, take(train, slice(0)), test)
 
 
-def _renumbered(loaded: Dataset, class_labels: tuple[str, ...]) -> Dataset:
-    """Return pictures whose labels are indices into `class_labels`, which hold all of theirs."""
+def _renumbered(loaded: Dataset, class_labels: tuple[str, ...], source: str) -> Dataset:
+    """Return pictures whose labels are indices into `class_labels`.
+
+    Raises:
+        InputError: the source has classes beyond these.
+    """
+    unknown = sorted(set(loaded.class_labels) - set(class_labels))
+    require(
+        not unknown,
+        f"{source} has classes that the model does not know: {scan.some(unknown)}",
+        f"some of {scan.some(class_labels)}",
+        "--data",
+    )
     place = np.array([class_labels.index(name) for name in loaded.class_labels])
     train, validation, test = (
         replace(one, labels=place[one.labels])
@@ -414,5 +427,6 @@ def _side(options: DataOptions, pictures: cache.Pictures, index: Array, labels: 
     paths = tuple(pictures.scan.entries[place].path for place in order.tolist())
     side = ImageSet(pictures.pixels, labels[order], own, str(options.data), paths)
     if len(order) * pictures.pixels[:1].nbytes > MAX_IN_MEMORY:
-        return cache.keep_set(options.cache_dir, side, pictures.how, order)
+        labelled = pictures.scan.class_labels
+        return cache.keep_set(options.cache_dir, side, pictures.how, labelled, order=order)
     return replace(side, images=pictures.pixels[order])

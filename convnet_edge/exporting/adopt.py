@@ -37,7 +37,6 @@ from .evaluator import Evaluated, evaluate
 from .options import AdoptOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
-IR_VERSION = 8  # the oldest that has the opset of an export
 N_COMPARED = 512  # pictures at most that are also run with the optimisations off
 MAX_NOISE = 1e-3  # of the largest output; networks show a thousandth of that
 PYTORCH = "float64 PyTorch"
@@ -156,7 +155,9 @@ def _pictures(source: ModelFile, options: AdoptOptions) -> ImageSet:
     expected = "some: a tenth of its pictures, by their digests, or all in a folder test/"
     require(len(test) > 0, f"{options.data} has no test pictures", expected, "--data")
     # where `bench` finds them
-    return cache.keep_set(options.cache_dir, test, source.contract.preprocessing)
+    return cache.keep_set(
+        options.cache_dir, test, source.contract.preprocessing, source.contract.class_labels
+    )
 
 
 def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
@@ -193,8 +194,8 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     except (onnx.version_converter.ConvertError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or ["it is not said why"]
         return proto, f"{said}, as they cannot be raised: {reason[0][:200]}"
-    newer.ir_version = IR_VERSION
-    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {IR_VERSION}"
+    newer.ir_version = parity.IR_VERSIONS[parity.OPSET]
+    return newer, f"opset {opset} becomes {parity.OPSET}, IR version {newer.ir_version}"
 
 
 def _take_off_softmax(graph: onnx.GraphProto) -> None:

@@ -17,15 +17,14 @@ from torch import nn
 
 from ..runtime.contract import MAX_CLASSES
 from ..runtime.errors import InputError
-from ..runtime.files import MIB, read_bytes, write_atomically
+from ..runtime.files import read_bytes, write_atomically
 from ..runtime.pictures.preprocess import Preprocessing
-from . import build
+from . import MAX_CHECKPOINT_BYTES, build
 from .build import Arch
 from .normalized import Normalized
 
 SCHEMA = 2
 HEADER_KEY = "convnet_edge"
-MAX_CHECKPOINT_BYTES = 512 * MIB
 MAX_SIDE = 1024  # of an image, in pixels
 NEXT_STEP = "train again with `convnet-edge train`"
 

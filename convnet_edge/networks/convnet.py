@@ -15,12 +15,12 @@ from torch import nn
 
 from ..runtime.contract import Array
 from ..runtime.options import require
+from . import MAX_PARAMETERS
 from .convnet_gradients import loss_and_gradients
 
 # float64 takes 3.2 s for 10,000 images of 28 x 28 in batches of 100; at 500 it took 5.5 s
 REFERENCE_BATCH_PIXELS = 100 * 28 * 28
 MAX_KERNEL_SIZE, MAX_WIDTH = 9, 4
-MAX_PARAMETERS = 40_000_000  # of which a run's state, three numbers each, is kept in one file
 WIDTHS = (32, 64, 128)  # channels of both convolutions, hidden features
 
 

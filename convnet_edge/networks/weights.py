@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ..runtime.errors import InputError
 from ..runtime.files import read_bytes
 from ..runtime.pictures.preprocess import Preprocessing
-from . import checkpoint
-from .checkpoint import MAX_CHECKPOINT_BYTES
+from . import MAX_CHECKPOINT_BYTES, checkpoint
 
 PRETRAINED = "pretrained"  # what --weights calls a library's own
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")  # how others call it

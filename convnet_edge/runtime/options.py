@@ -160,10 +160,12 @@ def preprocessing(default_text: str | None = "pixels in [0, 1], a middle crop") 
     )
 
 
-def classes(default_text: str | None = "class 0, class 1, ...") -> Any:
-    """Return the field of the file that names an unproved model's outputs."""
+def classes(
+    default_text: str | None = "class 0, class 1, ...", *, panel: str | None = ELSEWHERE
+) -> Any:
+    """Return the field of the file that names the outputs of what was trained elsewhere."""
     text = "Its classes in the order of its outputs: one a line, or a JSON list."
-    return option(None, text, metavar="FILE", panel=ELSEWHERE, default_text=default_text)
+    return option(None, text, metavar="FILE", panel=panel, default_text=default_text)
 
 
 @dataclass(frozen=True, kw_only=True)

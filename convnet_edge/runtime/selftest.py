@@ -15,6 +15,7 @@ from .measure.check import Check
 from .pictures import preprocess
 
 PIXEL_TOLERANCE = 2
+TOLERANCE_FACTOR = 8  # times the noise that an honest computation shows
 MAX_SAMPLE_PIXELS = 1_000_000  # the exporter draws a few thousand
 
 

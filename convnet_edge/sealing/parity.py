@@ -16,9 +16,9 @@ from ..runtime.errors import EdgeError
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.model_file import ModelFile
+from ..runtime.selftest import TOLERANCE_FACTOR as TOLERANCE_FACTOR
 from ..runtime.selftest import errors_of, largest_error
 
-TOLERANCE_FACTOR = 8
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 LARGEST_ALWAYS = 64  # of these sizes; 256 only where a run without a batch size takes as many
 N_IMAGES_A_BATCH_SIZE = 512

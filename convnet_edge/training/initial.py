@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from ..data import dataset
-from ..networks import build, weights
-from ..networks.checkpoint import MAX_CHECKPOINT_BYTES
+from ..networks import MAX_PARAMETERS, build, weights
 from ..networks.weights import Weights
+from ..runtime.elsewhere.given import read_classes
 from ..runtime.measure.result import as_json
 from ..runtime.options import require
 from .options import TrainOptions
@@ -18,7 +18,6 @@ Moments = tuple[list[float], list[float]]
 
 ADOPTED = "adopted"  # in place of a recipe: weights that nothing was changed of
 MUON = "Muon on the inner weights, AdamW on the rest"
-PARAMETER_BYTES = 12  # of a run's state: itself, and two numbers of its updates
 
 
 def load_pictures(
@@ -36,8 +35,10 @@ def load_pictures(
             background=options.background or usual.background,
             crop_share=options.crop_share or usual.share,
         )
+    names = read_classes(options.classes, None) if options.classes else ()
     return dataset.load(
         options,
+        class_labels=names,
         validate=options.validate,
         validate_share=dataset.VALIDATED if validated else 0.0,
         progress=progress,
@@ -64,11 +65,11 @@ def build_network(
     """
     arguments = dict(map(build.read_option, options.arch_option))
     model = build.build(named, image_shape=image_shape, n_classes=n_classes, options=arguments)
-    n, n_most = count_parameters(model), MAX_CHECKPOINT_BYTES // PARAMETER_BYTES
+    n = count_parameters(model)
     require(
-        n <= n_most,
+        n <= MAX_PARAMETERS,
         f"{named.arch} has {n:,} parameters",
-        f"at most {n_most:,}, as a run's state is kept in one file",
+        f"at most {MAX_PARAMETERS:,}, as a run's state is kept in one file",
         "--arch",
     )
     if known is None:

@@ -211,7 +211,8 @@ def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
     held_out = run.dataset.validation
     if not len(held_out) or not run.launch.leads:
         return metrics
-    logits = compute_logits(run.finished_model(), held_out.images, torch.float32)
+    model = run.pixels_to_logits(run.finished_network())
+    logits = compute_logits(model, held_out.images, torch.float32)
     loss = F.cross_entropy(torch.from_numpy(logits), torch.tensor(held_out.labels))
     score = accuracy.score(logits.argmax(axis=1), held_out.labels, run.dataset.class_labels)
     counts = np.array([(one.n_correct, one.n) for one in score.classes])

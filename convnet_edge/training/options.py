@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..data.options import PreparationOptions
 from ..networks import REFERENCE
-from ..runtime.options import option, require, seed
+from ..runtime.options import classes, option, require, seed
 from .recipes import RECIPES, SCRATCH_OTHERS, SHIFT, Augment, Recipe, RecipeName
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -49,6 +49,7 @@ class TrainOptions(PreparationOptions):
         panel="Network",
         default_text="random",
     )
+    classes: Path | None = classes("those of the pictures, sorted", panel="Network")
     mean: tuple[float, ...] | None = option(
         None,
         "By channel, of pixels in [0, 1]: what the weights were trained with.",

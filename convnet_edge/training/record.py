@@ -199,11 +199,11 @@ def finish(run: Run) -> TrainResult:
 
     An earlier run of that name is kept under a number.
     """
-    network, model, out = run.finished_network(), run.finished_model(), run.options.out
+    network, out = run.finished_network(), run.options.out
+    model = run.pixels_to_logits(network)
     score = _score(run, model)
     record = {
         "schema": "convnet-edge/train/3",
-        "model": as_json(run.network),
         "class_labels": list(run.dataset.class_labels),
         **_identity(run),
         "data": _describe_data(run),

@@ -231,9 +231,9 @@ class Run:
         for part in order.tensor_split(max(1, len(order) // size)):  # none is smaller
             yield self.images.batch({"order": part}).x
 
-    def finished_model(self) -> nn.Module:
-        """Return the network as it is handed over: it takes pixels in [0, 1]."""
-        network, normalization = self.finished_network(), self.network.normalization
+    def pixels_to_logits(self, network: nn.Module) -> nn.Module:
+        """Return a `finished_network` as it is handed over: it takes pixels in [0, 1]."""
+        normalization = self.network.normalization
         return Normalized(network, *normalization).to(self.device) if normalization else network
 
     @property

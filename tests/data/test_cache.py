@@ -250,13 +250,16 @@ def test_size_counts_and_clear_removes_what_is_ours_alone(source, tmp_path):
     cache_dir = tmp_path / "cache"
     assert cache.size(cache_dir) == cache.clear(cache_dir) == 0
     read(source)
-    cache.keep_set(cache_dir, image_set((2, 4, 4)), Preprocessing((4, 4), 1))
+    cache.keep_set(cache_dir, image_set((2, 4, 4)), Preprocessing((4, 4), 1), NAMES)
     n_bytes = sum(path.stat().st_size for path in cache_dir.iterdir())
     (cache_dir / "diary.pictures").write_text("not ours")
     assert cache.size(cache_dir) == n_bytes > 5 * 16 * 16 * 3
     assert cache.clear(cache_dir) == n_bytes
     assert [path.name for path in cache_dir.iterdir()] == ["diary.pictures"]
     assert read(source)[1] == 5
+
+
+NAMES = ("a", "b", "c")
 
 
 def image_set(shape, sha256="ab" * 32):
@@ -267,25 +270,26 @@ def image_set(shape, sha256="ab" * 32):
 @pytest.mark.parametrize("shape", [(600, 4, 4), (3, 4, 5, 3)], ids=str)
 def test_kept_set_is_found_by_its_digest_and_damage_is_none(tmp_path, shape):
     images, how = image_set(shape), Preprocessing(shape[1:3], 3 if len(shape) == 4 else 1)
-    assert cache.find_set(tmp_path, images.sha256, how) is None
-    kept = cache.keep_set(tmp_path, images, how)
+    assert cache.find_set(tmp_path, images.sha256, how, NAMES) is None
+    kept = cache.keep_set(tmp_path, images, how, NAMES)
     assert (kept.images == images.images).all()
     assert (kept.paths, kept.source) == (images.paths, "here")
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     for place in range(0, len(content), len(content) // 20):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert cache.find_set(tmp_path, images.sha256, how) is None
+        assert cache.find_set(tmp_path, images.sha256, how, NAMES) is None
     for damaged in (content[:200], content[: len(content) // 2], b""):
         path.write_bytes(damaged)
-        assert cache.find_set(tmp_path, images.sha256, how) is None
+        assert cache.find_set(tmp_path, images.sha256, how, NAMES) is None
     path.unlink()
-    cache.keep_set(tmp_path, image_set(shape, "cd" * 32), how)
+    cache.keep_set(tmp_path, image_set(shape, "cd" * 32), how, NAMES)
     (other,) = tmp_path.iterdir()
     other.rename(path)  # of another digest
-    assert cache.find_set(tmp_path, images.sha256, how) is None
+    assert cache.find_set(tmp_path, images.sha256, how, NAMES) is None
     path.write_bytes(content)
-    found = cache.find_set(tmp_path, images.sha256, how)
+    assert cache.find_set(tmp_path, images.sha256, how, NAMES[::-1]) is None
+    found = cache.find_set(tmp_path, images.sha256, how, NAMES)
     np.testing.assert_array_equal(found.images, images.images)
     np.testing.assert_array_equal(found.labels, images.labels)
     assert found.labels.dtype == np.int64
@@ -296,7 +300,7 @@ def test_set_is_kept_in_the_order_that_is_asked_for(tmp_path):
     order = np.random.default_rng(1).permutation(700)[:600]
     side = ImageSet(pixels, np.zeros(600, np.int64), "ab" * 32, "here")
     for _ in range(2):
-        kept = cache.keep_set(tmp_path, side, how, order)
+        kept = cache.keep_set(tmp_path, side, how, NAMES, order=order)
         np.testing.assert_array_equal(kept.images, pixels[order])
 
 

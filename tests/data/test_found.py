@@ -162,7 +162,7 @@ def test_checkpoint_says_where_its_test_images_are(trained, few, on_few):
     _, stored = checkpoint.load_model(trained.checkpoint_path)
     task = dataset.Task.read(stored.header)
     assert (task.class_labels, task.source) == (fashion_mnist.CLASS_LABELS, "sample")
-    assert dataset.find_test_set(task, DataOptions()) is few
+    assert dataset.find_test_set(task, DataOptions()).images is few.images
 
 
 def test_classes_are_matched_by_name_whatever_their_order(test_set):
@@ -172,6 +172,32 @@ def test_classes_are_matched_by_name_whatever_their_order(test_set):
     named = [found.class_labels[label] for label in found.test.labels[:50]]
     assert named == [fashion_mnist.CLASS_LABELS[label] for label in test_set.labels[:50]]
     assert found.class_labels == sorted_labels != fashion_mnist.CLASS_LABELS
+
+
+def test_classes_that_training_was_told_are_those_of_the_test_set_wherever_it_is_found(tmp_path):
+    folder, names = drawn(tmp_path / "own", 40), ("b", "none", "a")
+    options = PreparationOptions(data=str(folder), cache=tmp_path / "cache")
+    plain = dataset.load(options)
+    told = dataset.load(options, class_labels=names)
+    assert told.class_labels == names
+    assert [names[i] for i in told.test.labels] == [
+        plain.class_labels[i] for i in plain.test.labels
+    ]
+    for loaded in (plain, told):
+        again = DataOptions(cache=options.cache)
+        assert dataset.find_test_set(task_of(loaded), again).labels.tolist() == (
+            loaded.test.labels.tolist()
+        )
+        named = dataset.load_again(task_of(loaded), replace(again, data=str(folder)))
+        assert named.test.labels.tolist() == loaded.test.labels.tolist()
+    with pytest.raises(InputError, match="classes that the model does not know: a"):
+        dataset.load(options, class_labels=("b", "c"))
+
+
+def test_shipped_pictures_are_found_for_a_model_that_counts_classes_otherwise(test_set):
+    reversed_labels = SHIPPED.class_labels[::-1]
+    found = dataset.find_test_set(replace(SHIPPED, class_labels=reversed_labels), DataOptions())
+    assert (found.labels == 9 - test_set.labels).all()
 
 
 def test_source_with_other_classes_than_the_models_is_refused():

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from convnet_edge.data import cache
+from convnet_edge.data import cache, fashion_mnist
 from convnet_edge.exporting import export, graph, verify
 from convnet_edge.exporting.options import ExportOptions, VerifyOptions
 from convnet_edge.networks import checkpoint, convnet
@@ -162,7 +162,7 @@ def test_uint8_input_gives_the_same_network(on_few, few, trained, reference, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("input_type", ["float32", "uint8"])
 def test_export_in_another_process_gives_the_same_bytes(trained, few, tmp_path, input_type):
-    cache.keep_set(tmp_path, few, FASHION_MNIST)
+    cache.keep_set(tmp_path, few, FASHION_MNIST, fashion_mnist.CLASS_LABELS)
     files = []
     for name in ("a", "b"):
         out = tmp_path / name / "model.onnx"

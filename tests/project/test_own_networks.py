@@ -19,7 +19,7 @@ EPOCHS = 2
 OWN = "residual.py:Residual"
 NETWORKS = (
     OWN,
-    "convnet",
+    pytest.param("convnet", marks=pytest.mark.slow),
     pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.slow),
     pytest.param("timm:mobilenetv3_small_050", marks=pytest.mark.slow),
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from convnet_edge.runtime.pictures.preprocess import Preprocessing
 from convnet_edge.training import finetuning, loop, precision
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.precision import Timing
-from convnet_edge.training.recipes import RECIPES
+from convnet_edge.training.recipes import RECIPES, SCRATCH_OTHERS
 from convnet_edge.training.run import EpochMetrics, Run
 
 CPU = torch.device("cpu")
@@ -267,6 +268,33 @@ def test_weights_are_adopted_as_they_are(options, weights):
     assert loop.train(replace(adopting, resume=True)) is None
 
 
+def test_classes_in_the_order_of_the_outputs_are_matched_by_name(options, weights, monkeypatch):
+    seen, found = [], dataset.load()
+    monkeypatch.setattr(dataset, "load", lambda _, **how: seen.append(how) or found)
+    Path("names.txt").write_text("red\nblue\ngreen\n")
+    told = replace(options, weights=str(weights), classes=Path("names.txt"))
+    loop.train(replace(told, epochs=0))
+    assert seen[0]["class_labels"] == ("red", "blue", "green")
+
+
+def test_settled_statistics_are_those_of_the_images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.01), nn.Dropout(0.5))
+    images = [3 + 2 * torch.randn(8, 3, 9, 9) for _ in range(4)]
+    finetuning.settle_statistics(model, images)
+    outputs = model[0](torch.cat(images)).detach()
+    torch.testing.assert_close(model[1].running_mean, outputs.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, outputs.var((0, 2, 3)), rtol=0.02, atol=0)
+    assert (model[1].momentum, model.training, model[1].training) == (0.01, False, False)
+
+
+def test_network_whose_statistics_lag_is_handed_over_with_settled_ones(options):
+    Path("my_net.py").write_text(FILE.replace("(6)", "(6, momentum=1e-6)"))
+    loop.train(options)
+    tensors = checkpoint.load(options.out, kind="model").tensors
+    assert tensors["body.1.running_mean"].abs().max() > 1e-3
+
+
 def test_adopted_weights_take_pixels_as_they_are_unless_more_is_known(options, weights):
     record = loop.train(replace(options, weights=str(weights), epochs=0)).record
     assert record["model"]["normalization"] is None
@@ -310,10 +338,9 @@ def test_weights_of_other_classes_cannot_be_adopted(options, weights):
 @pytest.mark.parametrize("recipe", ["scratch", "finetune", "averaged"])
 def test_resumed_run_gives_the_same_bits(options, weights, monkeypatch, recipe):
     """With statistics, dropout and augmentation; stopped after each epoch, and in one."""
-    averaged = replace(RECIPES["scratch"], average=0.9)
-    monkeypatch.setitem(
-        RECIPES, "scratch", averaged if recipe == "averaged" else RECIPES["scratch"]
-    )
+    if recipe == "averaged":
+        averaged = replace(SCRATCH_OTHERS, average=0.9)
+        monkeypatch.setattr("convnet_edge.training.options.SCRATCH_OTHERS", averaged)
     options = replace(options, augment="shift,flip,erase")
     if recipe == "finetune":
         options = replace(options, weights=str(weights))

@@ -32,13 +32,12 @@ from ..model_file import (
 )
 from ..options import UnprovedOptions, require
 from ..pictures.preprocess import Preprocessing
-from ..selftest import PIXEL_TOLERANCE, largest_error
+from ..selftest import PIXEL_TOLERANCE, TOLERANCE_FACTOR, largest_error
 from ..session import Settings
 from .given import CLASSIFIER, EXPORT_ANEW, Told, describe, read_classes
 
 MAX_IMAGES, MAX_PIXELS = 16, 1 << 20  # of random pictures, and of all of them
 N_CELLS, SEED = 8, 0
-TOLERANCE_FACTOR = 8  # times the noise, as in the proof of an export
 RANDOM = f"of {N_CELLS} x {N_CELLS} random colours, seed {SEED}"
 
 
