@@ -13,6 +13,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
 
     Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors
     """
+    from ..data import dataset
     from ..exporting.skew import table
     from ..exporting.verify import verify
     from ..runtime.measure.tables import to_text
@@ -36,8 +37,11 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.wrote((result.report_path,))
-    can_quantize = not result.is_quantized and find_spec("onnx") is not None
-    then = ["quantize", *as_words(options, DataOptions)] if can_quantize else ["bench"]
+    stated = result.contract
+    can_quantize = stated.quantization is None and find_spec("onnx") is not None
+    finds_pictures = options.data or dataset.Task.of(stated).source in dataset.EMBEDDED
+    then = ["quantize"] if can_quantize and finds_pictures else ["bench"]
+    then += as_words(options, DataOptions)
     command = ["convnet-edge", *then, *to_name(result.model_path)] if report.passed else []
     terminal.finish(report, *command)
     require(

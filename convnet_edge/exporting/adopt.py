@@ -179,6 +179,8 @@ def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
         owner.ClearField("metadata_props")
     del graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    if _pad_by_numbers(proto.graph):
+        changes.append("paddings are numbers")
     data = bytes(proto.SerializeToString(deterministic=True))
     return tuple(changes), unproved.state(data, document, file.path)
 
@@ -196,6 +198,37 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
         return proto, f"{said}, as they cannot be raised: {reason[0][:200]}"
     newer.ir_version = parity.IR_VERSIONS[parity.OPSET]
     return newer, f"opset {opset} becomes {parity.OPSET}, IR version {newer.ir_version}"
+
+
+def _pad_by_numbers(graph: onnx.GraphProto) -> bool:
+    """Write out paddings that are given by a word, as TensorFlow's; return whether there are any.
+
+    ONNX's reference evaluator gives a MaxPool of SAME_LOWER too few places (onnx 1.23).
+    """
+    known = {tensor.name: [*tensor.dims[2:]] for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        known[value.name] = [one.dim_value for one in value.type.tensor_type.shape.dim[2:]]
+    found = False
+    for node in graph.node:
+        about = {attribute.name: attribute for attribute in node.attribute}
+        word = about["auto_pad"].s if "auto_pad" in about else b""
+        if not word.startswith(b"SAME"):
+            continue
+        found, sides = True, known[node.input[0]]
+        ones = onnx.AttributeProto(ints=[1] * len(sides))
+        kernel = about["kernel_shape"].ints if "kernel_shape" in about else known[node.input[1]]
+        strides, dilations = (about.get(key, ones).ints for key in ("strides", "dilations"))
+        reach = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True)]
+        missing = [
+            max(0, (side - 1) // stride * stride + width - side)
+            for side, stride, width in zip(sides, strides, reach, strict=True)
+        ]
+        less, more = [n // 2 for n in missing], [n - n // 2 for n in missing]
+        pads = [*less, *more] if word == b"SAME_UPPER" else [*more, *less]
+        for name in about.keys() & {"auto_pad", "pads"}:
+            node.attribute.remove(about[name])
+        node.attribute.append(onnx.helper.make_attribute("pads", pads))
+    return found
 
 
 def _take_off_softmax(graph: onnx.GraphProto) -> None:

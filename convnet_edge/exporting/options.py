@@ -17,12 +17,10 @@ from ..runtime.options import (
 )
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
-REFERENCE_S = 60.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(DataOptions):
-    """Whose Python the network of a checkpoint is made by."""
+    """Whose Python the network of a checkpoint is made by, and how long it may run in float64."""
 
     arch: str | Callable[..., Any] | None = option(
         None,
@@ -34,6 +32,9 @@ class NetworkOptions(DataOptions):
     allow_changed_source: bool = option(
         False, "Go on although the file that defines the network has changed."
     )
+    reference_s: float = option(
+        60.0, "Seconds for the float64 reference; past them, of a sample of images.", above=0
+    )
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,6 @@ class ExportOptions(NetworkOptions):
     checkpoint: Path = option(CHECKPOINT, "What `train` wrote.", positional=True)
     input: Literal["float32", "uint8"] = option(
         "float32", "float32: pixels in [0, 1]; uint8: grey values, as stored."
-    )
-    reference_s: float = option(
-        REFERENCE_S, "Seconds for the float64 reference; past them, of a sample of images.", above=0
     )
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..data import dataset
-from ..runtime import contract, selftest
+from ..runtime import selftest
 from ..runtime.classifier import Classifier
-from ..runtime.contract import Array
+from ..runtime.contract import Array, Contract
 from ..runtime.files import require_writable, write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
@@ -29,7 +29,7 @@ from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from . import skew
-from .options import REFERENCE_S, VerifyOptions
+from .options import NetworkOptions, VerifyOptions
 
 LONG_S = 10.0
 PATIENCE = 10  # times the estimate, after which runs are ended
@@ -76,23 +76,20 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, where it and its model are, and what that is.
-
-    proof: None of a file proved against float64 PyTorch.
-    """
+    """The report, where it and its model are, and what that states of itself."""
 
     model_path: Path
     report_path: Path
     report: VerifyReport
-    is_quantized: bool
-    proof: contract.Proof | None
+    contract: Contract
 
     __repr__ = brief
 
     @property
     def title(self) -> str:
         """The model's name, and behind it what it lacks of a proof."""
-        return f"{self.model_path.name} ({self.proof})" if self.proof else self.model_path.name
+        proof = self.contract.proof  # None of a file proved against float64 PyTorch
+        return f"{self.model_path.name} ({proof})" if proof else self.model_path.name
 
 
 def verify(
@@ -133,8 +130,7 @@ def verify(
             step(f"comparing with {options.against}")
             compare = compare_model
             if options.against.suffix == ".safetensors":
-                changed = options.allow_changed_source
-                compare = partial(compare_network, arch=options.arch, allow_changed_source=changed)
+                compare = partial(compare_network, options)
             proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
     report = VerifyReport(
@@ -148,30 +144,30 @@ def verify(
         checks=checks,
     )
     write_json(report_path, as_json(report))
-    is_quantized = file.contract.quantization is not None
-    return VerifyResult(path, report_path, report, is_quantized, file.contract.proof)
+    return VerifyResult(path, report_path, report, file.contract)
 
 
 def compare_network(
+    options: NetworkOptions,
     mine: Classifier,
     path: Path,
     images: Array,
     note: Say = lambda _: None,
-    **how: Any,
 ) -> tuple[Proof, Against]:
     """Compare a model with the checkpoint at `path`, in float64, on uint8 `images`.
 
-    how: arch and allow_changed_source, as of `checkpoint.load_model`. Of a network that takes
-    longer than a minute, on a seeded sample of them.
+    Of a network that takes longer than `reference_s`, on a seeded sample of them.
     """
     from ..networks import checkpoint  # torch: only this path needs it
     from . import reference
 
-    model, stored = checkpoint.load_model(path, **how)
+    model, stored = checkpoint.load_model(
+        path, arch=options.arch, allow_changed_source=options.allow_changed_source
+    )
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)
-    known = reference.compute(model, images, limit_s=REFERENCE_S)
+    known = reference.compute(model, images, limit_s=options.reference_s)
     if known.n_all:
         note(f"comparing {len(known.images):,} of the {known.n_all:,} images, a seeded sample")
     with _in_time(mine, len(known.images), note):

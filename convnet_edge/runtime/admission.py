@@ -36,7 +36,9 @@ ATTRIBUTES: dict[str, Collection[int]] = {
     "stash_type": (1,),
     "to": frozenset(ELEMENT_TYPES.values()),
 }
-TEXTS = {"NOTSET", "VALID", "constant", "edge", "none", "reflect"}  # modes of Pad, and no padding
+TEXTS = {  # paddings, modes of Pad, approximations of Gelu
+    "NOTSET", "SAME_LOWER", "SAME_UPPER", "VALID", "constant", "edge", "none", "reflect", "tanh",
+}  # fmt: skip
 ELEMENT_BYTES = {number: np.dtype(name).itemsize for name, number in ELEMENT_TYPES.items()}
 MANY_RESULTS = ("Split", "Dropout")
 MAX_NODES = 4096

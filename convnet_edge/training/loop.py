@@ -23,7 +23,14 @@ from . import precision, record, tensorboard
 from .distributed import joined
 from .launch import read_launch
 from .options import TrainOptions
-from .run import EpochMetrics, GraphedStep, Run, Step, balanced_accuracy
+from .run import (
+    N_SETTLING_BETWEEN,
+    EpochMetrics,
+    GraphedStep,
+    Run,
+    Step,
+    balanced_accuracy,
+)
 
 REPORT_EVERY_S = 0.2
 EXPLODED = 10  # times the loss of guessing
@@ -211,7 +218,7 @@ def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
     held_out = run.dataset.validation
     if not len(held_out) or not run.launch.leads:
         return metrics
-    model = run.pixels_to_logits(run.finished_network())
+    model = run.pixels_to_logits(run.finished_network(N_SETTLING_BETWEEN))
     logits = compute_logits(model, held_out.images, torch.float32)
     loss = F.cross_entropy(torch.from_numpy(logits), torch.tensor(held_out.labels))
     score = accuracy.score(logits.argmax(axis=1), held_out.labels, run.dataset.class_labels)

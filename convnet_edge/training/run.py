@@ -17,7 +17,7 @@ from ..data import dataset
 from ..networks import build, operations, weights
 from ..networks.checkpoint import Amount, Network
 from ..networks.convnet import Convnet, fold_normalization
-from ..networks.gradients import by_autograd, step_of
+from ..networks.gradients import by_autograd, pad_first, step_of
 from ..networks.normalized import Normalized
 from ..runtime.contract import Array
 from ..runtime.options import require
@@ -32,7 +32,8 @@ from .precision import Format, Timing, has_bf16
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
-N_SETTLING = 2048  # images, about, from which final statistics are taken
+# images, about, from which statistics are taken at the end, and to validate an epoch
+N_SETTLING, N_SETTLING_BETWEEN = 2048, 256
 SEED_STRIDE = 0x9E3779B97F4A7C15  # of random streams: 2^64 over the golden ratio, odd
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -137,8 +138,10 @@ class Run:
         frozen = f"{self.named.arch} has no parameters that learn"
         require(bool(self.learning), frozen, "some with requires_grad", "the network")
         self.head: frozenset[int] = frozenset()
+        images = torch.zeros(2, self.image_shape[0], *self.sides, device=device)
+        if device.type == "cpu" and not self.is_reference:
+            pad_first(model, images)
         if self.recipe.head_share:
-            images = torch.zeros(2, self.image_shape[0], *self.sides, device=device)
             self.head = self.learning & {*finetuning.find_head(model, self.replaced, images)}
         self.updater = Updater(model, self.recipe, self.head)
         self.choices = torch.Generator().manual_seed(self.options.seed)
@@ -211,9 +214,12 @@ class Run:
             **self.updater.state(),
         }
 
-    def finished_network(self) -> nn.Module:
-        """Return a copy of the network as it is stored: averaged weights, convnet's folded."""
-        model = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
+    def finished_network(self, n_settling: int = N_SETTLING) -> nn.Module:
+        """Return a copy of the network as it is stored: averaged weights, convnet's folded.
+
+        n_settling: images, about, from which it takes its statistics.
+        """
+        model = copy.deepcopy(self.model)
         if self.average is not None:
             floats = [one for one in model.buffers() if one.is_floating_point()]
             for mine, averaged in zip([*model.parameters(), *floats], self.average, strict=True):
@@ -221,13 +227,14 @@ class Run:
         if isinstance(model, Convnet):
             fold_normalization(model, *self.images.moments)
         elif self.recipe.epochs and not self.holds_statistics:
-            finetuning.settle_statistics(model, self._settling())
+            finetuning.settle_statistics(model, self._settling(n_settling))
+        model.to(memory_format=torch.contiguous_format)
         return model.eval()
 
-    def _settling(self) -> Iterator[Tensor]:
+    def _settling(self, n_wanted: int) -> Iterator[Tensor]:
         """Yield some of the training images, as they are, in batches of the recipe's size."""
         n, size = len(self.dataset.train), self.recipe.batch_size
-        order = torch.arange(0, n, max(1, n // N_SETTLING), device=self.device)
+        order = torch.arange(0, n, -(-n // n_wanted), device=self.device)
         for part in order.tensor_split(max(1, len(order) // size)):  # none is smaller
             yield self.images.batch({"order": part}).x
 

@@ -47,10 +47,10 @@ def test_model_defaults_to_ones_own_then_to_the_shipped(run, tiny_model, tmp_pat
 def test_verify_proves_writes_and_names_what_comes_next(run, tiny_model, tmp_path):
     result = run("verify", tiny_model, "--out", "v.json")
     assert result.exit_code == 0, result.output
-    assert result.stdout.endswith(f"wrote v.json\nnext: convnet-edge quantize {tiny_model}\n")
+    assert result.stdout.endswith(f"wrote v.json\nnext: convnet-edge bench {tiny_model}\n")
     as_json = run("verify", tiny_model, "--out", "v.json", "--json")
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "v.json").read_text())
-    assert as_json.stderr.endswith(f"next: convnet-edge quantize {tiny_model}\n")
+    assert as_json.stderr.endswith(f"next: convnet-edge bench {tiny_model}\n")
 
 
 @pytest.mark.parametrize(

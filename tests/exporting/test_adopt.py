@@ -104,6 +104,29 @@ def test_habits_of_other_exporters_are_sealed(seal, change):
     assert not {*file.weights} & {value.name for value in onnx.load(found.model_path).graph.input}
 
 
+def test_paddings_given_by_a_word_become_numbers(seal):
+    """A MaxPool of SAME_LOWER, of which the evaluator would find too few places."""
+    words = """<ir_version: 9, opset_import: ["": 20]>
+    theirs (float[N, 3, 12, 10] images) => (float[N, 3] logits) {
+        first = Conv <strides = [2, 3], auto_pad = "SAME_UPPER"> (images, weights)
+        bent = Gelu <approximate = "tanh"> (first)
+        large = MaxPool <kernel_shape = [3, 3], strides = [3, 3], auto_pad = "SAME_LOWER"> (bent)
+        all = Flatten (large)
+        logits = Gemm (all, linear)
+    }"""
+    proto, rng = onnx.parser.parse_model(words), np.random.default_rng(0)
+    for name, shape in (("weights", (4, 3, 5, 3)), ("linear", (4 * 2 * 2, 3))):
+        values = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    found = seal(proto.SerializeToString())
+    assert "paddings are numbers" in found.report.changes
+    outcome = outcomes(found.report)
+    assert outcome["reference evaluator"] and outcome["outputs as the source's"]
+    conv, pool = (node for node in open_model(found.model_path).nodes if "pads" in node.integers)
+    # 12 x 10 by 5 x 3 in steps of 2 x 3 gives 6 x 4; that by 3 x 3 in steps of 3 gives 2 x 2
+    assert (conv.integers["pads"], pool.integers["pads"]) == ((1, 1, 2, 1), (0, 1, 0, 1))
+
+
 def test_free_sides_are_fixed(seal):
     found = seal(foreign.rgb(foreign.free_sides), image_size=(12, 10))
     assert open_model(found.model_path).inputs == {"images_": ("batch", 3, 12, 10)}

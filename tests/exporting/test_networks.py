@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from convnet_edge.exporting import export, fitness, graph, reference, verify
-from convnet_edge.exporting.options import ExportOptions
+from convnet_edge.exporting.options import ExportOptions, VerifyOptions
 from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.normalized import Normalized
 from convnet_edge.runtime import Classifier
@@ -321,9 +321,8 @@ def test_reference_that_takes_too_long_is_that_of_a_seeded_sample(bring, few, mo
     wrong[5] = -wrong[5]
     assert parity.compare(wrong, known).flips == (int(known.indices[5]),)
     said = []
-    proof, _ = verify.compare_network(
-        Classifier(result.model_path), Path("net"), few.images, said.append
-    )
+    mine, own = Classifier(result.model_path), Path("net")
+    proof, _ = verify.compare_network(VerifyOptions(), mine, own, few.images, said.append)
     assert proof.comparison.n_images == 64
     assert said == [f"comparing 64 of the {len(few)} images, a seeded sample"]
 

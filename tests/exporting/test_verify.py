@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from convnet_edge.exporting import verify
+from convnet_edge.exporting.options import VerifyOptions
 from convnet_edge.networks import checkpoint
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import InputError
@@ -27,7 +28,7 @@ def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trai
     other = tmp_path / "other.safetensors"
     checkpoint.save(other, loaded)
     classifier = Classifier(exported.model_path)
-    proof, against = verify.compare_network(classifier, other, few.images)
+    proof, against = verify.compare_network(VerifyOptions(), classifier, other, few.images)
     assert against.path == str(other)
     assert not any(check.passed for check in proof.checks)
     assert len(proof.comparison.flips) > len(few) / 2

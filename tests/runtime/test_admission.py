@@ -148,7 +148,7 @@ def reshaped_to_one_row(proto):
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4), "pads [30000, 30000, 30000, 30000]"),
         (lambda p: attributes(p, CONV, "pads", [30_000] * 4, [0] * 4), "'pads' described twice"),
         (lambda p: attributes(p, GEMM, "transA", 1), "transA [1]"),
-        (lambda p: attributes(p, CONV, "auto_pad", "SAME_UPPER"), "setting 'SAME_UPPER'"),
+        (lambda p: attributes(p, CONV, "auto_pad", "HALF"), "setting 'HALF'"),
         (lambda p: p.graph.node[2].output.append("places"), "MaxPool has 2 results"),
         (product_of_weights, "Gemm gives 'huge', which nothing reads"),
         (side_branch, "Relu gives 'kept', which nothing reads"),

@@ -55,6 +55,30 @@ NETWORKS = {
         last = Concat <axis = 1> (large, mean) {HEAD}""",
         STEM,
     ),
+    "of other makers": (
+        """first = Conv <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">
+            (images, stem)
+        bent = PRelu (first, slopes)
+        large = Conv <strides = [2, 2], auto_pad = "SAME_LOWER"> (bent, second)
+        even = InstanceNormalization (large, gains, shifts)
+        above = Max (even, zero, tenth)
+        below = Min (above, ten)
+        grown = Exp (below)
+        less = Neg (grown)
+        last = Mish (less)
+        brightest = GlobalMaxPool (last)
+        sum = ReduceSum <keepdims = 1> (last, axes)
+        most = ReduceMax <keepdims = 1> (last, axes)
+        all = Sum (brightest, sum, most)
+        flat = Flatten (all)
+        scores = Gemm <transB = 1> (flat, linear)
+        logits = LogSoftmax <axis = 1> (scores)""",
+        {
+            "second": draw(4, 4, 3, 3, seed=1), "slopes": draw(4, 1, 1, seed=3),
+            "gains": np.ones(4, np.float32), "axes": [2, 3], "shifts": draw(4, seed=4),
+            "zero": np.float32(0), "tenth": np.float32(0.1), "ten": np.float32(10), **STEM,
+        },
+    ),
     "attention": (
         """patches = Conv <kernel_shape = [2, 2], strides = [2, 2]> (images, stem)
         size = Shape <start = 0, end = 1> (images)

@@ -18,7 +18,7 @@ from torch import nn
 
 from convnet_edge.data import dataset
 from convnet_edge.drawing import pictures
-from convnet_edge.networks import checkpoint
+from convnet_edge.networks import checkpoint, gradients
 from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
@@ -275,6 +275,25 @@ def test_classes_in_the_order_of_the_outputs_are_matched_by_name(options, weight
     told = replace(options, weights=str(weights), classes=Path("names.txt"))
     loop.train(replace(told, epochs=0))
     assert seen[0]["class_labels"] == ("red", "blue", "green")
+
+
+def test_depthwise_layers_pad_what_is_narrower_than_their_window_and_compute_the_same():
+    torch.manual_seed(0)
+    deep = [nn.Conv2d(4, 4, 5, padding=2, groups=4) for _ in range(2)]
+    model = nn.Sequential(deep[0], nn.MaxPool2d(3), deep[1], nn.Conv2d(4, 4, 5, padding=2))
+    x = torch.randn(3, 4, 10, 9, requires_grad=True)
+
+    def found():
+        model.zero_grad()
+        model(x).square().sum().backward()
+        return [model(x), *(p.grad for p in model.parameters())]
+
+    expected = found()
+    gradients.pad_first(model, torch.zeros(2, 4, 10, 9))
+    assert [layer.padding_mode for layer in model if isinstance(layer, nn.Conv2d)] == [
+        "zeros", "constant", "zeros",
+    ]  # fmt: skip
+    torch.testing.assert_close(found(), expected)
 
 
 def test_settled_statistics_are_those_of_the_images():

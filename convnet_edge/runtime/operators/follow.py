@@ -18,7 +18,8 @@ from .rules import ABSENT, MISFIT, MIXES, N_IMAGES, MisfitError, UnknownSizeErro
 IMAGE_AXES = 4  # images, channels, height, width
 NUMBER_BYTES = 4  # of float32, as which every number of a result is counted
 WRITE_STEPS, MULTIPLICATIONS_A_STEP = 4, 16
-POWER_STEPS = 16  # of a number that is raised to a power
+SLOW = ("Exp", "Gelu", "LogSoftmax", "Mish", "Pow", "Softplus")
+SLOW_STEPS = 16  # of one of their numbers
 # onnxruntime keeps results of convolutions in blocks of so many channels: one takes as much
 CHANNELS = 16
 # and beside a convolution of integers, for each number that its windows look at, a pointer of 8
@@ -198,7 +199,7 @@ class _Walk:
             self.n_steps += WRITE_STEPS * n_given
         else:
             n_taken = self._each(math.prod(takes[0].shape)) if takes else 0
-            self.n_steps += max(n_given, n_taken) * (POWER_STEPS if node.op_type == "Pow" else 1)
+            self.n_steps += max(n_given, n_taken) * (SLOW_STEPS if node.op_type in SLOW else 1)
         if is_layer or node.op_type == "DequantizeLinear":
             place = rules.LAYERS.get(node.name, 0)
             is_weight = node.inputs[place] not in self.sizes

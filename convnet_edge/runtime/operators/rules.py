@@ -110,7 +110,7 @@ def _copied(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
 
 
 def _together(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
-    _require(node.op_type == "Sum" or len(takes) == (3 if node.op_type == "Where" else 2))
+    _require(node.op_type in ANY or len(takes) == (3 if node.op_type == "Where" else 2))
     shape = broadcast(one.shape for one in takes)
     n, known, find = math.prod(shape), [one.numbers for one in takes], ARITHMETIC.get(node.op_type)
     if find is None or n > MAX_NUMBERS or len(shape) > 1 or None in known:
@@ -158,12 +158,18 @@ ARITHMETIC: dict[str, Callable[..., int | None]] = {
 }
 
 
+ANY = ("Max", "Min", "Sum")  # of as many as there are
+
+
 def _window(node: Node, sides: Sizes, kernel: Sizes) -> Sizes:
     """Return the places of a window that slides over `sides`."""
     n = len(sides)
     strides, dilations = (node.integers.get(key, (1,) * n) for key in ("strides", "dilations"))
     pads = node.integers.get("pads", (0,) * 2 * n)
     _require(len(kernel) == len(strides) == len(dilations) == n and len(pads) == 2 * n)
+    if not set(node.texts).isdisjoint(("SAME_UPPER", "SAME_LOWER")):
+        _require(not any(pads))
+        return tuple(-(-side // stride) for side, stride in zip(sides, strides, strict=True))
     ceil = node.integers.get("ceil_mode") == (1,)
     found = []
     for axis, side in enumerate(sides):
@@ -376,24 +382,29 @@ def _constant(node: Node, _: Sequence[Value]) -> Sequence[Value]:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("AveragePool", "MaxPool", "com.microsoft.NhwcMaxPool"), _pool),
-    **dict.fromkeys(("Add", "Div", "Equal", "Mul", "Pow", "Sub", "Sum", "Where"), _together),
+    **dict.fromkeys(
+        ("Add", "Div", "Equal", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where"),
+        _together,
+    ),
     **dict.fromkeys(("Cast", "Identity"), _copied),
     **dict.fromkeys(("Conv", "com.microsoft.QLinearConv"), _convolution),
     **dict.fromkeys(("Gemm", "com.microsoft.QGemm"), _linear),
-    **dict.fromkeys(("ReduceL2", "ReduceMean"), _reduced),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"), _reduced),
     **dict.fromkeys(
         (
-            "BatchNormalization", "Clip", "DequantizeLinear", "Erf", "HardSigmoid",
-            "HardSwish", "LayerNormalization", "LeakyRelu", "Not", "QuantizeLinear", "Relu",
-            "ScatterND", "Sigmoid", "Softmax", "Sqrt", "Tanh",
+            "Abs", "BatchNormalization", "Clip", "DequantizeLinear", "Elu", "Erf", "Exp", "Gelu",
+            "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization", "LeakyRelu",
+            "LogSoftmax", "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu",
+            "ScatterND", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
         ),
         _same,
     ),
     "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled, "Expand": _expand,
     "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd,
-    "GlobalAveragePool": _global_pool, "MatMul": _product_of_matrices, "Pad": _pad,
-    "Range": _range, "Reshape": _reshape, "Shape": _shape, "Slice": _slice, "Split": _split,
-    "Squeeze": _squeeze, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
+    "MatMul": _product_of_matrices, "Pad": _pad, "Range": _range, "Reshape": _reshape,
+    "Shape": _shape, "Slice": _slice, "Split": _split, "Squeeze": _squeeze,
+    "Transpose": _transpose, "Unsqueeze": _unsqueeze,
 }  # fmt: skip
 # where each layer's weights stand among its inputs
 LAYERS = {
@@ -406,9 +417,13 @@ WINDOWS = {  # that slide over an image
 SIZES = {
     **dict.fromkeys(("ConstantOfShape",), (0,)),
     **dict.fromkeys(
-        ("Expand", "ReduceL2", "ReduceMean", "Reshape", "Split", "Squeeze", "Unsqueeze"), (1,)
+        (
+            "Expand", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Split",
+            "Squeeze", "Unsqueeze",
+        ),
+        (1,),
     ),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
     "Slice": (1, 2, 3, 4),
-}
+}  # fmt: skip
