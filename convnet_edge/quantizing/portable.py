@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..runtime.contract import Array
 from ..sealing.parity import IR_VERSIONS
 from . import observe
-from .correct import correct
+from .correct import find_shifts, shift
 
 CALIBRATION_BATCH_SIZE = 100
 GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
@@ -84,6 +84,11 @@ class Calibrated:
         found = observe.channel_means(self.proto, [*given.values()], self.images[:N_CORRECTING])
         return {layer: found[name] for layer, name in given.items()}
 
+    @cached_property
+    def shifts(self) -> dict[bool, dict[str, Array]]:
+        """What integers take off each layer's mean, by whether from the inner ranges; once each."""
+        return {}
+
     def quantised(
         self,
         *,
@@ -95,17 +100,41 @@ class Calibrated:
         """Return the graph with integers per channel, from the ranges; it takes uint8 grey values.
 
         float_layers: names of those that stay float. only: those to quantise, and nothing else.
-        inner: from the ranges without the outermost numbers. corrected: means are moved back.
+        inner: from the ranges without the outermost numbers. corrected: means are moved back, by
+        what all layers as integers take off them.
         Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. What is done to
         the images before the first layer, as normalisation, stays float too. Logits are float.
         """
+        proto = self.proto
+        if corrected:
+            if inner not in self.shifts:
+                grey = np.rint(self.images[:N_CORRECTING] * 255).astype(np.uint8)
+                whole = self._integers(proto, inner=inner)
+                self.shifts[inner] = find_shifts(whole, self.layers, self.means, grey)
+            found = self.shifts[inner]
+            proto = shift(
+                proto, {name: by for name, by in found.items() if name not in float_layers}
+            )
+        quantised = self._integers(proto, inner=inner, float_layers=float_layers, only=only)
+        _shorten(quantised)
+        return bytes(quantised.SerializeToString(deterministic=True))
+
+    def _integers(
+        self,
+        proto: onnx.ModelProto,
+        *,
+        inner: bool,
+        float_layers: Collection[str] = (),
+        only: Collection[str] = (),
+    ) -> onnx.ModelProto:
+        """Return `proto` with integers, the names still its own."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        names, first = [node.name for node in self.proto.graph.node], self.layers[:1]
+        names, first = [node.name for node in proto.graph.node], self.layers[:1]
         before = itertools.takewhile(lambda name: name not in first, names)
-        moves = {node.name for node in self.proto.graph.node if node.op_type in MOVES}
+        moves = {node.name for node in proto.graph.node if node.op_type in MOVES}
         quantizer = QDQQuantizer(
-            copy.deepcopy(self.proto),
+            copy.deepcopy(proto),
             per_channel=True,
             reduce_range=True,
             weight_qType=QuantType.QInt8,
@@ -121,7 +150,7 @@ class Calibrated:
             op_types_to_quantize=[*LAYERS, *SUMS, *MOVES],
             extra_options={
                 # whatever the images span
-                "TensorQuantOverrides": {_taken(self.proto): [GREY_RANGE]},
+                "TensorQuantOverrides": {_taken(proto): [GREY_RANGE]},
                 "MatMulConstBOnly": True,
             },
         )
@@ -131,11 +160,7 @@ class Calibrated:
         _take_grey_values(quantised)
         _give_float_logits(quantised)
         _keep_float(quantised, [name for name in self.layers if name in float_layers])
-        if corrected:
-            grey = np.rint(self.images[:N_CORRECTING] * 255).astype(np.uint8)
-            correct(quantised, self.layers, self.means, grey)
-        _shorten(quantised)
-        return bytes(quantised.SerializeToString(deterministic=True))
+        return quantised
 
 
 def calibrate(

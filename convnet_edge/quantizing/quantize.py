@@ -37,7 +37,7 @@ from .options import Layout, QuantizeOptions
 VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 5_000  # of many; of few training images a sixth, and the others
 FEWEST = 32  # images that ranges may come from
-N_NOISE, N_ROUNDED = 256, 1_000  # images for the noise of each layer, for that of rounding
+N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
 SPLIT_SEED = 0
 N_ROUNDS, ROUND_S = 7, 0.25

@@ -214,7 +214,8 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     printed = run("quantize").stdout
     for part in (
         "[✓] accuracy gate",
-        " training images, seen by the network but",
+        " training images, not used for ranges, which the network may have seen",
+        "\n  min-max\n",
         "runs 4 layers as integers, 0 as floats",
         "difference not shown (exact McNemar p",
         "times as fast (95 %",
