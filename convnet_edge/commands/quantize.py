@@ -14,18 +14,20 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     from ..runtime.measure.tables import accuracy_text, difference
 
     with terminal.progress():
-        result = quantize(options, terminal.step)
+        result = quantize(options, terminal.step, terminal.note)
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
     others = ", ".join(f"{n} {name}" for name, n in sorted(layers.float_operations.items()))
     between = f"; between them stay float: {others}" if others else ""
     terminal.detail(f"Quantised {report.source}")
     terminal.checks(report.checks)
+    terminal.detail(*(rung.line() for rung in report.rungs))
     terminal.answer(
         f"{result.model_path.name}: {report.model_bytes:,} bytes, {report.layout}, accuracy "
         f"{accuracy_text(result.score)}"
     )
     terminal.say(
+        f"  {report.rung}",
         f"  {report.gate.check().line()}",
         f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
         f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.version_converter
+import onnxscript.optimizer
 
 from ..data import cache, dataset
 from ..runtime import selftest
@@ -166,6 +167,9 @@ def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
     changes = ["input and output state their shapes, weights are no inputs"]
     proto, opset = _in_usual_opset(onnx.load_from_string(file.data))
     changes.append(opset)
+    if {"Constant", "Identity"} & {node.op_type for node in proto.graph.node}:
+        proto = onnxscript.optimizer.optimize(proto)
+        changes.append("constants are folded")
     if source.contract.normalization is not None:
         changes.append("the first operations, Mul and Add, apply mean and deviation")
     document = file.contract.document

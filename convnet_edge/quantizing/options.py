@@ -23,6 +23,7 @@ class QuantizeOptions(DataOptions, UnprovedOptions):
     max_drop: float = option(
         0.5, "Points of accuracy that may be lost at most (95 % bound).", above=0, high=100
     )
+    all_rungs: bool = option(False, "Try every way of making integers, for the table.")
     ceiling: float = ceiling()
     out: Path | None = option(
         None,

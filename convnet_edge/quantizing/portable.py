@@ -12,16 +12,20 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.contract import Array
+from ..sealing.parity import IR_VERSIONS
+from . import observe
+from .correct import find_shifts, shift
 
 CALIBRATION_BATCH_SIZE = 100
 GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
@@ -31,6 +35,9 @@ MOVES = (  # what needs no arithmetic, on integers as on floats
     "Clip", "Concat", "Flatten", "MaxPool", "Relu", "Reshape", "Slice", "Split", "Squeeze",
     "Transpose", "Unsqueeze",
 )  # fmt: skip
+CUTS = ("Clip", "Relu")
+FOLDED = {"Constant", "Identity"}
+N_CORRECTING = 128  # images whose means are compared
 NUDGE = 2.0**-20  # of a scale: a few roundings
 
 
@@ -38,11 +45,13 @@ NUDGE = 2.0**-20  # of a scale: a few roundings
 class Calibrated:
     """A float graph whose every value's range is known, to be quantised in more ways than one.
 
-    proto: shapes inferred, each node with a name of its own. ranges: onnxruntime's, by value.
+    proto: shapes inferred, each node with a name of its own, each layer with a bias. ranges:
+    onnxruntime's, by value. images: (N, C, H, W) float32, which they are from.
     """
 
     proto: onnx.ModelProto
     ranges: Any
+    images: Array
 
     @property
     def layers(self) -> list[str]:
@@ -51,31 +60,97 @@ class Calibrated:
         nodes = self.proto.graph.node
         return [n.name for n in nodes if n.op_type in LAYERS and n.input[1] in known]
 
-    def quantised(self, *, float_layers: Collection[str] = (), only: Collection[str] = ()) -> bytes:
+    def _activations(self, layers: Collection[str]) -> list[str]:
+        """Return what cuts off the results of float layers: rounded before that, half is lost."""
+        given = {
+            name for node in self.proto.graph.node if node.name in layers for name in node.output
+        }
+        cuts = (node for node in self.proto.graph.node if node.op_type in CUTS)
+        return [node.name for node in cuts if node.input[0] in given]
+
+    @cached_property
+    def inner_ranges(self) -> Any:
+        """The ranges without the outermost numbers of each value."""
+        narrow = copy.deepcopy(self.ranges)
+        found = observe.inner_ranges(self.proto, [*narrow.keys()], self.images)
+        for name, (low, high) in found.items():
+            narrow[name] = type(narrow[name])(lowest=low, highest=high)
+        return narrow
+
+    @cached_property
+    def means(self) -> dict[str, Array]:
+        """What each layer gives on average, by channel, over some of the images."""
+        given = {n.name: n.output[0] for n in self.proto.graph.node if n.name in self.layers}
+        found = observe.channel_means(self.proto, [*given.values()], self.images[:N_CORRECTING])
+        return {layer: found[name] for layer, name in given.items()}
+
+    @cached_property
+    def shifts(self) -> dict[bool, dict[str, Array]]:
+        """What integers take off each layer's mean, by whether from the inner ranges; once each."""
+        return {}
+
+    def quantised(
+        self,
+        *,
+        float_layers: Collection[str] = (),
+        only: Collection[str] = (),
+        inner: bool = False,
+        corrected: bool = False,
+    ) -> bytes:
         """Return the graph with integers per channel, from the ranges; it takes uint8 grey values.
 
         float_layers: names of those that stay float. only: those to quantise, and nothing else.
+        inner: from the ranges without the outermost numbers. corrected: means are moved back, by
+        what all layers as integers take off them.
         Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. What is done to
         the images before the first layer, as normalisation, stays float too. Logits are float.
         """
+        proto = self.proto
+        if corrected:
+            if inner not in self.shifts:
+                grey = np.rint(self.images[:N_CORRECTING] * 255).astype(np.uint8)
+                whole = self._integers(proto, inner=inner)
+                self.shifts[inner] = find_shifts(whole, self.layers, self.means, grey)
+            found = self.shifts[inner]
+            proto = shift(
+                proto, {name: by for name, by in found.items() if name not in float_layers}
+            )
+        quantised = self._integers(proto, inner=inner, float_layers=float_layers, only=only)
+        _shorten(quantised)
+        return bytes(quantised.SerializeToString(deterministic=True))
+
+    def _integers(
+        self,
+        proto: onnx.ModelProto,
+        *,
+        inner: bool,
+        float_layers: Collection[str] = (),
+        only: Collection[str] = (),
+    ) -> onnx.ModelProto:
+        """Return `proto` with integers, the names still its own."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        names, first = [node.name for node in self.proto.graph.node], self.layers[:1]
+        names, first = [node.name for node in proto.graph.node], self.layers[:1]
         before = itertools.takewhile(lambda name: name not in first, names)
-        moves = {node.name for node in self.proto.graph.node if node.op_type in MOVES}
+        moves = {node.name for node in proto.graph.node if node.op_type in MOVES}
         quantizer = QDQQuantizer(
-            copy.deepcopy(self.proto),
+            copy.deepcopy(proto),
             per_channel=True,
             reduce_range=True,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
-            tensors_range=copy.deepcopy(self.ranges),  # which it changes
+            # which it changes
+            tensors_range=copy.deepcopy(self.inner_ranges if inner else self.ranges),
             nodes_to_quantize=list(only),
-            nodes_to_exclude=[*float_layers, *(name for name in before if name not in moves)],
+            nodes_to_exclude=[
+                *float_layers,
+                *self._activations(float_layers),
+                *(name for name in before if name not in moves),
+            ],
             op_types_to_quantize=[*LAYERS, *SUMS, *MOVES],
             extra_options={
                 # whatever the images span
-                "TensorQuantOverrides": {_taken(self.proto): [GREY_RANGE]},
+                "TensorQuantOverrides": {_taken(proto): [GREY_RANGE]},
                 "MatMulConstBOnly": True,
             },
         )
@@ -84,8 +159,8 @@ class Calibrated:
         quantised: onnx.ModelProto = quantizer.model.model
         _take_grey_values(quantised)
         _give_float_logits(quantised)
-        _shorten(quantised)
-        return bytes(quantised.SerializeToString(deterministic=True))
+        _keep_float(quantised, [name for name in self.layers if name in float_layers])
+        return quantised
 
 
 def calibrate(
@@ -98,10 +173,16 @@ def calibrate(
     """
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    proto = onnx.load_from_string(model)
+    if FOLDED & {node.op_type for node in proto.graph.node}:  # weights behind them are not found
+        proto = onnxscript.optimizer.optimize(proto)
+    proto = onnx.shape_inference.infer_shapes(proto)
     del proto.metadata_props[:]
+    (opset,) = (one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    proto.ir_version = IR_VERSIONS.get(opset, proto.ir_version)
     for place, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{place}"
+    _give_biases(proto.graph)
     batches = [
         {proto.graph.input[0].name: images[start : start + batch_size]}
         for start in range(0, len(images), batch_size)
@@ -116,7 +197,19 @@ def calibrate(
             calibrate_method=CalibrationMethod.MinMax,
         )
         calibrator.collect_data(SimpleNamespace(get_next=partial(next, iter(batches), None)))
-        return Calibrated(proto, calibrator.compute_data())
+        return Calibrated(proto, calibrator.compute_data(), images)
+
+
+def _give_biases(graph: onnx.GraphProto) -> None:
+    """Let each layer that may have a bias have one, so that its mean can be corrected."""
+    known = {tensor.name: tensor.dims for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 2 and node.input[1] in known:
+            rows = not any(one.name == "transB" and one.i for one in node.attribute)
+            n = known[node.input[1]][node.op_type == "Gemm" and rows]
+            name = f"{node.name}_bias"
+            graph.initializer.append(numpy_helper.from_array(np.zeros(n, np.float32), name))
+            node.input.append(name)
 
 
 def float_operations(graph: bytes) -> dict[str, int]:
@@ -199,6 +292,33 @@ def _give_float_logits(proto: onnx.ModelProto) -> None:
         producers[quantize.input[0]].output[0] = logits
         graph.node.remove(dequantize)
         graph.node.remove(quantize)
+
+
+def _keep_float(proto: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Let a Max follow each of these layers, in place of Relu where that does.
+
+    Of a float layer between integers onnxruntime makes one of integers when it opens the file, of
+    8 bits and with one scale for all channels (WeightBiasQuantization, 1.32): the reference's first
+    layer "in float" cost 7 dB. It looks for a layer, Relu and Clip, and knows no Max.
+    """
+    graph = proto.graph
+    ends = {"float_zero": np.float32(0), "float_lowest": np.finfo(np.float32).min}
+    used = set[str]()
+    for node in [one for one in graph.node if one.name in layers]:
+        (given,) = node.output
+        readers = _readers(proto, given)
+        if [one.op_type for one in readers] == ["Relu"]:
+            readers[0].op_type = "Max"
+            readers[0].input.append("float_zero")
+            used.add("float_zero")
+        elif readers:
+            node.output[0] = f"{given}_float"
+            bound = helper.make_node("Max", [node.output[0], "float_lowest"], [given])
+            graph.node.insert(list(graph.node).index(node) + 1, bound)
+            used.add("float_lowest")
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(ends[name]), name) for name in sorted(used)
+    )
 
 
 def _shorten(proto: onnx.ModelProto) -> None:

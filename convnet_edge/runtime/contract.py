@@ -38,7 +38,7 @@ LAYOUTS = {
 }
 Proof = Literal["unproved", "adopted"]
 PROOFS: dict[Proof, str] = {
-    "unproved": "nothing is proved of it, and it states no digest: it came from elsewhere as it is",
+    "unproved": "nothing is proved of it: it came from elsewhere as it is",
     "adopted": "no PyTorch network was there to compare with: proved against onnxruntime with its "
     "optimisations off, and ONNX's reference evaluator as far as that ran it",
 }  # of what no float64 PyTorch proved

@@ -183,20 +183,22 @@ def _within(name: str, detail: str, error: float, reference: Reference) -> Check
     return Check(name, error <= limit, f"{detail}, {said}", error, limit)
 
 
-def check_graph(file: ModelFile, *, newer: Sequence[str] = ()) -> Iterable[Check]:
+def check_graph(
+    file: ModelFile, *, newer: Sequence[str] = (), wanted: int = OPSET
+) -> Iterable[Check]:
     """Check what can be read off the file: opset, IR version, one file, a free batch axis.
 
-    newer: its operations that opset 18 lacks; because of them alone it may have a later one.
+    newer: its operations that the `wanted` opset lacks; because of them alone it may have a later.
     """
     shapes = (*file.inputs.values(), *file.outputs.values())
     opset, axes = file.opsets.get("", 0), [shape[:1] for shape in shapes]
     free = all(axis and isinstance(axis[0], str) for axis in axes)
     yield Check("self-contained file", True, f"{len(file.data):,} bytes, no external data")
     why = f", which lacks {list_first(newer)}" if newer else ""
-    fits = opset == OPSET or (opset > OPSET and bool(newer))
-    yield Check("opset", fits, f"{opset}, wanted {OPSET}{why}", opset, OPSET)
-    found, wanted = file.ir_version, IR_VERSIONS.get(opset, 0)
-    yield Check("IR version", found == wanted, f"{found}, wanted {wanted}", found, wanted)
+    fits = opset == wanted or (opset > wanted and bool(newer))
+    yield Check("opset", fits, f"{opset}, wanted {wanted}{why}", opset, wanted)
+    found, usual = file.ir_version, IR_VERSIONS.get(opset, file.ir_version)
+    yield Check("IR version", found == usual, f"{found}, wanted {usual}", found, usual)
     yield Check("dynamic batch axis", free, f"first axes {[axis[0] for axis in axes if axis]}")
 
 

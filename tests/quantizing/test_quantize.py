@@ -102,11 +102,13 @@ def test_weights_have_7_bits_and_scales_per_channel(quantised):
 def test_ranges_gate_and_test_images_do_not_overlap(exported, test_set):
     options = QuantizeOptions(exported.model_path, data="sample")
     source = stage._Source(options, exported.model_path)
-    assert (len(source.calibration), len(source.gate)) == (stage.N_CALIBRATION, stage.N_GATE)
+    halves = (source.choosing, source.gate)
+    assert len(source.calibration) == stage.N_CALIBRATION
+    assert [len(half) for half in halves] == [stage.N_GATE // 2] * 2
     known = {image.tobytes() for image in source.calibration}
-    # the data itself holds a few images twice
-    assert sum(image.tobytes() in known for image in source.gate.images) <= 5
-    known |= {image.tobytes() for image in source.gate.images}
+    for half in halves:  # the data itself holds a few images twice
+        assert sum(image.tobytes() in known for image in half.images) <= 5
+        known |= {image.tobytes() for image in half.images}
     assert sum(image.tobytes() in known for image in test_set.images) <= 5
 
 
@@ -120,7 +122,7 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
     with pytest.raises(InputError) as caught:
         stage.quantize(options)
     allowed = options.max_drop / 100
-    needed = next(n for n in range(1, 9999) if paired_drop_bound(0, 0, n) <= allowed)
+    needed = 2 * next(n for n in range(1, 9999) if paired_drop_bound(0, 0, n) <= allowed)
     assert caught.value.found == f"{n_gate} {stage.SEEN}"
     assert f"{needed} at least" in caught.value.expected
     assert "--data" in caught.value.next_step
@@ -128,7 +130,7 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
 
 
 def test_validation_images_judge_where_there_are_enough_of_them():
-    train, validation = tiny.image_set(1300), tiny.image_set(400)
+    train, validation = tiny.image_set(1300), tiny.image_set(600)
     loaded = dataset.Dataset("tiny", tiny.LABELS, None, train, validation, tiny.image_set(9))
     ranges, gate, data = stage._shares(loaded, 0.01)
     assert (len(ranges), gate, data) == (stage.N_CALIBRATION, validation, "validation images")
@@ -187,9 +189,13 @@ def test_layer_that_integers_ruin_goes_back_to_float(spoilt, tmp_path):
     out = tmp_path / "x.onnx"
     report = stage.quantize(QuantizeOptions(spoilt, data="sample", max_drop=10.0, out=out)).report
     assert report.passed
-    assert report.layers.kept_float == ("node_conv2d_1",)
-    assert (report.layers.integer, report.layers.float) == (3, 1)
-    assert Classifier(out).contract.quantization["float_layers"] == ["node_conv2d_1"]
+    assert report.rung == "+ 1 noisiest layers float"
+    ends = ("node_conv2d", "node_linear_1")
+    assert report.layers.kept_float == (*ends, "node_conv2d_1")
+    assert (report.layers.integer, report.layers.float) == (1, 3)
+    stated = Classifier(out).contract.quantization
+    assert (stated["rung"], stated["float_layers"]) == (report.rung, [*ends, "node_conv2d_1"])
+    assert [rung.holds for rung in report.rungs] == [False] * 4 + [True]
 
 
 def test_layouts_are_the_same_to_verify_which_says_how_they_differ(run, quantised):
@@ -208,7 +214,8 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     printed = run("quantize").stdout
     for part in (
         "[✓] accuracy gate",
-        " training images, seen by the network but",
+        " training images, not used for ranges, which the network may have seen",
+        "\n  min-max\n",
         "runs 4 layers as integers, 0 as floats",
         "difference not shown (exact McNemar p",
         "times as fast (95 %",

@@ -1,0 +1,117 @@
+"""Which way of making integers is taken, and what is told of those that are not."""
+
+from types import SimpleNamespace
+
+import made
+import numpy as np
+import onnx
+import pytest
+import tiny
+
+from convnet_edge.quantizing import ladder
+from convnet_edge.quantizing.ladder import Judge, climb
+
+N = 1000
+STATIC = [
+    "min-max", "+ bias correction", "+ percentile 99.999", "+ first and last layer float",
+]  # fmt: skip
+LAYERS = list("abcdef")
+
+
+class Calibrated:
+    """Stands for a graph of six layers; that of a way is the way's arguments in words."""
+
+    layers = LAYERS
+    proto = onnx.ModelProto()
+
+    def quantised(self, **how):
+        return repr(how).encode()
+
+
+@pytest.fixture
+def half():
+    """Images of two classes; what holds is what a test lets through."""
+    labels = np.arange(N) % 2
+    exact = np.eye(2)[labels]
+    right = set()
+
+    def run(graph, images):
+        good = not right or any(part in graph.decode() for part in right)
+        return exact * (0.9 if good else -0.5)
+
+    images = SimpleNamespace(images=np.zeros((N, 1)), labels=labels)
+    return SimpleNamespace(judge=Judge(images, exact, run, "images", 0.01), right=right)
+
+
+def rungs(found):
+    return [(rung.name, rung.holds, rung.gate is not None) for rung in found.rungs]
+
+
+def test_first_way_that_holds_is_taken_and_the_others_are_told_as_not_tried(half):
+    found = climb(Calibrated(), half.judge, ord)
+    assert found.way.name == "min-max"
+    assert rungs(found) == [
+        ("min-max", True, True),
+        *((name, False, False) for name in [*STATIC[1:], "+ N noisiest layers float"]),
+    ]
+    assert found.rungs[1].line() == "+ bias correction: not tried"
+    assert "dB, 100.00 % as float, drop +0.00" in found.rungs[0].line()
+
+
+@pytest.mark.parametrize(
+    ("right", "rung", "float_layers"),
+    [
+        ("'corrected': True", 1, ()),
+        ("'inner': True", 2, ()),
+        ("('a', 'f')", 3, ("a", "f")),
+        ("('a', 'f', 'e', 'd')", 5, ("a", "f", "e", "d")),
+    ],
+)
+def test_each_rung_keeps_what_is_below_it(half, right, rung, float_layers):
+    half.right.add(right)
+    found = climb(Calibrated(), half.judge, ord)
+    assert [one.holds for one in found.rungs[: rung + 1]] == [False] * rung + [True]
+    assert found.way.float_layers == float_layers
+    assert (found.way.corrected, found.way.inner) == (rung >= 1, rung >= 2)
+    assert found.rungs[rung].n_float_layers == len(float_layers)
+
+
+def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
+    found = climb(Calibrated(), half.judge, ord, every=True)
+    assert found.way.name == "min-max"
+    assert [rung.name for rung in found.rungs] == [
+        *STATIC, *(f"+ {n} noisiest layers float" for n in (1, 2, 3)),
+    ]  # fmt: skip
+    assert all(rung.holds for rung in found.rungs)
+
+
+def test_with_integers_alone_nothing_becomes_float(half):
+    half.right.add("nothing")
+    found = climb(Calibrated(), half.judge, ord, in_integers=True)
+    assert [rung.name for rung in found.rungs] == STATIC[:3]
+    assert not any(rung.holds for rung in found.rungs)
+
+
+def test_gates_are_the_layers_between_a_mean_and_the_product_it_scales():
+    proto = made.graph(
+        """
+        deep = Conv (images, w1)
+        squeezed = ReduceMean <keepdims = 1> (deep, sides)
+        few = Conv (squeezed, w2)
+        kept = Relu (few)
+        many = Conv (kept, w3)
+        gate = HardSigmoid (many)
+        gated = Mul (deep, gate)
+        last = Conv (gated, w4)
+        flat = Flatten (last)
+        logits = Mul (flat, scale)
+        """,
+        {name: made.draw(2, 2, 1, 1) for name in ("w1", "w2", "w3", "w4")}
+        | {"sides": np.int64([2, 3]), "scale": np.float32(2)},
+    )
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    assert ladder.gate_layers(proto) == ["few", "many"]
+    assert ladder.gate_layers(tiny.graph(tiny.GREY, "float32")) == []
+    plain = made.graph("logits = Flatten (images)", {})
+    assert ladder.gate_layers(plain) == []
