@@ -5,7 +5,6 @@ are the business of `weights`; how it is trained, stored or exported that of the
 """
 
 import copy
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -26,13 +25,12 @@ import torch
 from torch import nn
 
 from ..runtime.errors import InputError, MissingPackageError
-from ..runtime.files import MIB, read_bytes
-from . import REFERENCE, convnet
+from . import REFERENCE, convnet, source
+from .source import Source
 
 LIBRARIES = ("torchvision", "timm")
 NOT_OPTIONS = ("pretrained", "checkpoint", "weights")  # with which a library would open others
 IN_MEMORY = "memory"  # where a network is that only the Python which made it has
-MAX_SOURCE_BYTES = 16 * MIB
 N_CHECKED = 2  # images of the first batch: what holds for one only shows with more
 MAX_SHOWN = 200  # letters of a foreign error
 NOT_THEIRS = (str(Path(torch.__file__).parent), __file__, importlib.__file__, "<frozen ")
@@ -49,11 +47,16 @@ Arch = str | Callable[..., Any]
 
 @dataclass(frozen=True)
 class Named:
-    """What makes a network. source_sha256: of the file that defines it; None of a library's."""
+    """What makes a network. source: the file that defines it; None of a library's."""
 
     arch: str
     make: Callable[..., Any]
-    source_sha256: str | None = None
+    source: Source | None = None
+
+    @property
+    def source_sha256(self) -> str | None:
+        """The digest of its source; None without one."""
+        return self.source.sha256 if self.source else None
 
 
 def find(arch: Arch) -> Named:
@@ -81,9 +84,9 @@ def find(arch: Arch) -> Named:
         return Named(arch, _from_library(where, what))
     if (path := _file(arch, where)) is None:
         module = _import(arch, where)
-        return Named(arch, _member(arch, module, what), _digest(module.__file__))
-    digest = _digest(path)
-    return Named(arch, _member(arch, _run(path), what), digest)
+        return Named(arch, _member(arch, module, what), _source(module.__file__))
+    found = source.read(path)
+    return Named(arch, _member(arch, _run(path), what), found)
 
 
 def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: bool) -> Named:
@@ -92,7 +95,7 @@ def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: b
     That is run only if it has the SHA-256 that the file states; no module is imported.
 
     Raises:
-        InputError: as `find`; it names a module, or a file that has other bytes now.
+        InputError: as `find`; it names a module, or a file that is another now.
     """
     where = arch.rpartition(":")[0]
     if where and where not in (*LIBRARIES, IN_MEMORY):
@@ -103,19 +106,21 @@ def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: b
                 next_step=f"pass --arch {arch}",
             )
         if not allow_changed_source:
-            require_same_source(arch, _digest(path), source_sha256)
+            require_same_source(arch, source.read(path), source_sha256)
     return find(arch)
 
 
-def require_same_source(arch: str, found: str | None, stated: str | None) -> None:
+def require_same_source(arch: str, found: Source | None, stated: str | None) -> None:
     """Check that the Python which defines a network has the SHA-256 that is stated, if one is.
 
     Raises:
         InputError: it has another.
     """
-    if stated and found != stated:
+    sha256 = found.sha256 if found else None
+    if stated and sha256 != stated:
+        beside = ", or one beside it that it imports," if found and found.n_beside else ""
         raise InputError(
-            f"the file of {arch} has changed since then (sha256 {str(found)[:16]}…, not "
+            f"the file of {arch}{beside} has changed since then (sha256 {str(sha256)[:16]}…, not "
             f"{stated[:16]}…)",
             expected="the file that it was trained with: other code may give other answers",
             next_step="put that file back, or pass --allow-changed-source if the change is none "
@@ -150,16 +155,12 @@ def _given(arch: Callable[..., Any]) -> Named:
     path = getattr(sys.modules.get(module), "__file__", None)
     where = str(path) if module == "__main__" and path else module
     if isinstance(arch, nn.Module):
-        return Named(f"{IN_MEMORY}:{name}", lambda: copy.deepcopy(arch), _digest(path))
-    return Named(f"{where}:{name}", arch, _digest(path))
+        return Named(f"{IN_MEMORY}:{name}", lambda: copy.deepcopy(arch), _source(path))
+    return Named(f"{where}:{name}", arch, _source(path))
 
 
-def _digest(path: str | Path | None) -> str | None:
-    """Return the SHA-256 of a source file; None where there is none."""
-    if path is None:
-        return None
-    source = read_bytes(Path(path), limit=MAX_SOURCE_BYTES, next_step="name the file with --arch")
-    return hashlib.sha256(source).hexdigest()
+def _source(path: str | None) -> Source | None:
+    return None if path is None else source.read(Path(path))
 
 
 def build(

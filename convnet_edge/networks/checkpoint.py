@@ -41,7 +41,7 @@ class Network:
     """From what a network is built again.
 
     arch, options: as `--arch` and `--arch-option` name them. image_shape: (C, H, W), grey or RGB.
-    source_sha256: of the file that defines it, None of a library's. normalization: the mean and the
+    source_sha256: see `source.Source`, None of a library's. normalization: the mean and the
     deviation by channel of pixels in [0, 1] that it takes apart; None: it takes them as they are.
     n_parameters: trainable ones.
     """
@@ -175,7 +175,7 @@ def load_model(
     else:
         named = build.find(arch)
         if not allow_changed_source:
-            build.require_same_source(named.arch, named.source_sha256, stored.source_sha256)
+            build.require_same_source(named.arch, named.source, stored.source_sha256)
     try:
         model = build.build(
             named,

@@ -124,7 +124,7 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
                     next_step=START_AFRESH,
                 )
             if not run.options.allow_changed_source:
-                build.require_same_source(run.named.arch, value, found)
+                build.require_same_source(run.named.arch, run.named.source, found)
     return kept
 
 

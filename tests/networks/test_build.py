@@ -2,10 +2,12 @@
 
 import hashlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from convnet_edge.networks import source
 from convnet_edge.networks.build import build, find, find_stored, read_option
 from convnet_edge.runtime.errors import InputError
 
@@ -192,6 +194,53 @@ def test_file_that_a_checkpoint_names_is_run_only_with_its_digest(here):
     assert "changed" in caught.value.next_step
     with pytest.raises(SystemExit):
         find_stored("bad.py:Net", digest, allow_changed_source=True)
+
+
+FOLDER = {
+    "main.py": "import torch, os\nfrom resy import Net\nimport pack.deep\nfrom pack import more",
+    "resy.py": "def Net(num_classes):\n    import helper",
+    "helper.py": "import main",
+    "pack/__init__.py": "from . import inner",
+    "pack/inner.py": "",
+    "pack/deep.py": "from .. import last\nfrom ..nothing import x",
+    "pack/more.py": "",
+    "last.py": "class",
+}
+
+
+@pytest.mark.parametrize("changed", [*FOLDER, "pack/unused.py", "torch_unused.py"])
+def test_digest_stands_for_the_file_and_what_it_imports_of_its_folder(here, changed):
+    for name, text in (FOLDER | {"pack/unused.py": "", "torch_unused.py": ""}).items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(text)
+    before = source.read(Path("main.py"))
+    assert before.n_beside == len(FOLDER) - 1
+    (here / changed).write_text("# changed\n" + (here / changed).read_text())
+    assert (source.read(here / "main.py") == before) == ("unused" in changed)
+
+
+def test_module_of_a_package_stands_for_what_it_imports_of_it_by_its_whole_name(here, monkeypatch):
+    (here / "nets").mkdir()
+    (here / "nets" / "__init__.py").write_text("")
+    (here / "nets" / "one.py").write_text("from nets.two import x\nfrom nets import three")
+    (here / "nets" / "two.py").write_text("from .three import y")
+    (here / "nets" / "three.py").write_text("")
+    assert source.read(here / "nets" / "one.py").n_beside == 3
+    installed = here / "site-packages"
+    (here / "nets").rename(installed)
+    assert source.read(installed / "one.py").n_beside == 0, "what is installed is no part of it"
+
+
+def test_changed_file_beside_that_is_imported_is_noticed_and_said(here):
+    (here / "bad.py").write_text("from resy_beside import Net")
+    (here / "resy_beside.py").write_text("def Net(num_classes): pass")
+    digest = find("bad.py:Net").source_sha256
+    assert find(sys.modules["bad"].Net).source_sha256 == source.read(Path("resy_beside.py")).sha256
+    find_stored("bad.py:Net", digest, allow_changed_source=False)
+    (here / "resy_beside.py").write_text("raise SystemExit('run')")
+    refused = "the file of bad.py:Net, or one beside it that it imports, has changed"
+    with pytest.raises(InputError, match=refused):
+        find_stored("bad.py:Net", digest, allow_changed_source=False)
 
 
 @pytest.mark.parametrize("arch", ["os:system", "torch.hub:load", "subprocess:run"])
