@@ -29,7 +29,7 @@ from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from . import skew
-from .options import NetworkOptions, VerifyOptions
+from .options import SOURCE_CHANGED, NetworkOptions, VerifyOptions
 
 LONG_S = 10.0
 PATIENCE = 10  # times the estimate, after which runs are ended
@@ -97,8 +97,8 @@ def verify(
 ) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
 
-    step hears what is being done, note how long it takes where that is long. The report goes beside
-    the model; that of the model which comes with the program into the current folder's `exported`.
+    step hears what is being done, note what matters beside it. The report goes beside the model;
+    that of the model which comes with the program into the current folder's `exported`.
 
     Example: `ce.verify(ce.VerifyOptions("exported/convnet.onnx")).report.passed`
 
@@ -164,6 +164,8 @@ def compare_network(
     model, stored = checkpoint.load_model(
         path, arch=options.arch, allow_changed_source=options.allow_changed_source
     )
+    if stored.source_changed:
+        note(SOURCE_CHANGED)
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)

@@ -394,7 +394,9 @@ def test_changed_source_is_refused_by_name_unless_allowed_and_recorded(options):
     record = loop.train(allowed).record
     assert record["earlier_sources"] == [before]
     assert record["model"]["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    checkpoint.load_model(options.out)  # with the source of now
+    assert not checkpoint.load_model(options.out)[1].source_changed  # with the source of now
+    path.write_text(FILE)
+    assert checkpoint.load_model(options.out, allow_changed_source=True)[1].source_changed
 
 
 @pytest.mark.parametrize(
