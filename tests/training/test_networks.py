@@ -399,6 +399,16 @@ def test_changed_source_is_refused_by_name_unless_allowed_and_recorded(options):
     assert checkpoint.load_model(options.out, allow_changed_source=True)[1].source_changed
 
 
+def test_resume_where_only_others_are_unfinished_names_them(options):
+    resumed = stop(options)
+    other = replace(resumed, out=options.out.with_name("y.safetensors"))
+    with pytest.raises(InputError, match=r"but beside it x.resume.safetensors;") as caught:
+        loop.train(other)
+    assert f"--out {options.out}" in caught.value.next_step
+    loop.train(resumed)
+    assert loop.train(other).epochs[0].epoch == 1, "none is there that may have been meant"
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
