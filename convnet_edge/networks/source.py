@@ -55,6 +55,21 @@ def read(path: Path) -> Source:
     return Source(hashlib.sha256("\n".join(lines).encode()).hexdigest(), len(names))
 
 
+def networks_in(path: Path) -> list[str]:
+    """Return the classes in a file that look like an `nn.Module`, by reading it."""
+    try:
+        tree = ast.parse(_read(path))
+    except UNREADABLE:
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        bases = node.bases if isinstance(node, ast.ClassDef) else []
+        words = {ast.unparse(one).rpartition(".")[2] for one in bases}
+        if isinstance(node, ast.ClassDef) and words & {"Module", "Sequential", *names}:
+            names.append(node.name)
+    return names
+
+
 def _read(path: Path) -> bytes:
     return read_bytes(path, limit=MAX_SOURCE_BYTES, next_step="name the file with --arch")
 

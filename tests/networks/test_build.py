@@ -1,6 +1,8 @@
 """Any network, by its name: what is found, what it is given, what is refused and how."""
 
+import copy
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +10,13 @@ import pytest
 import torch
 
 from convnet_edge.networks import source
-from convnet_edge.networks.build import build, find, find_stored, read_option
+from convnet_edge.networks.build import (
+    build,
+    find,
+    find_stored,
+    read_option,
+    require_own_logits,
+)
 from convnet_edge.runtime.errors import InputError
 
 GREY, RGB = (1, 12, 12), (3, 32, 32)
@@ -45,6 +53,61 @@ class Two(nn.Module):
 class Nothing(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :3]
+
+
+class Linear(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+class Probable(Linear):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class Forgetful(Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+class Comparing(Linear):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits - logits.mean(0)
+
+
+class ForTwo(Linear):
+    def forward(self, x):
+        return super().forward(x).view(2, -1)
+
+
+class Squeezing(Linear):
+    def forward(self, x):
+        return super().forward(x.squeeze())
+
+
+class Misspelt(Linear):
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Unnamed(Linear):
+    def forward(self, x):
+        return y
+
+
+class Other(Linear):
+    def __init__(self, n_out):
+        super().__init__(n_out)
+
+
+class Hidden(Linear):
+    def __init__(self, num_classes, width, *others, depth=3, **more):
+        super().__init__(num_classes)
 
 
 class Pair(nn.Module):
@@ -117,7 +180,9 @@ def test_module_is_imported_by_its_name(here, tmp_path_factory, monkeypatch):
         ("none.py:Net", "does not exist", "--arch"),
         ("no_such_module:Net", "names no network", "name a file"),
         (":", "names no network", "name a file"),
-        ("my_net.py:", "names no network", "name a file"),
+        ("my_net.py:", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
+        ("my_net.py", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
+        ("none.py", "names no network", "name a file"),
     ],
 )
 def test_name_of_nothing_is_refused_with_the_nearest(here, arch, found, next_step):
@@ -146,6 +211,52 @@ def test_name_of_a_file_and_a_module_is_refused_with_the_spelling_of_the_file(he
 def test_network_that_classifies_no_such_images_is_refused(here, what, found):
     with pytest.raises(InputError, match=found):
         made(f"my_net.py:{what}")
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "next_step"),
+    [
+        ("Other", "needs n_out, of which", "pass --arch-option n_out=3 .*, or call it num_classes"),
+        ("Hidden", "needs width, of which", "pass --arch-option width=VALUE$"),
+        ("Pair", "gives a tuple in training", "return the logits alone"),
+        ("Misspelt", r"no attribute 'layers' \(my_net.py:\d+\)", "mend that line, or .*image-size"),
+        ("Unnamed", r"name 'y' is not defined \(my_net.py:\d+\)", "mend that line, or "),
+    ],
+)
+def test_refused_network_is_told_what_to_do(here, what, found, next_step):
+    with pytest.raises(InputError, match=found) as caught:
+        made(f"my_net.py:{what}")
+    assert re.search(next_step, caught.value.next_step)
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "next_step"),
+    [
+        ("Probable", "gives probabilities, rows that add up to 1", "leave out the last softmax"),
+        ("Forgetful", "other logits when it runs again", "leave out what is random"),
+        ("Comparing", "an image other logits when it is alone", "each image be judged alone"),
+        ("ForTwo", "ForTwo does not take one image", "each image be judged alone"),
+        ("Squeezing", "Squeezing does not take one image", "each image be judged alone"),
+    ],
+)
+def test_network_whose_logits_are_not_the_image_s_own_is_refused_before_training(
+    here, what, found, next_step
+):
+    model = made(f"my_net.py:{what}")
+    with pytest.raises(InputError, match=found) as caught:
+        require_own_logits(f"my_net.py:{what}", model, GREY)
+    assert re.search(next_step, caught.value.next_step)
+
+
+@pytest.mark.parametrize("what", ["Lazy", "Linear"])
+def test_network_with_batch_norm_gives_each_image_its_own_logits_and_stays_as_it_is(here, what):
+    model = made(f"my_net.py:{what}")
+    before = copy.deepcopy(model.state_dict())
+    require_own_logits("x", model, GREY)
+    assert model.training
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    torch.nn.init.constant_(next(model.parameters()), torch.inf)
+    require_own_logits("x", model, GREY)  # nothing can be told of it yet
 
 
 def test_network_of_another_size_is_refused_with_its_line(here):

@@ -224,6 +224,16 @@ def test_batch_of_one_image_is_refused_where_it_has_no_statistics(options):
     loop.train(replace(options, arch=Backwards))
 
 
+class Probable(Backwards):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+def test_network_that_gives_probabilities_is_not_trained(options):
+    with pytest.raises(InputError, match="gives probabilities"):
+        loop.train(replace(options, arch=Probable))
+
+
 class Frozen(Backwards):
     def __init__(self, num_classes):
         super().__init__(num_classes)
