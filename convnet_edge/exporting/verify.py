@@ -76,12 +76,16 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, where it and its model are, and what that states of itself."""
+    """The report, where it and its model are, and what that states of itself.
+
+    differs_alone: whether every check holds but those against something else.
+    """
 
     model_path: Path
     report_path: Path
     report: VerifyReport
     contract: Contract
+    differs_alone: bool
 
     __repr__ = brief
 
@@ -112,6 +116,7 @@ def verify(
     file = open_model(path)
     checks: tuple[Check, ...] = (file.digest,)
     against = comparison = None
+    own_hold = False
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
@@ -131,10 +136,12 @@ def verify(
             compare = compare_model
             if options.against.suffix == ".safetensors":
                 compare = partial(compare_network, options)
+            own_hold = all(check.passed or check.skipped for check in checks)
             proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
+    passed = all(check.passed or check.skipped for check in checks)
     report = VerifyReport(
-        passed=all(check.passed or check.skipped for check in checks),
+        passed=passed,
         model=path.name,
         model_sha256=file.sha256,
         provider=options.provider,
@@ -144,7 +151,7 @@ def verify(
         checks=checks,
     )
     write_json(report_path, as_json(report))
-    return VerifyResult(path, report_path, report, file.contract)
+    return VerifyResult(path, report_path, report, file.contract, own_hold and not passed)
 
 
 def compare_network(
