@@ -22,6 +22,7 @@ from convnet_edge.networks import checkpoint, gradients
 from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
+from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 from convnet_edge.training import finetuning, loop, precision
 from convnet_edge.training.options import TrainOptions
@@ -480,6 +481,21 @@ def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
         assert words in shown
     timed(monkeypatch, 10.0, 30.0)
     assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
+
+
+@pytest.mark.parametrize(("n_right", "is_said"), [(2, True), (14, False)])
+def test_screen_says_where_training_ends_no_better_than_guessing(
+    options, run, monkeypatch, n_right, is_said
+):
+    real = accuracy.score
+
+    def scored(answers, labels, names):
+        answers = np.where(np.arange(len(labels)) < n_right, labels, (labels + 1) % 3)
+        return real(answers, labels, names)
+
+    monkeypatch.setattr(accuracy, "score", scored)
+    shown = said(run, "--epochs", 1)
+    assert ("no better than guessing among 3 classes, 33.3 %" in shown) == is_said
 
 
 KILLED = """
