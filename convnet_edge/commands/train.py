@@ -65,6 +65,10 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     else:
         found = result.test.summary() if result.test else "not measured, without test images"
         terminal.answer(f"Test accuracy: {found}")
+        n_classes = len(result.record["class_labels"])
+        if result.test and result.test.interval.low <= 1 / n_classes:
+            guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
+            terminal.answer(f"  no better than {guessing}, on these test pictures")
         if not result.epochs and result.test:
             terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))

@@ -44,8 +44,11 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     then += as_words(options, DataOptions)
     command = ["convnet-edge", *then, *to_name(result.model_path)] if report.passed else []
     terminal.finish(report, *command)
+    remedy = "fetch the file again, or export it anew"
+    if result.differs_alone and options.against and options.against.suffix == ".safetensors":
+        remedy = "name the checkpoint that it was exported from, or export it anew"
     require(
         report.checks,
         what=f"{result.model_path} is not proved on {options.provider}",
-        next_step=f"read {result.report_path}; fetch the file again, or export it anew",
+        next_step=f"read {result.report_path}; {remedy}",
     )

@@ -25,13 +25,13 @@ from ..runtime.errors import CheckFailedError, EdgeError, InputError
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, brief
+from ..runtime.measure.result import Accuracy, brief, percent
 from ..runtime.model_file import open_model
 from ..runtime.pictures.preprocess import Preprocessing
 from ..sealing import parity, seal
 from ..sealing.goldens import choose_goldens
 from . import fitness, graph, reference
-from .options import ExportOptions
+from .options import SOURCE_CHANGED, ExportOptions
 
 VERSIONS = seal.versions(torch, onnx, onnxscript)
 
@@ -59,7 +59,8 @@ class ParityReport:
 class ExportResult:
     """What the export left.
 
-    opset: of the file. score: its own accuracy on the test images that were compared.
+    opset: of the file. score: its own accuracy on the test images that were compared. note: what
+    matters beside that, in words.
     """
 
     model_path: Path
@@ -69,6 +70,7 @@ class ExportResult:
     n_parameters: int
     opset: int
     score: Accuracy
+    note: str | None = None
 
     __repr__ = brief
 
@@ -119,6 +121,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     )
     report_path = seal.hand_over(path, final, report, "parity", next_step=graph.NEXT_STEP)
     compared = _compared(test, known)
+    score = accuracy.score(proof.logits.argmax(axis=1), compared.labels, labels)
     return ExportResult(
         model_path=path,
         report_path=report_path,
@@ -126,7 +129,8 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
         report=report,
         n_parameters=trained.header["model"]["n_parameters"],
         opset=open_model(final).opsets[""],
-        score=accuracy.score(proof.logits.argmax(axis=1), compared.labels, labels),
+        score=score,
+        note=_say_changed(score, trained.header["test"]) if trained.source_changed else None,
     )
 
 
@@ -170,6 +174,15 @@ def _compared(test: accuracy.ImageSet, known: parity.Reference) -> accuracy.Imag
     if known.indices is None:
         return test
     return replace(test, images=known.images, labels=test.labels[known.indices], paths=())
+
+
+def _say_changed(score: Accuracy, stored: dict[str, Any] | None) -> str:
+    """Say that the source has changed, and what became of the accuracy if that tells."""
+    then = (stored or {}).get("accuracy")
+    if not isinstance(then, float) or (stored or {}).get("n") != score.n or then == score.accuracy:
+        return SOURCE_CHANGED
+    now = percent(score.accuracy, 2)
+    return f"{SOURCE_CHANGED}: accuracy {now}, {percent(then, 2)} after the training"
 
 
 def _describe(

@@ -20,7 +20,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 from torch.export import ExportedProgram
 
-from ..networks.build import FAILURES
+from ..networks.build import FAILURES, STARRED
 from ..networks.convnet import Convnet
 from ..networks.normalized import Normalized
 from ..runtime.errors import CheckFailedError
@@ -32,7 +32,6 @@ MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"
 # of RepVGG, MobileOne and their kin: branches that were made for training become one
 TO_DEPLOY = ("fuse", "reparameterize", "switch_to_deploy")
-STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Stored(nn.Module):

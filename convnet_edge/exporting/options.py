@@ -17,6 +17,11 @@ from ..runtime.options import (
 )
 from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR
 
+SOURCE_CHANGED = (
+    "the file that defines the network has changed since the training: what is proved is what it "
+    "computes now"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(DataOptions):

@@ -29,7 +29,7 @@ from ..sealing import parity
 from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..sealing.parity import Comparison, Proof, Reference
 from . import skew
-from .options import NetworkOptions, VerifyOptions
+from .options import SOURCE_CHANGED, NetworkOptions, VerifyOptions
 
 LONG_S = 10.0
 PATIENCE = 10  # times the estimate, after which runs are ended
@@ -76,12 +76,16 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The report, where it and its model are, and what that states of itself."""
+    """The report, where it and its model are, and what that states of itself.
+
+    differs_alone: whether every check holds but those against something else.
+    """
 
     model_path: Path
     report_path: Path
     report: VerifyReport
     contract: Contract
+    differs_alone: bool
 
     __repr__ = brief
 
@@ -97,8 +101,8 @@ def verify(
 ) -> VerifyResult:
     """Run every check, write the report, and return both; `passed` is the caller's to act on.
 
-    step hears what is being done, note how long it takes where that is long. The report goes beside
-    the model; that of the model which comes with the program into the current folder's `exported`.
+    step hears what is being done, note what matters beside it. The report goes beside the model;
+    that of the model which comes with the program into the current folder's `exported`.
 
     Example: `ce.verify(ce.VerifyOptions("exported/convnet.onnx")).report.passed`
 
@@ -112,6 +116,7 @@ def verify(
     file = open_model(path)
     checks: tuple[Check, ...] = (file.digest,)
     against = comparison = None
+    own_hold = False
     costs: tuple[skew.Skew, ...] = ()
     if file.digest.passed:  # an altered file is not opened
         step(f"opening the model on {options.provider}")
@@ -131,10 +136,12 @@ def verify(
             compare = compare_model
             if options.against.suffix == ".safetensors":
                 compare = partial(compare_network, options)
+            own_hold = all(check.passed or check.skipped for check in checks)
             proof, against = compare(classifier, options.against, test.images, note)
             checks, comparison = checks + proof.checks, proof.comparison
+    passed = all(check.passed or check.skipped for check in checks)
     report = VerifyReport(
-        passed=all(check.passed or check.skipped for check in checks),
+        passed=passed,
         model=path.name,
         model_sha256=file.sha256,
         provider=options.provider,
@@ -144,7 +151,7 @@ def verify(
         checks=checks,
     )
     write_json(report_path, as_json(report))
-    return VerifyResult(path, report_path, report, file.contract)
+    return VerifyResult(path, report_path, report, file.contract, own_hold and not passed)
 
 
 def compare_network(
@@ -164,6 +171,8 @@ def compare_network(
     model, stored = checkpoint.load_model(
         path, arch=options.arch, allow_changed_source=options.allow_changed_source
     )
+    if stored.source_changed:
+        note(SOURCE_CHANGED)
     channels, *size = stored.header["model"]["image_shape"]
     shape = (*size, *([channels] if channels > 1 else ()))
     _require_alike(path, len(stored.header["class_labels"]), shape, mine)

@@ -5,7 +5,6 @@ are the business of `weights`; how it is trained, stored or exported that of the
 """
 
 import copy
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -26,20 +25,22 @@ import torch
 from torch import nn
 
 from ..runtime.errors import InputError, MissingPackageError
-from ..runtime.files import MIB, read_bytes
-from . import REFERENCE, convnet
+from . import REFERENCE, convnet, source
+from .source import Source
 
 LIBRARIES = ("torchvision", "timm")
 NOT_OPTIONS = ("pretrained", "checkpoint", "weights")  # with which a library would open others
 IN_MEMORY = "memory"  # where a network is that only the Python which made it has
-MAX_SOURCE_BYTES = 16 * MIB
 N_CHECKED = 2  # images of the first batch: what holds for one only shows with more
+ALIKE = 1e-3  # of the largest logit: far above what float32 makes of another order of adding up
+SURE = 1e-4  # of a sum of probabilities
+STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 MAX_SHOWN = 200  # letters of a foreign error
 NOT_THEIRS = (str(Path(torch.__file__).parent), __file__, importlib.__file__, "<frozen ")
 # what a network raises at images, arguments or numbers that it is not made for
 FAILURES = (
     RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
-    ArithmeticError,
+    ArithmeticError, NameError,
 )  # fmt: skip
 
 
@@ -49,11 +50,16 @@ Arch = str | Callable[..., Any]
 
 @dataclass(frozen=True)
 class Named:
-    """What makes a network. source_sha256: of the file that defines it; None of a library's."""
+    """What makes a network. source: the file that defines it; None of a library's."""
 
     arch: str
     make: Callable[..., Any]
-    source_sha256: str | None = None
+    source: Source | None = None
+
+    @property
+    def source_sha256(self) -> str | None:
+        """The digest of its source; None without one."""
+        return self.source.sha256 if self.source else None
 
 
 def find(arch: Arch) -> Named:
@@ -76,14 +82,22 @@ def find(arch: Arch) -> Named:
             next_step="give it again: from Python with arch=, or with --arch FILE.py:NAME",
         )
     if not where or not what:
+        file = Path(arch.removesuffix(":"))
+        if file.suffix == ".py" and file.is_file():
+            names = source.networks_in(file) or ["NAME"]
+            raise InputError(
+                f"--arch {arch} names no network in that file",
+                expected="FILE.py:NAME",
+                next_step=f"write {' or '.join(f'{file}:{name}' for name in names)}",
+            )
         raise _unreadable(arch, what or where)
     if where in LIBRARIES:
         return Named(arch, _from_library(where, what))
     if (path := _file(arch, where)) is None:
         module = _import(arch, where)
-        return Named(arch, _member(arch, module, what), _digest(module.__file__))
-    digest = _digest(path)
-    return Named(arch, _member(arch, _run(path), what), digest)
+        return Named(arch, _member(arch, module, what), _source(module.__file__))
+    found = source.read(path)
+    return Named(arch, _member(arch, _run(path), what), found)
 
 
 def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: bool) -> Named:
@@ -92,7 +106,7 @@ def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: b
     That is run only if it has the SHA-256 that the file states; no module is imported.
 
     Raises:
-        InputError: as `find`; it names a module, or a file that has other bytes now.
+        InputError: as `find`; it names a module, or a file that is another now.
     """
     where = arch.rpartition(":")[0]
     if where and where not in (*LIBRARIES, IN_MEMORY):
@@ -103,19 +117,21 @@ def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: b
                 next_step=f"pass --arch {arch}",
             )
         if not allow_changed_source:
-            require_same_source(arch, _digest(path), source_sha256)
+            require_same_source(arch, source.read(path), source_sha256)
     return find(arch)
 
 
-def require_same_source(arch: str, found: str | None, stated: str | None) -> None:
+def require_same_source(arch: str, found: Source | None, stated: str | None) -> None:
     """Check that the Python which defines a network has the SHA-256 that is stated, if one is.
 
     Raises:
         InputError: it has another.
     """
-    if stated and found != stated:
+    sha256 = found.sha256 if found else None
+    if stated and sha256 != stated:
+        beside = ", or one beside it that it imports," if found and found.n_beside else ""
         raise InputError(
-            f"the file of {arch} has changed since then (sha256 {str(found)[:16]}…, not "
+            f"the file of {arch}{beside} has changed since then (sha256 {str(sha256)[:16]}…, not "
             f"{stated[:16]}…)",
             expected="the file that it was trained with: other code may give other answers",
             next_step="put that file back, or pass --allow-changed-source if the change is none "
@@ -150,16 +166,12 @@ def _given(arch: Callable[..., Any]) -> Named:
     path = getattr(sys.modules.get(module), "__file__", None)
     where = str(path) if module == "__main__" and path else module
     if isinstance(arch, nn.Module):
-        return Named(f"{IN_MEMORY}:{name}", lambda: copy.deepcopy(arch), _digest(path))
-    return Named(f"{where}:{name}", arch, _digest(path))
+        return Named(f"{IN_MEMORY}:{name}", lambda: copy.deepcopy(arch), _source(path))
+    return Named(f"{where}:{name}", arch, _source(path))
 
 
-def _digest(path: str | Path | None) -> str | None:
-    """Return the SHA-256 of a source file; None where there is none."""
-    if path is None:
-        return None
-    source = read_bytes(Path(path), limit=MAX_SOURCE_BYTES, next_step="name the file with --arch")
-    return hashlib.sha256(source).hexdigest()
+def _source(path: str | None) -> Source | None:
+    return None if path is None else source.read(Path(path))
 
 
 def build(
@@ -182,7 +194,7 @@ def build(
     known = {"num_classes": n_classes, "in_channels": channels, "in_chans": channels,
              "image_size": side}  # fmt: skip
     for name in options:
-        if named.arch.partition(":")[0] in LIBRARIES and name.startswith(NOT_OPTIONS):
+        if _is_library(named.arch) and name.startswith(NOT_OPTIONS):
             raise InputError(
                 f"--arch-option {name}",
                 expected="what the network is made with; its weights are named apart",
@@ -190,7 +202,10 @@ def build(
             )
     taken = inspect.signature(named.make).parameters
     arguments = {name: value for name, value in known.items() if name in taken} | dict(options)
-    with _explained(f"{named.arch} cannot be made with {_listed(arguments)}", "--arch-option"):
+    _require_known(named.arch, taken, arguments, n_classes)
+    refused = f"{named.arch} cannot be made with {_listed(arguments)}"
+    change = "change --arch-option, or the network"
+    with _explained(refused, "arguments that it has", change):
         model = named.make(**arguments)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -201,6 +216,32 @@ def build(
     if not isinstance(model, convnet.Convnet):  # which is known to
         _check(named.arch, model, image_shape, n_classes)
     return model.train()
+
+
+def _require_known(
+    arch: str,
+    taken: Mapping[str, inspect.Parameter],
+    arguments: Mapping[str, Any],
+    n_classes: int,
+) -> None:
+    """Check that nothing that it must be made with is missing."""
+    missing = [
+        name
+        for name, one in taken.items()
+        if one.default is one.empty and one.kind not in STARRED and name not in arguments
+    ]
+    if not missing:
+        return
+    next_step = "pass " + " ".join(f"--arch-option {name}=VALUE" for name in missing)
+    if "num_classes" not in taken:
+        rest = f" (if that is the number of classes: {n_classes}), or call it num_classes"
+        next_step = f"pass --arch-option {missing[0]}={n_classes}{rest}"
+    raise InputError(
+        f"{arch} needs {', '.join(missing)}, of which nothing is known",
+        expected="num_classes, in_channels or in_chans, and image_size, which are; others by "
+        "--arch-option",
+        next_step=next_step,
+    )
 
 
 def read_option(text: str) -> tuple[str, Any]:
@@ -223,7 +264,8 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
     images = torch.zeros(N_CHECKED, *image_shape)
     wanted = f"({N_CHECKED}, {n_classes})"
     refused = f"{arch} does not take images of {_sizes(image_shape)}"
-    with torch.no_grad(), _explained(refused, "--image-size"):
+    change = "change --image-size, or the network"
+    with torch.no_grad(), _explained(refused, "a network for images of this size", change):
         model.eval()(images)  # makes lazy layers
         # a copy, whose running statistics may change
         found = [model(images), copy.deepcopy(model).train()(images)]
@@ -232,8 +274,11 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
             f"{arch} has no parameters", expected="a network to train", next_step="name another"
         )
     for mode, logits in zip(("", " in training"), found, strict=True):
+        next_step = "let it take num_classes, or say so with --arch-option"
         if not isinstance(logits, torch.Tensor):
             got = f"a {type(logits).__name__}"
+            if not _is_library(arch):
+                next_step = "return the logits alone"
         elif tuple(logits.shape) != (N_CHECKED, n_classes):
             got = f"values of shape {tuple(logits.shape)}"
         elif not logits.is_floating_point():
@@ -243,24 +288,68 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
         raise InputError(
             f"{arch} gives {got}{mode} for {N_CHECKED} images",
             expected=f"logits of shape {wanted}: a number for each of the {n_classes} classes",
-            next_step="let it take num_classes, or say so with --arch-option",
+            next_step=next_step,
+        )
+
+
+def require_own_logits(arch: str, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Check that a network to be trained gives each image logits, its own, in eval mode.
+
+    The export proves it of the trained network, in float64; here it is known before the training.
+
+    Raises:
+        InputError: what it gives is random, depends on the other images, or is probabilities.
+    """
+    if isinstance(model, convnet.Convnet):  # which is known to
+        return
+    images = torch.rand(N_CHECKED, *image_shape, generator=torch.Generator().manual_seed(0))
+    trial = copy.deepcopy(model).eval()
+    refused, expected = f"{arch} does not take one image", "a network for any number of images"
+    with torch.no_grad(), _explained(refused, expected, "let each image be judged alone"):
+        logits, again = trial(images), trial(images)
+        alone = torch.cat([trial(image[None]) for image in images])
+    if not logits.isfinite().all():  # before the training nothing keeps it small
+        return
+    tolerance = ALIKE * float(logits.abs().max())
+    for other, found, next_step in (
+        (again, "the same images other logits when it runs again",
+         "leave out what is random, or draw it if self.training alone"),
+        (alone, "an image other logits when it is alone", "let each image be judged alone"),
+    ):  # fmt: skip
+        if other.shape != logits.shape or not (other - logits).abs().max() <= tolerance:
+            raise InputError(
+                f"{arch} gives {found}, in eval mode",
+                expected="logits that depend on the image alone",
+                next_step=next_step,
+            )
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() <= SURE).all():
+        raise InputError(
+            f"{arch} gives probabilities, rows that add up to 1",
+            expected="logits, any numbers",
+            next_step="leave out the last softmax (training applies it)",
         )
 
 
 @contextmanager
-def _explained(found: str, option: str) -> Iterator[None]:
+def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
     """Turn what a network raises into an InputError that names its file and line."""
     try:
         yield
     except FAILURES as error:
         frames = traceback.extract_tb(error.__traceback__)
         foreign = [one for one in frames if not one.filename.startswith(NOT_THEIRS)]
-        place = f" ({Path(foreign[-1].filename).name}:{foreign[-1].lineno})" if foreign else ""
+        place, then = "", next_step
+        if foreign:
+            path = Path(foreign[-1].filename)
+            place = f" ({path.name}:{foreign[-1].lineno})"
+            # what torch raises at other sizes is a RuntimeError
+            if not isinstance(error, RuntimeError) and not source.INSTALLED & {*path.parts}:
+                then = f"mend that line, or {next_step}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_SHOWN]
         raise InputError(
             f"{found}: {reason}{place}",
-            expected="a network for images of this size, and arguments that it has",
-            next_step=f"change {option}, or the network",
+            expected=expected,
+            next_step=then,
         ) from error
 
 
@@ -350,7 +439,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module  # as dataclasses in it look themselves up
     sys.path.insert(0, folder)
     try:
-        with _explained(f"{path} does not run", "--arch"):
+        with _explained(f"{path} does not run", "a file that defines the network", "name another"):
             spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
         raise InputError(
@@ -391,6 +480,10 @@ def _is_installed(where: str) -> bool:
         for folder in sys.path
         if folder not in here
     )
+
+
+def _is_library(arch: str) -> bool:
+    return arch.partition(":")[0] in LIBRARIES
 
 
 def _unreadable(arch: str, name: str) -> InputError:

@@ -5,7 +5,7 @@ train stage's business.
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -41,7 +41,7 @@ class Network:
     """From what a network is built again.
 
     arch, options: as `--arch` and `--arch-option` name them. image_shape: (C, H, W), grey or RGB.
-    source_sha256: of the file that defines it, None of a library's. normalization: the mean and the
+    source_sha256: see `source.Source`, None of a library's. normalization: the mean and the
     deviation by channel of pixels in [0, 1] that it takes apart; None: it takes them as they are.
     n_parameters: trainable ones.
     """
@@ -89,11 +89,13 @@ class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
     kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`.
+    source_changed: whether its network was built by other Python than it was trained with.
     """
 
     kind: str
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any]
+    source_changed: bool = False
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
@@ -175,7 +177,7 @@ def load_model(
     else:
         named = build.find(arch)
         if not allow_changed_source:
-            build.require_same_source(named.arch, named.source_sha256, stored.source_sha256)
+            build.require_same_source(named.arch, named.source, stored.source_sha256)
     try:
         model = build.build(
             named,
@@ -190,7 +192,8 @@ def load_model(
         raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
-    return model.eval(), checkpoint
+    changed = bool(stored.source_sha256) and named.source_sha256 != stored.source_sha256
+    return model.eval(), replace(checkpoint, source_changed=changed)
 
 
 def misfit(path: Path, error: Exception) -> InputError:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import io
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ PRETRAINED = "pretrained"  # what --weights calls a library's own
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")  # how others call it
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and lightning
 COUNTER = "num_batches_tracked"  # of normalisation: older files have none
+STATE_DICT = ".safetensors, or .pt or .pth with a state dict"
+SAVE = "save it anew: torch.save(model.state_dict(), PATH)"
+FOREIGN = re.compile(r"Unsupported \w+: GLOBAL ([\w.]+)")  # as torch says what it does not load
 MAX_SHOWN = 3
 
 
@@ -135,15 +139,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         while len(within := [found[name] for name in WRAPPERS if name in found]) == 1:
             found = within[0]
         state = {str(name): one.detach() for name, one in found.items()}
+    except pickle.UnpicklingError as error:  # whose text is torch's advice to run the file
+        foreign = FOREIGN.search(str(error))
+        other = f"a whole model, or other objects of Python ({foreign[1]})" if foreign else ""
+        found = f"holds {other}, not its weights" if foreign else "is no file of weights"
+        raise InputError(f"{path} {found}", expected=STATE_DICT, next_step=SAVE) from error
     except (
-        safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError,
+        safetensors.SafetensorError, RuntimeError, ValueError, TypeError,
         AttributeError, LookupError, EOFError, OSError, MemoryError,
     ) as error:  # fmt: skip
         raise InputError(
             f"{path} holds no weights that can be read ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200] if str(error) else 'nothing more is known'})",
-            expected=".safetensors, or .pt or .pth with a state dict",
-            next_step="save it anew: torch.save(model.state_dict(), PATH)",
+            expected=STATE_DICT,
+            next_step=SAVE,
         ) from error
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):

@@ -81,7 +81,7 @@ class Declared:
 class Options:
     """What every stage's options are: a frozen dataclass whose values are checked when it is made.
 
-    Text stands for a path, too, and a list for a tuple: they are converted.
+    Text stands for a path, too, and a list, or one number, for a tuple: they are converted.
 
     Raises:
         InputError: a value is of another type, outside its range, or does not fit the others.
@@ -264,6 +264,8 @@ def _checked(one: Declared, value: Any) -> Any:
     """
     if (value is None and one.optional) or (one.takes_callable and callable(value)):
         return value
+    if one.is_list and isinstance(value, Real) and not isinstance(value, bool):
+        value = (value,)
     listed = isinstance(value, (list, tuple))
     given = tuple(value) if listed and one.is_list else (value,)
     values = tuple(_converted(one.kind, item) for item in given)

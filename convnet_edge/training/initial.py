@@ -61,7 +61,8 @@ def build_network(
     """Return the network, and the names of weights that were given and do not fit.
 
     Raises:
-        InputError: it is too large to be kept; or weights that are to be adopted do not fit.
+        InputError: it is too large to be kept, or gives no logits of each image's own; or weights
+            that are to be adopted do not fit.
     """
     arguments = dict(map(build.read_option, options.arch_option))
     model = build.build(named, image_shape=image_shape, n_classes=n_classes, options=arguments)
@@ -72,6 +73,7 @@ def build_network(
         f"at most {MAX_PARAMETERS:,}, as a run's state is kept in one file",
         "--arch",
     )
+    build.require_own_logits(named.arch, model, image_shape)
     if known is None:
         return model, ()
     replaced = weights.fit(model, known.tensors, known.name)

@@ -74,6 +74,7 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
         InterruptedRunError: Ctrl-C, or another process is gone; the last complete epoch is kept.
     """
     device = resolve_device(options.device)
+    record.require_meant(options)
     with tensorboard.opened(options) as log, joined(device), without_tf32():
         run = Run(
             options,

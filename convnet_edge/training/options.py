@@ -15,6 +15,7 @@ Precision = Literal["auto", "float32", "bf16"]
 ClassWeights = Literal["none", "balanced"]
 
 REFERENCE_DATA = ("fashion-mnist", "sample")
+UNFINISHED = ".resume.safetensors"  # how the name of an unfinished run's state ends
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class TrainOptions(PreparationOptions):
     @property
     def resume_path(self) -> Path:
         """Where the state of the unfinished run is kept."""
-        return self.out.with_name(f"{self.out.stem}.resume.safetensors")
+        return self.out.with_name(f"{self.out.stem}{UNFINISHED}")
 
     @property
     def recipe_name(self) -> RecipeName:

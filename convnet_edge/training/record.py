@@ -24,6 +24,7 @@ from ..runtime.measure.result import Accuracy, as_json, brief
 from ..runtime.measure.stats import wilson_interval
 from ..sealing import seal
 from .distributed import add_up
+from .options import UNFINISHED, TrainOptions
 from .precision import FORMATS, Timing
 from .run import EpochMetrics, Run, balanced_accuracy
 
@@ -32,6 +33,7 @@ CURVE, RECORD, EPOCHS = ".train.png", ".train.json", ".epochs.csv"  # beside the
 SPLIT = ".split.json"
 COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
 MAX_UNEVENNESS = 0.24  # between objects on a background and scenes: benchmarks/photographs.py
+MAX_LISTED = 3  # unfinished runs
 MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
 
 
@@ -83,6 +85,25 @@ def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:
     checkpoint.save(run.options.resume_path, Checkpoint("resume", tensors, header))
 
 
+def require_meant(options: TrainOptions) -> None:
+    """Check that what is to be resumed is there, or nothing else that may have been meant.
+
+    Raises:
+        InputError: no run of that name has begun, and others beside it are unfinished.
+    """
+    out = options.out
+    if not options.resume or out.exists() or options.resume_path.exists():
+        return
+    others = sorted(path.name for path in out.parent.glob(f"[!.]*{UNFINISHED}"))
+    if others:
+        first = out.with_name(others[0].removesuffix(UNFINISHED) + out.suffix)
+        raise InputError(
+            f"nothing unfinished of --out {out}, but beside it {', '.join(others[:MAX_LISTED])}",
+            expected="the run to go on with",
+            next_step=f"pass --out {first}, or leave --resume out to start afresh",
+        )
+
+
 def find(run: Run) -> Checkpoint | None:
     """Return what is there of this run: its state if it is unfinished, else the model it gave."""
     for path, kind in ((run.options.resume_path, "resume"), (run.options.out, "model")):
@@ -124,7 +145,7 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
                     next_step=START_AFRESH,
                 )
             if not run.options.allow_changed_source:
-                build.require_same_source(run.named.arch, value, found)
+                build.require_same_source(run.named.arch, run.named.source, found)
     return kept
 
 

@@ -59,7 +59,8 @@ WRONG = [
     (ce.TrainOptions, "resume", "yes", "True or False"),
     (ce.TrainOptions, "learning_rate", "fast", "a number above 0"),
     (ce.TrainOptions, "learning_rate", float("nan"), "a number above 0"),
-    (ce.BenchOptions, "batch_sizes", 8, "a tuple of whole numbers from 1 to 4,096"),
+    (ce.BenchOptions, "batch_sizes", 0, "whole numbers from 1 to 4,096"),
+    (ce.BenchOptions, "batch_sizes", "8", "a tuple of whole numbers from 1 to 4,096"),
     (ce.BenchOptions, "batch_sizes", ("8",), "whole numbers from 1 to 4,096"),
     (ce.BenchOptions, "batch_sizes", (), "whole numbers from 1 to 4,096"),
     (ce.BenchOptions, "threads", 2**64, "a whole number from 1 to 4,096"),
@@ -78,11 +79,12 @@ def test_a_value_of_another_type_is_one_error_that_names_the_argument(kind, name
     assert re.match(rf"{name}=.*; expected {expected}; next: change {name}$", str(caught.value))
 
 
-def test_text_stands_for_a_path_and_a_list_for_a_tuple():
+def test_text_stands_for_a_path_and_a_list_or_a_number_for_a_tuple():
     options = ce.BenchOptions(["a.onnx", Path("b.onnx")], batch_sizes=[np.int64(8)], out="r")
     assert options == ce.BenchOptions((Path("a.onnx"), Path("b.onnx")), batch_sizes=(8,),
                                       out=Path("r"))  # fmt: skip
     assert type(options.batch_sizes[0]) is int
+    assert ce.TrainOptions(image_size=32).image_size == (32,)
     assert ce.ExportOptions("c.safetensors", out="x.onnx").out_path == Path("x.onnx")
 
 

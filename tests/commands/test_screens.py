@@ -1,5 +1,6 @@
 """The first screen is the answer: at most 25 lines of 80 columns, and the next command to copy."""
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def test_export_says_what_was_made_and_verbose_adds_every_check(screen, run, exp
     assert whole.count("[✓]") > 15
     assert not any("[✓]" in line for line in brief)
     assert set(brief) <= set(whole.splitlines())
+    noted = replace(exported, note="this matters")
+    monkeypatch.setattr("convnet_edge.exporting.export.export", lambda *_: noted)
+    assert "this matters" in screen("export")
 
 
 def test_quantize_says_size_gate_and_speed(screen, on_few, exported):

@@ -1,6 +1,7 @@
 """Anybody's network: exported with the same proof, or refused with the check that failed."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from convnet_edge.exporting import export, fitness, graph, reference, verify
-from convnet_edge.exporting.options import ExportOptions, VerifyOptions
+from convnet_edge.exporting.options import SOURCE_CHANGED, ExportOptions, VerifyOptions
 from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.normalized import Normalized
 from convnet_edge.runtime import Classifier
@@ -168,10 +169,10 @@ def bring(monkeypatch, trained, on_few, tmp_path):
     """Export a network as though its checkpoint had been read."""
     header = checkpoint.load(trained.checkpoint_path, kind="model").header
 
-    def exported(model, **options):
+    def exported(model, *, changed=False, **options):
         n = sum(one.numel() for one in model.parameters())
         described = {"arch": "net.py:Net", "image_shape": list(GREY), "n_parameters": n}
-        stored = checkpoint.Checkpoint("model", {}, header | {"model": described})
+        stored = checkpoint.Checkpoint("model", {}, header | {"model": described}, changed)
         monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (model, stored))
         path = tmp_path / "net.safetensors"
         return export.export(ExportOptions(path, out=tmp_path / "net.onnx", **options))
@@ -266,6 +267,17 @@ def test_fault_inside_torch_s_own_module_is_named_by_its_place(few):
     network.network.norm = nn.BatchNorm2d(8, track_running_stats=False)
     with pytest.raises(CheckFailedError, match=r"begins in BatchNorm2d, the module network\.norm"):
         fitness.check(network, few.images)
+
+
+def test_changed_source_is_said_with_both_accuracies(bring, few, monkeypatch):
+    model, said = made(), []
+    result = bring(model, changed=True)
+    assert re.search(r"has changed since the training: what is proved .* computes now: accuracy "
+                     r"[\d.]+ %, [\d.]+ % after the training$", result.note)  # fmt: skip
+    mine = Classifier(result.model_path)
+    verify.compare_network(VerifyOptions(), mine, Path("net"), few.images, said.append)
+    assert said == [SOURCE_CHANGED]
+    assert bring(model).note is None
 
 
 def test_file_that_computes_something_else_is_not_written(bring, monkeypatch, tmp_path):

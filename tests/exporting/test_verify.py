@@ -22,7 +22,9 @@ def test_verify_against_the_checkpoint(run, on_few, few, exported, trained):
     assert comparison["mean_error"] < comparison["max_error"] < 1e-3
 
 
-def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trained, tmp_path, few):
+def test_another_checkpoint_is_found_out_and_its_flips_are_listed(
+    run, on_few, exported, trained, tmp_path, few
+):
     loaded = checkpoint.load(trained.checkpoint_path, kind="model")
     loaded.tensors["layer_stack.9.bias"][0] += 100  # every image becomes a T-Shirt
     other = tmp_path / "other.safetensors"
@@ -32,6 +34,9 @@ def test_another_checkpoint_is_found_out_and_its_flips_are_listed(exported, trai
     assert against.path == str(other)
     assert not any(check.passed for check in proof.checks)
     assert len(proof.comparison.flips) > len(few) / 2
+    result = run("verify", exported.model_path, "--against", other, "--out", "x.json")
+    assert result.exit_code == 1
+    assert "name the checkpoint that it was exported from, or export it anew" in result.stderr
 
 
 def test_model_of_other_classes_is_refused_not_compared(tiny_model):

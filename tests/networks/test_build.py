@@ -1,12 +1,22 @@
 """Any network, by its name: what is found, what it is given, what is refused and how."""
 
+import copy
 import hashlib
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from convnet_edge.networks.build import build, find, find_stored, read_option
+from convnet_edge.networks import source
+from convnet_edge.networks.build import (
+    build,
+    find,
+    find_stored,
+    read_option,
+    require_own_logits,
+)
 from convnet_edge.runtime.errors import InputError
 
 GREY, RGB = (1, 12, 12), (3, 32, 32)
@@ -43,6 +53,61 @@ class Two(nn.Module):
 class Nothing(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :3]
+
+
+class Linear(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+class Probable(Linear):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class Forgetful(Linear):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+class Comparing(Linear):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits - logits.mean(0)
+
+
+class ForTwo(Linear):
+    def forward(self, x):
+        return super().forward(x).view(2, -1)
+
+
+class Squeezing(Linear):
+    def forward(self, x):
+        return super().forward(x.squeeze())
+
+
+class Misspelt(Linear):
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Unnamed(Linear):
+    def forward(self, x):
+        return y
+
+
+class Other(Linear):
+    def __init__(self, n_out):
+        super().__init__(n_out)
+
+
+class Hidden(Linear):
+    def __init__(self, num_classes, width, *others, depth=3, **more):
+        super().__init__(num_classes)
 
 
 class Pair(nn.Module):
@@ -115,7 +180,9 @@ def test_module_is_imported_by_its_name(here, tmp_path_factory, monkeypatch):
         ("none.py:Net", "does not exist", "--arch"),
         ("no_such_module:Net", "names no network", "name a file"),
         (":", "names no network", "name a file"),
-        ("my_net.py:", "names no network", "name a file"),
+        ("my_net.py:", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
+        ("my_net.py", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
+        ("none.py", "names no network", "name a file"),
     ],
 )
 def test_name_of_nothing_is_refused_with_the_nearest(here, arch, found, next_step):
@@ -144,6 +211,52 @@ def test_name_of_a_file_and_a_module_is_refused_with_the_spelling_of_the_file(he
 def test_network_that_classifies_no_such_images_is_refused(here, what, found):
     with pytest.raises(InputError, match=found):
         made(f"my_net.py:{what}")
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "next_step"),
+    [
+        ("Other", "needs n_out, of which", "pass --arch-option n_out=3 .*, or call it num_classes"),
+        ("Hidden", "needs width, of which", "pass --arch-option width=VALUE$"),
+        ("Pair", "gives a tuple in training", "return the logits alone"),
+        ("Misspelt", r"no attribute 'layers' \(my_net.py:\d+\)", "mend that line, or .*image-size"),
+        ("Unnamed", r"name 'y' is not defined \(my_net.py:\d+\)", "mend that line, or "),
+    ],
+)
+def test_refused_network_is_told_what_to_do(here, what, found, next_step):
+    with pytest.raises(InputError, match=found) as caught:
+        made(f"my_net.py:{what}")
+    assert re.search(next_step, caught.value.next_step)
+
+
+@pytest.mark.parametrize(
+    ("what", "found", "next_step"),
+    [
+        ("Probable", "gives probabilities, rows that add up to 1", "leave out the last softmax"),
+        ("Forgetful", "other logits when it runs again", "leave out what is random"),
+        ("Comparing", "an image other logits when it is alone", "each image be judged alone"),
+        ("ForTwo", "ForTwo does not take one image", "each image be judged alone"),
+        ("Squeezing", "Squeezing does not take one image", "each image be judged alone"),
+    ],
+)
+def test_network_whose_logits_are_not_the_image_s_own_is_refused_before_training(
+    here, what, found, next_step
+):
+    model = made(f"my_net.py:{what}")
+    with pytest.raises(InputError, match=found) as caught:
+        require_own_logits(f"my_net.py:{what}", model, GREY)
+    assert re.search(next_step, caught.value.next_step)
+
+
+@pytest.mark.parametrize("what", ["Lazy", "Linear"])
+def test_network_with_batch_norm_gives_each_image_its_own_logits_and_stays_as_it_is(here, what):
+    model = made(f"my_net.py:{what}")
+    before = copy.deepcopy(model.state_dict())
+    require_own_logits("x", model, GREY)
+    assert model.training
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    torch.nn.init.constant_(next(model.parameters()), torch.inf)
+    require_own_logits("x", model, GREY)  # nothing can be told of it yet
 
 
 def test_network_of_another_size_is_refused_with_its_line(here):
@@ -192,6 +305,53 @@ def test_file_that_a_checkpoint_names_is_run_only_with_its_digest(here):
     assert "changed" in caught.value.next_step
     with pytest.raises(SystemExit):
         find_stored("bad.py:Net", digest, allow_changed_source=True)
+
+
+FOLDER = {
+    "main.py": "import torch, os\nfrom resy import Net\nimport pack.deep\nfrom pack import more",
+    "resy.py": "def Net(num_classes):\n    import helper",
+    "helper.py": "import main",
+    "pack/__init__.py": "from . import inner",
+    "pack/inner.py": "",
+    "pack/deep.py": "from .. import last\nfrom ..nothing import x",
+    "pack/more.py": "",
+    "last.py": "class",
+}
+
+
+@pytest.mark.parametrize("changed", [*FOLDER, "pack/unused.py", "torch_unused.py"])
+def test_digest_stands_for_the_file_and_what_it_imports_of_its_folder(here, changed):
+    for name, text in (FOLDER | {"pack/unused.py": "", "torch_unused.py": ""}).items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(text)
+    before = source.read(Path("main.py"))
+    assert before.n_beside == len(FOLDER) - 1
+    (here / changed).write_text("# changed\n" + (here / changed).read_text())
+    assert (source.read(here / "main.py") == before) == ("unused" in changed)
+
+
+def test_module_of_a_package_stands_for_what_it_imports_of_it_by_its_whole_name(here, monkeypatch):
+    (here / "nets").mkdir()
+    (here / "nets" / "__init__.py").write_text("")
+    (here / "nets" / "one.py").write_text("from nets.two import x\nfrom nets import three")
+    (here / "nets" / "two.py").write_text("from .three import y")
+    (here / "nets" / "three.py").write_text("")
+    assert source.read(here / "nets" / "one.py").n_beside == 3
+    installed = here / "site-packages"
+    (here / "nets").rename(installed)
+    assert source.read(installed / "one.py").n_beside == 0, "what is installed is no part of it"
+
+
+def test_changed_file_beside_that_is_imported_is_noticed_and_said(here):
+    (here / "bad.py").write_text("from resy_beside import Net")
+    (here / "resy_beside.py").write_text("def Net(num_classes): pass")
+    digest = find("bad.py:Net").source_sha256
+    assert find(sys.modules["bad"].Net).source_sha256 == source.read(Path("resy_beside.py")).sha256
+    find_stored("bad.py:Net", digest, allow_changed_source=False)
+    (here / "resy_beside.py").write_text("raise SystemExit('run')")
+    refused = "the file of bad.py:Net, or one beside it that it imports, has changed"
+    with pytest.raises(InputError, match=refused):
+        find_stored("bad.py:Net", digest, allow_changed_source=False)
 
 
 @pytest.mark.parametrize("arch", ["os:system", "torch.hub:load", "subprocess:run"])

@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -99,6 +100,26 @@ def test_file_without_weights_is_refused_and_nothing_in_it_runs(tmp_path, capsys
     with pytest.raises(InputError):
         read_weights(path)
     assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (network(), r"a whole model, or .* \(torch\.nn\.modules\.container\.Sequential\), not its"),
+        ({"score": np.float64(0.5)}, r"holds .* \(numpy[\w.]*\.scalar\), not its weights"),
+        (b"\x89PNG\r\n\x1a\n", "x.png is no file of weights"),
+    ],
+)
+def test_what_is_no_state_dict_is_said_in_plain_words(tmp_path, content, found):
+    path = tmp_path / "x.png"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=found) as caught:
+        read_weights(path)
+    assert "torch.save(model.state_dict(), PATH)" in caught.value.next_step
+    assert caught.value.line.isprintable()
 
 
 def test_truncated_file_is_refused(tmp_path):

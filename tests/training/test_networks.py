@@ -22,6 +22,7 @@ from convnet_edge.networks import checkpoint, gradients
 from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
+from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 from convnet_edge.training import finetuning, loop, precision
 from convnet_edge.training.options import TrainOptions
@@ -224,6 +225,16 @@ def test_batch_of_one_image_is_refused_where_it_has_no_statistics(options):
     loop.train(replace(options, arch=Backwards))
 
 
+class Probable(Backwards):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+def test_network_that_gives_probabilities_is_not_trained(options):
+    with pytest.raises(InputError, match="gives probabilities"):
+        loop.train(replace(options, arch=Probable))
+
+
 class Frozen(Backwards):
     def __init__(self, num_classes):
         super().__init__(num_classes)
@@ -394,7 +405,19 @@ def test_changed_source_is_refused_by_name_unless_allowed_and_recorded(options):
     record = loop.train(allowed).record
     assert record["earlier_sources"] == [before]
     assert record["model"]["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    checkpoint.load_model(options.out)  # with the source of now
+    assert not checkpoint.load_model(options.out)[1].source_changed  # with the source of now
+    path.write_text(FILE)
+    assert checkpoint.load_model(options.out, allow_changed_source=True)[1].source_changed
+
+
+def test_resume_where_only_others_are_unfinished_names_them(options):
+    resumed = stop(options)
+    other = replace(resumed, out=options.out.with_name("y.safetensors"))
+    with pytest.raises(InputError, match=r"but beside it x.resume.safetensors;") as caught:
+        loop.train(other)
+    assert f"--out {options.out}" in caught.value.next_step
+    loop.train(resumed)
+    assert loop.train(other).epochs[0].epoch == 1, "none is there that may have been meant"
 
 
 @pytest.mark.parametrize(
@@ -458,6 +481,21 @@ def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
         assert words in shown
     timed(monkeypatch, 10.0, 30.0)
     assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
+
+
+@pytest.mark.parametrize(("n_right", "is_said"), [(2, True), (14, False)])
+def test_screen_says_where_training_ends_no_better_than_guessing(
+    options, run, monkeypatch, n_right, is_said
+):
+    real = accuracy.score
+
+    def scored(answers, labels, names):
+        answers = np.where(np.arange(len(labels)) < n_right, labels, (labels + 1) % 3)
+        return real(answers, labels, names)
+
+    monkeypatch.setattr(accuracy, "score", scored)
+    shown = said(run, "--epochs", 1)
+    assert ("no better than guessing among 3 classes, 33.3 %" in shown) == is_said
 
 
 KILLED = """
