@@ -28,6 +28,7 @@ from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief
 from ..runtime.model_file import open_model
 from ..runtime.pictures.preprocess import Preprocessing
+from ..runtime.session import Settings
 from ..sealing import parity, seal
 from ..sealing.goldens import choose_goldens
 from . import fitness, graph, reference
@@ -100,7 +101,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     known = reference.compute(model, test.images, limit_s=options.reference_s)
     step("proving the final bytes")
     final = _seal(path, plain, _describe(options, model, trained.header, test, known))
-    proof = prove(final, known)
+    proof = prove(final, known, Settings(ceiling=options.ceiling))
     checks += proof.checks
     report = ParityReport(
         passed=all(check.passed for check in checks),
@@ -142,7 +143,7 @@ def _seal(path: Path, plain: bytes, document: dict[str, Any]) -> bytes:
         ) from refused
 
 
-def prove(model: bytes, known: parity.Reference) -> parity.Proof:
+def prove(model: bytes, known: parity.Reference, settings: Settings | None = None) -> parity.Proof:
     """Run every check on the final bytes; none that can run is skipped because another failed."""
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -155,9 +156,9 @@ def prove(model: bytes, known: parity.Reference) -> parity.Proof:
         newer = graph.newer_operations(node.op_type for node in file.nodes if not node.domain)
         checks += parity.check_graph(file, newer=newer)
         opening = "loads alone"
-        classifier = Classifier(file)
+        classifier = Classifier(file, settings=settings)
     except EdgeError as error:
-        return parity.prove_nothing([*checks, Check(opening, False, error.found)], known)
+        return parity.prove_nothing([*checks, Check(opening, False, error.line)], known)
     checks.append(Check(opening, True, "from memory, without a folder"))
     checks += selftest.run_selftest(classifier)
     checks += parity.check_batch_sizes(classifier, known)
