@@ -23,7 +23,7 @@ from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
-from convnet_edge.training import finetuning, loop, precision
+from convnet_edge.training import finetuning, initial, loop, precision
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.precision import Timing
 from convnet_edge.training.recipes import RECIPES, SCRATCH_OTHERS
@@ -312,6 +312,18 @@ def test_network_whose_statistics_lag_is_handed_over_with_settled_ones(options):
     loop.train(options)
     tensors = checkpoint.load(options.out, kind="model").tensors
     assert tensors["body.1.running_mean"].abs().max() > 1e-3
+
+
+def test_adopted_weights_may_be_as_many_as_a_checkpoint_holds(options, weights, monkeypatch):
+    n = sum(one.numel() for one in Backwards(3).parameters())
+    monkeypatch.setattr(initial, "MAX_PARAMETERS", n - 1)
+    with pytest.raises(InputError, match=rf"has {n:,} param.* at most {n - 1:,}, as a run's state"):
+        loop.train(replace(options, arch=Backwards))
+    adopted = replace(options, arch=Backwards, epochs=0)
+    loop.train(adopted)
+    monkeypatch.setattr(initial, "MAX_STORED", n - 1)
+    with pytest.raises(InputError, match=f"at most {n - 1:,}, as a checkpoint is kept"):
+        loop.train(adopted)
 
 
 def test_adopted_weights_take_pixels_as_they_are_unless_more_is_known(options, weights):
