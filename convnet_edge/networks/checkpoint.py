@@ -5,6 +5,7 @@ train stage's business.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,6 +27,7 @@ from .normalized import Normalized
 SCHEMA = 2
 HEADER_KEY = "convnet_edge"
 MAX_SIDE = 1024  # of an image, in pixels
+MAX_SHOWN = 3  # tensors of which an error tells, by what is wrong with them
 NEXT_STEP = "train again with `convnet-edge train`"
 
 Header = TypeVar("Header")
@@ -183,10 +185,9 @@ def load_model(
             n_classes=len(described.class_labels),
             options=stored.options,
         )
-        model.load_state_dict(checkpoint.tensors)
+        _load(model, checkpoint.tensors)
         _require_finite(model)
-    # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
-    except (InputError, ValueError, RuntimeError) as error:
+    except (InputError, ValueError) as error:  # InputError: a kernel larger than its images
         raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
@@ -201,6 +202,35 @@ def misfit(path: Path, error: Exception) -> InputError:
         expected="the trained network that the header describes",
         next_step=NEXT_STEP,
     )
+
+
+def _load(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load `tensors` into `model`; ValueError if they have other names or shapes than its own."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(differences(model.state_dict(), tensors) or str(error)) from error
+
+
+def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """Return in words how the tensors `given` differ from a network's own; empty if they fit."""
+    shapes = {
+        name: [" x ".join(map(str, one[name].shape)) or "one number" for one in (given, own)]
+        for name in own.keys() & given.keys()
+    }
+    parts = {
+        "without": own.keys() - given.keys(),
+        "with more": given.keys() - own.keys(),
+        "of other shapes": [
+            f"{name} ({one}, not {other})" for name, (one, other) in shapes.items() if one != other
+        ],
+    }
+    return "; ".join(f"{word} {_some(sorted(names))}" for word, names in parts.items() if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _require_finite(model: nn.Module) -> None:
