@@ -18,6 +18,7 @@ from torch import nn
 from ..data import dataset
 from ..drawing import pictures
 from ..networks import checkpoint, convnet
+from ..networks.checkpoint import Checkpoint
 from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
@@ -100,7 +101,7 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("computing float64 reference logits")
     known = reference.compute(model, test.images, limit_s=options.reference_s)
     step("proving the final bytes")
-    final = _seal(path, plain, _describe(options, model, trained.header, test, known))
+    final = _seal(path, plain, _describe(options, model, trained, test, known))
     proof = prove(final, known, Settings(ceiling=options.ceiling))
     checks += proof.checks
     report = ParityReport(
@@ -176,11 +177,12 @@ def _compared(test: accuracy.ImageSet, known: parity.Reference) -> accuracy.Imag
 def _describe(
     options: ExportOptions,
     model: nn.Module,
-    header: dict[str, Any],
+    trained: Checkpoint,
     test: accuracy.ImageSet,
     known: parity.Reference,
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
+    header = trained.header
     labels, network = header["class_labels"], header["model"]
     images, activity = known.images, np.zeros((len(known.images), 0), bool)
     if isinstance(model, Convnet):
@@ -208,7 +210,7 @@ def _describe(
     return proof | {
         "name": options.out_path.stem,
         "class_labels": labels,
-        "training": header["training"],
+        "training": _describe_training(trained),
         "parameters": parameters,
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
@@ -219,3 +221,12 @@ def _describe(
         ),
         "decision": header["decision"],
     }
+
+
+def _describe_training(trained: Checkpoint) -> dict[str, Any]:
+    """Return the recipe; where the network's file changed since, which that was and which it is."""
+    training: dict[str, Any] = trained.header["training"]
+    stated, used = trained.header["model"]["source_sha256"], trained.source_sha256
+    if stated and used != stated:
+        return training | {"source_sha256": used, "earlier_sources": [stated]}
+    return training

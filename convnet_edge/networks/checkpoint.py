@@ -6,7 +6,7 @@ train stage's business.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -91,11 +91,14 @@ class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
     kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`.
+    source_sha256: of the file by which `load_model` built the network, which the header may not
+    have; it is not stored.
     """
 
     kind: str
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any]
+    source_sha256: str | None = None
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
@@ -191,7 +194,7 @@ def load_model(
         raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
-    return model.eval(), checkpoint
+    return model.eval(), replace(checkpoint, source_sha256=named.source_sha256)
 
 
 def misfit(path: Path, error: Exception) -> InputError:
