@@ -472,6 +472,13 @@ def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
     assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
 
 
+@pytest.mark.parametrize(("asked", "is_said"), [((), True), (("--precision", "float32"), False)])
+def test_screen_says_why_auto_is_float32_without_bf16(options, run, monkeypatch, asked, is_said):
+    monkeypatch.setattr(precision, "has_bf16", lambda _: False)
+    shown = said(run, "--epochs", 1, *asked)
+    assert ("float32: no bfloat16 in this processor" in shown) == is_said
+
+
 KILLED = """
 import os, signal, sys
 from convnet_edge.__main__ import main
