@@ -71,8 +71,7 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
     Raises:
         InputError: data, device or a resumed run are not as they should be.
         CheckFailedError: the loss exploded or is no longer finite.
-        InterruptedRunError: Ctrl-C, or another process is gone (LostProcessError); the last
-            complete epoch is kept.
+        InterruptedRunError: Ctrl-C, or another process is gone; the last complete epoch is kept.
     """
     device = resolve_device(options.device)
     with tensorboard.opened(options) as log, joined(device), without_tf32():
