@@ -191,12 +191,22 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_sigterm_is_what_it_was_after_training():
+def test_sigterm_is_what_it_was_after_training(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with distributed.heeding_sigterm(Launch(0, 2)):
         assert signal.getsignal(signal.SIGTERM) != before
         with pytest.raises(LostProcessError, match="SIGTERM came"):
             signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(distributed, "read_launch", lambda: Launch(0, 2))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(distributed.dist, name, lambda *_: None)
+    joined, heeding = (
+        distributed.joined(torch.device("cpu")),
+        distributed.heeding_sigterm(Launch(0, 2)),
+    )
+    with pytest.raises(LostProcessError, match="SIGTERM came"), joined, heeding:
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
