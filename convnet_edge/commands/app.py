@@ -26,7 +26,7 @@ from .. import __version__
 from ..runtime.errors import INTERRUPTED, EdgeError, InputError, InterruptedRunError
 from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
-from ..training.launch import Launch, read_launch
+from ..training.launch import Launch, LostProcessError, read_launch
 from . import (
     bench,
     bundle,
@@ -53,12 +53,14 @@ keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
 @contextmanager
 def _boundary() -> Iterator[None]:
     """Make of a known error one line on stderr and its exit code."""
+    is_lost = False
     try:
         with printing():
             yield
         return
     except EdgeError as error:
         lines, exit_code = [*error.details, error.line], error.exit_code
+        is_lost = isinstance(error, LostProcessError)
     except KeyboardInterrupt:
         lines, exit_code = [INTERRUPTED], InterruptedRunError.exit_code
     except BrokenPipeError:
@@ -84,8 +86,8 @@ def _boundary() -> Iterator[None]:
         here = read_launch()
     except InputError:  # which is no matter but to `train`, and said there
         here = Launch()
-    # of the processes that torchrun started, one on each machine complains
-    if lines and (here.rank == 0 or here.local_rank == 0):
+    # of the processes that torchrun started, one on each machine complains; it may be the lost one
+    if lines and (here.rank == 0 or here.local_rank == 0 or is_lost):
         who = f"convnet-edge (process {here.rank})" if here.rank else "convnet-edge"
         with suppress(OSError):
             for line in (*lines[:-1], f"{who}: {lines[-1]}"):

@@ -149,6 +149,8 @@ def _pixels(run: Run) -> str:
 
 def _recipe_lines(run: Run) -> Iterator[str]:
     """Say how the weights are going to change."""
+    from ..training.precision import has_bf16
+
     recipe = run.recipe
     if not recipe.epochs:
         yield "The weights stay as they are; their outputs are the classes in order of their names"
@@ -171,6 +173,9 @@ def _recipe_lines(run: Run) -> Iterator[str]:
             f"  {used}: {times:.1f} x faster here (a step: float32 {timed.float32_step_ms:.3g} ms, "
             f"bf16 {timed.bf16_step_ms:.3g} ms)"
         )
+    elif run.options.asked_precision == "auto" and not has_bf16(run.device):
+        hardware = {"cpu": "processor", "cuda": "GPU"}.get(run.device.type, run.device.type)
+        yield f"  {run.training['precision']}: no bfloat16 in this {hardware}"
     yield "  accuracy in training is counted before each update"
 
 

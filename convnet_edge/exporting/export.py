@@ -18,6 +18,7 @@ from torch import nn
 from ..data import dataset
 from ..drawing import pictures
 from ..networks import checkpoint, convnet
+from ..networks.checkpoint import Checkpoint
 from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
@@ -28,6 +29,7 @@ from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy, brief, percent
 from ..runtime.model_file import open_model
 from ..runtime.pictures.preprocess import Preprocessing
+from ..runtime.session import Settings
 from ..sealing import parity, seal
 from ..sealing.goldens import choose_goldens
 from . import fitness, graph, reference
@@ -101,8 +103,8 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     step("computing float64 reference logits")
     known = reference.compute(model, test.images, limit_s=options.reference_s)
     step("proving the final bytes")
-    final = _seal(path, plain, _describe(options, model, trained.header, test, known))
-    proof = prove(final, known)
+    final = _seal(path, plain, _describe(options, model, trained, test, known))
+    proof = prove(final, known, Settings(ceiling=options.ceiling))
     checks += proof.checks
     report = ParityReport(
         passed=all(check.passed for check in checks),
@@ -146,7 +148,7 @@ def _seal(path: Path, plain: bytes, document: dict[str, Any]) -> bytes:
         ) from refused
 
 
-def prove(model: bytes, known: parity.Reference) -> parity.Proof:
+def prove(model: bytes, known: parity.Reference, settings: Settings | None = None) -> parity.Proof:
     """Run every check on the final bytes; none that can run is skipped because another failed."""
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -159,9 +161,9 @@ def prove(model: bytes, known: parity.Reference) -> parity.Proof:
         newer = graph.newer_operations(node.op_type for node in file.nodes if not node.domain)
         checks += parity.check_graph(file, newer=newer)
         opening = "loads alone"
-        classifier = Classifier(file)
+        classifier = Classifier(file, settings=settings)
     except EdgeError as error:
-        return parity.prove_nothing([*checks, Check(opening, False, error.found)], known)
+        return parity.prove_nothing([*checks, Check(opening, False, error.line)], known)
     checks.append(Check(opening, True, "from memory, without a folder"))
     checks += selftest.run_selftest(classifier)
     checks += parity.check_batch_sizes(classifier, known)
@@ -188,11 +190,12 @@ def _say_changed(score: Accuracy, stored: dict[str, Any] | None) -> str:
 def _describe(
     options: ExportOptions,
     model: nn.Module,
-    header: dict[str, Any],
+    trained: Checkpoint,
     test: accuracy.ImageSet,
     known: parity.Reference,
 ) -> dict[str, Any]:
     """Return the contract's document; no times and no paths in it."""
+    header = trained.header
     labels, network = header["class_labels"], header["model"]
     images, activity = known.images, np.zeros((len(known.images), 0), bool)
     if isinstance(model, Convnet):
@@ -220,7 +223,7 @@ def _describe(
     return proof | {
         "name": options.out_path.stem,
         "class_labels": labels,
-        "training": header["training"],
+        "training": _describe_training(trained),
         "parameters": parameters,
         "versions": {"training": header["versions"], "export": VERSIONS},
         "exporter": "dynamo",
@@ -231,3 +234,12 @@ def _describe(
         ),
         "decision": header["decision"],
     }
+
+
+def _describe_training(trained: Checkpoint) -> dict[str, Any]:
+    """Return the recipe; where the network's file changed since, which that was and which it is."""
+    training: dict[str, Any] = trained.header["training"]
+    if trained.source_changed:
+        earlier = [trained.header["model"]["source_sha256"]]
+        return training | {"source_sha256": trained.source_sha256, "earlier_sources": earlier}
+    return training

@@ -50,6 +50,7 @@ class ExportOptions(NetworkOptions):
     input: Literal["float32", "uint8"] = option(
         "float32", "float32: pixels in [0, 1]; uint8: grey values, as stored."
     )
+    ceiling: float = ceiling()
     out: Path | None = option(
         None, "Model file.", suffixes=(".onnx",), default_text="exported/NAME.onnx"
     )

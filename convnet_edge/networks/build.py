@@ -106,13 +106,20 @@ def find_stored(arch: str, source_sha256: str | None, *, allow_changed_source: b
     That is run only if it has the SHA-256 that the file states; no module is imported.
 
     Raises:
-        InputError: as `find`; it names a module, or a file that is another now.
+        InputError: as `find`; it names a module, or a file whose digest is not stated or another.
     """
     where = arch.rpartition(":")[0]
     if where and where not in (*LIBRARIES, IN_MEMORY):
         if (path := _file(arch, where)) is None:
             raise InputError(
                 f"the network is {arch}, a module's, which is not run because a file says so",
+                expected="your word that it is yours",
+                next_step=f"pass --arch {arch}",
+            )
+        if source_sha256 is None:
+            raise InputError(
+                f"the network is in {path}, whose sha256 is not stated: it is not run because a "
+                "file says so",
                 expected="your word that it is yours",
                 next_step=f"pass --arch {arch}",
             )

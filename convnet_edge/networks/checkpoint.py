@@ -5,6 +5,7 @@ train stage's business.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,6 +27,7 @@ from .normalized import Normalized
 SCHEMA = 2
 HEADER_KEY = "convnet_edge"
 MAX_SIDE = 1024  # of an image, in pixels
+MAX_SHOWN = 3  # tensors of which an error tells, by what is wrong with them
 NEXT_STEP = "train again with `convnet-edge train`"
 
 Header = TypeVar("Header")
@@ -89,13 +91,20 @@ class Checkpoint:
     """Tensors by name, and the header that says what they are.
 
     kind: "model" or "resume". header: plain JSON values; a model's are those of `MODEL_KEYS`.
-    source_changed: whether its network was built by other Python than it was trained with.
+    source_sha256: of the Python by which `load_model` built the network, which the header may not
+    have; it is not stored.
     """
 
     kind: str
     tensors: dict[str, torch.Tensor]
     header: dict[str, Any]
-    source_changed: bool = False
+    source_sha256: str | None = None
+
+    @property
+    def source_changed(self) -> bool:
+        """Whether its network was built by other Python than it was trained with."""
+        stated = self.header["model"]["source_sha256"]
+        return stated is not None and self.source_sha256 not in (None, stated)
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:
@@ -185,15 +194,13 @@ def load_model(
             n_classes=len(described.class_labels),
             options=stored.options,
         )
-        model.load_state_dict(checkpoint.tensors)
+        _load(model, checkpoint.tensors)
         _require_finite(model)
-    # InputError: a kernel larger than its images; RuntimeError: tensors of other names or shapes
-    except (InputError, ValueError, RuntimeError) as error:
+    except (InputError, ValueError) as error:  # InputError: a kernel larger than its images
         raise misfit(path, error) from error
     if stored.normalization:
         model = Normalized(model, *stored.normalization)
-    changed = bool(stored.source_sha256) and named.source_sha256 != stored.source_sha256
-    return model.eval(), replace(checkpoint, source_changed=changed)
+    return model.eval(), replace(checkpoint, source_sha256=named.source_sha256)
 
 
 def misfit(path: Path, error: Exception) -> InputError:
@@ -204,6 +211,35 @@ def misfit(path: Path, error: Exception) -> InputError:
         expected="the trained network that the header describes",
         next_step=NEXT_STEP,
     )
+
+
+def _load(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load `tensors` into `model`; ValueError if they have other names or shapes than its own."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(differences(model.state_dict(), tensors) or str(error)) from error
+
+
+def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """Return in words how the tensors `given` differ from a network's own; empty if they fit."""
+    shapes = {
+        name: [" x ".join(map(str, one[name].shape)) or "one number" for one in (given, own)]
+        for name in own.keys() & given.keys()
+    }
+    parts = {
+        "without": own.keys() - given.keys(),
+        "with more": given.keys() - own.keys(),
+        "of other shapes": [
+            f"{name} ({one}, not {other})" for name, (one, other) in shapes.items() if one != other
+        ],
+    }
+    return "; ".join(f"{word} {_some(sorted(names))}" for word, names in parts.items() if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _require_finite(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ COUNTER = "num_batches_tracked"  # of normalisation: older files have none
 STATE_DICT = ".safetensors, or .pt or .pth with a state dict"
 SAVE = "save it anew: torch.save(model.state_dict(), PATH)"
 FOREIGN = re.compile(r"Unsupported \w+: GLOBAL ([\w.]+)")  # as torch says what it does not load
-MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -181,16 +180,13 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> tuple[s
     state = model.state_dict()
     own = {name: one for name, one in state.items() if COUNTER not in name}
     given = {name: one for name, one in tensors.items() if COUNTER not in name}
-    missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     given = {name: _as_grey(one, own.get(name, one)) for name, one in given.items()}
     misfits = [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
     modules = {name.rpartition(".")[0] for name in misfits}
     of_classes = all(own[name].shape[1:] == given[name].shape[1:] for name in misfits)
-    if missing or foreign or len(modules) > 1 or not of_classes:
-        parts = {"without": missing, "with more": foreign, "of other shapes": sorted(misfits)}
-        found = "; ".join(f"{word} {_some(names)}" for word, names in parts.items() if names)
+    if own.keys() != given.keys() or len(modules) > 1 or not of_classes:
         raise InputError(
-            f"{source} does not fit the network: {found}",
+            f"{source} does not fit the network: {checkpoint.differences(own, given)}",
             expected=f"its {len(own)} tensors, of which the last layer's may have other classes",
             next_step="name the network that they were trained in with --arch and --arch-option",
         )
@@ -243,8 +239,3 @@ def _download(arch: str) -> tuple[str, Mapping[str, Tensor]]:
     timm = importlib.import_module("timm")
     model = timm.create_model(name, pretrained=True)
     return f"{name}.{model.pretrained_cfg['tag']}", model.state_dict()
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more

@@ -197,7 +197,8 @@ def check_graph(
     why = f", which lacks {list_first(newer)}" if newer else ""
     fits = opset == wanted or (opset > wanted and bool(newer))
     yield Check("opset", fits, f"{opset}, wanted {wanted}{why}", opset, wanted)
-    found, usual = file.ir_version, IR_VERSIONS.get(opset, file.ir_version)
+    found = file.ir_version
+    usual = IR_VERSIONS.get(opset, found if opset == wanted else 0)
     yield Check("IR version", found == usual, f"{found}, wanted {usual}", found, usual)
     yield Check("dynamic batch axis", free, f"first axes {[axis[0] for axis in axes if axis]}")
 

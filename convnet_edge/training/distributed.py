@@ -8,6 +8,8 @@ everyone's before each step.
 """
 
 import copy
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..networks.gradients import LossAndGradients, StepResult, by_autograd
-from ..runtime.errors import InputError, InterruptedRunError
-from .launch import Launch, read_launch
+from ..runtime.errors import InputError
+from .launch import Launch, LostProcessError, read_launch
 
 OF_THE_CONNECTION = ("gloo", "nccl", "connection", "peer")  # in what a lost process makes it raise
 
@@ -52,7 +54,7 @@ def in_parallel(model: nn.Module, launch: Launch, images: Tensor) -> LossAndGrad
             return step(*arguments, **options)
         except RuntimeError as error:
             if any(word in str(error).lower() for word in OF_THE_CONNECTION):
-                raise _gone(error) from error
+                raise _gone(str(error)) from error
             if "finished reduction" not in str(error):
                 raise  # the network's own
             raise InputError(
@@ -76,12 +78,12 @@ def _together(exchange: Callable[..., Any], *tensors: Tensor) -> None:
     try:
         exchange(*tensors)
     except RuntimeError as error:
-        raise _gone(error) from error
+        raise _gone(str(error)) from error
 
 
-def _gone(error: RuntimeError) -> InterruptedRunError:
-    return InterruptedRunError(
-        f"another process of this run is gone: {str(error).splitlines()[0]}",
+def _gone(reason: str) -> LostProcessError:
+    return LostProcessError(
+        f"another process of this run is gone: {reason.splitlines()[0]}",
         expected=f"all {read_launch().size} processes until the end",
         next_step="run the same command again with --resume",
     )
@@ -104,8 +106,41 @@ def joined(device: torch.device) -> Iterator[None]:
             expected="the environment that torchrun sets, and a network between the nodes",
             next_step="start with `torchrun --nproc-per-node N cli.py train`",
         ) from error
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
         _together(dist.barrier)  # nobody leaves while another still needs the sums
     finally:
         dist.destroy_process_group()
+        _on_sigterm(before)
+
+
+@contextmanager
+def heeding_sigterm(launch: Launch) -> Iterator[None]:
+    """Let SIGTERM raise a LostProcessError: torchrun sends it when another process has ended.
+
+    Once it came, or an error leaves the block, it is ignored as long as the processes are `joined`:
+    it would end this one before that is said.
+    """
+    if launch.size == 1:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        _on_sigterm(signal.SIG_IGN)
+        raise _gone("SIGTERM came, which torchrun sends then")
+
+    before = signal.getsignal(signal.SIGTERM)
+    _on_sigterm(end)
+    try:
+        yield
+    except BaseException:
+        _on_sigterm(signal.SIG_IGN)
+        raise
+    _on_sigterm(before)
+
+
+def _on_sigterm(do: Any) -> None:
+    """Set what SIGTERM does; Python lets the main thread do so alone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, do or signal.SIG_DFL)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..data import dataset
-from ..networks import MAX_PARAMETERS, build, weights
+from ..networks import MAX_PARAMETERS, MAX_STORED, build, weights
 from ..networks.weights import Weights
 from ..runtime.elsewhere.given import read_classes
 from ..runtime.measure.result import as_json
@@ -66,11 +66,13 @@ def build_network(
     """
     arguments = dict(map(build.read_option, options.arch_option))
     model = build.build(named, image_shape=image_shape, n_classes=n_classes, options=arguments)
-    n = count_parameters(model)
+    n, limit, kept = count_parameters(model), MAX_STORED, "checkpoint"
+    if options.epochs != 0:
+        limit, kept = MAX_PARAMETERS, "run's state"
     require(
-        n <= MAX_PARAMETERS,
+        n <= limit,
         f"{named.arch} has {n:,} parameters",
-        f"at most {MAX_PARAMETERS:,}, as a run's state is kept in one file",
+        f"at most {limit:,}, as a {kept} is kept in one file",
         "--arch",
     )
     build.require_own_logits(named.arch, model, image_shape)

@@ -3,7 +3,11 @@
 import os
 from dataclasses import dataclass
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, InterruptedRunError
+
+
+class LostProcessError(InterruptedRunError):
+    """Another process of the launch is gone: whoever is left says so, as it may be the first."""
 
 
 @dataclass(frozen=True)

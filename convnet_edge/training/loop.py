@@ -20,8 +20,8 @@ from ..runtime.errors import CheckFailedError, InterruptedRunError
 from ..runtime.measure import accuracy
 from ..runtime.options import require
 from . import precision, record, tensorboard
-from .distributed import joined
-from .launch import read_launch
+from .distributed import heeding_sigterm, joined
+from .launch import LostProcessError, read_launch
 from .options import TrainOptions
 from .run import (
     N_SETTLING_BETWEEN,
@@ -82,27 +82,40 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
             progress=lambda n, n_total: tell(Reading(n, n_total)),
         )
         try:
-            if options.resume and (kept := record.find(run)):
-                if kept.kind == "model":
-                    return None
-                record.restore(run, kept)
-            elif options.asked_precision == "auto":
-                precision.choose(run)
-            record.require_same_start(run)
-            tell(run)
-            for metrics in run.epochs:
-                log(metrics)
-            for metrics in _train_epochs(run, tell):
-                log(metrics)
-                tell(metrics)
-            return record.finish(run) if run.launch.leads else None
+            with heeding_sigterm(run.launch):
+                return _train(run, tell, log)
         except KeyboardInterrupt as error:
-            n_kept = record.count_kept(run)
-            raise InterruptedRunError(
-                f"stopped; {_kept(run, n_kept)}",
-                expected=f"{run.recipe.epochs} epochs",
-                next_step=f"run the same command again{' with --resume' if n_kept else ''}",
-            ) from error
+            raise _stopped(run, "stopped", InterruptedRunError) from error
+        except LostProcessError as error:
+            raise _stopped(run, error.found, LostProcessError) from error
+
+
+def _stopped(run: Run, found: str, kind: type[InterruptedRunError]) -> InterruptedRunError:
+    """Return the error that says what the disk holds of a run that did not end."""
+    n_kept = record.count_kept(run)
+    return kind(
+        f"{found}; {_kept(run, n_kept)}",
+        expected=f"{run.recipe.epochs} epochs",
+        next_step=f"run the same command again{' with --resume' if n_kept else ''}",
+    )
+
+
+def _train(run: Run, tell: Tell, log: Callable[[EpochMetrics], None]) -> record.TrainResult | None:
+    """Train a run that has begun; None where there is nothing to hand over."""
+    if run.options.resume and (kept := record.find(run)):
+        if kept.kind == "model":
+            return None
+        record.restore(run, kept)
+    elif run.options.asked_precision == "auto":
+        precision.choose(run)
+    record.require_same_start(run)
+    tell(run)
+    for metrics in run.epochs:
+        log(metrics)
+    for metrics in _train_epochs(run, tell):
+        log(metrics)
+        tell(metrics)
+    return record.finish(run) if run.launch.leads else None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -108,7 +108,7 @@ def test_folder_goes_all_the_way_to_a_device(do, run, tmp_path, capsys, shape, p
     do("bench", "own.onnx", *QUICK, *cache, "--out", "own.json")
     measured = read(tmp_path / "own.json")["accuracy"]
     assert (measured["n"], measured["accuracy"]) == (n_test, record["test"]["accuracy"])
-    for given, lacking in ((("--data", folder), "464 at least: of fewer no gate of 0.5 points can"),
+    for given, lacking in ((("--data", folder), "928 at least: of fewer no gate of 0.5 points can"),
                            ((), "--data")):  # fmt: skip
         few = run("quantize", "own.onnx", *given, *cache)
         assert few.exit_code == 2

@@ -15,7 +15,7 @@ from convnet_edge.exporting import export, graph, verify
 from convnet_edge.exporting.options import ExportOptions, VerifyOptions
 from convnet_edge.networks import checkpoint, convnet
 from convnet_edge.networks.convnet import Architecture, Convnet
-from convnet_edge.runtime import Classifier, contract
+from convnet_edge.runtime import Classifier, admission, contract
 from convnet_edge.runtime.errors import CheckFailedError, InputError
 from convnet_edge.runtime.pictures.preprocess import FASHION_MNIST
 from convnet_edge.sealing import parity
@@ -157,6 +157,17 @@ def test_uint8_input_gives_the_same_network(on_few, few, trained, reference, tmp
     assert classifier.contract.input_dtype == "uint8"
     assert classifier.to_input(few.images[:3]).dtype == np.uint8
     assert np.abs(classifier.logits(few.images) - reference.logits).max() <= reference.tolerance
+
+
+def test_model_above_the_usual_ceiling_is_exported_if_it_is_raised(
+    on_few, monkeypatch, trained, tmp_path
+):
+    monkeypatch.setattr(admission, "MAX_IMAGE_BYTES", 10_000)
+    options = ExportOptions(checkpoint=trained.checkpoint_path, out=tmp_path / "x.onnx")
+    with pytest.raises(CheckFailedError) as caught:
+        export.export(options)
+    assert any("raise --ceiling" in line for line in caught.value.details)
+    assert export.export(replace(options, ceiling=1000)).model_path.exists()
 
 
 @pytest.mark.slow

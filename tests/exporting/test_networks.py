@@ -1,5 +1,6 @@
 """Anybody's network: exported with the same proof, or refused with the check that failed."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -171,8 +172,10 @@ def bring(monkeypatch, trained, on_few, tmp_path):
 
     def exported(model, *, changed=False, **options):
         n = sum(one.numel() for one in model.parameters())
-        described = {"arch": "net.py:Net", "image_shape": list(GREY), "n_parameters": n}
-        stored = checkpoint.Checkpoint("model", {}, header | {"model": described}, changed)
+        described = {"arch": "net.py:Net", "image_shape": list(GREY), "n_parameters": n,
+                     "source_sha256": "0" * 64 if changed else None}  # fmt: skip
+        now = "1" * 64 if changed else None
+        stored = checkpoint.Checkpoint("model", {}, header | {"model": described}, now)
         monkeypatch.setattr(checkpoint, "load_model", lambda *_, **__: (model, stored))
         path = tmp_path / "net.safetensors"
         return export.export(ExportOptions(path, out=tmp_path / "net.onnx", **options))
@@ -304,6 +307,40 @@ def test_branches_of_training_become_one_and_are_proved_against_the_trained_form
         right = network(images).numpy()
     assert network[0].narrow is not None, "what was trained stays as it is"
     assert np.abs(run(proto.SerializeToString(), images.numpy()) - right).max() < 1e-5
+
+
+FILE = """
+from torch import nn
+
+
+def net(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, num_classes))
+"""
+
+
+def test_contract_tells_of_a_source_that_changed_after_training(trained, on_few, tmp_path):
+    source, path = tmp_path / "net.py", tmp_path / "net.safetensors"
+    source.write_text(FILE)
+    header, before = checkpoint.load(trained.checkpoint_path, kind="model").header, digest(source)
+    described = {"arch": f"{source}:net", "image_shape": list(GREY), "options": {},
+                 "source_sha256": before, "normalization": None, "n_parameters": 7850}  # fmt: skip
+    torch.manual_seed(0)
+    tensors = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)).state_dict()
+    stored = checkpoint.Checkpoint("model", dict(tensors), header | {"model": described})
+    checkpoint.save(path, stored)
+    options = ExportOptions(path, out=tmp_path / "net.onnx", allow_changed_source=True)
+
+    def told():
+        return Classifier(export.export(options).model_path).contract.document["training"]
+
+    assert told() == header["training"]
+    source.write_text(FILE + "# changed")
+    sources = {"source_sha256": digest(source), "earlier_sources": [before]}
+    assert told() == header["training"] | sources
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_operation_that_opset_18_lacks_takes_a_newer_one_and_is_named():

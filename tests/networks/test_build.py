@@ -354,6 +354,15 @@ def test_changed_file_beside_that_is_imported_is_noticed_and_said(here):
         find_stored("bad.py:Net", digest, allow_changed_source=False)
 
 
+@pytest.mark.parametrize("arch", ["my_net.py:Lazy", "my_net:Lazy"])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_file_whose_digest_a_checkpoint_leaves_out_is_not_run(here, arch, allowed):
+    (here / "my_net.py").write_text("raise SystemExit('run')")
+    with pytest.raises(InputError, match=r"my_net\.py, whose sha256 is not stated") as caught:
+        find_stored(arch, None, allow_changed_source=allowed)
+    assert caught.value.next_step == f"pass --arch {arch}"
+
+
 @pytest.mark.parametrize("arch", ["os:system", "torch.hub:load", "subprocess:run"])
 def test_module_that_a_checkpoint_names_is_not_imported(arch):
     with pytest.raises(InputError, match="not run because a file says so") as caught:

@@ -150,12 +150,18 @@ def test_weights_that_are_lost_or_not_finite_are_refused(stored):
     made, path = stored
     name = "layer_stack.0.bias"
     moved = {other: t for other, t in made.tensors.items() if other != name}
-    for tensors in (
-        moved | {"layer_stack.1.bias": made.tensors[name]},
-        moved | {name: torch.full_like(made.tensors[name], float("nan"))},
+    bias, foreign = made.tensors[name], "layer_stack.1.bias"
+    for tensors, found in (
+        (moved | {foreign: bias}, rf"without {name}; with more {foreign};"),
+        ({"a": bias, "b": bias}, r"without .*, .*, .* and \d more; with more a, b;"),
+        (
+            moved | {name: bias.repeat(2)},
+            rf"of other shapes {name} \({2 * len(bias)}, not {len(bias)}\);",
+        ),
+        (moved | {name: torch.full_like(bias, float("nan"))}, "not all are finite"),
     ):
         checkpoint.save(path, Checkpoint("model", tensors, made.header))
-        with pytest.raises(InputError, match=r"header: (Error|.*not all are finite)"):
+        with pytest.raises(InputError, match=f"do not fit its header: {found}"):
             checkpoint.load_model(path)
 
 

@@ -71,7 +71,7 @@ def test_statistics_without_their_counter_fit():
         (lambda s: s.update({"3.weight": torch.zeros(3, 7)}), r"of other shapes 3\.weight"),
         (
             lambda s: s.update({"3.weight": torch.zeros(5, 144), "0.bias": torch.zeros(5)}),
-            r"of other shapes 0\.bias, 3\.weight",
+            r"of other shapes 0\.bias \(5, not 4\), 3\.weight \(5 x 144, not 3 x 144\)",
         ),
     ],
 )

@@ -109,6 +109,21 @@ def test_other_graphs_are_refused_by_what_they_have(opened, changes, found):
     assert refused.value.found.count("theirs.onnx") == 1
 
 
+def unknown_operation(proto):
+    proto.graph.node[0].op_type = "NoSuchOperation"
+
+
+def functions_of_its_own(proto):
+    proto.functions.add(name="f", domain="theirs")
+
+
+@pytest.mark.parametrize("change", [unknown_operation, functions_of_its_own])
+def test_refused_file_sends_no_one_to_an_export_that_did_not_write_it(opened, change):
+    with pytest.raises(InputError) as refused:
+        opened(foreign.grey(change))
+    assert refused.value.next_step == given.EXPORT_OTHERWISE
+
+
 @pytest.mark.parametrize("said", [{"image_size": (8,)}, {"image_size": (8, 8)}])
 def test_free_sides_take_the_size_that_is_said(opened, said):
     file = opened(foreign.grey(foreign.free_sides), **said)

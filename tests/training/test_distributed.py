@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.errors import InputError, InterruptedRunError
+from convnet_edge.training import distributed, loop
 from convnet_edge.training import run as running
-from convnet_edge.training.launch import Launch
+from convnet_edge.training.launch import Launch, LostProcessError
 from convnet_edge.training.loop import train
 from convnet_edge.training.options import TrainOptions
 
@@ -164,6 +166,50 @@ def test_batches_smaller_than_the_processes_are_refused(own, monkeypatch):
     assert "--batch-size" in caught.value.next_step
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_sigterm_in_a_launch_of_several_says_what_is_kept(own, monkeypatch, size):
+    monkeypatch.setattr(running, "read_launch", lambda: Launch(0, size))
+    monkeypatch.setattr(loop.record, "require_same_start", lambda _: None)
+    signals = []
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", lambda _, do: signals.append(do))
+        patch.setattr(loop.record, "count_kept", lambda _: 2)
+        options = TrainOptions(data="sample", epochs=3, device="cpu", out=own / "x.safetensors")
+
+        def tell(_):
+            end = signals[-1] if signals else interrupt
+            end(signal.SIGTERM, None)
+
+        with pytest.raises(InterruptedRunError, match="2 complete of 3 kept in ") as caught:
+            train(options, tell)
+    assert isinstance(caught.value, LostProcessError) == (size == 2)
+    assert caught.value.next_step.endswith("--resume")
+    assert signals[1:] == [signal.SIG_IGN] * 2 * (size == 2)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_sigterm_is_what_it_was_after_training(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with distributed.heeding_sigterm(Launch(0, 2)):
+        assert signal.getsignal(signal.SIGTERM) != before
+        with pytest.raises(LostProcessError, match="SIGTERM came"):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(distributed, "read_launch", lambda: Launch(0, 2))
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(distributed.dist, name, lambda *_: None)
+    joined, heeding = (
+        distributed.joined(torch.device("cpu")),
+        distributed.heeding_sigterm(Launch(0, 2)),
+    )
+    with pytest.raises(LostProcessError, match="SIGTERM came"), joined, heeding:
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("killed", "network"),
@@ -181,7 +227,10 @@ def test_killed_process_ends_the_run_clearly_and_resume_works(own, killed, netwo
     os.kill(process_of_rank(killed, process.pid), signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "--resume" in errors or "SIGKILL" in errors or "-9" in errors
+    (line,) = [one for one in errors.splitlines() if one.startswith("convnet-edge")]
+    assert "another process of this run is gone" in line
+    assert re.search(r"[12] complete of 3 kept in checkpoints/convnet.resume.safetensors;", line)
+    assert line.endswith("run the same command again with --resume")
     assert "Error: " not in errors.split("ChildFailedError")[0]  # no traceback of ours
     assert "Resuming after" in finished(torchrun(*command, "--resume", cwd=own))
     assert not kept.exists()

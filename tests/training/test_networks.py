@@ -24,7 +24,7 @@ from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
 from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
-from convnet_edge.training import finetuning, loop, precision
+from convnet_edge.training import finetuning, initial, loop, precision
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.precision import Timing
 from convnet_edge.training.recipes import RECIPES, SCRATCH_OTHERS
@@ -325,6 +325,18 @@ def test_network_whose_statistics_lag_is_handed_over_with_settled_ones(options):
     assert tensors["body.1.running_mean"].abs().max() > 1e-3
 
 
+def test_adopted_weights_may_be_as_many_as_a_checkpoint_holds(options, weights, monkeypatch):
+    n = sum(one.numel() for one in Backwards(3).parameters())
+    monkeypatch.setattr(initial, "MAX_PARAMETERS", n - 1)
+    with pytest.raises(InputError, match=rf"has {n:,} param.* at most {n - 1:,}, as a run's state"):
+        loop.train(replace(options, arch=Backwards))
+    adopted = replace(options, arch=Backwards, epochs=0)
+    loop.train(adopted)
+    monkeypatch.setattr(initial, "MAX_STORED", n - 1)
+    with pytest.raises(InputError, match=f"at most {n - 1:,}, as a checkpoint is kept"):
+        loop.train(adopted)
+
+
 def test_adopted_weights_take_pixels_as_they_are_unless_more_is_known(options, weights):
     record = loop.train(replace(options, weights=str(weights), epochs=0)).record
     assert record["model"]["normalization"] is None
@@ -496,6 +508,13 @@ def test_screen_says_where_training_ends_no_better_than_guessing(
     monkeypatch.setattr(accuracy, "score", scored)
     shown = said(run, "--epochs", 1)
     assert ("no better than guessing among 3 classes, 33.3 %" in shown) == is_said
+
+
+@pytest.mark.parametrize(("asked", "is_said"), [((), True), (("--precision", "float32"), False)])
+def test_screen_says_why_auto_is_float32_without_bf16(options, run, monkeypatch, asked, is_said):
+    monkeypatch.setattr(precision, "has_bf16", lambda _: False)
+    shown = said(run, "--epochs", 1, *asked)
+    assert ("float32: no bfloat16 in this processor" in shown) == is_said
 
 
 KILLED = """

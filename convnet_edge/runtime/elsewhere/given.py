@@ -19,6 +19,7 @@ from ..pictures.preprocess import Preprocessing
 
 MAX_GIVEN_BYTES = 4 * MIB
 EXPORT_ANEW = "export it so where it was made"
+EXPORT_OTHERWISE = "try another exporter's options, or a network without that operation"
 CLASSIFIER = (
     "an image classifier: one input (batch, 1 or 3, height, width) of float32 or uint8, one output "
     "(batch, classes) of float32"

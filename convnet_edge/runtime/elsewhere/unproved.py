@@ -34,7 +34,7 @@ from ..options import UnprovedOptions, require
 from ..pictures.preprocess import Preprocessing
 from ..selftest import PIXEL_TOLERANCE, TOLERANCE_FACTOR, largest_error
 from ..session import Settings
-from .given import CLASSIFIER, EXPORT_ANEW, Told, describe, read_classes
+from .given import CLASSIFIER, EXPORT_ANEW, EXPORT_OTHERWISE, Told, describe, read_classes
 
 MAX_IMAGES, MAX_PIXELS = 16, 1 << 20  # of random pictures, and of all of them
 N_CELLS, SEED = 8, 0
@@ -52,7 +52,7 @@ def open_any(path: Path, given: UnprovedOptions, *, ceiling: float = 1.0) -> Mod
     found = look_into(path, given)
     if found.holds_contract:
         return found
-    with naming(path):
+    with naming(path), _made_elsewhere():
         return _with_outputs(found, given, Settings(ceiling=ceiling))
 
 
@@ -62,6 +62,7 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
     with naming(path):
         if is_sealed(data):
             return replace(open_model(data), path=path)
+    with naming(path), _made_elsewhere():
         graph = read_graph(data)
         told = describe(graph, given)
         labels = _class_labels(given, told.signature.n_classes)
@@ -72,6 +73,16 @@ def look_into(path: Path, given: UnprovedOptions) -> ModelFile:
             "goldens": describe_outputs(images, nothing, floor=1.0),
         }
         return state(data, document, path)
+
+
+@contextmanager
+def _made_elsewhere() -> Iterator[None]:
+    """Let a refusal send no one to `convnet-edge export`, which did not write the file."""
+    try:
+        yield
+    except InputError as error:
+        error.next_step = error.next_step.replace(contract.NEXT_STEP, EXPORT_OTHERWISE)
+        raise
 
 
 def is_unproved(path: Path) -> bool:
