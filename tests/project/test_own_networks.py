@@ -19,9 +19,9 @@ EPOCHS = 2
 OWN = "residual.py:Residual"
 NETWORKS = (
     OWN,
-    pytest.param("convnet", marks=pytest.mark.slow),
-    pytest.param("torchvision:mobilenet_v3_small", marks=pytest.mark.slow),
-    pytest.param("timm:mobilenetv3_small_050", marks=pytest.mark.slow),
+    "convnet",
+    "torchvision:mobilenet_v3_small",
+    "timm:mobilenetv3_small_050",
 )
 
 
@@ -59,6 +59,7 @@ def ort_web(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_network_is_trained_proved_made_integer_measured_and_bundled(
     run, brief, pictures, ort_web, tmp_path, arch
