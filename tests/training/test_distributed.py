@@ -51,8 +51,8 @@ class ByTurns(LeavesOut):
     turns = 0
 
     def forward(self, x):
-        self.turns += 1
-        also = 0 if self.turns % 3 else self.unused(x[:, :1, 0, :3].flatten(1)).sum()
+        self.turns += self.training
+        also = 0 if (self.turns + 2) % 3 else self.unused(x[:, :1, 0, :3].flatten(1)).sum()
         return self.layers(x) + also
 
 
