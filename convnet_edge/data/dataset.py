@@ -130,7 +130,7 @@ def load(
         assert loaded.report is not None
         loaded.report.refuse_leaks()
     if class_labels:
-        loaded = _renumbered(loaded, class_labels, str(options.data))
+        loaded = _renumbered(loaded, class_labels, str(options.data), by="--classes")
     if loaded.arranged:
         how, labels = loaded.preprocessing, loaded.class_labels
         cache.keep_set(options.cache_dir, loaded.test, how, labels)
@@ -201,9 +201,8 @@ def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
     if {*task.class_labels} >= {*fashion_mnist.CLASS_LABELS}:
         test = fashion_mnist.load_test_set()
         if test.sha256 == task.test_sha256:
-            order = [*map(task.class_labels.index, fashion_mnist.CLASS_LABELS)]
-            place = np.array(order, test.labels.dtype)
-            return _prepared(replace(test, labels=place[test.labels]), task.preprocessing)
+            known = fashion_mnist.CLASS_LABELS
+            return _prepared(_relabelled(test, known, task.class_labels), task.preprocessing)
     how, labels = task.preprocessing, task.class_labels
     try:
         return cache.find_set(options.cache_dir, task.test_sha256, how, labels)
@@ -246,8 +245,16 @@ def _load_embedded(name: str, how: Preprocessing, data_dir: Path | None) -> Data
     return Dataset(name, fashion_mnist.CLASS_LABELS, how, train, take(train, slice(0)), test)
 
 
-def _renumbered(loaded: Dataset, class_labels: tuple[str, ...], source: str) -> Dataset:
-    """Return pictures whose labels are indices into `class_labels`.
+def _relabelled(images: ImageSet, had: Sequence[str], wanted: Sequence[str]) -> ImageSet:
+    """Return pictures whose labels are indices into `wanted`, which holds all that they `had`."""
+    place = np.array([wanted.index(name) for name in had])
+    return replace(images, labels=place[images.labels])
+
+
+def _renumbered(
+    loaded: Dataset, class_labels: tuple[str, ...], source: str, *, by: str = "the model"
+) -> Dataset:
+    """Return pictures whose labels are indices into `class_labels`, which are known `by` it.
 
     Raises:
         InputError: the source has classes beyond these.
@@ -255,13 +262,12 @@ def _renumbered(loaded: Dataset, class_labels: tuple[str, ...], source: str) -> 
     unknown = sorted(set(loaded.class_labels) - set(class_labels))
     require(
         not unknown,
-        f"{source} has classes that the model does not know: {scan.some(unknown)}",
+        f"{source} has classes that {by} does not know: {scan.some(unknown)}",
         f"some of {scan.some(class_labels)}",
-        "--data",
+        "--data" if by == "the model" else f"{by} or --data",
     )
-    place = np.array([class_labels.index(name) for name in loaded.class_labels])
     train, validation, test = (
-        replace(one, labels=place[one.labels])
+        _relabelled(one, loaded.class_labels, class_labels)
         for one in (loaded.train, loaded.validation, loaded.test)
     )
     return replace(loaded, class_labels=class_labels, train=train, validation=validation, test=test)

@@ -33,7 +33,7 @@ from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
 from ..sealing.goldens import choose_goldens
-from ..sealing.normalization import take_pixels
+from ..sealing.normalization import HIDING_WEIGHTS, take_pixels
 from .evaluator import Evaluated, evaluate
 from .options import AdoptOptions
 
@@ -167,7 +167,7 @@ def _rewritten(source: ModelFile) -> tuple[tuple[str, ...], ModelFile]:
     changes = ["input and output state their shapes, weights are no inputs"]
     proto, opset = _in_usual_opset(onnx.load_from_string(file.data))
     changes.append(opset)
-    if {"Constant", "Identity"} & {node.op_type for node in proto.graph.node}:
+    if HIDING_WEIGHTS & {node.op_type for node in proto.graph.node}:
         proto = onnxscript.optimizer.optimize(proto)
         changes.append("constants are folded")
     if source.contract.normalization is not None:
@@ -205,9 +205,10 @@ def _in_usual_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 
 
 def _pad_by_numbers(graph: onnx.GraphProto) -> bool:
-    """Write out paddings that are given by a word, as TensorFlow's; return whether there are any.
+    """Write out paddings that are given by a word, as TensorFlow's; return whether there were any.
 
-    ONNX's reference evaluator gives a MaxPool of SAME_LOWER too few places (onnx 1.23).
+    Where the sides are known; else the word stays. ONNX's reference evaluator gives a MaxPool of
+    SAME_LOWER too few places (onnx 1.23), which the proof would find.
     """
     known = {tensor.name: [*tensor.dims[2:]] for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info):
@@ -216,11 +217,13 @@ def _pad_by_numbers(graph: onnx.GraphProto) -> bool:
     for node in graph.node:
         about = {attribute.name: attribute for attribute in node.attribute}
         word = about["auto_pad"].s if "auto_pad" in about else b""
-        if not word.startswith(b"SAME"):
+        sides = known.get(node.input[0], ())
+        weights = node.input[1] if len(node.input) > 1 else ""
+        kernel = about["kernel_shape"].ints if "kernel_shape" in about else known.get(weights, ())
+        if not word.startswith(b"SAME") or not sides or 0 in (*sides, *kernel) or not kernel:
             continue
-        found, sides = True, known[node.input[0]]
+        found = True
         ones = onnx.AttributeProto(ints=[1] * len(sides))
-        kernel = about["kernel_shape"].ints if "kernel_shape" in about else known[node.input[1]]
         strides, dilations = (about.get(key, ones).ints for key in ("strides", "dilations"))
         reach = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True)]
         missing = [

@@ -7,7 +7,6 @@ nothing: the other half is shown to the chosen one alone, once.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -16,14 +15,11 @@ from ..runtime.contract import Array
 from ..runtime.measure import accuracy, stats
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
-
-if TYPE_CHECKING:
-    from .portable import Calibrated
+from .portable import LAYERS, Calibrated
 
 FEWEST_LAYERS, MOST_NOISIEST = 3, 16
 NOISIEST = "+ {} noisiest layers float"
 GATES_BEGIN = ("AveragePool", "GlobalAveragePool", "ReduceMean")  # a squeeze-and-excite branch
-LAYERS = ("Conv", "Gemm")
 INSIDE_GATES = (
     "Clip", "Flatten", "HardSigmoid", "HardSwish", "Mul", "Relu", "Reshape", "Sigmoid", "Unsqueeze",
 )  # fmt: skip
@@ -76,7 +72,7 @@ class Way:
     inner: bool = False
     float_layers: tuple[str, ...] = ()
 
-    def make(self, calibrated: "Calibrated") -> bytes:
+    def make(self, calibrated: Calibrated) -> bytes:
         """Return the graph."""
         return calibrated.quantised(
             corrected=self.corrected, inner=self.inner, float_layers=self.float_layers
@@ -150,7 +146,7 @@ class Climbed:
 
 
 def climb(
-    calibrated: "Calibrated",
+    calibrated: Calibrated,
     half: Judge,
     noise: Callable[[str], float],
     *,
@@ -181,7 +177,7 @@ def climb(
     return Climbed(way, graph, tuple(rungs))
 
 
-def _ways(calibrated: "Calibrated", *, in_integers: bool) -> Iterator[Way]:
+def _ways(calibrated: Calibrated, *, in_integers: bool) -> Iterator[Way]:
     """Yield the ways that need no look at the layers' noise, each with what was done before."""
     way = Way("min-max")
     yield way
@@ -196,13 +192,13 @@ def _ways(calibrated: "Calibrated", *, in_integers: bool) -> Iterator[Way]:
         yield replace(way, name="+ squeeze-and-excite float", float_layers=(*ends, *gates))
 
 
-def _n_noisiest(calibrated: "Calibrated", way: Way) -> int:
+def _n_noisiest(calibrated: Calibrated, way: Way) -> int:
     """Return how many more layers may be float; of all, nothing would be left."""
     return min(MOST_NOISIEST, len(calibrated.layers) - len(way.float_layers) - 1)
 
 
 def _by_noise(
-    calibrated: "Calibrated", way: Way, noise: Callable[[str], float], step: Callable[[str], None]
+    calibrated: Calibrated, way: Way, noise: Callable[[str], float], step: Callable[[str], None]
 ) -> Iterator[Way]:
     """Yield ways with one more layer in float each, the noisiest first."""
     step("measuring each layer's noise")

@@ -47,7 +47,6 @@ def inner_ranges(proto: onnx.ModelProto, names: Sequence[str], images: Array) ->
     """Return (lowest, highest) of each value without the `CUT` outermost numbers at each end."""
     ends: dict[str, tuple[Array, Array]] = {}
     n_cut: dict[str, int] = {}
-    n_seen = 0
     for found in run(proto, names, images):
         for name, value in zip(names, found, strict=True):
             numbers = value.ravel()
@@ -61,7 +60,6 @@ def inner_ranges(proto: onnx.ModelProto, names: Sequence[str], images: Array) ->
                 low = np.partition(low, keep - 1)[:keep]
                 high = np.partition(high, len(high) - keep)[-keep:]
             ends[name] = low, high
-        n_seen += len(found[0])
     return {name: np.array([low.max(), high.min()]) for name, (low, high) in ends.items()}
 
 

@@ -11,7 +11,7 @@ import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import onnxscript.optimizer
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.contract import Array
+from ..sealing.normalization import HIDING_WEIGHTS
 from ..sealing.parity import IR_VERSIONS
 from . import observe
 from .correct import find_shifts, shift
@@ -36,7 +37,6 @@ MOVES = (  # what needs no arithmetic, on integers as on floats
     "Transpose", "Unsqueeze",
 )  # fmt: skip
 CUTS = ("Clip", "Relu")
-FOLDED = {"Constant", "Identity"}
 N_CORRECTING = 128  # images whose means are compared
 NUDGE = 2.0**-20  # of a scale: a few roundings
 
@@ -46,12 +46,14 @@ class Calibrated:
     """A float graph whose every value's range is known, to be quantised in more ways than one.
 
     proto: shapes inferred, each node with a name of its own, each layer with a bias. ranges:
-    onnxruntime's, by value. images: (N, C, H, W) float32, which they are from.
+    onnxruntime's, by value. images: (N, C, H, W) float32, which they are from. shifts: what
+    integers take off each layer's mean, once it is known, by whether from the inner ranges.
     """
 
     proto: onnx.ModelProto
     ranges: Any
     images: Array
+    shifts: dict[bool, dict[str, Array]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -83,11 +85,6 @@ class Calibrated:
         given = {n.name: n.output[0] for n in self.proto.graph.node if n.name in self.layers}
         found = observe.channel_means(self.proto, [*given.values()], self.images[:N_CORRECTING])
         return {layer: found[name] for layer, name in given.items()}
-
-    @cached_property
-    def shifts(self) -> dict[bool, dict[str, Array]]:
-        """What integers take off each layer's mean, by whether from the inner ranges; once each."""
-        return {}
 
     def quantised(
         self,
@@ -174,7 +171,9 @@ def calibrate(
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     proto = onnx.load_from_string(model)
-    if FOLDED & {node.op_type for node in proto.graph.node}:  # weights behind them are not found
+    if HIDING_WEIGHTS & {
+        node.op_type for node in proto.graph.node
+    }:  # weights behind them are not found
         proto = onnxscript.optimizer.optimize(proto)
     proto = onnx.shape_inference.infer_shapes(proto)
     del proto.metadata_props[:]

@@ -13,6 +13,7 @@ from ..runtime.protobuf import Message, field, read_fields
 NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # of GraphProto
 IR_VERSION, GRAPH = 1, 7  # of ModelProto
 WEIGHTS_ARE_NO_INPUTS = 4  # the first IR version in which they need not be
+HIDING_WEIGHTS = {"Constant", "Identity"}  # operators behind which a quantiser finds none
 SCALE, OFFSET, SCALED = "pixel_scale", "pixel_offset", "scaled_pixels"
 
 

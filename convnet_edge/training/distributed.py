@@ -134,9 +134,8 @@ def heeding_sigterm(launch: Launch) -> Iterator[None]:
     _on_sigterm(end)
     try:
         yield
-    except BaseException:
+    finally:
         _on_sigterm(signal.SIG_IGN)
-        raise
     _on_sigterm(before)
 
 

@@ -127,6 +127,18 @@ def test_paddings_given_by_a_word_become_numbers(seal):
     assert (conv.integers["pads"], pool.integers["pads"]) == ((1, 1, 2, 1), (0, 1, 0, 1))
 
 
+def test_padding_of_unknown_sides_stays_a_word():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 18]>
+    theirs (float[N, 3, 12, 10] images, int64[4] size) => (float[N, 3, H, W] large) {
+        other = Reshape (images, size)
+        large = MaxPool <kernel_shape = [3, 3], auto_pad = "SAME_LOWER"> (other)
+    }""")
+    before = proto.SerializeToString()
+    assert not adopt._pad_by_numbers(onnx.shape_inference.infer_shapes(proto).graph)
+    assert not adopt._pad_by_numbers(proto.graph)
+    assert proto.SerializeToString() == before
+
+
 def test_free_sides_are_fixed(seal):
     found = seal(foreign.rgb(foreign.free_sides), image_size=(12, 10))
     assert open_model(found.model_path).inputs == {"images_": ("batch", 3, 12, 10)}
