@@ -130,7 +130,7 @@ def load(
         assert loaded.report is not None
         loaded.report.refuse_leaks()
     if class_labels:
-        loaded = _renumbered(loaded, class_labels, str(options.data), by="--classes")
+        loaded = _renumbered(loaded, class_labels, str(options.data), told=True)
     if loaded.arranged:
         how, labels = loaded.preprocessing, loaded.class_labels
         cache.keep_set(options.cache_dir, loaded.test, how, labels)
@@ -252,19 +252,22 @@ def _relabelled(images: ImageSet, had: Sequence[str], wanted: Sequence[str]) -> 
 
 
 def _renumbered(
-    loaded: Dataset, class_labels: tuple[str, ...], source: str, *, by: str = "the model"
+    loaded: Dataset, class_labels: tuple[str, ...], source: str, *, told: bool = False
 ) -> Dataset:
-    """Return pictures whose labels are indices into `class_labels`, which are known `by` it.
+    """Return pictures whose labels are indices into `class_labels`.
+
+    told: whether these are what --classes names; else a model's.
 
     Raises:
         InputError: the source has classes beyond these.
     """
     unknown = sorted(set(loaded.class_labels) - set(class_labels))
+    lacks = "are not in --classes" if told else "the model does not know"
     require(
         not unknown,
-        f"{source} has classes that {by} does not know: {scan.some(unknown)}",
+        f"{source} has classes that {lacks}: {scan.some(unknown)}",
         f"some of {scan.some(class_labels)}",
-        "--data" if by == "the model" else f"{by} or --data",
+        "--classes or --data" if told else "--data",
     )
     train, validation, test = (
         _relabelled(one, loaded.class_labels, class_labels)

@@ -190,7 +190,7 @@ def test_classes_that_training_was_told_are_those_of_the_test_set_wherever_it_is
         )
         named = dataset.load_again(task_of(loaded), replace(again, data=str(folder)))
         assert named.test.labels.tolist() == loaded.test.labels.tolist()
-    with pytest.raises(InputError, match="classes that classes= does not know: a"):
+    with pytest.raises(InputError, match="classes that are not in classes: a"):
         dataset.load(options, class_labels=("b", "c"))
 
 
