@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,5 +52,10 @@ def emulator(name: str, cpu: Cpu) -> list[str]:
     text = "".join(f"processor\t: {number}\n{entry}" for number in range(n_cores))
     root = EMULATED / "root"
     (root / "proc" / "cpuinfo").write_text(text)
+    # what Python takes itself for and starts its own processes by: the system runs no arm64
     python = root / "usr" / "bin" / "python3"
-    return [str(EMULATED / "qemu-aarch64-static"), "-cpu", name, "-L", str(root), str(python)]
+    launcher = python.with_name(f"python3-{name}")
+    qemu = shlex.join([str(EMULATED / "qemu-aarch64-static"), "-cpu", name, "-L", str(root)])
+    launcher.write_text(f'#!/bin/sh\nexec {qemu} -0 "$0" {shlex.quote(str(python))} "$@"\n')
+    launcher.chmod(0o755)
+    return [str(launcher)]
