@@ -30,7 +30,8 @@ PROCESSES = multiprocessing.get_context("forkserver")  # from one that has impor
 PROCESSES.set_forkserver_preload(["convnet_edge.commands.train", "convnet_edge.training.loop"])
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 N_PICTURES = 1000
-TRAIN = ["train", "--device", "cpu", "--epochs", "30", "--resume",
+# precision: left to auto, a run killed before its first epoch ends is timed again
+TRAIN = ["train", "--device", "cpu", "--precision", "float32", "--epochs", "30", "--resume",
          "--cache", "../cache", "--out", "x.safetensors"]  # fmt: skip
 NETWORKS = {
     "convnet": ["--recipe", "best", "--arch-option", "width=0.25"],

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
+from .convolutions import weight_gradient, windows
 from .gradients import Batch, StepResult, alike, loss_at
 
 aten = torch.ops.aten
@@ -65,7 +66,7 @@ class _Layer(NamedTuple):
     """What the way back needs of a convolution with pooling.
 
     pooled: relu(max_pool2d(outputs, 2)). places: where each maximum was. columns: of a matrix
-    product, the k x k windows (N, H', W', k * k * C) that the outputs are made from.
+    product, the `windows` that the outputs are made from.
     """
 
     x: Tensor
@@ -78,13 +79,7 @@ class _Layer(NamedTuple):
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, by_product: bool = False) -> _Layer:
     columns = None
     if by_product:
-        n, channels, height, width = x.shape
-        k = weight.shape[2]
-        # channels-last, k neighbours lie side by side: a window is k runs of k * C numbers
-        row = width * channels
-        size = (n, height - k + 1, width - k + 1, k, k * channels)
-        pixels = x.contiguous(memory_format=CHANNELS_LAST)
-        columns = pixels.as_strided(size, (height * row, row, channels, row, 1)).flatten(3)
+        columns = windows(x, weight)
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
         outputs = torch.addmm(bias, columns.flatten(0, 2), matrix.t())
         outputs = outputs.view(*columns.shape[:3], len(weight)).permute(0, 3, 1, 2)
@@ -112,8 +107,5 @@ def _convolve_backward(
         grad, layer.x, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, wanted
     )
     if layer.columns is not None:
-        rows = grad.permute(0, 2, 3, 1).flatten(0, 2)
-        out_channels, channels, k, _ = weight.shape
-        matrix = (rows.t() @ layer.columns.flatten(0, 2)).view(out_channels, k, k, channels)
-        grad_weight = matrix.permute(0, 3, 1, 2)
+        grad_weight = weight_gradient(grad, layer.columns, weight)
     return grad_x, grad_weight, grad_bias

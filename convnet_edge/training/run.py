@@ -17,7 +17,8 @@ from ..data import dataset
 from ..networks import build, operations, weights
 from ..networks.checkpoint import Amount, Network
 from ..networks.convnet import Convnet, fold_normalization
-from ..networks.gradients import by_autograd, pad_first, step_of
+from ..networks.convolutions import pad_first
+from ..networks.gradients import by_autograd, step_of
 from ..networks.normalized import Normalized
 from ..runtime.contract import Array
 from ..runtime.options import require

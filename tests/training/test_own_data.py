@@ -57,7 +57,8 @@ def colours(monkeypatch, tmp_path, few):
 @pytest.fixture
 def options(tmp_path):
     return TrainOptions(recipe="scratch", epochs=5, arch_option=("width=0.2",), batch_size=16,
-                        device="cpu", out=tmp_path / "run" / "own.safetensors")  # fmt: skip
+                        device="cpu", precision="float32",  # else whichever is faster, run by run
+                        out=tmp_path / "run" / "own.safetensors")  # fmt: skip
 
 
 def test_own_pictures_are_learned_and_the_record_tells_of_them(colours, options):
