@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-FEW_PLACES = 2304  # as of 64 images of 6 x 6: up to there the product was not slower
+# one product pays off over few places, as of 64 images of 6 x 6, for many multiplications
+MOST_PLACES, FEWEST_PRODUCTS = 2304, 16e6
 Pair = tuple[int, int]
 
 
@@ -48,8 +49,8 @@ def weight_gradient(grad: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
 class ProductsOverFewPlaces(TorchFunctionMode):
     """Find the gradient of convolutions' weights as matrix products, where there are few places.
 
-    That of 3 x 3 over (64, 512, 3, 3) to as many channels takes 5.7 ms then, not 43, in bfloat16 on
-    AMX, and 13, not 28, in float32.
+    For bfloat16: that of 3 x 3 over (64, 512, 3, 3) to as many channels takes 5.7 ms then, not 43
+    (AMX). In float32 whole networks gain nothing.
     """
 
     def __torch_function__(
@@ -78,7 +79,7 @@ def _convolve(
     steps, borders = cast(Pair, _pair(stride)), cast(Pair, _pair(padding))
     sides = zip(input.shape[2:], borders, weight.shape[2:], steps, strict=True)
     n_places = len(input) * math.prod((side + 2 * b - k) // step + 1 for side, b, k, step in sides)
-    if n_places > FEW_PLACES:
+    if n_places > MOST_PLACES or n_places * weight.numel() < FEWEST_PRODUCTS:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if torch.is_autocast_enabled("cpu"):  # which does not see into what follows
         dtype = torch.get_autocast_dtype("cpu")

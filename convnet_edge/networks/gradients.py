@@ -4,6 +4,7 @@ A network may bring a faster way of its own, as the convnet does: `step_of` pick
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,7 +73,7 @@ def by_autograd(
     if batch.keep is not None:
         raise ValueError("dropout is the network's own business")
     in_dtype = torch.autocast(batch.x.device.type, dtype, enabled=dtype is not None)
-    with in_dtype, ProductsOverFewPlaces():
+    with in_dtype, nullcontext() if dtype is None else ProductsOverFewPlaces():
         logits = model(batch.x)
     loss, n_hits, grad = loss_at(logits.detach().to(parameters[0].dtype), batch, n_total)
     logits.backward(grad.to(logits.dtype) * n_processes)

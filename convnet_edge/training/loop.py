@@ -24,7 +24,6 @@ from .distributed import heeding_sigterm, joined
 from .launch import LostProcessError, read_launch
 from .options import TrainOptions
 from .run import (
-    N_SETTLING_BETWEEN,
     EpochMetrics,
     GraphedStep,
     Run,
@@ -232,7 +231,7 @@ def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
     held_out = run.dataset.validation
     if not len(held_out) or not run.launch.leads:
         return metrics
-    model = run.pixels_to_logits(run.finished_network(N_SETTLING_BETWEEN))
+    model = run.pixels_to_logits(run.finished_network(between_epochs=True))
     logits = compute_logits(model, held_out.images, torch.float32)
     loss = F.cross_entropy(torch.from_numpy(logits), torch.tensor(held_out.labels))
     score = accuracy.score(logits.argmax(axis=1), held_out.labels, run.dataset.class_labels)

@@ -33,8 +33,9 @@ from .precision import Format, Timing, has_bf16
 # one update from the images that the choices name, this process's share of so many images
 Step = Callable[[Choices, int], None]
 
-# images, about, from which statistics are taken at the end, and to validate an epoch
-N_SETTLING, N_SETTLING_BETWEEN = 2048, 256
+# images, about, from which statistics are taken at the end, and to validate an epoch, then of a
+# quarter of the images at most: settling is no step
+N_SETTLING, N_SETTLING_BETWEEN, MOST_BETWEEN = 2048, 256, 0.25
 SEED_STRIDE = 0x9E3779B97F4A7C15  # of random streams: 2^64 over the golden ratio, odd
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -215,10 +216,11 @@ class Run:
             **self.updater.state(),
         }
 
-    def finished_network(self, n_settling: int = N_SETTLING) -> nn.Module:
+    def finished_network(self, *, between_epochs: bool = False) -> nn.Module:
         """Return a copy of the network as it is stored: averaged weights, convnet's folded.
 
-        n_settling: images, about, from which it takes its statistics.
+        between_epochs: to be validated only, so sooner, and less exactly: its statistics are those
+        of fewer images, in the number format of the steps.
         """
         model = copy.deepcopy(self.model)
         if self.average is not None:
@@ -228,14 +230,19 @@ class Run:
         if isinstance(model, Convnet):
             fold_normalization(model, *self.images.moments)
         elif self.recipe.epochs and not self.holds_statistics:
-            finetuning.settle_statistics(model, self._settling(n_settling))
+            n = len(self.dataset.train)
+            few = min(N_SETTLING_BETWEEN, int(MOST_BETWEEN * n))
+            dtype = self.dtype if between_epochs else None
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                images = self._settling(few if between_epochs else N_SETTLING)
+                finetuning.settle_statistics(model, images)
         model.to(memory_format=torch.contiguous_format)
         return model.eval()
 
     def _settling(self, n_wanted: int) -> Iterator[Tensor]:
         """Yield some of the training images, as they are, in batches of the recipe's size."""
         n, size = len(self.dataset.train), self.recipe.batch_size
-        order = torch.arange(0, n, -(-n // n_wanted), device=self.device)
+        order = torch.arange(0, n, -(-n // max(n_wanted, size)), device=self.device)
         for part in order.tensor_split(max(1, len(order) // size)):  # none is smaller
             yield self.images.batch({"order": part}).x
 

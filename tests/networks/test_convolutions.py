@@ -7,6 +7,7 @@ from torch import nn
 
 from convnet_edge.networks import convolutions
 from convnet_edge.networks.convolutions import ProductsOverFewPlaces
+from convnet_edge.networks.gradients import Batch, by_autograd
 
 
 def gradients(layer, x):
@@ -26,6 +27,7 @@ def products(monkeypatch):
         found.append(1)
         return by_product(*arguments)
 
+    monkeypatch.setattr(convolutions, "FEWEST_PRODUCTS", 0)
     by_product = convolutions.weight_gradient
     monkeypatch.setattr(convolutions, "weight_gradient", count)
     return found
@@ -76,7 +78,7 @@ def test_in_bfloat16_the_gradients_are_near_and_in_the_parameters_dtype(products
     ],
 )
 def test_other_convolutions_are_left_alone(arguments, products, monkeypatch):
-    monkeypatch.setattr(convolutions, "FEW_PLACES", 2 * 8 * 8)
+    monkeypatch.setattr(convolutions, "MOST_PLACES", 2 * 8 * 8)
     layer = nn.Conv2d(4, 6, 3, **arguments)
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     expected = gradients(layer, x)
@@ -84,6 +86,24 @@ def test_other_convolutions_are_left_alone(arguments, products, monkeypatch):
         torch.testing.assert_close(gradients(layer, x), expected, rtol=0, atol=0)
         F.conv2d(x[0], layer.weight, groups=layer.groups)  # an image without a batch
     assert not products
+
+
+def test_small_convolutions_are_left_alone(products, monkeypatch):
+    layer = nn.Conv2d(4, 6, 3, padding=1)
+    monkeypatch.setattr(convolutions, "FEWEST_PRODUCTS", 2 * 8 * 8 * layer.weight.numel() + 1)
+    with ProductsOverFewPlaces():
+        gradients(layer, torch.randn(2, 4, 8, 8, requires_grad=True))
+    assert not products
+
+
+def test_a_step_in_bfloat16_takes_products_and_one_in_float32_does_not(products):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+    parameters = [p.detach() for p in model.parameters()]
+    labels = torch.arange(4)
+    batch = Batch(torch.rand(4, 3, 8, 8), labels, torch.eye(4))
+    for dtype, n in ((None, 0), (torch.bfloat16, 1)):
+        by_autograd(model, parameters, batch, n_total=4, dtype=dtype)
+        assert len(products) == n
 
 
 def test_frozen_convolution_has_no_gradient_to_find(products):
