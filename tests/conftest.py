@@ -23,10 +23,11 @@ from convnet_edge.training.options import TrainOptions
 N_FEW = 300
 DRAWING = ("drawing", "reporting", "web")  # whose tests look at pictures
 BRIEF = {
-    "quantizing.quantize.ROUND_S": 0.01,
+    "runtime.measure.race.SLOT_S": 0.01,
     "reporting.compare.STEADY_S": 0.02,
     "runtime.measure.bench.N_PROCESSES": 1,
     "runtime.measure.bench.QUICK_DURATION_S": 0.02,
+    "runtime.measure.bench.QUICK_RACE_S": 0.01,
     "runtime.measure.bench.STEADY_S": 0.02,
     "runtime.measure.bench.THROUGHPUT_S": 0.1,
     "runtime.measure.cost.N_PROFILED": 10,

@@ -125,6 +125,7 @@ def bench(
                     start=Task(path, contract_path=contract_path),
                     listener=replace(listener, keep=keep),
                     first=others,
+                    rivals=[(first.result.model.title, first.classifier)] if first else [],
                 )
         except InterruptedRunError as error:
             error.next_step = f"see what was measured with `convnet-edge report {result_path}`"

@@ -11,10 +11,10 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     """
     from ..quantizing.quantize import quantize
     from ..runtime.measure.result import percent
-    from ..runtime.measure.tables import accuracy_text, difference
+    from ..runtime.measure.tables import accuracy_text, difference, race_line
 
     with terminal.progress():
-        result = quantize(options, terminal.step, terminal.note)
+        result = quantize(options, terminal.step, terminal.note, terminal.share)
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
     others = ", ".join(f"{n} {name}" for name, n in sorted(layers.float_operations.items()))
@@ -22,20 +22,23 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     terminal.detail(f"Quantised {report.source}")
     terminal.checks(report.checks)
     terminal.detail(*(rung.line() for rung in report.rungs))
-    terminal.answer(
+    answer = [
         f"{result.model_path.name}: {report.model_bytes:,} bytes, {report.layout}, accuracy "
-        f"{accuracy_text(result.score)}"
-    )
+        f"{accuracy_text(result.score)}",
+        report.recommendation,
+    ]
+    if any(race.outcome == "slower" for race in report.races):
+        answer.reverse()
+    terminal.answer(*answer)
     terminal.say(
         f"  {report.rung}",
         f"  {report.gate.check().line()}",
         f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
         f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}"
         f"{between}",
-        *(f"  {speed.line()}" for speed in report.speed),
+        *(f"  {race_line(race)}" for race in report.races),
         f"  {len(report.checks)} checks hold",
         f"  sha256 {report.model_sha256}",
     )
-    terminal.answer(f"  {report.recommendation}")
     terminal.wrote((result.model_path, result.report_path))
     terminal.finish(report, "convnet-edge", "bench", report.source, result.model_path)

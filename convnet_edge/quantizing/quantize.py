@@ -21,10 +21,10 @@ from ..runtime.contract import Array
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
 from ..runtime.files import require_writable
-from ..runtime.measure import accuracy, cost, machine, stats, tables, timing
+from ..runtime.measure import accuracy, cost, machine, race, stats, timing
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, Interval, brief
+from ..runtime.measure.result import Accuracy, Interval, Race, brief
 from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal
@@ -40,14 +40,6 @@ FEWEST = 32  # images that ranges may come from
 N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
 SPLIT_SEED = 0
-N_ROUNDS, ROUND_S = 7, 0.25
-ADVICE = {
-    "faster": "int8 is faster here, in each of these",
-    "slower": "int8 is slower here: deploy the float model on machines like this one",
-    "cannot tell": "neither is shown to be faster here: choose by size and accuracy",
-    "mixed": "int8 is not faster here in each of these: choose by how you will run it",
-}
-LARGE_BATCH = 64
 OPSET_OF_AXES = 13
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
@@ -83,37 +75,6 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Milliseconds a batch, medians of the rounds.
-
-    ratio: of these, times the float model's speed. ratios: of each round; the 95 % interval is that
-    of their median.
-    """
-
-    what: str
-    float_ms: float
-    int8_ms: float
-    ratios: tuple[float, ...]
-    ratio: float
-    ratio_interval_95: Interval
-
-    @property
-    def outcome(self) -> str:
-        """What the interval says of the integers."""
-        low, high = self.ratio_interval_95.low, self.ratio_interval_95.high
-        return "faster" if low > 1 else "slower" if high < 1 else "cannot tell"
-
-    def line(self) -> str:
-        """Return the measurement as people read it."""
-        ratio, ends = self.ratio_interval_95.around(self.ratio, 2)
-        int8, other = (tables.shown("_ms", time) for time in (self.int8_ms, self.float_ms))
-        return (
-            f"{self.what}: int8 {int8} ms, float {other} ms, "
-            f"{ratio} times as fast (95 % {ends}): {self.outcome}"
-        )
-
-
-@dataclass(frozen=True)
 class QuantizeReport:
     """What was proved and measured, as `NAME.quantize.json` holds it.
 
@@ -134,7 +95,7 @@ class QuantizeReport:
     gate: Gate
     test: Scores
     unfused_difference: float
-    speed: tuple[Speed, ...]
+    races: tuple[Race, ...]
     recommendation: str
     checks: tuple[Check, ...]
     schema: str = "convnet-edge/quantize/2"
@@ -288,8 +249,11 @@ def quantize(
     options: QuantizeOptions,
     step: Callable[[str], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
+    share: timing.Tick = lambda _: None,
 ) -> QuantizeResult:
-    """Quantise as `options` say. `step` hears what is being done, `note` each rung if none holds.
+    """Quantise as `options` say. `note` hears each rung if none holds.
+
+    step, share: hear what is being done, and how much of it, in [0, 1].
 
     Example: `ce.quantize(ce.QuantizeOptions("exported/convnet.onnx", layout="ort-cpu"))`
 
@@ -321,8 +285,15 @@ def quantize(
     checks = _prove(classifier, found, reference, logits, opset=source.opset)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
-    speed = measure_speeds(source.classifier, classifier, test.images)
-    file = classifier.file
+    names, file = (path.name, source_path.name), classifier.file
+    races = race.run(
+        classifier,
+        source.classifier,
+        test.images,
+        names=names,
+        slot_s=race.SLOT_S,
+        tick=share,
+    )
     report = QuantizeReport(
         source=str(source_path),
         model=path.name,
@@ -335,8 +306,8 @@ def quantize(
         gate=found.gate,
         test=_compare(source.classifier, logits, test, score),
         unfused_difference=apart,
-        speed=speed,
-        recommendation=recommend(speed),
+        races=races,
+        recommendation=race.advise(races)[0],
         checks=checks,
         passed=all(check.passed or check.skipped for check in checks),
     )
@@ -457,25 +428,3 @@ def _count_layers(classifier: Classifier, images: Array, found: _Candidate) -> L
     )
     others = {op: n for op, n in found.float_operations.items() if op not in portable.LAYERS}
     return Layers(n_integer, n_float, found.way.float_layers, others)
-
-
-def measure_speeds(float_model: Classifier, int8: Classifier, images: Array) -> tuple[Speed, ...]:
-    """Time both in turn, on one thread: one image, and batches from as many callers as cores."""
-    settings = replace(float_model.session.settings, threads=1)
-    pair = [Classifier(each.file, settings=settings) for each in (float_model, int8)]
-    speeds = []
-    for batch_size, n_callers in ((1, 1), (LARGE_BATCH, machine.usable_cores())):
-        loads = [timing.Load(classifier, batch_size, n_callers) for classifier in pair]
-        rates = timing.take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=ROUND_S)
-        ratios = tuple(mine / other for other, mine in zip(*rates, strict=True))
-        float_ms, int8_ms = (timing.median_ms(rate, batch_size) for rate in rates)
-        what = f"batch {batch_size}, {n_callers} caller{'s' * (n_callers > 1)} of one thread"
-        interval = stats.median_interval(np.array(ratios))
-        speeds.append(Speed(what, float_ms, int8_ms, ratios, float_ms / int8_ms, interval))
-    return tuple(speeds)
-
-
-def recommend(speeds: tuple[Speed, ...]) -> str:
-    """Say which of both models is worth deploying on a machine like this one."""
-    first, *others = {speed.outcome for speed in speeds}
-    return ADVICE["mixed" if others else first]

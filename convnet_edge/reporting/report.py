@@ -15,7 +15,7 @@ from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
 from ..runtime.contract import PROOFS
 from ..runtime.files import write_atomically
-from ..runtime.measure import tables
+from ..runtime.measure import race, tables
 from ..runtime.measure.result import Latency, Machine, Result, brief
 from ..runtime.measure.tables import NONE, Table
 from .options import ReportOptions
@@ -63,12 +63,14 @@ class ReportResult:
 class _Page:
     """All that the report says.
 
-    reasons: why a verdict is not VALID. figures: title, what it shows in words, and picture.
+    advice: which of models that were timed in turn to deploy. reasons: why a verdict is not VALID.
+    figures: title, what it shows in words, and picture.
     missing: why charts are not there, None where they are. sections: title, notes and tables of
     what folds open for each result.
     """
 
     summary: str
+    advice: tuple[str, ...]
     source: str
     warnings: tuple[str, ...]
     tables: tuple[Table, ...]
@@ -98,6 +100,11 @@ def report(options: ReportOptions) -> ReportResult:
     overview = (measurements(results), _overview(entries))
     said = _Page(
         summary=_summary(entries),
+        advice=tuple(
+            f"{one.name}, {_machine(one)}: {said}"
+            for one in entries
+            for said in race.advise(one.result.races)
+        ),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
         warnings=(*_warnings(entries), *[fewer] * (len(charted) < len(entries))),
         tables=tuple(table for table in overview if table.rows),
@@ -114,7 +121,7 @@ def report(options: ReportOptions) -> ReportResult:
         markdown_path,
         pictures,
         markdown,
-        (said.summary, *_screen(entries, markdown_path)),
+        (said.summary, *_screen(entries, markdown_path), *_advice(said.advice)),
         (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
         tuple(dict.fromkeys(one.name for one in models if one.proof != "unproved")),
@@ -345,10 +352,17 @@ def _fronts(points: Sequence[Entry]) -> dict[str, list[Entry]]:
     return fronts
 
 
+def _advice(sentences: Sequence[str]) -> list[str]:
+    """Return the first of `sentences` as a screen has room for."""
+    more = f"{len(sentences) - MAX_LISTED} more such sentences on the page"
+    return [*tables.folded(sentences[:MAX_LISTED]), *[more] * (len(sentences) > MAX_LISTED)]
+
+
 def _to_markdown(page: _Page) -> str:
     """Return the page, but what folds open."""
     safe = tables.markdown_text
-    blocks = [f"# {TITLE}", f"{safe(page.summary)}.", safe(page.source)]
+    blocks = [f"# {TITLE}", f"{safe(page.summary)}.", *(f"{safe(one)}." for one in page.advice)]
+    blocks += [safe(page.source)]
     blocks += ["\n".join(f"- {safe(one)}" for one in page.warnings)] * bool(page.warnings)
     blocks += map(tables.to_markdown, page.tables)
     if page.reasons:

@@ -189,7 +189,8 @@ def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions
 
 def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
     rows: list[tuple[str, Predictions]] = []
-    (_, classifier), code = _choose(archive, asked.model, options), 0
+    chosen, opened = _choose(archive, asked.model, options)
+    classifier, code = opened[chosen.name], 0
     if not asked.images:
         rows = [(sample.name, classifier(sample.pixels)) for sample in classifier.contract.samples]
     for path in asked.images:
@@ -215,7 +216,8 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
 def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
     if options.out is not None:
         require_writable(options.result_path(Path(asked.model or "model")))
-    chosen, classifier = _choose(archive, asked.model, options)
+    chosen, opened = _choose(archive, asked.model, options)
+    classifier = opened.pop(chosen.name)
     out = None if options.out is None else options.result_path(Path(chosen.name))
 
     def say(*lines: str) -> None:
@@ -238,6 +240,7 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
             opened=shown.opened,
             timed=shown.timed,
         ),
+        rivals=tuple(opened.items()),
     ).result
     shown.ended(result)
     if asked.json:
@@ -279,8 +282,8 @@ def _candidates(
 
 def _choose(
     archive: Archive, wanted: str | None, options: BenchOptions
-) -> tuple[Candidate, Classifier]:
-    """Return the fastest model that passes here; say on stderr why it was taken."""
+) -> tuple[Candidate, dict[str, Classifier]]:
+    """Return the fastest model that passes here, and all that do; say on stderr why that one."""
     candidates, opened = _candidates(archive, wanted, options)
     usable = [one for one in candidates if one.passed]
     refused = [f"{one.name} is left out, {one.refused}" for one in candidates if not one.passed]
@@ -299,7 +302,7 @@ def _choose(
         why = f"the fastest that passes here (one image: {listed})"
     chosen = usable[0]
     _say(f"model: {'; '.join((f'{chosen.name}, {why}', *refused))}", aside=True)
-    return chosen, opened[chosen.name]
+    return chosen, {one.name: opened[one.name] for one in usable}
 
 
 if __name__ == "__main__":  # a bundle's own start is bundling/bootstrap.py

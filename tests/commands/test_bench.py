@@ -14,7 +14,7 @@ from results import read as read_result
 from convnet_edge.data import dataset
 from convnet_edge.drawing import pictures
 from convnet_edge.runtime.measure import bench as stage
-from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.measure import machine, race
 
 N = 400
 FIND_TEST_SET = dataset.find_test_set
@@ -130,7 +130,11 @@ def test_several_models_are_paired_with_the_first(rendered, undrawn, run, tiny_m
     folder = tmp_path / "benchmarks" / "results"
     assert (folder / "other-cpu.differences.png").stat().st_size > 5_000
     first, second = (read_result(folder / f"{stem}-cpu.json") for stem in ("tiny", "other"))
-    assert first.pairs == ()
+    assert (first.pairs, first.races) == ((), ())
+    raced = [(race.name, race.other, race.batch_size, race.threads) for race in second.races]
+    assert raced == [("other.onnx", tiny_model.name, size, 1) for size in (1, 64)]
+    (said,) = race.advise(second.races)
+    assert said in " ".join(result.stdout.split())
     (pair,) = second.pairs
     assert pair.name == tiny_model.name
     assert pair.n_gained - pair.n_lost == second.accuracy.n_correct - first.accuracy.n_correct
@@ -150,7 +154,7 @@ def test_models_whose_test_images_are_not_here_are_timed_and_not_compared(
     assert "name them with --data" in result.output
     for stem in ("tiny", "colours"):
         found = read_result(tmp_path / "benchmarks" / "results" / f"{stem}-cpu.json")
-        assert (found.accuracy, found.pairs) == (None, ())
+        assert (found.accuracy, found.pairs, found.races) == (None, (), ())  # of other shapes
         assert found.latency
 
 

@@ -22,7 +22,7 @@ from convnet_edge.quantizing import quantize as stage
 from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import CheckFailedError, InputError
-from convnet_edge.runtime.measure.result import Interval
+from convnet_edge.runtime.measure import race
 from convnet_edge.runtime.measure.stats import paired_drop_bound
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity, seal
@@ -35,7 +35,7 @@ LAYOUTS = ("portable", "ort-cpu")
 def small(few):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_test_set", lambda: few)
-        for name, value in {"N_CALIBRATION": 200, "N_GATE": 1000, "ROUND_S": 0.01}.items():
+        for name, value in {"N_CALIBRATION": 200, "N_GATE": 1000}.items():
             patch.setattr(stage, name, value)
         yield
 
@@ -56,14 +56,16 @@ def test_integer_file_is_small_proved_and_all_integer(quantised, few, layout):
     assert report.model_bytes == result.model_path.stat().st_size < 250_000
     assert (report.layers.integer, report.layers.float, report.layers.kept_float) == (4, 0, ())
     assert [check.line() for check in report.checks if not check.passed] == []
-    names = {check.name for check in report.checks}
-    assert {"accuracy gate", "layout", "golden vectors, batch 1", "digest"} <= names
+    held = {check.name for check in report.checks}
+    assert {"accuracy gate", "layout", "golden vectors, batch 1", "digest"} <= held
     assert report.gate.upper_bound > report.gate.drop
     written = json.loads(result.report_path.read_text())
     assert written["passed"] is True
     assert written["test"]["n"] == len(few)
     assert written["test"]["accuracy"] == result.score.accuracy
-    assert len(written["speed"][0]["ratios"]) == stage.N_ROUNDS
+    raced = {(one["batch_size"], one["name"], one["other"]) for one in written["races"]}
+    names = result.model_path.name, Path(report.source).name
+    assert raced == {(size, *names) for size in race.BATCH_SIZES}
 
 
 def test_ort_cpu_layout_uses_the_kernels_it_was_made_for(quantised):
@@ -284,32 +286,3 @@ def test_grey_values_are_taken_alike_whatever_the_calibration_images_span(graph_
     scale, zero_point = (portable.constants(made)[name] for name in reader.input[1:])
     assert reader.op_type == "DequantizeLinear"
     assert (scale, zero_point) == (pytest.approx(1 / 255), 0)
-
-
-# images a second of seven rounds: the float model's, the integers'
-STEADY = (100, 101, 99, 100, 102, 98, 100)
-ROUNDS = {
-    "faster": (STEADY, (110, 112, 108, 111, 109, 113, 110)),
-    "slower": (STEADY, (90, 95, 80, 90, 92, 88, 90)),
-    "cannot tell": ((100, 80, 100, 120, 100, 100, 90), (99, 100, 98, 99, 130, 99, 101)),
-}
-
-
-@pytest.mark.parametrize("outcome", ROUNDS)
-def test_speed_is_a_ratio_of_the_medians_with_its_interval_and_what_that_shows(
-    monkeypatch, outcome
-):
-    monkeypatch.setattr(stage.timing, "take_turns", lambda *_, **__: ROUNDS[outcome])
-    model = Classifier(tiny.grey())
-    speeds = stage.measure_speeds(model, model, tiny.images(4))
-    for speed in speeds:
-        assert speed.ratio == pytest.approx(speed.float_ms / speed.int8_ms)
-        low, high = speed.ratio_interval_95.low, speed.ratio_interval_95.high
-        assert low <= speed.ratio <= high
-        assert (low > 1, high < 1) == (outcome == "faster", outcome == "slower")
-        ends = f"{speed.ratio:.2f} times as fast (95 % {low:.2f}–{high:.2f}): {outcome}"
-        assert speed.line().endswith(ends)
-    assert "int8 0.3000 ms, float 0.2830 ms" in replace(speed, int8_ms=0.3, float_ms=0.283).line()
-    assert stage.recommend(speeds) == stage.ADVICE[outcome]
-    other = replace(speeds[0], ratio_interval_95=Interval(0.5, 0.6 if outcome != "slower" else 2.0))
-    assert stage.recommend((*speeds, other)) == stage.ADVICE["mixed"]

@@ -147,7 +147,7 @@ def test_of_very_many_results_a_few_are_charted_and_all_are_listed(tmp_path, mon
 def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_rows, more):
     for i in range(n):
         made.write(
-            tmp_path, f"{i:02}.json", model__name=f"{'long-' * 20}{i:02}.onnx",
+            tmp_path, f"{i:02}.json", model__name=f"{'long-' * 20}{i:02}.onnx", races=[],
             machine__id=f"{i % 2:016}", batch_ms={1: 0.02 + abs(i - 30) / 99, 8: 0.5, 64: 2.6},
         )  # fmt: skip
     made_report = make(tmp_path)
@@ -161,8 +161,28 @@ def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_r
         assert rows[-1] == f"{more} more rows in {made_report.markdown_path}"
 
 
+def test_report_says_which_to_deploy_and_where(tmp_path, plain):
+    (race,) = result.as_json(made.full().races)
+    race |= {"name": "a.int8.onnx", "ratio": 2.0, "ratio_interval_95": {"low": 1.9, "high": 2.1}}
+    made.write(tmp_path, "a.json", races=[race | {"other": f"{n}.onnx"} for n in range(10)])
+    found = make(tmp_path)
+    said = "deploy a.int8.onnx: faster than {}.onnx at batch 2 on 2 threads (2.00 ×)"
+    assert (
+        f"fashion-mnist.onnx, AMD EPYC (id 012345): on machines like this one {said.format(9)}."
+        in found.markdown
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        f"<p>fashion-mnist.onnx, AMD EPYC (id 012345): on machines like this one {said.format(0)}"
+        in page
+    )
+    assert found.summary[-1] == "2 more such sentences on the page"
+    assert said.format(7) in " ".join(found.summary)
+
+
 def test_screen_has_p99_where_it_fits_and_says_where_reasons_are(tmp_path, plain, run):
-    made.write(tmp_path, "a.json", model__name="a.onnx", reasons=[made.NOISY], batch_ms={1: 0.5})
+    made.write(tmp_path, "a.json", model__name="a.onnx", reasons=[made.NOISY], batch_ms={1: 0.5},
+               races=[])  # fmt: skip
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "a.onnx").touch()
     brief = run("report", "a.json").stdout.splitlines()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from convnet_edge.runtime import Classifier, archive
 from convnet_edge.runtime.__main__ import main
-from convnet_edge.runtime.measure import bench
+from convnet_edge.runtime.measure import bench, race
 from convnet_edge.runtime.measure.options import BenchOptions
 from convnet_edge.runtime.options import declared
 from convnet_edge.runtime.pictures import preprocess
@@ -151,6 +151,21 @@ def test_bench_without_test_images_measures_no_accuracy(tmp_path, monkeypatch):
     found = results.read(out)
     assert found.accuracy is None
     assert [row.batch_size for row in found.latency] == [1, 64]
+
+
+def test_bench_times_the_models_of_a_bundle_in_turn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "N_PROCESSES", 1)
+    monkeypatch.setattr(bench, "QUICK_DURATION_S", 0.02)
+    monkeypatch.setattr(bench, "QUICK_RACE_S", 0.01)
+    broken = faults.change_sealed(tiny.grey(), faults.nudge_one_weight)
+    models = {"a.onnx": tiny.grey(), "b.onnx": tiny.grey_uint8(), "bad.onnx": broken}
+    path, out = pack(tmp_path / "b.pyz", models), tmp_path / "r.json"
+    main(str(path), ["bench", "--quick", "--threads", "1", "--out", str(out)])
+    found = results.read(out)
+    (other,) = {"a.onnx", "b.onnx"} - {found.model.name}
+    assert {race.other for race in found.races} == {other}
+    (said,) = race.advise(found.races)
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_model_that_fails_here_is_left_out_and_said_so(tmp_path, capsys):

@@ -21,7 +21,7 @@ from ..options import require as require_option
 from ..providers import ON_CUDA, TESTED, short_name
 from ..selftest import require
 from ..session import Bound, Settings
-from . import accuracy, cold_start, cost, machine, timing, verdict
+from . import accuracy, cold_start, cost, machine, race, timing, verdict
 from . import result as results
 from .check import Check
 from .options import DEVICE_BATCH_SIZES, BenchOptions
@@ -31,6 +31,7 @@ from .stats import Array, percentiles_ms
 N_PROCESSES = 5
 QUICK_BATCH_SIZES, QUICK_DURATION_S = (1, 64), 0.8
 STEADY_S, QUICK_STEADY_S = 0.2, 0.02
+QUICK_RACE_S = 0.03
 THROUGHPUT_S, N_ROUNDS = 6.0, 3
 PACED_S, MINUTE_S = 30.0, 60.0
 SENSE_EVERY_S = 5.0
@@ -100,11 +101,13 @@ def bench_model(
     start: cold_start.Task,
     listener: Listener | None = None,
     first: Measured | None = None,
+    rivals: Sequence[tuple[str, Classifier]] = (),
 ) -> Measured:
     """Measure an opened model whose self-test gave `checks`, as `options` say.
 
     version: of this program. test: None measures no accuracy. start: what a fresh process opens,
-    path and member; the rest follows from the options. first: the model to compare with.
+    path and member; the rest follows from the options. first: the model whose answers to compare
+    with. rivals: name and model of those to time in turn with it.
 
     Raises:
         CheckFailedError: a check failed, or an output of a timed run is wrong.
@@ -131,6 +134,8 @@ def bench_model(
         _measure(run, start)
         if first is not None:
             run.note(pairs=(_compare(first, run),))
+        for rival in rivals:
+            _race(run, *rival)
         run.note(interrupted=False)
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
@@ -373,6 +378,23 @@ def _measure_throughput(run: Measured) -> None:
         threads, middle = load.classifier.session.threads, statistics.median(found)
         row = results.Throughput(load.batch_size, threads, load.n_callers, middle, found)
         run.note(throughput=(*run.result.throughput, row))
+
+
+def _race(run: Measured, name: str, rival: Classifier) -> None:
+    if rival.contract.goldens.images.shape[1:] != run.images.shape[1:]:
+        return  # they never see the same picture
+    run.begin(f"in turn with {name}")
+    session = run.classifier.session
+    found = race.run(
+        run.classifier,
+        rival,
+        run.images,
+        names=(run.result.model.title, name),
+        threads=run.options.threads if session.provider == "cpu" else session.threads,
+        slot_s=QUICK_RACE_S if run.options.quick else race.SLOT_S,
+        tick=run.listener.share,
+    )
+    run.note(races=(*run.result.races, *found))
 
 
 def _sustain(run: Measured) -> None:

@@ -394,6 +394,32 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Race:
+    """The model and another one under one use, timed in turn, round after round, by one caller."""
+
+    name: Annotated[str, "the model"]
+    other: Annotated[str, "the model that it raced"]
+    batch_size: Annotated[int, "images a run"]
+    threads: Annotated[int, "of each session"]
+    ms: Annotated[float, "a run, median of the rounds, ms"]
+    other_ms: Annotated[float, "a run of the other, ms"]
+    ratio: Annotated[float, "times the other's speed: median of the rounds' ratios"]
+    ratio_interval_95: Annotated[Interval, "of that median"]
+    ratios: Annotated[tuple[float, ...], "each round's"]
+
+    @property
+    def use(self) -> str:
+        """The use in words."""
+        return f"batch {self.batch_size} on {self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def outcome(self) -> Literal["faster", "slower", "cannot tell"]:
+        """What the interval says of the model."""
+        low, high = self.ratio_interval_95.low, self.ratio_interval_95.high
+        return "faster" if low > 1 else "slower" if high < 1 else "cannot tell"
+
+
+@dataclass(frozen=True)
 class Result:
     """Everything that was measured of one model on one machine."""
 
@@ -413,6 +439,7 @@ class Result:
     throughput: Annotated[tuple[Throughput, ...], "by load"] = ()
     paced: Annotated[Paced | None, "with --pace or --sustain"] = None
     pairs: Annotated[tuple[Pair, ...], "with several models"] = ()
+    races: Annotated[tuple[Race, ...], "with several models, by use"] = ()
     verdict: Annotated[Verdict | None, "on all batch sizes together"] = None
     peak_memory_bytes: Annotated[int | None, "largest resident size of the process"] = None
     failed: Annotated[str | None, "the check that ended the bench, if one did"] = None

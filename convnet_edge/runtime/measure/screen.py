@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 
-from . import tables
+from . import race, tables
 from .result import Result, Verdict
 from .tables import NONE, WIDTH, accuracy_text, shorten, shown
 
@@ -51,7 +51,8 @@ class Screen:
             self._tell_tables(result)
         if result.verdict is not None:
             self._say(*(_in_full if self._verbose else _in_one_line)(result.verdict))
-        self._say(*map(tables.pair_line, result.pairs))
+        compared = (*map(tables.pair_line, result.pairs), *race.advise(result.races))
+        self._say(*tables.folded(["; ".join(compared)]))
 
     def _tell_tables(self, result: Result) -> None:
         """Say the tables that were not known before."""

@@ -20,6 +20,7 @@ from .result import (
     Paced,
     Pair,
     Percentile,
+    Race,
     Result,
     percent,
 )
@@ -79,6 +80,28 @@ def pair_line(pair: Pair) -> str:
     )
 
 
+def folded(sentences: Iterable[str]) -> list[str]:
+    """Return sentences as lines of a terminal that nobody has widened."""
+    return [
+        line
+        for sentence in sentences
+        for line in textwrap.wrap(sentence, WIDTH, break_on_hyphens=False)
+    ]
+
+
+def race_line(race: Race) -> str:
+    """Return how a model did in turn with another one, under one use."""
+    times, (ratio, ends) = _race_times(race), race.ratio_interval_95.around(race.ratio, 2)
+    return (
+        f"{race.use}: {race.name} {times[0]} ms, {race.other} {times[1]} ms, "
+        f"{ratio} times as fast (95 % {ends}): {race.outcome}"
+    )
+
+
+def _race_times(race: Race) -> tuple[str, str]:
+    return _milliseconds(race.ms), _milliseconds(race.other_ms)
+
+
 def difference(found: Any, name: str = "") -> str:
     """Return which way two models are shown to differ in accuracy, if they are.
 
@@ -114,8 +137,19 @@ def tables_of(result: Result) -> tuple[Table, ...]:
         _listed("profile", "Profile of the nodes", result.profile),
         _listed("pairs", "Paired with the first model, on the same images", result.pairs,
                 but=("model_sha256", "differing", "shown")),
+_races(result.races),
     ]  # fmt: skip
     return tuple(table for table in found if table.rows)
+
+
+def _races(races: Sequence[Race]) -> Table:
+    columns = ("use", "in turn with", "ms", "its ms", "times as fast", "outcome")
+    rows = []
+    for race in races:
+        ratio, ends = race.ratio_interval_95.around(race.ratio, 2)
+        times = _race_times(race)
+        rows.append((race.use, race.other, *times, f"{ratio} ({ends})", race.outcome))
+    return Table("races", "Timed in turn with another model, one caller", columns, tuple(rows))
 
 
 def _fields(found: Any, *, but: Sequence[str] = ()) -> list[tuple[str, Any]]:

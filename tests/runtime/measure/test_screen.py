@@ -5,14 +5,20 @@ import dataclasses
 import results as made
 
 from convnet_edge.runtime.measure import screen
-from convnet_edge.runtime.measure.result import Reason, Verdict
+from convnet_edge.runtime.measure.result import Interval, Reason, Verdict
 from convnet_edge.runtime.measure.tables import WIDTH
 
 
 def model(name, *, status="VALID", reasons=(), batch_ms=None, **changes):
     """Return a finished result of a model of this name."""
     whole = made.full(batch_ms or {1: 0.08, 8: 0.5, 64: 2.6, 256: 11.0})
-    changes = {"failed": None, "pairs": (), "verdict": Verdict(status, reasons), **changes}
+    changes = {
+        "failed": None,
+        "pairs": (),
+        "races": (),
+        "verdict": Verdict(status, reasons),
+        **changes,
+    }
     return dataclasses.replace(whole, model=dataclasses.replace(whole.model, name=name), **changes)
 
 
@@ -58,10 +64,24 @@ def test_first_screen_names_a_model_once_and_ends_with_its_verdict():
 
 def test_first_screen_compares_with_the_first_model():
     pair = dataclasses.replace(made.full().pairs[0], name=NAMED[0], n_lost=90, mcnemar_p=1e-9)
-    line = lines_of(model("b.onnx", pairs=(pair,)))[-1]
+    line = " ".join(lines_of(model("b.onnx", pairs=(pair,)))[-2:])
     assert line.startswith(f"against {NAMED[0]}: ")
     assert "90 right answers lost" in line
     assert "; shown: worse (exact McNemar p = " in line
+
+
+def test_first_screen_says_which_to_deploy_in_lines_that_fit():
+    (race,) = made.full().races
+    interval = Interval(1.9, 2.1)
+    races = [
+        dataclasses.replace(
+            race, name="b.int8.onnx", other=NAMED[0], ratio=2.0, ratio_interval_95=interval
+        )
+    ] * 4
+    said = lines_of(model("b.int8.onnx", races=races))
+    whole = f"on machines like this one deploy b.int8.onnx: faster than {NAMED[0]} in all 4 uses "
+    assert whole + "(2.00 ×)" in " ".join(said)
+    assert max(map(len, said)) <= WIDTH
 
 
 def test_what_follows_a_long_reason_is_never_cut():

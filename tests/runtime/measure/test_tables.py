@@ -10,7 +10,7 @@ from convnet_edge.runtime.measure.tables import Table
 
 NAMES = ("model", "provider", "settings", "machine", "versions", "checks", "cost", "cold start",
          "latency", "classes", "confusion", "confused", "calibration", "throughput", "paced",
-         "minutes", "profile", "pairs")  # fmt: skip
+         "minutes", "profile", "pairs", "races")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_full_result_has_every_table_in_reading_order_and_rows_fit_their_columns
 
 def test_what_was_not_measured_has_no_table(full):
     empty = {"accuracy": None, "latency": (), "paced": None, "cost": None, "cold_start": None,
-             "profile": (), "pairs": (), "throughput": (), "checks": ()}  # fmt: skip
+             "profile": (), "pairs": (), "races": (), "throughput": (), "checks": ()}  # fmt: skip
     found = tables.tables_of(dataclasses.replace(full, **empty))
     assert tuple(table.name for table in found) == NAMES[:5]
 
