@@ -18,7 +18,8 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     report, layers, test = result.report, result.report.layers, result.report.test
     kept = f" (kept float: {', '.join(layers.kept_float)})" if layers.kept_float else ""
     others = ", ".join(f"{n} {name}" for name, n in sorted(layers.float_operations.items()))
-    between = f"; between them stay float: {others}" if others else ""
+    trips = f"{layers.round_trips} round trip{'s' * (layers.round_trips != 1)} through floats"
+    between = f"; {trips}: {others}" if others else ""
     terminal.detail(f"Quantised {report.source}")
     terminal.checks(report.checks)
     terminal.detail(*(rung.line() for rung in report.rungs))
@@ -34,8 +35,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
         f"  {report.rung}",
         f"  {report.gate.check().line()}",
         f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
-        f"  onnxruntime runs {layers.integer} layers as integers, {layers.float} as floats{kept}"
-        f"{between}",
+        f"  {layers.float} of {layers.integer + layers.float} layers run as floats{kept}{between}",
         *(f"  {race_line(race)}" for race in report.races),
         f"  {len(report.checks)} checks hold",
         f"  sha256 {report.model_sha256}",

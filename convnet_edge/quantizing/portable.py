@@ -213,17 +213,38 @@ def _give_biases(graph: onnx.GraphProto) -> None:
 
 def float_operations(graph: bytes) -> dict[str, int]:
     """Return how often each operator of a quantised graph computes with floats, by name."""
-    nodes = onnx.load_from_string(graph).graph.node
+    return dict(Counter(node.op_type for node in _in_float(onnx.load_from_string(graph))))
+
+
+def round_trips(graph: bytes) -> int:
+    """Return how often a quantised graph leaves integers for operators on floats and comes back."""
+    proto = onnx.load_from_string(graph)
+    nodes, stored = proto.graph.node, constants(proto)
+    left = {node.output[0] for node in nodes
+            if node.op_type == "DequantizeLinear" and node.input[0] not in stored}  # fmt: skip
+    back = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    shared = left.union(stored)  # what several may read
+    in_float, trips = {node.output[0] for node in _in_float(proto)}, list[set[str]]()
+    for node in nodes:
+        read = set(node.input) - shared
+        continued = [trip for trip in trips if trip & read]
+        if node.output[0] in in_float or (node.op_type in MOVES and continued):
+            joined = {*node.input, *node.output}.union(*continued)
+            trips = [trip for trip in trips if trip not in continued] + [joined]
+    return sum(bool(trip & left and trip & back) for trip in trips)
+
+
+def _in_float(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the operators that compute with floats in a quantised graph."""
+    nodes = proto.graph.node
     floats = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
     exact = (*MOVES, "QuantizeLinear", "DequantizeLinear")
-    return dict(
-        Counter(
-            node.op_type
-            for node in nodes
-            if node.op_type not in exact
-            and not (node.op_type in (*LAYERS, *SUMS) and floats.issuperset(node.input[:2]))
-        )
-    )
+    return [
+        node
+        for node in nodes
+        if node.op_type not in exact
+        and not (node.op_type in (*LAYERS, *SUMS) and floats.issuperset(node.input[:2]))
+    ]
 
 
 def nudged(graph: bytes, by: float) -> bytes:

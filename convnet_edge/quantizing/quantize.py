@@ -66,12 +66,14 @@ class Layers:
 
     kept_float: those that the gate demanded, by the float model's names. float_operations: what
     else computes with floats, as normalisation or an activation that has no integer kernel.
+    round_trips: how often a run leaves the integers for them and comes back.
     """
 
     integer: int
     float: int
     kept_float: tuple[str, ...]
     float_operations: dict[str, int]
+    round_trips: int
 
 
 @dataclass(frozen=True)
@@ -427,4 +429,5 @@ def _count_layers(classifier: Classifier, images: Array, found: _Candidate) -> L
         sum(map(ran.count, ops)) for ops in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
     )
     others = {op: n for op, n in found.float_operations.items() if op not in portable.LAYERS}
-    return Layers(n_integer, n_float, found.way.float_layers, others)
+    round_trips = portable.round_trips(found.graph)
+    return Layers(n_integer, n_float, found.way.float_layers, others, round_trips)

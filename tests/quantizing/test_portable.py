@@ -88,11 +88,16 @@ def test_layers_and_sums_run_as_integers_and_the_rest_is_counted(calibrated):
     assert (ran.count("QLinearConv"), ran.count("QGemm"), ran.count("QLinearAdd")) == (4, 1, 1)
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm"} & set(ran)
     assert portable.float_operations(graph) == STAYS_FLOAT
+    # normalisation; HardSwish; ReduceMean; HardSigmoid and Mul; ReduceMean
+    assert portable.round_trips(graph) == 5
+    # with the depthwise layer in float, HardSwish and the first ReduceMean are of the same
+    assert portable.round_trips(calibrated.quantised(float_layers=calibrated.layers[1:2])) == 4
 
 
 def test_all_integer_chain_counts_no_float_operation(inputs):
     chain = tiny.graph(tiny.GREY, "float32").SerializeToString()
-    assert portable.float_operations(portable.calibrate(chain, inputs).quantised()) == {}
+    graph = portable.calibrate(chain, inputs).quantised()
+    assert (portable.float_operations(graph), portable.round_trips(graph)) == ({}, 0)
 
 
 def test_ranges_are_measured_once_and_kept(monkeypatch, model, inputs):

@@ -218,7 +218,7 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
         "[✓] accuracy gate",
         " training images, not used for ranges, which the network may have seen",
         "\n  min-max\n",
-        "runs 4 layers as integers, 0 as floats",
+        "\n  0 of 4 layers run as floats\n",
         "difference not shown (exact McNemar p",
         "times as fast (95 %",
         f"\n  {len(result.report.checks)} checks hold\n  sha256 {result.report.model_sha256}\n",
