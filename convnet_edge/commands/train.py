@@ -153,7 +153,8 @@ def _recipe_lines(run: Run) -> Iterator[str]:
 
     recipe = run.recipe
     if not recipe.epochs:
-        yield "The weights stay as they are; their outputs are the classes in order of their names"
+        order = "in the order of --classes" if run.options.classes else "in order of their names"
+        yield f"The weights stay as they are; their outputs are the classes {order}"
         return
     yield (
         f"Recipe {run.training['recipe']}: {_epochs(recipe.epochs)} of batches of "

@@ -18,7 +18,7 @@ from torch import nn
 from ..data import dataset
 from ..drawing import pictures
 from ..networks import checkpoint, convnet
-from ..networks.checkpoint import Checkpoint
+from ..networks.checkpoint import EARLIER, Checkpoint
 from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
@@ -240,6 +240,6 @@ def _describe_training(trained: Checkpoint) -> dict[str, Any]:
     """Return the recipe; where the network's file changed since, which that was and which it is."""
     training: dict[str, Any] = trained.header["training"]
     if trained.source_changed:
-        earlier = [trained.header["model"]["source_sha256"]]
-        return training | {"source_sha256": trained.source_sha256, "earlier_sources": earlier}
+        earlier = [*training.get(EARLIER, ()), trained.header["model"]["source_sha256"]]
+        return training | {"source_sha256": trained.source_sha256, EARLIER: earlier}
     return training

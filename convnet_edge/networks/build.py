@@ -191,7 +191,8 @@ def build(
     """Return the network with random weights, its lazy layers made, in training mode.
 
     It is given those of `num_classes`, `in_channels` or `in_chans`, and `image_size` that it has a
-    parameter for, then `options`. image_shape: (C, H, W).
+    parameter for (a function that takes any: `num_classes`), then `options`.
+    image_shape: (C, H, W).
 
     Raises:
         InputError: it takes other arguments or images, or gives something else than (N, n_classes).
@@ -208,7 +209,10 @@ def build(
                 next_step="name them with --weights",
             )
     taken = inspect.signature(named.make).parameters
-    arguments = {name: value for name, value in known.items() if name in taken} | dict(options)
+    # a function that takes any passes them on, as those of libraries do
+    any_taken = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    given = {*taken, *["num_classes"] * (any_taken and inspect.isfunction(named.make))}
+    arguments = {name: value for name, value in known.items() if name in given} | dict(options)
     _require_known(named.arch, taken, arguments, n_classes)
     refused = f"{named.arch} cannot be made with {_listed(arguments)}"
     change = "change --arch-option, or the network"
@@ -288,13 +292,14 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
                 next_step = "return the logits alone"
         elif tuple(logits.shape) != (N_CHECKED, n_classes):
             got = f"values of shape {tuple(logits.shape)}"
-        elif not logits.is_floating_point():
+        elif logits.dtype != torch.float32:
             got = f"{str(logits.dtype).removeprefix('torch.')}"
+            next_step = "let its last operation give float32"
         else:
             continue
         raise InputError(
             f"{arch} gives {got}{mode} for {N_CHECKED} images",
-            expected=f"logits of shape {wanted}: a number for each of the {n_classes} classes",
+            expected=f"float32 logits of shape {wanted}: one for each of the {n_classes} classes",
             next_step=next_step,
         )
 
@@ -342,7 +347,7 @@ def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
     """Turn what a network raises into an InputError that names its file and line."""
     try:
         yield
-    except FAILURES as error:
+    except (*FAILURES, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         foreign = [one for one in frames if not one.filename.startswith(NOT_THEIRS)]
         place, then = "", next_step
@@ -353,6 +358,8 @@ def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
             if not isinstance(error, RuntimeError) and not source.INSTALLED & {*path.parts}:
                 then = f"mend that line, or {next_step}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_SHOWN]
+        if isinstance(error, SystemExit):
+            reason = "it ends the program, by sys.exit or the like"
         raise InputError(
             f"{found}: {reason}{place}",
             expected=expected,
@@ -432,6 +439,12 @@ def _import(arch: str, where: str) -> ModuleType:
                 next_step=f"pip install {error.name}",
             ) from error
         raise _unreadable(arch, arch.rpartition(":")[2]) from error
+    except SystemExit as error:
+        raise InputError(
+            f"--arch {arch}: {where} ends the program when it is imported",
+            expected="a module that defines the network",
+            next_step="let it do so under if __name__ == '__main__' alone",
+        ) from error
     except (ValueError, TypeError) as error:  # no name of a module
         raise _unreadable(arch, arch.rpartition(":")[2]) from error
 

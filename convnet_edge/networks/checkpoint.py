@@ -83,6 +83,7 @@ class _Described:
     versions: dict[str, str]
 
 
+EARLIER = "earlier_sources"  # in what is said of the training: digests of files it began with
 MODEL_KEYS = tuple(one.name for one in fields(_Described))
 
 

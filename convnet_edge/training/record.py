@@ -15,7 +15,7 @@ from torch import nn
 from ..data import split
 from ..drawing import pictures
 from ..networks import build, checkpoint
-from ..networks.checkpoint import Amount, Checkpoint, Count
+from ..networks.checkpoint import EARLIER, Amount, Checkpoint, Count
 from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError
 from ..runtime.files import write_atomically, write_json
@@ -79,7 +79,7 @@ def save(run: Run, epochs: tuple[EpochMetrics, ...]) -> None:
         "time_s": run.time_s,
         "threads": torch.get_num_threads(),
         "timing": as_json(run.timing),
-        "earlier_sources": list(run.earlier_sources),
+        EARLIER: list(run.earlier_sources),
     }
     tensors = {**run.state(), "choices": run.choices.get_state()}
     checkpoint.save(run.options.resume_path, Checkpoint("resume", tensors, header))
@@ -133,6 +133,8 @@ def _load_own(run: Run, path: Path, kind: str) -> Checkpoint:
         theirs = kept.header.get(part)
         theirs = theirs if isinstance(theirs, dict) else {}
         for key in {**ours, **theirs}:
+            if key == EARLIER:  # of files that were accepted then
+                continue
             found, value = theirs.get(key), ours.get(key)
             chosen = key == "precision" and run.options.asked_precision == "auto"
             if found == value or (chosen and found in FORMATS):
@@ -236,7 +238,7 @@ def finish(run: Run) -> TrainResult:
             "batch_normalization": run.statistics,
         },
         "precision": {"asked": run.options.asked_precision, "timing": as_json(run.timing)},
-        "earlier_sources": list(run.earlier_sources),
+        EARLIER: list(run.earlier_sources),
         "replaced_weights": list(run.replaced),
         "epochs": as_json(run.epochs),
         "time_s": run.time_s,
@@ -247,6 +249,8 @@ def finish(run: Run) -> TrainResult:
         "decision": _decide(run, model),
     }
     header = {key: record[key] for key in checkpoint.MODEL_KEYS}
+    if run.earlier_sources:  # so the contract of its export says so
+        header["training"] = {**run.training, EARLIER: list(run.earlier_sources)}
     stored = checkpoint.to_bytes(Checkpoint("model", dict(network.state_dict()), header))
     earlier_path = _keep_earlier(out, stored)
     curve = out.with_suffix(CURVE)

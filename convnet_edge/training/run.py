@@ -258,8 +258,9 @@ class Run:
 
     @property
     def n_of_head(self) -> int:
-        """The epochs in which the head learns alone."""
-        return round(self.recipe.head_share * self.recipe.epochs) if self.head else 0
+        """The epochs in which the head learns alone: one at least, unless there is but one."""
+        share, n = self.recipe.head_share, self.recipe.epochs
+        return max(round(share * n), min(n - 1, 1)) if self.head and share else 0
 
     def draw(self, generator: torch.Generator) -> Choices:
         """Draw the choices of an epoch."""

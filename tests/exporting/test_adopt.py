@@ -8,6 +8,7 @@ import onnx
 import pytest
 import tiny
 import torch
+from PIL import Image
 from torch import nn
 
 import convnet_edge as ce
@@ -166,6 +167,25 @@ def test_runtimes_that_disagree_leave_no_file(seal, monkeypatch, tmp_path, exact
         seal(foreign.rgb())
     assert "theirs.adopt.failed.json" in caught.value.next_step
     assert not list((tmp_path / "exported").glob("*.onnx"))
+
+
+def test_mean_over_thousands_of_pixels_is_adopted(seal, tmp_path):
+    """Whose sums onnxruntime's fast kernels add up one after the other, far less exactly."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
+              nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))  # fmt: skip
+    path = tmp_path / "mean.onnx"
+    with pytest.warns(DeprecationWarning):
+        torch.onnx.export(
+            nn.Sequential(*layers).eval(), (torch.zeros(1, 3, 64, 64),), path, dynamo=False,
+            opset_version=13, input_names=["input"], dynamic_axes={"input": {0: "N"}},
+        )  # fmt: skip
+    noise = np.random.default_rng(0)
+    for n in range(60):
+        place = tmp_path / "large" / tiny.LABELS[n % 3] / f"{n}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8)).save(place)
+    assert seal(path.read_bytes(), data=str(tmp_path / "large")).report.passed
 
 
 def test_copy_that_computes_something_else_leaves_no_file(seal, monkeypatch, tmp_path):

@@ -337,6 +337,9 @@ def test_contract_tells_of_a_source_that_changed_after_training(trained, on_few,
     source.write_text(FILE + "# changed")
     sources = {"source_sha256": digest(source), "earlier_sources": [before]}
     assert told() == header["training"] | sources
+    begun = header["training"] | {"earlier_sources": ["e" * 64]}
+    checkpoint.save(path, replace(stored, header=stored.header | {"training": begun}))
+    assert told()["earlier_sources"] == ["e" * 64, before]
 
 
 def digest(path):

@@ -21,7 +21,10 @@ from convnet_edge.runtime.errors import InputError
 
 GREY, RGB = (1, 12, 12), (3, 32, 32)
 FILE = """
+import sys
+
 import torch
+import torchvision
 from torch import nn
 
 
@@ -93,6 +96,20 @@ class Squeezing(Linear):
 class Misspelt(Linear):
     def forward(self, x):
         return self.layers(x)
+
+
+class Half(Linear):
+    def forward(self, x):
+        return super().forward(x).half()
+
+
+class Ending(Linear):
+    def __init__(self, num_classes, in_channels, image_size):
+        sys.exit(0)
+
+
+def anything(**options):
+    return torchvision.models.squeezenet1_1(**options)
 
 
 class Unnamed(Linear):
@@ -221,12 +238,28 @@ def test_network_that_classifies_no_such_images_is_refused(here, what, found):
         ("Pair", "gives a tuple in training", "return the logits alone"),
         ("Misspelt", r"no attribute 'layers' \(my_net.py:\d+\)", "mend that line, or .*image-size"),
         ("Unnamed", r"name 'y' is not defined \(my_net.py:\d+\)", "mend that line, or "),
+        ("Half", "gives float16 for 2 images", "let its last operation give float32"),
+        ("Ending", r"made with .*: it ends the program, by sys.exit .* \(my_net.py:\d+\)", "mend"),
     ],
 )
 def test_refused_network_is_told_what_to_do(here, what, found, next_step):
     with pytest.raises(InputError, match=found) as caught:
         made(f"my_net.py:{what}")
     assert re.search(next_step, caught.value.next_step)
+
+
+def test_function_that_takes_anything_is_told_the_number_of_classes(here):
+    assert made("my_net.py:anything", image_shape=(3, 32, 32)).classifier[1].out_channels == 3
+
+
+@pytest.mark.parametrize("arch", ["ending.py:Net", "finishing:Net"])
+def test_file_that_ends_the_program_is_refused(here, arch, monkeypatch):
+    (here / f"{re.split('[.:]', arch)[0]}.py").write_text("import sys; sys.exit(0)")
+    if ".py" not in arch:
+        monkeypatch.chdir(here.parent)
+        monkeypatch.syspath_prepend(here)
+    with pytest.raises(InputError, match="ends the program"):
+        find(arch)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +293,7 @@ def test_network_with_batch_norm_gives_each_image_its_own_logits_and_stays_as_it
 
 
 def test_network_of_another_size_is_refused_with_its_line(here):
-    refused = r"cannot be made with .*image_size=\(12, 14\): .* \(my_net.py:19\);"
+    refused = r"cannot be made with .*image_size=\(12, 14\): .* \(my_net.py:22\);"
     with pytest.raises(InputError, match=refused):
         made("my_net.py:sized", (1, 12, 14))
     with pytest.raises(InputError, match=r"not take images of 1 x 12 x 12: .*mat1 and mat2"):
@@ -303,7 +336,7 @@ def test_file_that_a_checkpoint_names_is_run_only_with_its_digest(here):
     with pytest.raises(InputError, match=r"the file of bad.py:Net has changed") as caught:
         find_stored("bad.py:Net", digest, allow_changed_source=False)
     assert "changed" in caught.value.next_step
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match=r"bad\.py does not run: it ends the program"):
         find_stored("bad.py:Net", digest, allow_changed_source=True)
 
 

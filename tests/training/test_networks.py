@@ -399,7 +399,11 @@ def test_changed_source_is_refused_by_name_unless_allowed_and_recorded(options):
     allowed = stop(replace(resumed, allow_changed_source=True), 3)
     record = loop.train(allowed).record
     assert record["earlier_sources"] == [before]
-    assert record["model"]["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    now = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["model"]["source_sha256"] == now
+    told = checkpoint.load(options.out, kind="model").header["training"]
+    assert told == record["training"] | {"earlier_sources": [before]}
+    assert loop.train(replace(allowed, resume=True)) is None  # it is the same run
     assert not checkpoint.load_model(options.out)[1].source_changed  # with the source of now
     path.write_text(FILE)
     assert checkpoint.load_model(options.out, allow_changed_source=True)[1].source_changed
@@ -474,6 +478,7 @@ def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
                   "bf16: 3.0 x faster here (a step: float32 30 ms, bf16 10 ms)",
                   "6 epochs take 0.0 hours or more without a GPU"):  # fmt: skip
         assert words in shown
+    assert "the head alone for 1 epoch," in said(run, "--weights", weights, "--epochs", 2)
     timed(monkeypatch, 10.0, 30.0)
     assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
 
