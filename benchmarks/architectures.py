@@ -231,7 +231,7 @@ million parameters export with a free batch axis, as they are but for modules th
 deployed form, which is taken: those of RepVGG, MobileOne and others. Weights are random, with
 batch-norm statistics of random pictures and ImageNet's normalisation in front. Multiplications are
 those of one image in convolutions and matrix products. *error / torch's*: the largest error of a
-logit against float64 PyTorch, over the largest of float32 PyTorch; {ratio:.2f} at most. *row
+logit against float64 PyTorch, over the largest of float32 PyTorch; {ratio:.2f} at most here. *row
 invariance*: the largest difference between an image's logits alone and in a batch, on one thread
 at batch sizes {", ".join(map(str, BATCH_SIZES))}; 0 for {len(alone)} of {len(exported)}.
 *ms*: the median of {N_TIMED} runs of one image on one thread, all that have one in turn, float32.
