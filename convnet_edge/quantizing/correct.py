@@ -15,14 +15,17 @@ from onnx import numpy_helper
 from ..runtime.contract import Array
 from . import observe
 
+OUTERMOST = 32  # one image of so many is left out at each end
+
 
 def find_shifts(
     proto: onnx.ModelProto, layers: Sequence[str], means: Mapping[str, Array], images: Array
 ) -> dict[str, Array]:
     """Return what each of a quantised graph's layers lacks on average, (C,), by name.
 
-    layers: by name and in order; those without a bias are left out. means: (C,) of what each gives
-    as floats. images: as the graph takes them. The biases of `proto` are corrected on the way.
+    layers: by name and in order; those without a bias are left out. means: (N, C) of what each
+    gives as floats. images: (N, …) as the graph takes them. The biases of `proto` are corrected on
+    the way.
     """
     nodes = {node.name: node for node in proto.graph.node}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -34,13 +37,23 @@ def find_shifts(
         if maker is None:  # no bias, or a layer in float
             continue
         (given,) = observe.channel_means(proto, node.output, images).values()
-        found[layer] = means[layer] - given
+        found[layer] = _usual(means[layer] - given)
         stored, scale = (numpy_helper.to_array(weights[name]) for name in maker.input[:2])
         changed = np.rint(stored + found[layer] / scale.astype(np.float64))
         ends = np.iinfo(np.int32)
         bias = np.clip(changed, ends.min, ends.max).astype(np.int32)
         weights[maker.input[0]].CopyFrom(numpy_helper.from_array(bias, maker.input[0]))
     return found
+
+
+def _usual(shifts: Array) -> Array:
+    """Return the mean over images (N, C), without the outermost at each end.
+
+    A picture whose numbers the ranges cut off shifts only itself.
+    """
+    n = len(shifts) // OUTERMOST
+    usual: Array = np.sort(shifts, axis=0)[n : len(shifts) - n].mean(axis=0)
+    return usual
 
 
 def shift(proto: onnx.ModelProto, shifts: Mapping[str, Array]) -> onnx.ModelProto:

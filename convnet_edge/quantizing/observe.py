@@ -5,7 +5,6 @@ keep histograms, where the few outermost numbers are enough.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -64,10 +63,10 @@ def inner_ranges(proto: onnx.ModelProto, names: Sequence[str], images: Array) ->
 
 
 def channel_means(proto: onnx.ModelProto, names: Sequence[str], images: Array) -> dict[str, Array]:
-    """Return the mean of each channel, (C,) float64, of values (N, C, …), over all `images`."""
-    sums: dict[str, Any] = dict.fromkeys(names, 0.0)
+    """Return each image's mean of each channel, (N, C) float64, of values (N, C, …)."""
+    parts: dict[str, list[Array]] = {name: [] for name in names}
     for found in run(proto, names, images):
         for name, value in zip(names, found, strict=True):
             flat = value.reshape(*value.shape[:2], -1)
-            sums[name] = sums[name] + flat.mean(axis=2, dtype=np.float64).sum(axis=0)
-    return {name: total / len(images) for name, total in sums.items()}
+            parts[name].append(flat.mean(axis=2, dtype=np.float64))
+    return {name: np.concatenate(means) for name, means in parts.items()}

@@ -47,13 +47,14 @@ class Calibrated:
 
     proto: shapes inferred, each node with a name of its own, each layer with a bias. ranges:
     onnxruntime's, by value. images: (N, C, H, W) float32, which they are from. shifts: what
-    integers take off each layer's mean, once it is known, by whether from the inner ranges.
+    integers take off each layer's mean, once known, by whether from the inner ranges, and by what
+    stays float.
     """
 
     proto: onnx.ModelProto
     ranges: Any
     images: Array
-    shifts: dict[bool, dict[str, Array]] = field(default_factory=dict)
+    shifts: dict[tuple[bool, tuple[str, ...]], dict[str, Array]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -81,7 +82,7 @@ class Calibrated:
 
     @cached_property
     def means(self) -> dict[str, Array]:
-        """What each layer gives on average, by channel, over some of the images."""
+        """What each layer gives on average for some of the images, (N, C)."""
         given = {n.name: n.output[0] for n in self.proto.graph.node if n.name in self.layers}
         found = observe.channel_means(self.proto, [*given.values()], self.images[:N_CORRECTING])
         return {layer: found[name] for layer, name in given.items()}
@@ -92,23 +93,24 @@ class Calibrated:
         float_layers: Collection[str] = (),
         only: Collection[str] = (),
         inner: bool = False,
-        corrected: bool = False,
+        corrected_with: tuple[str, ...] | None = None,
     ) -> bytes:
         """Return the graph with integers per channel, from the ranges; it takes uint8 grey values.
 
         float_layers: names of those that stay float. only: those to quantise, and nothing else.
-        inner: from the ranges without the outermost numbers. corrected: means are moved back, by
-        what all layers as integers take off them.
+        inner: from the ranges without the outermost numbers. corrected_with: means are moved back,
+        by what integers take off them while these layers stay float; None: they are not.
         Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. What is done to
         the images before the first layer, as normalisation, stays float too. Logits are float.
         """
         proto = self.proto
-        if corrected:
-            if inner not in self.shifts:
+        if corrected_with is not None:
+            if (inner, corrected_with) not in self.shifts:
                 grey = np.rint(self.images[:N_CORRECTING] * 255).astype(np.uint8)
-                whole = self._integers(proto, inner=inner)
-                self.shifts[inner] = find_shifts(whole, self.layers, self.means, grey)
-            found = self.shifts[inner]
+                whole = self._integers(proto, inner=inner, float_layers=corrected_with)
+                shifts = find_shifts(whole, self.layers, self.means, grey)
+                self.shifts[inner, corrected_with] = shifts
+            found = self.shifts[inner, corrected_with]
             proto = shift(
                 proto, {name: by for name, by in found.items() if name not in float_layers}
             )
