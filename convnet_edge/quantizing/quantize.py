@@ -187,8 +187,13 @@ class _Source:
         settings = replace(self.settings, fuse=fuse)
         return Classifier(seal.seal(graph, self.document), settings=settings)
 
-    def climb(self, options: QuantizeOptions, step: Callable[[str], None]) -> _Candidate:
-        """Return the graph that the ladder ends at, judged by the half that did not choose it."""
+    def climb(
+        self, options: QuantizeOptions, step: Callable[[str], None], note: Callable[[str], None]
+    ) -> _Candidate:
+        """Return the graph that the ladder ends at, judged by the half that did not choose it.
+
+        step, note: as in `quantize`.
+        """
         images = self.calibration[:N_NOISE]
         exact = self.classifier.logits(images)
 
@@ -213,6 +218,8 @@ class _Source:
             every=options.all_rungs,
             step=step,
         )
+        for rung in found.rungs if not any(one.holds for one in found.rungs) else ():
+            note(rung.line())
         step(f"confirming {found.way.name} on the other half")
         classifier = self.draft(found.graph)
         said = [
@@ -271,10 +278,7 @@ def quantize(
     step(f"reading {source_path} and its pictures")
     source = _Source(options, source_path)
     test = source.test
-    found = source.climb(options, step)
-    if not any(rung.holds for rung in found.rungs):
-        for rung in found.rungs:
-            note(rung.line())
+    found = source.climb(options, step, note)
     graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
     step("running the test images, once")
     expected = found.classifier.logits(test.images)
@@ -287,21 +291,14 @@ def quantize(
     checks = _prove(classifier, found, reference, logits, opset=source.opset)
     score = accuracy.score(logits.argmax(axis=1), test.labels, classifier.contract.class_labels)
     step("timing both, in turn")
-    names, file = (path.name, source_path.name), classifier.file
-    races = race.run(
-        classifier,
-        source.classifier,
-        test.images,
-        names=names,
-        slot_s=race.SLOT_S,
-        tick=share,
-    )
+    pair, names = (classifier, source.classifier), (path.name, source_path.name)
+    races = race.run(*pair, test.images, names=names, slot_s=race.SLOT_S, tick=share)
     report = QuantizeReport(
         source=str(source_path),
         model=path.name,
         layout=options.layout,
-        model_sha256=file.sha256,
-        model_bytes=len(file.data),
+        model_sha256=classifier.file.sha256,
+        model_bytes=len(classifier.file.data),
         layers=_count_layers(classifier, test.images, found),
         rung=found.way.name,
         rungs=found.rungs,
@@ -313,9 +310,9 @@ def quantize(
         checks=checks,
         passed=all(check.passed or check.skipped for check in checks),
     )
-    is_gate = not report.gate.holds
-    advice = "raise --max-drop if the loss is worth it" if is_gate else "export the model anew"
-    report_path = seal.hand_over(path, file.data, report, "quantize", next_step=advice)
+    loss = "raise --max-drop if the loss is worth it"
+    advice = "export the model anew" if report.gate.holds else loss
+    report_path = seal.hand_over(path, classifier.file.data, report, "quantize", next_step=advice)
     return QuantizeResult(path, report_path, report, score)
 
 
