@@ -58,22 +58,37 @@ def test_export_says_what_was_made_and_verbose_adds_every_check(screen, run, exp
     assert "this matters" in screen("export")
 
 
-def test_quantize_says_size_gate_and_speed(screen, on_few, exported):
+def raced(ratio):
+    """Return what a race gives in which the first model is so many times as fast."""
+    interval = Interval(0.9 * ratio, 1.1 * ratio)
+
+    def run(*_, names, **__):
+        return (Race(*names, 1, 1, 0.01 / ratio, 0.01, ratio, interval, (ratio,) * 7),)
+
+    return run
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_quantize_says_size_gate_and_speed(screen, on_few, exported, monkeypatch, ratio):
+    monkeypatch.setattr("convnet_edge.runtime.measure.race.run", raced(ratio))
     lines = screen("quantize", exported.model_path, "--data", "sample", "--out", "x.int8.onnx")
-    assert lines[0].startswith("x.int8.onnx: ")
+    said = {
+        0.5: f"deploy {exported.model_path.name}: ",
+        1.0: "neither",
+        2.0: "deploy x.int8.onnx: ",
+    }
+    starts = "\n".join(lines).index
+    assert said[ratio] in "\n".join(lines)
+    assert (starts("x.int8.onnx: 2") < starts(said[ratio].split()[0])) == (ratio >= 1)
     assert any(line.startswith("  [✓] accuracy gate: ") for line in lines)
     assert lines[-1] == f"next: convnet-edge bench {exported.model_path} x.int8.onnx"
-
-
-def alike(*_, names, **__):
-    return (Race(*names, 1, 1, 0.01, 0.01, 1.0, Interval(0.9, 1.1), (1.0,) * 7),)
 
 
 def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypatch):
     monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(400))
     for undrawn in ("commands.bench._draw", "reporting.report._figures"):
         monkeypatch.setattr(f"convnet_edge.{undrawn}", lambda *_: iter(()))
-    monkeypatch.setattr("convnet_edge.runtime.measure.race.run", alike)
+    monkeypatch.setattr("convnet_edge.runtime.measure.race.run", raced(1.0))
     others = [tiny_model.with_name(f"a-model-of-quite-a-long-name.{n}.onnx") for n in range(2)]
     for other in others:
         other.write_bytes(tiny_model.read_bytes())
