@@ -79,12 +79,12 @@ def command(options: ExamineOptions, terminal: Terminal) -> None:
 
 def _first_screen(report: Report) -> list[str]:
     """Return as much of the report as a screen takes: in turn one more of each part of it."""
-    from ..data.scan import MAX_SHOWN
+    from ..runtime.errors import MOST_NAMED
     from ..runtime.measure.tables import shorten
 
     n_shown = dict.fromkeys(BY_WEIGHT, 0)
     lines = report.lines(n_shown)
-    for name in BY_WEIGHT * MAX_SHOWN:
+    for name in BY_WEIGHT * MOST_NAMED:
         more = n_shown | {name: n_shown[name] + 1}
         longer = [shorten(line, MAX_LETTERS) for line in report.lines(more)]
         rows = [row for line in longer for row in fold(line, SCREEN_COLUMNS)]

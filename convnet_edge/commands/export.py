@@ -52,7 +52,7 @@ def adopt(options: AdoptOptions, terminal: Terminal) -> None:
     from ..runtime.measure.tables import accuracy_text
 
     with terminal.progress():
-        result = stage.adopt(options, terminal.step)
+        result = stage.adopt(options, terminal.step, terminal.note)
     report = result.report
     terminal.detail(f"Adopted {options.model}", *report.changes)
     for check in report.checks:

@@ -16,9 +16,9 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     from ..data import dataset
     from ..exporting.skew import table
     from ..exporting.verify import verify
+    from ..runtime.errors import some
     from ..runtime.measure.tables import to_text
     from ..runtime.selftest import require
-    from ..sealing.parity import list_first
 
     with terminal.progress():
         result = verify(options, terminal.step, terminal.note)
@@ -31,7 +31,7 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
     if report.skew:
         terminal.answer(*to_text(table(report.skew)))
     if found is not None and found.flips:
-        terminal.say(f"Label flips: {len(found.flips):,} images: {list_first(found.flips)}")
+        terminal.say(f"Label flips: {len(found.flips):,} images: {some(found.flips)}")
     terminal.answer(
         f"{'PASS' if report.passed else 'FAIL'}: {result.title} on {report.provider}, "
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"

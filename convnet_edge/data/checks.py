@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..runtime.contract import Array
-from ..runtime.errors import CheckFailedError
+from ..runtime.errors import MOST_NAMED, CheckFailedError, first, some
 from ..runtime.measure.tables import Table, to_text
 from .cache import Pictures
 from .duplicates import Duplicates
-from .scan import MAX_SHOWN, PARTS, LeftOut, first, names_within, require_classes, some
+from .scan import PARTS, LeftOut, names_within, require_classes
 from .split import UNUSED
 
 MIN_TEST_PICTURES = 20  # of a class
@@ -26,7 +26,7 @@ TORN = "near pictures that the list has in two splits"
 EQUAL = "pixel-equal in two splits or of two labels"
 NEAR = "near-duplicates in two splits or of two labels"
 LISTS = {"left_out": "left out", "leaks": EQUAL, "near": NEAR, "warnings": "warnings"}
-WHOLE = dict.fromkeys(("classes", *LISTS), MAX_SHOWN)  # as far as people read
+WHOLE = dict.fromkeys(("classes", *LISTS), MOST_NAMED)  # as far as people read
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.contract import Array, Contract
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, some
 from ..runtime.measure.accuracy import ImageSet, digest
 from ..runtime.options import require
 from ..runtime.pictures.decode import FORMATS, decoding
@@ -265,8 +265,8 @@ def _renumbered(
     lacks = "are not in --classes" if told else "the model does not know"
     require(
         not unknown,
-        f"{source} has classes that {lacks}: {scan.some(unknown)}",
-        f"some of {scan.some(class_labels)}",
+        f"{source} has classes that {lacks}: {some(unknown)}",
+        f"some of {some(class_labels)}",
         "--classes or --data" if told else "--data",
     )
     train, validation, test = (

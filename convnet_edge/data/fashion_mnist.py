@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, first_line
 from ..runtime.files import MIB, read_bytes
 from ..runtime.measure.accuracy import ImageSet, digest
 from ..runtime.options import require
@@ -137,7 +137,7 @@ def _download() -> Path:
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
             f"Fashion-MNIST is neither in {DEFAULT_DIR} nor in {PACKAGED_DIR}, and the download "
-            f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"failed: {first_line(error)}",
             expected="its four IDX files, or a network",
             next_step="apt install dataset-fashion-mnist, or copy the files into a folder and "
             "name it with --data-dir, or try --data sample (10,000 images)",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..runtime.contract import MAX_CLASSES
-from ..runtime.errors import InputError, MissingPackageError
+from ..runtime.errors import InputError, MissingPackageError, first, some
 from ..runtime.files import MIB, read_bytes
 from ..runtime.options import require
 from ..runtime.pictures.decode import FORMATS, PHONE_SUFFIXES
@@ -33,7 +33,6 @@ COLUMNS = ("path", "label", "split")
 MAX_TABLE_BYTES = 1024 * MIB
 MIN_PICTURES = 2  # of a class
 MAX_DEPTH = 100  # of folders within each other
-MAX_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +141,6 @@ def require_classes(
     details = tuple(f"left out: {one}" for one in first(left_out))
     found = f"{source} has {found}"
     raise InputError(found, expected=expected, next_step=next_step, details=details)
-
-
-def first(values: Sequence[object], n: int = MAX_SHOWN) -> list[str]:
-    """Return the first `n` of `values` as text, and how many more there are."""
-    n_more = len(values) - n
-    return [*map(str, values[:n]), *[f"and {n_more:,} more"] * (n_more > 0)]
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the `first` names as one text."""
-    return ", ".join(first(names))
 
 
 def names_within(source: str, entries: Sequence[Entry]) -> list[str]:

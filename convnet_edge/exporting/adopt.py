@@ -23,6 +23,7 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import PROOFS, Array, Goldens
 from ..runtime.elsewhere import unproved
 from ..runtime.elsewhere.given import EXPORT_ANEW
+from ..runtime.errors import first_line
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
@@ -106,8 +107,12 @@ class _Reference:
         return parity.TOLERANCE_FACTOR * self.floor
 
 
-def adopt(options: AdoptOptions, step: Callable[[str], None] = lambda _: None) -> AdoptResult:
-    """Seal as `options` say. `step` hears what is being done.
+def adopt(
+    options: AdoptOptions,
+    step: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> AdoptResult:
+    """Seal as `options` say. `step` hears what is being done, `note` what may not be as meant.
 
     Example: `ce.adopt(ce.AdoptOptions("theirs.onnx", data="photos/", classes="classes.txt",
     preprocessing="preprocessing.json"))`
@@ -124,6 +129,8 @@ def adopt(options: AdoptOptions, step: Callable[[str], None] = lambda _: None) -
     source = unproved.open_any(options.model, options, ceiling=options.ceiling)
     found = f"{options.model}, which holds a contract"
     require(not source.holds_contract, found, "an .onnx from elsewhere", "MODEL")
+    if source.contract.normalization is None and source.contract.input_dtype == "float32":
+        note("no mean and std in --preprocessing: its first layer gets pixels from 0 to 1")
     test = _pictures(source, options)
     step("writing the graph")
     changes, draft = _rewritten(source)
@@ -328,7 +335,7 @@ def _check_format(final: bytes) -> Check:
     try:
         onnx.checker.check_model(final, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return Check("onnx.checker", False, str(error).strip().splitlines()[0])
+        return Check("onnx.checker", False, first_line(error))
     return Check("onnx.checker", True, f"full check of onnx {onnx.__version__}")
 
 

@@ -19,13 +19,12 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..networks.build import FAILURES
-from ..runtime.errors import CheckFailedError
+from ..runtime.errors import CheckFailedError, first_line
 
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
 NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 SPECIALISED = "specialized it to be a constant"
-MAX_SHOWN = 200  # letters of a foreign error
 SWITCHES = ("train", "training", "dropout_p")  # arguments that are false of what is left off
 
 Place = tuple[str, int]  # file and line
@@ -91,11 +90,6 @@ def say_place(model: nn.Module, place: Place | None) -> str:
     kinds = {type(module) for module in model.modules()}
     owners = {kind.__name__ for kind in kinds if (file, line) in _code_lines(kind)}
     return f" (in {min(owners)}, {name})" if owners else f" ({name})"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the beginning of what a foreign error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_SHOWN]
 
 
 def _code_lines(kind: type) -> set[Place]:

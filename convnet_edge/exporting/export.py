@@ -22,7 +22,7 @@ from ..networks.checkpoint import EARLIER, Checkpoint
 from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
-from ..runtime.errors import CheckFailedError, EdgeError, InputError
+from ..runtime.errors import CheckFailedError, EdgeError, InputError, first_line
 from ..runtime.files import require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
@@ -154,7 +154,7 @@ def prove(model: bytes, known: parity.Reference, settings: Settings | None = Non
         onnx.checker.check_model(model, full_check=True)
         checks = [Check("onnx.checker", True, f"full check of onnx {onnx.__version__}")]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        checks = [Check("onnx.checker", False, str(error).strip().splitlines()[0])]
+        checks = [Check("onnx.checker", False, first_line(error))]
     opening = "self-contained file"
     try:
         file = open_model(model)

@@ -23,10 +23,10 @@ from torch.export import ExportedProgram
 from ..networks.build import FAILURES, STARRED
 from ..networks.convnet import Convnet
 from ..networks.normalized import Normalized
-from ..runtime.errors import CheckFailedError
+from ..runtime.errors import CheckFailedError, first_line
 from ..sealing.parity import IR_VERSIONS, OPSET
 from ..sealing.seal import InputDtype
-from .capture import capture, first_line, quiet
+from .capture import capture, quiet
 
 MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"

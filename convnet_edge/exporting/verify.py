@@ -18,6 +18,7 @@ from ..data import dataset
 from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array, Contract
+from ..runtime.errors import some
 from ..runtime.files import require_writable, write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
@@ -250,4 +251,4 @@ def _differing_parts(mine: ModelFile, other: ModelFile) -> Iterator[str]:
     alone = here.keys() ^ there
     for what, names in (("that differ", changed), ("in one of them alone", alone)):
         if names:
-            yield f"weights {what}: {len(names)} ({parity.list_first(sorted(names))})"
+            yield f"weights {what}: {len(names)} ({some(sorted(names))})"

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..runtime.errors import InputError, MissingPackageError
+from ..runtime.errors import InputError, MissingPackageError, first_line, some
 from . import REFERENCE, convnet, source
 from .source import Source
 
@@ -35,7 +35,6 @@ N_CHECKED = 2  # images of the first batch: what holds for one only shows with m
 ALIKE = 1e-3  # of the largest logit: far above what float32 makes of another order of adding up
 SURE = 1e-4  # of a sum of probabilities
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-MAX_SHOWN = 200  # letters of a foreign error
 NOT_THEIRS = (str(Path(torch.__file__).parent), __file__, importlib.__file__, "<frozen ")
 # what a network raises at images, arguments or numbers that it is not made for
 FAILURES = (
@@ -136,7 +135,8 @@ def require_same_source(arch: str, found: Source | None, stated: str | None) -> 
     """
     sha256 = found.sha256 if found else None
     if stated and sha256 != stated:
-        beside = ", or one beside it that it imports," if found and found.n_beside else ""
+        names = some(found.beside) if found else ""
+        beside = f", or one beside it that it imports ({names})," if names else ""
         raise InputError(
             f"the file of {arch}{beside} has changed since then (sha256 {str(sha256)[:16]}…, not "
             f"{stated[:16]}…)",
@@ -357,7 +357,7 @@ def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
             # what torch raises at other sizes is a RuntimeError
             if not isinstance(error, RuntimeError) and not source.INSTALLED & {*path.parts}:
                 then = f"mend that line, or {next_step}"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_SHOWN]
+        reason = first_line(error)
         if isinstance(error, SystemExit):
             reason = "it ends the program, by sys.exit or the like"
         raise InputError(

@@ -5,7 +5,7 @@ train stage's business.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from ..runtime.contract import MAX_CLASSES
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, some
 from ..runtime.files import read_bytes, write_atomically
 from ..runtime.pictures.preprocess import Preprocessing
 from . import MAX_CHECKPOINT_BYTES, build
@@ -27,7 +27,7 @@ from .normalized import Normalized
 SCHEMA = 2
 HEADER_KEY = "convnet_edge"
 MAX_SIDE = 1024  # of an image, in pixels
-MAX_SHOWN = 3  # tensors of which an error tells, by what is wrong with them
+MOST_TENSORS = 3  # tensors of which an error tells, by what is wrong with them
 NEXT_STEP = "train again with `convnet-edge train`"
 
 Header = TypeVar("Header")
@@ -235,12 +235,9 @@ def differences(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tenso
             f"{name} ({one}, not {other})" for name, (one, other) in shapes.items() if one != other
         ],
     }
-    return "; ".join(f"{word} {_some(sorted(names))}" for word, names in parts.items() if names)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(names[:MAX_SHOWN]) + more
+    return "; ".join(
+        f"{word} {some(sorted(names), MOST_TENSORS)}" for word, names in parts.items() if names
+    )
 
 
 def _require_finite(model: nn.Module) -> None:

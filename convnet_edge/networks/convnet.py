@@ -181,6 +181,7 @@ def to_planes(images: torch.Tensor) -> torch.Tensor:
 def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array:
     """Return what a copy of `model` in eval mode gives for uint8 `images`, in `dtype`.
 
+    Within autocast, convolutions and products are in that format.
     images: (N, H, W) or (N, H, W, 3), which may be larger than memory: they are read in batches.
     """
     model, device = copy.deepcopy(model).to(dtype).eval(), next(model.parameters()).device
@@ -189,7 +190,9 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
     with torch.inference_mode():
         for start in range(0, len(images), size):
             batch = to_planes(torch.from_numpy(np.array(images[start : start + size])))
-            parts.append(model((batch.to(device).to(torch.float32) / 255).to(dtype)).cpu())
+            parts.append(
+                model((batch.to(device).to(torch.float32) / 255).to(dtype)).to(dtype).cpu()
+            )
     logits: Array = torch.cat(parts).numpy()
     return logits
 

@@ -24,11 +24,11 @@ class Source:
     """The file that defines a network.
 
     sha256: of its bytes; where it imports files of its folder, of all their digests and names.
-    n_beside: how many those are.
+    beside: what those are called.
     """
 
     sha256: str
-    n_beside: int = 0
+    beside: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Source:
@@ -52,7 +52,7 @@ def read(path: Path) -> Source:
         return Source(sha256)
     names = {file.relative_to(own.parent).as_posix(): one for file, one in digests.items()}
     lines = [sha256, *(f"{one} {name}" for name, one in sorted(names.items()))]
-    return Source(hashlib.sha256("\n".join(lines).encode()).hexdigest(), len(names))
+    return Source(hashlib.sha256("\n".join(lines).encode()).hexdigest(), (*sorted(names),))
 
 
 def networks_in(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, first_line
 from ..runtime.files import read_bytes
 from ..runtime.pictures.preprocess import Preprocessing
 from . import MAX_CHECKPOINT_BYTES, checkpoint
@@ -83,7 +83,7 @@ def find(named: str, arch: str) -> Weights:
         name, tensors = _download(arch)
     except (OSError, RuntimeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"the weights of {arch} cannot be had: {str(error).splitlines()[0][:200]}",
+            f"the weights of {arch} cannot be had: {first_line(error)}",
             expected="torchvision:NAME or timm:NAME, and a network connection",
             next_step="copy the file here from another machine, and name it with --weights FILE",
         ) from error
@@ -149,7 +149,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ) as error:  # fmt: skip
         raise InputError(
             f"{path} holds no weights that can be read ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:200] if str(error) else 'nothing more is known'})",
+            f"{first_line(error)})",
             expected=STATE_DICT,
             next_step=SAVE,
         ) from error

@@ -6,6 +6,7 @@ arguments (`batch_size=8`). Commands stand between backticks, and stay as they a
 """
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ FLAG = re.compile(
     r"`[^`]*`|(?<![\w./-])(?P<flag>--[a-z-]*[a-z])"
     rf"(?P<value> (?!({WORDS})\b)(?=\w|['\"./({{\[-]))?"
 )
+
+MOST_NAMED = 10  # of many things that a message is about
+MOST_LETTERS = 200  # of a foreign error
 
 
 class EdgeError(Exception):
@@ -77,6 +81,22 @@ class InterruptedRunError(EdgeError):
     """The user stopped a long run; `next_step` says how to go on."""
 
     exit_code: ClassVar[int] = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return the beginning of what a foreign error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_LETTERS]
+
+
+def first(values: Sequence[object], n: int = MOST_NAMED) -> list[str]:
+    """Return the first `n` of `values` as text, and how many more there are."""
+    n_more = len(values) - n
+    return [*map(str, values[:n]), *[f"and {n_more:,} more"] * (n_more > 0)]
+
+
+def some(values: Sequence[object], n: int = MOST_NAMED) -> str:
+    """Return the `first` of `values` as one text."""
+    return ", ".join(first(values, n))
 
 
 def _as_argument(found: re.Match[str]) -> str:

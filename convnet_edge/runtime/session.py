@@ -17,7 +17,7 @@ import numpy as np
 
 from . import providers
 from .contract import NEXT_STEP, Array
-from .errors import InputError, MissingPackageError
+from .errors import InputError, MissingPackageError, first_line
 from .measure import machine
 from .options import Options, ceiling, option, provider, threads
 
@@ -200,10 +200,10 @@ def _open(ort: Any, model: bytes, settings: Settings) -> Any:
         if PARTIAL in str(error):
             raise _partial(ort, model, settings) from error
         if name != CPU:
-            reason = providers.missing_part(ort, short) or _first_line(error)
+            reason = providers.missing_part(ort, short) or first_line(error)
             raise providers.unavailable(short, reason) from error
         raise InputError(
-            f"onnxruntime {ort.__version__} refuses the model: {_first_line(error)}",
+            f"onnxruntime {ort.__version__} refuses the model: {first_line(error)}",
             expected=f"a model for {ONNXRUNTIME_EXPORT_TARGET}",
             next_step=NEXT_STEP,
         ) from error
@@ -265,11 +265,7 @@ def _placement(session: Any) -> dict[str, list[str]] | None:
 
 def _run_failed(shape: tuple[int, ...], error: BaseException) -> InputError:
     return InputError(
-        f"onnxruntime could not run a batch of shape {shape}: {_first_line(error)}",
+        f"onnxruntime could not run a batch of shape {shape}: {first_line(error)}",
         expected="the model to take any batch size on this provider",
         next_step="check the file with `convnet-edge verify`",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

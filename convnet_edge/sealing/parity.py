@@ -12,7 +12,7 @@ import numpy as np
 
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
-from ..runtime.errors import EdgeError
+from ..runtime.errors import EdgeError, some
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.model_file import ModelFile
@@ -116,7 +116,7 @@ class Comparison:
             f"Margin certificate: {found.n} of the {self.n_images:,} images compared"
             + (f", a seeded sample of {self.n_all:,}," if self.n_all else "")
             + f" have a top-1/top-2 margin below 2 × {self.max_error:.2g}"
-            + (f": {list_first(found.images)}" if found.n else "")
+            + (f": {some(found.images)}" if found.n else "")
             + "; no other of them can change its class",
         )
 
@@ -194,7 +194,7 @@ def check_graph(
     opset, axes = file.opsets.get("", 0), [shape[:1] for shape in shapes]
     free = all(axis and isinstance(axis[0], str) for axis in axes)
     yield Check("self-contained file", True, f"{len(file.data):,} bytes, no external data")
-    why = f", which lacks {list_first(newer)}" if newer else ""
+    why = f", which lacks {some(newer)}" if newer else ""
     fits = opset == wanted or (opset > wanted and bool(newer))
     yield Check("opset", fits, f"{opset}, wanted {wanted}{why}", opset, wanted)
     found = file.ir_version
@@ -240,11 +240,6 @@ def prove_nothing(checks: Iterable[Check], reference: Reference) -> Proof:
     """Return what is known of a file that could not run: checks that say why, and no logits."""
     nothing = np.full(reference.logits.shape, np.nan)
     return Proof(tuple(checks), nothing, compare(nothing, reference))
-
-
-def list_first(names: Sequence[object]) -> str:
-    """Return the first ten names, and … for more."""
-    return ", ".join([*map(str, names[:10]), *("…",) * (len(names) > 10)])
 
 
 def _histogram(errors: Array) -> Histogram:

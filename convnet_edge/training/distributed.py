@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..networks.gradients import LossAndGradients, StepResult, by_autograd
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, first_line
 from .launch import Launch, LostProcessError, read_launch
 
 OF_THE_CONNECTION = ("gloo", "nccl", "connection", "peer")  # in what a lost process makes it raise
@@ -102,7 +102,7 @@ def joined(device: torch.device) -> Iterator[None]:
         dist.init_process_group("nccl" if is_cuda else "gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the processes of this run cannot reach each other: {str(error).splitlines()[0]}",
+            f"the processes of this run cannot reach each other: {first_line(error)}",
             expected="the environment that torchrun sets, and a network between the nodes",
             next_step="start with `torchrun --nproc-per-node N cli.py train`",
         ) from error

@@ -232,7 +232,8 @@ def _validate(run: Run, metrics: EpochMetrics) -> EpochMetrics:
     if not len(held_out) or not run.launch.leads:
         return metrics
     model = run.pixels_to_logits(run.finished_network(between_epochs=True))
-    logits = compute_logits(model, held_out.images, torch.float32)
+    with run.in_steps_format():
+        logits = compute_logits(model, held_out.images, torch.float32)
     loss = F.cross_entropy(torch.from_numpy(logits), torch.tensor(held_out.labels))
     score = accuracy.score(logits.argmax(axis=1), held_out.labels, run.dataset.class_labels)
     counts = np.array([(one.n_correct, one.n) for one in score.classes])

@@ -17,7 +17,7 @@ from ..drawing import pictures
 from ..networks import build, checkpoint
 from ..networks.checkpoint import EARLIER, Amount, Checkpoint, Count
 from ..networks.convnet import compute_logits
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, first_line
 from ..runtime.files import write_atomically, write_json
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.result import Accuracy, as_json, brief
@@ -173,7 +173,7 @@ def restore(run: Run, kept: Checkpoint) -> None:
         source = kept.header["model"]["source_sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{run.options.resume_path} does not fit this run: {str(error).splitlines()[0]}",
+            f"{run.options.resume_path} does not fit this run: {first_line(error)}",
             expected="the state of the same run",
             next_step=START_AFRESH,
         ) from error

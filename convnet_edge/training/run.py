@@ -6,7 +6,7 @@ Which steps are taken, and what is kept of them, is the loop's business.
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,7 +35,7 @@ Step = Callable[[Choices, int], None]
 
 # images, about, from which statistics are taken at the end, and to validate an epoch, then of a
 # quarter of the images at most: settling is no step
-N_SETTLING, N_SETTLING_BETWEEN, MOST_BETWEEN = 2048, 256, 0.25
+N_SETTLING, N_SETTLING_BETWEEN, MOST_BETWEEN = 2048, 128, 0.25
 SEED_STRIDE = 0x9E3779B97F4A7C15  # of random streams: 2^64 over the golden ratio, odd
 EAGER_STEPS = 3  # before a CUDA graph is captured: libraries set themselves up in the first ones
 
@@ -220,7 +220,7 @@ class Run:
         """Return a copy of the network as it is stored: averaged weights, convnet's folded.
 
         between_epochs: to be validated only, so sooner, and less exactly: its statistics are those
-        of fewer images, in the number format of the steps.
+        of fewer images, in the number format and memory format of the steps.
         """
         model = copy.deepcopy(self.model)
         if self.average is not None:
@@ -232,12 +232,16 @@ class Run:
         elif self.recipe.epochs and not self.holds_statistics:
             n = len(self.dataset.train)
             few = min(N_SETTLING_BETWEEN, int(MOST_BETWEEN * n))
-            dtype = self.dtype if between_epochs else None
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with self.in_steps_format() if between_epochs else nullcontext():
                 images = self._settling(few if between_epochs else N_SETTLING)
                 finetuning.settle_statistics(model, images)
-        model.to(memory_format=torch.contiguous_format)
+        if not between_epochs:
+            model.to(memory_format=torch.contiguous_format)
         return model.eval()
+
+    def in_steps_format(self) -> AbstractContextManager[object]:
+        """Let convolutions and products be in the number format of the steps."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def _settling(self, n_wanted: int) -> Iterator[Tensor]:
         """Yield some of the training images, as they are, in batches of the recipe's size."""

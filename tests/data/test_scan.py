@@ -7,7 +7,7 @@ import pytest
 
 from convnet_edge.data import scan as scanning
 from convnet_edge.data.scan import LeftOut, names_within, scan
-from convnet_edge.runtime.errors import InputError, MissingPackageError
+from convnet_edge.runtime.errors import MOST_NAMED, InputError, MissingPackageError
 from convnet_edge.runtime.files import visible
 
 CATS_AND_DOGS = ("cat/1.png", "cat/2.JPG", "dog/a/1.png", "dog/b/c/1.png")
@@ -210,7 +210,7 @@ def test_error_of_an_empty_source_lists_what_was_left_out(tmp_path):
     with pytest.raises(InputError) as raised:
         scan(source, None)
     *listed, last = raised.value.details
-    assert len(listed) == scanning.MAX_SHOWN
+    assert len(listed) == MOST_NAMED
     assert "a hidden folder" in listed[0]
     assert last == "left out: and 2 more"
 

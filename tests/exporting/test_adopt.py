@@ -29,11 +29,11 @@ def seal(tmp_path, monkeypatch):
     photos = foreign.pictures(tmp_path)
     how = {"mean": foreign.MEAN, "std": foreign.STD, "fit": "stretch"}
 
-    def run(graph, **said):
+    def run(graph, note=lambda _: None, **said):
         (tmp_path / "theirs.onnx").write_bytes(graph)
         said.setdefault("preprocessing", foreign.say(tmp_path, **(said.pop("how", how))))
         given = {"classes": foreign.name_classes(tmp_path), "data": str(photos)} | said
-        return ce.adopt(ce.AdoptOptions("theirs.onnx", **given))
+        return ce.adopt(ce.AdoptOptions("theirs.onnx", **given), note=note)
 
     return run
 
@@ -86,6 +86,14 @@ def test_adopted_file_gives_what_the_source_gave_with_its_mean_and_deviation(sea
     theirs = Classifier(unproved.open_any(tmp_path / "theirs.onnx", how)).logits(images)
     mine = Classifier(found.model_path).logits(images)
     assert largest_error(mine, theirs) < found.report.tolerance
+
+
+def test_what_is_given_no_mean_and_deviation_is_sealed_with_a_word(seal):
+    said = []
+    assert seal(foreign.rgb(), said.append, how={"fit": "stretch"}).report.passed
+    assert said == ["no mean and std in --preprocessing: its first layer gets pixels from 0 to 1"]
+    seal(foreign.rgb(), said.append)
+    assert len(said) == 1
 
 
 def test_reference_outputs_are_those_of_slow_arithmetic(seal):

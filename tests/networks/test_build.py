@@ -358,7 +358,7 @@ def test_digest_stands_for_the_file_and_what_it_imports_of_its_folder(here, chan
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(text)
     before = source.read(Path("main.py"))
-    assert before.n_beside == len(FOLDER) - 1
+    assert len(before.beside) == len(FOLDER) - 1
     (here / changed).write_text("# changed\n" + (here / changed).read_text())
     assert (source.read(here / "main.py") == before) == ("unused" in changed)
 
@@ -369,10 +369,10 @@ def test_module_of_a_package_stands_for_what_it_imports_of_it_by_its_whole_name(
     (here / "nets" / "one.py").write_text("from nets.two import x\nfrom nets import three")
     (here / "nets" / "two.py").write_text("from .three import y")
     (here / "nets" / "three.py").write_text("")
-    assert source.read(here / "nets" / "one.py").n_beside == 3
+    assert source.read(here / "nets" / "one.py").beside == ("__init__.py", "three.py", "two.py")
     installed = here / "site-packages"
     (here / "nets").rename(installed)
-    assert source.read(installed / "one.py").n_beside == 0, "what is installed is no part of it"
+    assert source.read(installed / "one.py").beside == (), "what is installed is no part of it"
 
 
 def test_changed_file_beside_that_is_imported_is_noticed_and_said(here):
@@ -382,8 +382,10 @@ def test_changed_file_beside_that_is_imported_is_noticed_and_said(here):
     assert find(sys.modules["bad"].Net).source_sha256 == source.read(Path("resy_beside.py")).sha256
     find_stored("bad.py:Net", digest, allow_changed_source=False)
     (here / "resy_beside.py").write_text("raise SystemExit('run')")
-    refused = "the file of bad.py:Net, or one beside it that it imports, has changed"
-    with pytest.raises(InputError, match=refused):
+    refused = (
+        "the file of bad.py:Net, or one beside it that it imports (resy_beside.py), has changed"
+    )
+    with pytest.raises(InputError, match=re.escape(refused)):
         find_stored("bad.py:Net", digest, allow_changed_source=False)
 
 

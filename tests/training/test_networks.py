@@ -24,7 +24,7 @@ from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
 from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
-from convnet_edge.training import finetuning, initial, loop, precision
+from convnet_edge.training import finetuning, initial, loop, precision, record
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.precision import Timing
 from convnet_edge.training.recipes import RECIPES, SCRATCH_OTHERS
@@ -146,6 +146,23 @@ def test_auto_takes_the_faster_and_resume_keeps_it(options, monkeypatch):
     assert not same(stored(options), stored(whole))
     with pytest.raises(InputError, match="another run: precision is 'bf16', now 'float32'"):
         loop.train(replace(whole, resume=True, precision="float32"))
+
+
+def test_epochs_are_validated_in_the_format_of_the_steps_and_the_end_in_float32(
+    options, monkeypatch
+):
+    formats = []
+
+    def look(model, *given):
+        formats.append(torch.is_autocast_enabled("cpu"))
+        return compute_logits(model, *given)
+
+    for module in (loop, record):
+        monkeypatch.setattr(module, "compute_logits", look)
+    found = loop.train(replace(options, epochs=2, precision="bf16"))
+    assert formats[:2] == [True, True]
+    assert len(formats) > 2 and not any(formats[2:])
+    assert all(0 < epoch.validation_loss < 2 for epoch in found.epochs)
 
 
 def test_auto_without_bf16_in_the_hardware_is_float32_untimed(options, monkeypatch):
