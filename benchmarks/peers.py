@@ -1,13 +1,15 @@
-"""Compare the shipped files with what other runtimes make of the same weights.
+"""Compare our files with what other runtimes make of the same weights.
 
     python benchmarks/peers.py
+    python benchmarks/peers.py --arch torchvision:resnet18
 
-Each runtime is a process of its own; torch and onnxruntime are those of this environment, the
-others get a virtual environment each (--venvs; needs a package index). A round measures every row,
-one after the other: one image a call on one thread, then 64 a call from two threads at once. Ratios
-are taken within a round against onnxruntime on the plain float export. A row that fails says why.
-Accuracy and label flips are of all 10,000 test images. Ranges for integers come from 1,000 of the
-training images that come with the program.
+Without --arch of the shipped files; with it of a network that is trained, exported and quantised
+first. Each runtime is a process of its own; torch and onnxruntime are those of this environment,
+the others get a virtual environment each (--venvs; needs a package index). A round measures every
+row, one after the other: one image a call on one thread, then 64 a call from two threads at once,
+by the clock and by the processor's own time. Ratios are taken within a round against onnxruntime on
+the plain float export. A row that fails says why. Accuracy and label flips are of all test images.
+Ranges for integers come from the same training images everywhere.
 """
 
 from __future__ import annotations
@@ -15,50 +17,46 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import readme_table
+import subjects
 import torch
 from matplotlib.figure import Figure
-from onnx import numpy_helper
-from onnxruntime.quantization import quantize_static
+from subjects import Subject
 
-from convnet_edge.data import fashion_mnist as data
-from convnet_edge.networks.convnet import Architecture, Convnet
+from convnet_edge.networks import REFERENCE
 from convnet_edge.runtime.files import write_json
-from convnet_edge.runtime.measure import machine
+from convnet_edge.runtime.measure import machine, stats
 
 HERE = Path(__file__).resolve().parent
-EXPORTED = HERE.parent / "exported"
 REFERENCE_PATH = HERE / "results" / "reference" / "peers-cpu.json"
 BASE = "onnxruntime, float32, plain export"
-N_CALIBRATION = 1000
+OURS = "convnet-edge, int8 portable"
 N_COLD_STARTS = 5
-BATCH_SIZE = 64
-TIMEOUT_S = 600
+BATCH_SIZE = 64  # of worker.py
+TIMEOUT_S = 1200
 
 VENVS = {
     "openvino": ("openvino==2026.4.1", "nncf==3.4.0"),
-    "tensorflow": ("tensorflow-cpu==2.21.0",),
+    "litert-torch": ("litert-torch==0.10.0",),
     "litert": ("ai-edge-litert==2.3.0",),
 }
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One row. runtime: of worker.py. model: its file, in the work folder or exported/.
+    """One row. runtime: of worker.py. model: its file, in the work folder if not elsewhere.
 
     converter: the environment that makes the file with convert.py, None if it is there.
     """
@@ -69,17 +67,19 @@ class Peer:
     converter: str | None = None
 
 
-PEERS = (
-    Peer("torch, float32, eager", "torch", "weights.npz"),
+OTHERS = (
+    Peer("torch, float32, eager", "torch", "program.pt2"),
+    Peer("torch, float32, compiled", "torch-compiled", "program.pt2"),
     Peer(BASE, "onnxruntime", "plain.onnx"),
     Peer("onnxruntime, int8 by its own quantizer", "onnxruntime", "standard-int8.onnx"),
     Peer("OpenVINO, float32", "openvino", "openvino-float32.xml", "openvino"),
     Peer("OpenVINO, int8 by NNCF", "openvino", "openvino-int8.xml", "openvino"),
-    Peer("LiteRT, int8 by TensorFlow", "litert", "litert-int8.tflite", "tensorflow"),
-    Peer("convnet-edge, float32", "onnxruntime", "fashion-mnist.onnx"),
-    Peer("convnet-edge, int8 portable", "onnxruntime", "fashion-mnist.int8.onnx"),
-    Peer("convnet-edge, int8 ort-cpu", "onnxruntime", "fashion-mnist.int8-ort.onnx"),
+    Peer("LiteRT, float32", "litert", "litert-float32.tflite", "litert-torch"),
+    Peer("LiteRT, int8 by its quantizer", "litert", "litert-int8.tflite", "litert-torch"),
 )
+
+
+TIMED = {"latency": ("p50_ms", "cpu_ms"), "throughput": ("images_per_s", "images_per_cpu_s")}
 
 
 @dataclass
@@ -89,8 +89,9 @@ class Row:
     peer: Peer
     failed: str | None = None
     stated: dict[str, Any] = field(default_factory=dict)
-    latency_ms: list[float] = field(default_factory=list)
-    images_per_s: list[float] = field(default_factory=list)
+    timed: dict[str, list[float]] = field(
+        default_factory=lambda: {key: [] for keys in TIMED.values() for key in keys}
+    )
 
 
 class Worker:
@@ -130,41 +131,6 @@ class Worker:
         return answer
 
 
-def prepare_plain_files(folder: Path) -> None:
-    """Write the shipped weights as a plain float export, its standard int8, and for converters."""
-    proto = onnx.load(EXPORTED / "fashion-mnist.onnx")
-    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    model = Convnet(Architecture())
-    weights = [torch.from_numpy(stored[name].copy()) for name, _ in model.named_parameters()]
-    with torch.no_grad():
-        for parameter, values in zip(model.parameters(), weights, strict=True):
-            parameter.copy_(values)
-    model.eval()
-    plain = folder / "plain.onnx"
-    batch = {"x": {0: torch.export.Dim("batch")}}
-    torch.onnx.export(
-        model, (torch.zeros(2, 1, 28, 28),), plain, input_names=["images"],
-        output_names=["logits"], dynamic_shapes=batch, verbose=False, external_data=False,
-    )  # fmt: skip
-    images = data.load_training_set("sample", None).images[:N_CALIBRATION]
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser advises to prepare the file
-    quantize_static(plain, folder / "standard-int8.onnx", _Images(images))
-    arrays: dict[str, Any] = {f"w{index}": w.numpy() for index, w in enumerate(weights)}
-    np.savez(folder / "weights.npz", **arrays)
-    np.savez(folder / "source.npz", onnx_path=str(plain), calibration=images, **arrays)
-
-
-class _Images:
-    """Calibration images, as onnxruntime's quantiser reads them."""
-
-    def __init__(self, images: Any) -> None:
-        x = images[:, None].astype(np.float32) / np.float32(255)
-        self._batches = iter([{"images": x[i : i + 100]} for i in range(0, len(x), 100)])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._batches, None)
-
-
 def python_of(name: str, venvs: Path) -> str:
     """Return the interpreter of an environment, made and filled if it is not there.
 
@@ -190,31 +156,26 @@ def start(peer: Peer, folder: Path, venvs: Path) -> list[str]:
         ChildProcessError: an environment or the file cannot be made.
     """
     path = folder / peer.model
-    if not path.exists():
-        path = EXPORTED / peer.model
     if peer.converter is not None:
-        path = folder / peer.model
         converter = python_of(peer.converter, venvs)
-        _call([converter, str(HERE / "peers" / "convert.py"), Path(peer.model).stem,
-               str(folder / "source.npz"), str(path)])  # fmt: skip
+        script = HERE / "peers" / "convert.py"
+        _call([converter, str(script), path.stem, str(folder), str(path)])
     python = python_of(peer.runtime, venvs)
     worker = str(HERE / "peers" / "worker.py")
     return [python, worker, peer.runtime, str(path), str(folder / "images.npy")]
 
 
-def describe(row: Row, worker: Worker, command: list[str], folder: Path, labels: Any) -> None:
+def describe(row: Row, worker: Worker, command: list[str], folder: Path) -> None:
     """Fill in what does not change from round to round; logits stay in the work folder."""
-    out = folder / f"{PEERS.index(row.peer)}.npy"
+    out = folder / "logits.npy"
     worker.ask("predict", out=str(out))
-    found = np.load(out).argmax(axis=1)
     path = Path(command[3])
     files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
     row.stated = {
         **worker.ready,
         "model_bytes": sum(file.stat().st_size for file in files),
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "accuracy": float((found == labels).mean()),
-        "labels": found,
+        "labels": np.load(out).argmax(axis=1),
         "cold_start_s": [time_cold_start(command) for _ in range(N_COLD_STARTS)],
     }
 
@@ -229,19 +190,17 @@ def time_cold_start(command: list[str]) -> float:
 
 
 def measure(
-    peers: Iterable[Peer], folder: Path, *, venvs: Path, n_rounds: int, seconds: float
+    peers: Sequence[Peer], folder: Path, *, venvs: Path, n_rounds: int, seconds: float
 ) -> list[Row]:
     """Open all peers, then measure each of them in every round."""
-    test = data.load_test_set()
-    np.save(folder / "images.npy", test.images)
     rows, workers = [Row(peer) for peer in peers], {}
     for row in rows:
         print(f"opening {row.peer.name}", file=sys.stderr)
         try:
             command = start(row.peer, folder, venvs)
             worker = Worker(command)
-            describe(row, worker, command, folder, test.labels)
-        except ChildProcessError as error:
+            describe(row, worker, command, folder)
+        except (ChildProcessError, subprocess.TimeoutExpired) as error:
             row.failed = str(error)
         else:
             workers[row.peer.name] = worker
@@ -249,11 +208,10 @@ def measure(
         for row in rows:
             if row.failed is not None:
                 continue
-            worker = workers[row.peer.name]
-            found = worker.ask("latency", seconds=seconds)
-            row.latency_ms.append(found["p50_ms"])
-            found = worker.ask("throughput", seconds=seconds, batch_size=BATCH_SIZE)
-            row.images_per_s.append(found["images_per_s"])
+            for task, keys in TIMED.items():
+                found = workers[row.peer.name].ask(task, seconds=seconds)
+                for key in keys:
+                    row.timed[key].append(found[key])
         print(f"round {index + 1} of {n_rounds}", file=sys.stderr)
     for row in rows:
         if row.failed is None:
@@ -262,32 +220,53 @@ def measure(
     return rows
 
 
-def summarize(rows: list[Row]) -> list[dict[str, Any]]:
-    """Return a JSON row for each peer: ratios to the base within a round, flips against it."""
-    base = next(row for row in rows if row.peer.name == BASE)
-    if base.failed is not None:
-        sys.exit(f"{BASE} failed, so there is nothing to compare with: {base.failed}")
+def summarize(rows: list[Row], labels: Any) -> list[dict[str, Any]]:
+    """Return a JSON row for each peer: ratios to the base within a round, labels against others.
+
+    labels: (N,) what the test images are.
+    """
+    known = {row.peer.name: row for row in rows if row.failed is None}
+    base, ours = known.get(BASE), known.get(OURS)
+    if base is None:
+        sys.exit(f"{BASE} failed, so there is nothing to compare with")
     found = []
     for row in rows:
         entry: dict[str, Any] = {"name": row.peer.name, "runtime": row.peer.runtime}
         if row.failed is not None:
             found.append({**entry, "failed": row.failed})
             continue
-        stated = {key: value for key, value in row.stated.items() if key != "labels"}
-        faster = [a / b for a, b in zip(base.latency_ms, row.latency_ms, strict=True)]
-        more = [b / a for a, b in zip(base.images_per_s, row.images_per_s, strict=True)]
-        found.append(
-            {
-                **entry,
-                **stated,
-                "n_label_flips": int((row.stated["labels"] != base.stated["labels"]).sum()),
-                "latency_ms": row.latency_ms,
-                "images_per_s": row.images_per_s,
-                "latency_ratio": _spread(faster),
-                "throughput_ratio": _spread(more),
-            }
-        )
+        stated, said = dict(row.stated), row.stated["labels"]
+        del stated["labels"]
+        entry |= stated | {
+            "accuracy": float((said == labels).mean()),
+            "n_label_flips": int((said != base.stated["labels"]).sum()),
+        }
+        if ours is not None and row is not ours:
+            entry["convnet_edge_int8"] = _pair(said, ours.stated["labels"], labels)
+        if row.timed["p50_ms"]:
+            entry |= {"latency_ms": row.timed["p50_ms"], **row.timed}
+            del entry["p50_ms"]
+            for name, (key, sign) in RATIOS.items():
+                pairs = zip(row.timed[key], base.timed[key], strict=True)
+                entry[name] = _spread([(mine / its) ** sign for mine, its in pairs])
+        found.append(entry)
     return found
+
+
+RATIOS = {  # to the base, larger is better
+    "latency_ratio": ("p50_ms", -1),
+    "latency_cpu_ratio": ("cpu_ms", -1),
+    "throughput_ratio": ("images_per_s", 1),
+    "throughput_cpu_ratio": ("images_per_cpu_s", 1),
+}
+
+
+def _pair(theirs: Any, ours: Any, labels: Any) -> dict[str, Any]:
+    """Return how far our integers may be behind: images that one alone has right, and a bound."""
+    lost = int(((theirs == labels) & (ours != labels)).sum())
+    gained = int(((theirs != labels) & (ours == labels)).sum())
+    bound = stats.paired_drop_bound(lost, gained, len(labels))
+    return {"n_lost": lost, "n_gained": gained, "drop_upper_bound_95": bound}
 
 
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -325,35 +304,60 @@ def _last_line(text: str) -> str:
     return lines[-1][:200] if lines else "it ended without a word"
 
 
-def main() -> None:
-    """Measure, print the table, write result and picture."""
+def read_command_line() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--arch", default=REFERENCE, help="a network, as `train --arch` names it")
+    parser.add_argument("--checkpoint", type=Path, help="of --arch, instead of training it")
+    parser.add_argument("--data", help="as `train --data`; by default letters are drawn")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--epochs", type=int, help="of training, instead of the recipe's")
+    parser.add_argument("--max-drop", type=float, default=0.5, help="as `quantize --max-drop`")
+    parser.add_argument("--rounds", type=int, default=15, help="0: accuracy alone")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each timing")
-    parser.add_argument("--only", help="rows whose names hold one of these words, by commas")
+    parser.add_argument("--only", default="", help="rows whose names hold one of these words")
     parser.add_argument("--venvs", type=Path, default=Path(".venv-peers"))
     parser.add_argument("--out", type=Path, default=REFERENCE_PATH)
-    options = parser.parse_args()
-    words = options.only.split(",") if options.only else [""]
-    peers = [p for p in PEERS if p.name == BASE or any(word in p.name for word in words)]
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print the table, write result and picture."""
+    asked = read_command_line()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        prepare_plain_files(folder)
+        subject = subjects.find(asked, folder)
+        subjects.write_plain_files(subject, folder)
+        ours = [
+            Peer(f"convnet-edge, {kind}", "onnxruntime", str(path))
+            for kind, path in subject.files.items()
+        ]
+        peers = [
+            peer for peer in (*OTHERS, *ours)
+            if peer.name == BASE or any(word in peer.name for word in asked.only.split(","))
+        ]  # fmt: skip
         rows = measure(
-            peers, folder, venvs=options.venvs.resolve(), n_rounds=options.rounds,
-            seconds=options.seconds,
-        )  # fmt: skip
-    found, passport = summarize(rows), machine.passport()
+            peers, folder, venvs=asked.venvs.resolve(), n_rounds=asked.rounds, seconds=asked.seconds
+        )
+    write(asked, subject, summarize(rows, subject.test.labels))
+
+
+def write(asked: argparse.Namespace, subject: Subject, found: list[dict[str, Any]]) -> None:
+    """Write result and picture, print the table."""
+    passport = machine.passport()
     write_json(
-        options.out,
+        asked.out,
         {
-            "schema": "convnet-edge/peers-benchmark/1",
-            "command": "python benchmarks/peers.py",
-            "n_rounds": options.rounds,
-            "seconds": options.seconds,
-            "n_images": 10_000,
+            "schema": "convnet-edge/peers-benchmark/2",
+            "command": " ".join(["python", *sys.argv]),
+            "arch": asked.arch,
+            "image_shape": subject.test.images.shape[1:],
+            "n_rounds": asked.rounds,
+            "seconds": asked.seconds,
+            "n_images": len(subject.test),
+            "n_images_for_ranges": len(subject.ranges),
             "batch_size": BATCH_SIZE,
             "base": BASE,
             "requirements": VENVS,
@@ -362,7 +366,8 @@ def main() -> None:
             "versions": {**machine.versions(), "torch": torch.__version__},
         },
     )
-    draw(found, f"The same weights, {passport['cpu']}", options.out.with_suffix(".png"))
+    if asked.rounds:
+        draw(found, f"{asked.arch}, {passport['cpu']}", asked.out.with_suffix(".png"))
     print(readme_table.peers_table(found))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,34 @@ from convnet_edge.reporting.report import measurements
 REFERENCE_DIR = Path(__file__).resolve().parent / "results" / "reference"
 SHOWN_BATCH_SIZES = ("1", "64")
 TRAINING_COLUMNS = ("a step of 64 images", "ms", "times the tutorial's loop", "of the bound")
-PEERS_COLUMNS = ("runtime and file", "input", "kB", "accuracy", "1 image, ms", "times as fast",
-                 "64 each, images/s", "times as many", "cold start, s", "memory, MB")  # fmt: skip
 RECIPE_COLUMNS = ("recipe", "epochs", "seconds (median)", "test accuracy, mean ± s.d.", "seeds")
+
+
+def _ratio(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['lowest']:.2f}–{spread['highest']:.2f})"
+
+
+def _median(form: str) -> Callable[[list[float]], str]:
+    return lambda values: format(statistics.median(values), form)
+
+
+# of a row: what it is called there, and how it is shown
+PEERS_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "input": ("input", str),
+    "kB": ("model_bytes", lambda n: f"{n / 1e3:.0f}"),
+    "accuracy": ("accuracy", lambda share: f"{100 * share:.2f} %"),
+    "our int8 behind by, at most": (
+        "convnet_edge_int8",
+        lambda pair: f"{100 * pair['drop_upper_bound_95']:.2f} points",
+    ),
+    "1 image, ms": ("latency_ms", _median(".3f")),
+    "times as fast": ("latency_ratio", _ratio),
+    "64 each, images/s": ("images_per_s", _median(",.0f")),
+    "times as many": ("throughput_ratio", _ratio),
+    "a CPU second": ("throughput_cpu_ratio", _ratio),
+    "cold start, s": ("cold_start_s", _median(".2f")),
+    "memory, MB": ("peak_memory_bytes", lambda n: f"{n / 1e6:.0f}"),
+}
 
 
 def table() -> str:
@@ -71,27 +96,16 @@ def kills() -> str:
 
 
 def peers_table(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of the comparison of runtimes."""
+    """Return the Markdown table of the comparison of runtimes; of what was measured."""
+    columns = {title: (key, show) for title, (key, show) in PEERS_COLUMNS.items()
+               if any(key in row for row in rows)}  # fmt: skip
     lines = []
     for row in rows:
+        cells = [show(row[key]) if key in row else "" for key, show in columns.values()]
         if "failed" in row:
-            lines.append((row["name"], f"failed: {row['failed']}", *("",) * 8))
-            continue
-        lines.append(
-            (
-                row["name"],
-                row["input"],
-                f"{row['model_bytes'] / 1e3:.0f}",
-                f"{100 * row['accuracy']:.2f} %",
-                f"{statistics.median(row['latency_ms']):.3f}",
-                _ratio(row["latency_ratio"]),
-                f"{statistics.median(row['images_per_s']):,.0f}",
-                _ratio(row["throughput_ratio"]),
-                f"{statistics.median(row['cold_start_s']):.2f}",
-                f"{row['peak_memory_bytes'] / 1e6:.0f}",
-            )
-        )
-    return _markdown(PEERS_COLUMNS, lines)
+            cells[0] = f"failed: {row['failed']}"
+        lines.append((row["name"], *cells))
+    return _markdown(("runtime and file", *columns), lines)
 
 
 def _stored(kind: str) -> list[dict[str, Any]]:
@@ -104,12 +118,6 @@ def _markdown(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _ratio(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.2f} ({spread['lowest']:.2f}–{spread['highest']:.2f})"
-
-
 if __name__ == "__main__":
-    (peers,) = _stored("peers")
-    print(
-        table(), training_table(), recipe_table(), kills(), peers_table(peers["rows"]), sep="\n\n"
-    )
+    peers = [peers_table(result["rows"]) for result in _stored("peers")]
+    print(table(), training_table(), recipe_table(), kills(), *peers, sep="\n\n")

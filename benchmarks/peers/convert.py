@@ -1,7 +1,7 @@
-"""Make another runtime's model file for `benchmarks/peers.py`: `python convert.py KIND IN.npz OUT`.
+"""Make another runtime's model file for `benchmarks/peers.py`: `python convert.py KIND FOLDER OUT`.
 
-IN.npz holds the weights in the order of the layers, `calibration` (N, H, W) uint8, and the path of
-the plain float ONNX file. Each runtime's own tool converts, with its defaults.
+FOLDER holds `plain.onnx`, `program.pt2` of torch.export, and `ranges.npy`, uint8 images (N, H, W)
+or (N, H, W, 3). Each runtime's own tool converts, with its defaults.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+BATCH_SIZE, MANY = 64, ".64.tflite"  # of worker.py
 
 
-def to_openvino(onnx_path: str, images: Array | None, out: Path) -> None:
-    """Write OpenVINO's files; with `images` (N, 1, H, W) float32, of integers by NNCF."""
+def to_openvino(onnx_path: Path, images: Array, out: Path, *, in_integers: bool) -> None:
+    """Write OpenVINO's files, of integers by NNCF; images: (N, C, H, W) float32, for the ranges."""
     import openvino
 
     model = openvino.convert_model(onnx_path)
-    if images is not None:
+    if in_integers:
         import nncf
 
         dataset = nncf.Dataset([image[None] for image in images])
@@ -28,53 +29,46 @@ def to_openvino(onnx_path: str, images: Array | None, out: Path) -> None:
     openvino.save_model(model, out, compress_to_fp16=False)
 
 
-def to_tflite(weights: list[Array], images: Array, out: Path) -> None:
-    """Write an integer .tflite: uint8 in, float out; images: (N, 1, H, W) float32, for ranges."""
-    import tensorflow as tf
+def to_litert(program: Path, images: Array, out: Path, *, in_integers: bool) -> None:
+    """Write a .tflite that takes (1, H, W, C), and beside it one for many images.
 
-    keras = tf.keras
-    height, width = images.shape[2:]
-    model = keras.Sequential(
-        [
-            keras.layers.Input((height, width, 1)),
-            keras.layers.Conv2D(len(weights[0]), 3, activation="relu"),
-            keras.layers.MaxPool2D(2),
-            keras.layers.Conv2D(len(weights[2]), 3, activation="relu"),
-            keras.layers.MaxPool2D(2),
-            keras.layers.Flatten(),
-            keras.layers.Dense(len(weights[4]), activation="relu"),
-            keras.layers.Dense(len(weights[6])),
-        ]
-    )
-    channels = len(weights[2])
-    linear = weights[4].reshape(len(weights[4]), channels, -1).transpose(0, 2, 1)
-    model.set_weights(
-        [
-            weights[0].transpose(2, 3, 1, 0), weights[1],
-            weights[2].transpose(2, 3, 1, 0), weights[3],
-            linear.reshape(len(weights[4]), -1).T, weights[5],
-            weights[6].T, weights[7],
-        ]
-    )  # fmt: skip
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[None, 0, :, :, None]] for image in images)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.uint8
-    out.write_bytes(converter.convert())
+    images: (N, C, H, W) float32, for the ranges, which both share.
+    """
+    import litert_torch
+    import torch
+
+    rows = images.transpose(0, 2, 3, 1)
+    module = litert_torch.to_channel_last_io(torch.export.load(program).module(), args=[0])
+    files = {out: 1, out.with_suffix(MANY): BATCH_SIZE}
+    for path, n in files.items():
+        sample = torch.from_numpy(np.resize(rows, (n, *rows.shape[1:])))
+        litert_torch.convert(module, (sample,)).export(str(path))
+    if in_integers:
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_quantizer import quantizer, recipe
+
+        ((signature, names),) = Interpreter(str(out)).get_signature_list().items()
+        data = {signature: [{names["inputs"][0]: row[None]} for row in rows]}
+        ranges = None
+        for path in files:
+            made = quantizer.Quantizer(str(path))
+            made.load_quantization_recipe(recipe.static_wi8_ai8())
+            ranges = made.calibrate(data) if ranges is None else ranges
+            made.quantize(ranges).export_model(str(path), overwrite=True)
 
 
 def main() -> None:
     """Convert as the command line says."""
-    kind, source, out = sys.argv[1:]
-    with np.load(source) as stored:
-        onnx_path = str(stored["onnx_path"])
-        images = stored["calibration"][:, None].astype(np.float32) / np.float32(255)
-        weights = [stored[f"w{index}"] for index in range(8)]
-    if kind == "litert-int8":
-        to_tflite(weights, images, Path(out))
+    kind, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    ranges = np.load(folder / "ranges.npy")
+    planes = ranges[:, None] if ranges.ndim == 3 else ranges.transpose(0, 3, 1, 2)
+    images = np.ascontiguousarray(planes).astype(np.float32) / np.float32(255)
+    name, _, dtype = kind.partition("-")
+    in_integers = dtype == "int8"
+    if name == "litert":
+        to_litert(folder / "program.pt2", images, out, in_integers=in_integers)
     else:
-        to_openvino(onnx_path, images if kind == "openvino-int8" else None, Path(out))
+        to_openvino(folder / "plain.onnx", images, out, in_integers=in_integers)
 
 
 if __name__ == "__main__":

@@ -19,44 +19,59 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Run = Callable[[Array], Array]  # (N, H, W) of the model's own input type → logits (N, C)
-N_THREADS = 2
+Run = Callable[[Array], Array]  # images, as the model takes them → logits (N, C)
+N_THREADS, BATCH_SIZE, N_WARM_UP = 2, 64, 20
+MANY = ".64.tflite"
 
 
 class Opened:
     """A model in one runtime.
 
-    make_run: one caller's `Run`, by how many callers there will be; dtype: what the model takes.
+    make_run: one caller's `Run`, by how many callers there will be. dtype, channels_last: of what
+    the model takes. scale, zero: of int8.
     """
 
-    def __init__(self, make_run: Callable[[int], Run], dtype: Any, sharing: str) -> None:
-        self.make_run, self.dtype, self.sharing = make_run, dtype, sharing
+    def __init__(
+        self,
+        make_run: Callable[[int], Run],
+        sharing: str,
+        *,
+        dtype: Any = np.float32,
+        channels_last: bool = False,
+        scale: float = 1.0,
+        zero: int = 0,
+    ) -> None:
+        self.make_run, self.sharing = make_run, sharing
+        self.dtype, self.channels_last = dtype, channels_last
+        self.scale, self.zero = scale, zero
+
+    def as_taken(self, images: Array) -> Array:
+        """Return uint8 images (N, H, W) or (N, H, W, 3) in the model's type and order."""
+        images = images[..., None] if images.ndim == 3 else images
+        images = images if self.channels_last else images.transpose(0, 3, 1, 2)
+        if self.dtype == np.uint8:
+            return np.ascontiguousarray(images)
+        pixels = np.ascontiguousarray(images).astype(np.float32) / np.float32(255)
+        if self.dtype == np.int8:
+            return (np.rint(pixels / self.scale) + self.zero).clip(-128, 127).astype(np.int8)
+        return pixels
 
 
-def open_torch(path: Path) -> Opened:
-    """Open weights (.npz, in the order of the layers) as the tutorial's layers, eager."""
+def open_torch(path: Path, *, compiled: bool = False) -> Opened:
+    """Open a program of torch.export, eager or compiled, on one thread."""
     import torch
-    from torch import nn
 
     torch.set_num_threads(1)
-    with np.load(path) as stored:
-        w = [torch.from_numpy(stored[name]) for name in stored.files]
-    model = nn.Sequential(
-        nn.Conv2d(1, w[0].shape[0], 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(w[0].shape[0], w[2].shape[0], 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(w[4].shape[1], w[4].shape[0]), nn.ReLU(),
-        nn.Linear(w[6].shape[1], w[6].shape[0]),
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for parameter, values in zip(model.parameters(), w, strict=True):
-            parameter.copy_(values)
+    model: Any = torch.export.load(path).module()
+    if compiled:
+        model = torch.compile(model, dynamic=False)
 
     def run(images: Array) -> Array:
         with torch.inference_mode():
-            logits: Array = model(torch.from_numpy(images)[:, None]).numpy()
+            logits: Array = model(torch.from_numpy(images)).numpy()
         return logits
 
-    return Opened(lambda _: run, np.float32, "one model for all threads")
+    return Opened(lambda _: run, "one model for all threads")
 
 
 def open_onnxruntime(path: Path) -> Opened:
@@ -72,11 +87,11 @@ def open_onnxruntime(path: Path) -> Opened:
     entry = session.get_inputs()[0]
 
     def run(images: Array) -> Array:
-        logits: Array = session.run(None, {entry.name: images[:, None]})[0]
+        logits: Array = session.run(None, {entry.name: images})[0]
         return logits
 
     dtype = np.uint8 if entry.type == "tensor(uint8)" else np.float32
-    return Opened(lambda _: run, dtype, "one session for all threads")
+    return Opened(lambda _: run, "one session for all threads", dtype=dtype)
 
 
 def open_openvino(path: Path) -> Opened:
@@ -97,43 +112,49 @@ def open_openvino(path: Path) -> Opened:
         request = compile_for(n_callers).create_infer_request()
 
         def run(images: Array) -> Array:
-            request.infer({0: images[:, None]}, share_inputs=True)
+            request.infer({0: images}, share_inputs=True)
             return np.array(request.get_output_tensor(0).data)
 
         return run
 
-    return Opened(make_run, np.float32, "one compiled model, a stream for each thread")
+    return Opened(make_run, "one compiled model, a stream for each thread")
 
 
 def open_litert(path: Path) -> Opened:
-    """Open a .tflite file; an interpreter is for one caller."""
+    """Open a .tflite file, and that for many images; an interpreter is for one caller."""
     from ai_edge_litert.interpreter import Interpreter
 
     def make_run(_: int) -> Run:
-        interpreter = Interpreter(str(path), num_threads=1)
-        entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        scale, zero = result["quantization"]
-        n_images = 0
+        @functools.cache
+        def open_for(n_images: int) -> Any:
+            file = path if n_images == 1 else path.with_suffix(MANY)
+            interpreter = Interpreter(str(file), num_threads=1)
+            interpreter.allocate_tensors()
+            return interpreter
 
         def run(images: Array) -> Array:
-            nonlocal n_images
-            if len(images) != n_images:
-                n_images = len(images)
-                interpreter.resize_tensor_input(entry["index"], [n_images, *images.shape[1:], 1])
-                interpreter.allocate_tensors()
-            interpreter.set_tensor(entry["index"], images[..., None])
+            interpreter = open_for(len(images))
+            interpreter.set_tensor(input_index, images)
             interpreter.invoke()
-            logits: Array = interpreter.get_tensor(result["index"])
+            logits: Array = interpreter.get_tensor(output_index)
             return (logits.astype(np.float32) - zero) * scale if scale else logits
 
         return run
 
-    entry = Interpreter(str(path)).get_input_details()[0]
-    return Opened(make_run, entry["dtype"], "an interpreter for each thread")
+    told = Interpreter(str(path))
+    entry, result = told.get_input_details()[0], told.get_output_details()[0]
+    input_index, output_index = entry["index"], result["index"]
+    scale, zero = result["quantization"]
+    input_scale, input_zero = entry["quantization"]
+    return Opened(
+        make_run, "an interpreter for each thread", dtype=entry["dtype"], channels_last=True,
+        scale=input_scale, zero=input_zero,
+    )  # fmt: skip
 
 
 OPEN = {
     "torch": open_torch,
+    "torch-compiled": functools.partial(open_torch, compiled=True),
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
     "litert": open_litert,
@@ -141,46 +162,54 @@ OPEN = {
 
 
 def predict(run: Run, images: Array, out: str) -> dict[str, Any]:
-    """Write the logits of all images to `out`."""
-    np.save(out, np.concatenate([run(images[i : i + 100]) for i in range(0, len(images), 100)]))
+    """Write the logits of all images to `out`; every batch is of one size."""
+    starts = [*range(0, len(images) - BATCH_SIZE, BATCH_SIZE), len(images) - BATCH_SIZE]
+    parts = {start: run(images[start : start + BATCH_SIZE]) for start in starts}
+    logits = np.empty((len(images), *parts[0].shape[1:]), np.float32)
+    for start, part in parts.items():
+        logits[start : start + BATCH_SIZE] = part
+    np.save(out, logits)
     return {}
 
 
 def time_latency(run: Run, images: Array, seconds: float) -> dict[str, Any]:
-    """Time one image a call, another one each time; milliseconds."""
-    for index in range(50):
+    """Time one image a call, another one each time: milliseconds, of the clock and of the CPU."""
+    for index in range(N_WARM_UP):
         run(images[index : index + 1])
     samples: list[int] = []
-    end = time.perf_counter_ns() + int(seconds * 1e9)
+    used, end = time.process_time_ns(), time.perf_counter_ns() + int(seconds * 1e9)
     while time.perf_counter_ns() < end:
         index = len(samples) % len(images)
         image = images[index : index + 1]
         started = time.perf_counter_ns()
         run(image)
         samples.append(time.perf_counter_ns() - started)
-    return {"n": len(samples), "p50_ms": float(np.median(samples)) / 1e6}
+    used = time.process_time_ns() - used
+    return {
+        "n": len(samples),
+        "p50_ms": float(np.median(samples)) / 1e6,
+        "cpu_ms": used / len(samples) / 1e6,
+    }
 
 
-def time_throughput(
-    runs: list[Run], images: Array, batch_size: int, seconds: float
-) -> dict[str, Any]:
+def time_throughput(runs: list[Run], images: Array, seconds: float) -> dict[str, Any]:
     """Time as many callers at once as there are `runs`; images a second of all together."""
 
     def call(run: Run) -> int:
         n, end = 0, time.perf_counter_ns() + int(seconds * 1e9)
         while time.perf_counter_ns() < end:
-            start = n * batch_size % (len(images) - batch_size)
-            run(images[start : start + batch_size])
+            start = n * BATCH_SIZE % max(1, len(images) - BATCH_SIZE)
+            run(images[start : start + BATCH_SIZE])
             n += 1
         return n
 
     for run in runs:
-        run(images[:batch_size])
+        run(images[:BATCH_SIZE])
     with ThreadPoolExecutor(len(runs)) as pool:
-        started = time.perf_counter_ns()
-        n = sum(pool.map(call, runs))
-        elapsed = time.perf_counter_ns() - started
-    return {"n": n, "images_per_s": n * batch_size / elapsed * 1e9}
+        used, started = time.process_time_ns(), time.perf_counter_ns()
+        n = sum(pool.map(call, runs)) * BATCH_SIZE
+        elapsed, used = time.perf_counter_ns() - started, time.process_time_ns() - used
+    return {"n": n, "images_per_s": n / elapsed * 1e9, "images_per_cpu_s": n / used * 1e9}
 
 
 def memory_bytes() -> int | None:
@@ -192,17 +221,13 @@ def memory_bytes() -> int | None:
 def main() -> None:
     """Open the model, answer once after the first inference, then task by task."""
     runtime, model, images_path = sys.argv[1:]
-    grey = np.load(images_path, mmap_mode="r")  # (N, H, W) uint8
+    stored = np.load(images_path, mmap_mode="r")  # (N, H, W) or (N, H, W, 3) uint8
     opened = OPEN[runtime](Path(model))
-
-    def as_taken(images: Array) -> Array:
-        return images if opened.dtype == np.uint8 else images.astype(np.float32) / np.float32(255)
-
     run = opened.make_run(1)
-    run(as_taken(np.array(grey[:1])))
+    run(opened.as_taken(np.array(stored[:1])))
     ready = {"input": np.dtype(opened.dtype).name, "sharing": opened.sharing}
     print(json.dumps(ready), flush=True)
-    images = as_taken(np.array(grey))
+    images = opened.as_taken(np.array(stored))
     runs = [opened.make_run(N_THREADS) for _ in range(N_THREADS)]
     for line in sys.stdin:
         task = json.loads(line)
@@ -212,7 +237,7 @@ def main() -> None:
         elif kind == "latency":
             answer = time_latency(run, images, task["seconds"])
         elif kind == "throughput":
-            answer = time_throughput(runs, images, task["batch_size"], task["seconds"])
+            answer = time_throughput(runs, images, task["seconds"])
         else:
             answer = {"peak_memory_bytes": memory_bytes()}
         print(json.dumps(answer), flush=True)

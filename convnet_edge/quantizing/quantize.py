@@ -123,7 +123,8 @@ class QuantizeResult:
 class _Candidate:
     """An integer graph in the portable layout, opened, and what the gate says of it.
 
-    float_operations: how often each operator of it computes with floats.
+    float_operations: how often each operator of it computes with floats. is_exact: whether it gives
+    the same logits to the bit everywhere.
     """
 
     graph: bytes
@@ -131,6 +132,7 @@ class _Candidate:
     way: ladder.Way
     rungs: tuple[Rung, ...]
     float_operations: dict[str, int]
+    is_exact: bool
     gate: Gate
 
 
@@ -173,7 +175,7 @@ class _Source:
         self.max_drop = options.max_drop / 100
         loaded = dataset.load_again(dataset.Task.of(stated), options)
         self.test = loaded.test
-        self.calibration, judges, self.gate_data = _shares(loaded, self.max_drop)
+        self.calibration, judges, self.gate_data = split_training_images(loaded, self.max_drop)
         half = len(judges) // 2
         self.choosing, self.gate = take(judges, slice(half)), take(judges, slice(half, None))
         self.calibrated = portable.calibrate(
@@ -228,11 +230,18 @@ class _Source:
         gate = ladder.judge(
             said[0], said[1], self.gate.labels, data=self.gate_data, max_drop=self.max_drop
         )
-        in_float = portable.float_operations(found.graph)
-        return _Candidate(found.graph, classifier, found.way, found.rungs, in_float, gate)
+        return _Candidate(
+            found.graph,
+            classifier,
+            found.way,
+            found.rungs,
+            portable.float_operations(found.graph),
+            portable.is_exact(found.graph),
+            gate,
+        )
 
 
-def _shares(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
+def split_training_images(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
     """Return the images that give ranges, those of the gate, and which these are.
 
     Raises:
@@ -321,14 +330,15 @@ def _measure_floor(
 ) -> tuple[float, float]:
     """Return how far a runtime that fuses nothing is off, and the floor for honest processors.
 
-    Integers are exact everywhere. Where floats lie between them, the last bit of one may turn the
-    rounding of a value by a whole level, which is then as large as it gets: so the floor is such
-    that the tolerance is twice the largest change that scales a few roundings off bring about.
+    Integers are exact everywhere. Where floats lie between them, or make tables, the last bit of
+    one may turn the rounding of a value by a whole level, which is then as large as it gets: so the
+    floor is such that the tolerance is twice the largest change that scales a few roundings off
+    bring about.
     expected: (N, C), what the fused `graph` says of the test images.
     """
-    images = source.test.images[: N_ROUNDED if found.float_operations else None]
+    images = source.test.images[: None if found.is_exact else N_ROUNDED]
     graphs = [graph]
-    if found.float_operations:
+    if not found.is_exact:
         graphs += [portable.nudged(graph, by) for by in (portable.NUDGE, -portable.NUDGE)]
     apart, *others = (
         selftest.largest_error(
@@ -389,10 +399,10 @@ def _prove(
     """Check the final file; its test `logits` must be those of the standard graph bit for bit.
 
     opset: that of the float model, which stays.
-    So must those of every batch, unless floats lie between the integers.
+    So must those of every batch, if the integers are exact.
     """
     same = np.array_equal(logits, reference.logits)
-    allowed = reference if found.float_operations else replace(reference, floor=0.0)
+    allowed = replace(reference, floor=0.0) if found.is_exact else reference
     said = "bit-equal to" if same else "differ from"
     detail = f"{len(logits):,} test images, logits {said} the standard graph's"
     return (

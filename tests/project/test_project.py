@@ -177,11 +177,31 @@ def test_peers_are_compared_and_one_that_cannot_be_installed_says_why(tmp_path, 
         "--out", tmp_path / "p.json",
     )  # fmt: skip
     rows = {row["name"]: row for row in json.loads((tmp_path / "p.json").read_text())["rows"]}
-    assert len(rows) == 3
-    assert "tensorflow-cpu" in rows["LiteRT, int8 by TensorFlow"]["failed"]
+    assert len(rows) == 4
+    assert "litert-torch" in rows["LiteRT, int8 by its quantizer"]["failed"]
     ours = rows["convnet-edge, int8 ort-cpu"]
     assert ours["input"] == "uint8"
     assert ours["accuracy"] == 0.9315
     assert len(ours["latency_ms"]) == len(ours["images_per_s"]) == 1
+    assert ours["throughput_cpu_ratio"]["median"] > 0
     assert "93.15 %" in printed
     assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_peers_get_a_network_of_ones_own_and_how_far_its_integers_are_behind(tmp_path):
+    out = tmp_path / "p.json"
+    run(
+        sys.executable, REPOSITORY / "benchmarks" / "peers.py", "--rounds", "0",
+        "--arch", f"{REPOSITORY / 'examples' / 'residual.py'}:Residual", "--image-size", "24",
+        "--epochs", "2", "--max-drop", "5", "--only", "eager,convnet-edge", "--out", out,
+    )  # fmt: skip
+    found = json.loads(out.read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert found["image_shape"] == [24, 24, 3]
+    eager, ours = rows["torch, float32, eager"], rows["convnet-edge, int8 portable"]
+    assert eager["n_label_flips"] == 0
+    pair = eager["convnet_edge_int8"]
+    n_lost_more = pair["n_lost"] - pair["n_gained"]
+    assert n_lost_more == round((eager["accuracy"] - ours["accuracy"]) * found["n_images"])
+    assert pair["drop_upper_bound_95"] > n_lost_more / found["n_images"]
