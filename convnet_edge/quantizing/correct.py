@@ -1,9 +1,10 @@
-"""Move what integers shift on average back, layer by layer: bias correction.
+"""Move what rounding the weights shifts on average back, layer by layer: bias correction.
 
-Rounding a layer's weights shifts the mean of each of its channels, most in depthwise layers of a
-few weights. The shift is measured on calibration images, with the layers before it already
-corrected, and taken off the bias. Source: M. Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", ICCV 2019, section 4.2, in its empirical form.
+Each channel's mean shifts by its weights' error times the mean of what the layer gets, most in
+depthwise layers of a few weights. Both are of the float model: taken from the integers' results, as
+is usual, the shift also holds what happens to numbers that an activation cuts off anyway. Source:
+M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
+2019, section 4.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,38 +20,48 @@ OUTERMOST = 32  # one image of so many is left out at each end
 
 
 def find_shifts(
-    proto: onnx.ModelProto, layers: Sequence[str], means: Mapping[str, Array], images: Array
+    proto: onnx.ModelProto, quantised: onnx.ModelProto, layers: Sequence[str], images: Array
 ) -> dict[str, Array]:
-    """Return what each of a quantised graph's layers lacks on average, (C,), by name.
+    """Return what each layer's channels lose on average by rounded weights, (C,), by name.
 
-    layers: by name and in order; those without a bias are left out. means: (N, C) of what each
-    gives as floats. images: (N, …) as the graph takes them. The biases of `proto` are corrected on
-    the way.
+    proto: of floats; each layer is run with its own weights and with those of `quantised`.
+    layers: by name; those without a bias are left out. images: (N, C, H, W) float32.
     """
-    nodes = {node.name: node for node in proto.graph.node}
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    makers = {name: node for node in proto.graph.node for name in node.output}
-    found: dict[str, Array] = {}
-    for layer in layers:
-        node = nodes[layer]
-        maker = makers.get(node.input[2]) if len(node.input) > 2 else None
-        if maker is None:  # no bias, or a layer in float
+    rounded, pairs = onnx.ModelProto(), dict[str, tuple[str, str]]()
+    rounded.CopyFrom(proto)
+    graph, weights = rounded.graph, _weights(quantised)
+    for node in [one for one in graph.node if one.name in layers and len(one.input) > 2]:
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        twin.name = twin.output[0] = f"{node.name}_rounded"
+        twin.input[1] = f"{node.name}_rounded_weights"
+        graph.initializer.append(numpy_helper.from_array(weights[node.name], twin.input[1]))
+        graph.node.insert(list(graph.node).index(node) + 1, twin)
+        pairs[node.name] = node.output[0], twin.output[0]
+    names = [name for pair in pairs.values() for name in pair]
+    means = observe.channel_means(rounded, names, images)
+    return {layer: _usual(means[own] - means[twin]) for layer, (own, twin) in pairs.items()}
+
+
+def _weights(quantised: onnx.ModelProto) -> dict[str, Array]:
+    """Return the numbers that stand for each layer's weights, by the layer's name."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    makers = {name: node for node in quantised.graph.node for name in node.output}
+    found = {}
+    for node in quantised.graph.node:
+        maker = makers.get(node.input[1]) if len(node.input) > 2 else None
+        if maker is None or maker.input[0] not in stored:
             continue
-        (given,) = observe.channel_means(proto, node.output, images).values()
-        found[layer] = _usual(means[layer] - given)
-        stored, scale = (numpy_helper.to_array(weights[name]) for name in maker.input[:2])
-        changed = np.rint(stored + found[layer] / scale.astype(np.float64))
-        ends = np.iinfo(np.int32)
-        bias = np.clip(changed, ends.min, ends.max).astype(np.int32)
-        weights[maker.input[0]].CopyFrom(numpy_helper.from_array(bias, maker.input[0]))
+        values, scale, zero = (stored[name] for name in maker.input)
+        axis = next((one.i for one in maker.attribute if one.name == "axis"), 1)
+        along = [-1 if place == axis and scale.ndim else 1 for place in range(values.ndim)]
+        scale, zero = scale.reshape(along), zero.reshape(along)
+        found[node.name] = ((values - zero.astype(np.float32)) * scale).astype(np.float32)
     return found
 
 
 def _usual(shifts: Array) -> Array:
-    """Return the mean over images (N, C), without the outermost at each end.
-
-    A picture whose numbers the ranges cut off shifts only itself.
-    """
+    """Return the mean over images (N, C), without the outermost at each end."""
     n = len(shifts) // OUTERMOST
     usual: Array = np.sort(shifts, axis=0)[n : len(shifts) - n].mean(axis=0)
     return usual

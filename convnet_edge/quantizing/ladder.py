@@ -6,7 +6,7 @@ nothing: the other half is shown to the chosen one alone, once.
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import onnx
@@ -68,15 +68,15 @@ class Way:
     """How a graph becomes one of integers: the arguments of `Calibrated.quantised`, with a name."""
 
     name: str
-    corrected_with: tuple[str, ...] | None = None
+    corrected: bool = False
     inner: bool = False
+    float_products: bool = False
     float_layers: tuple[str, ...] = ()
 
     def make(self, calibrated: Calibrated) -> bytes:
         """Return the graph."""
-        return calibrated.quantised(
-            corrected_with=self.corrected_with, inner=self.inner, float_layers=self.float_layers
-        )
+        how = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
+        return calibrated.quantised(**how)
 
 
 @dataclass(frozen=True)
@@ -181,23 +181,18 @@ def _ways(calibrated: Calibrated, *, in_integers: bool) -> Iterator[Way]:
     """Yield the ways that need no look at the layers' noise, each with what was done before."""
     way = Way("min-max")
     yield way
-    yield (way := replace(way, name="+ bias correction", corrected_with=()))
+    yield (way := replace(way, name="+ bias correction", corrected=True))
     yield (way := replace(way, name="+ percentile 99.999", inner=True))
     layers = calibrated.layers
     if in_integers or len(layers) < FEWEST_LAYERS:
         return
+    if calibrated.products:
+        yield (way := replace(way, name="+ gates and swishes float", float_products=True))
     ends = (layers[0], layers[-1])
-    yield _anew(way, "+ first and last layer float", ends)
+    yield (way := replace(way, name="+ first and last layer float", float_layers=ends))
     if gates := [one for one in gate_layers(calibrated.proto) if one not in ends]:
-        yield _anew(way, "+ squeeze-and-excite float", (*ends, *gates))
-
-
-def _anew(way: Way, name: str, layers: tuple[str, ...]) -> Way:
-    """Return the way with these layers in float, and the others corrected for that.
-
-    A gate's shift, taken over, would be made good twice: by it and by what it scales.
-    """
-    return replace(way, name=name, float_layers=layers, corrected_with=layers)
+        kept = (*ends, *gates)
+        yield replace(way, name="+ squeeze-and-excite float", float_layers=kept)
 
 
 def _n_noisiest(calibrated: Calibrated, way: Way) -> int:
@@ -208,10 +203,7 @@ def _n_noisiest(calibrated: Calibrated, way: Way) -> int:
 def _by_noise(
     calibrated: Calibrated, way: Way, noise: Callable[[str], float], step: Callable[[str], None]
 ) -> Iterator[Way]:
-    """Yield ways with one more layer in float each, the noisiest first.
-
-    Not corrected anew, which takes as long as running all layers, one more each time.
-    """
+    """Yield ways with one more layer in float each, the noisiest first."""
     step("measuring each layer's noise")
     others = [layer for layer in calibrated.layers if layer not in way.float_layers]
     noisiest = sorted(others, key=noise, reverse=True)

@@ -15,6 +15,28 @@ from convnet_edge.sealing import seal
 
 SIDE, N_CLASSES = 8, len(tiny.LABELS)
 Arrays = dict[str, Any]
+# what small networks are made of: normalisation, a depthwise layer, squeeze-and-excite, a residual
+# sum, two branches side by side, a global mean
+BODY = """
+    scaled = Mul (images, scale)
+    normalised = Add (scaled, offset)
+    sums = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (normalised, w1, b1)
+    active = HardSwish (sums)
+    deep = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 8> (active, w2, b2)
+    squeezed = ReduceMean <keepdims = 1> (deep, sides)
+    excited = Conv <kernel_shape = [1, 1]> (squeezed, w3, b3)
+    gate = HardSigmoid (excited)
+    gated = Mul (deep, gate)
+    point = Conv <kernel_shape = [1, 1]> (gated, w4, b4)
+    residual = Add (point, active)
+    kept = Relu (residual)
+    both = Concat <axis = 1> (kept, active)
+    pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (both)
+    mean = ReduceMean <keepdims = 0> (pooled, sides)
+    logits = Gemm <transB = 1> (mean, w5, b5)
+"""
+WEIGHTS = {"w1": (8, 1, 3, 3), "w2": (8, 1, 3, 3), "w3": (8, 8, 1, 1), "w4": (8, 8, 1, 1),
+           "w5": (3, 16)}  # fmt: skip
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -44,6 +66,14 @@ def graph(
         value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
         proto.graph.value_info.append(value)
     return proto
+
+
+def branching(side: int = SIDE) -> onnx.ModelProto:
+    """Return a graph of all that small networks are made of."""
+    arrays = {name: 2 * draw(*shape, seed=i) for i, (name, shape) in enumerate(WEIGHTS.items())}
+    arrays |= {f"b{name[1]}": draw(len(values), 100)[:, 0] for name, values in arrays.items()}
+    constant = {"scale": np.float32([[[2.5]]]), "offset": np.float32([[[-1.2]]])}
+    return graph(BODY, arrays | constant | {"sides": np.int64([2, 3])}, side=side)
 
 
 def document(side: int = SIDE, channels: int = 1, n_goldens: int = 1) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import faults
+import made
 import numpy as np
 import pytest
 from emulated import CPUS, EMULATED, EXPORTED, TIMEOUT_S, Cpu, emulator
@@ -20,10 +21,11 @@ from convnet_edge.quantizing import portable
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.measure import machine
 from convnet_edge.runtime.model_file import open_model
+from convnet_edge.sealing import seal
 
 WORKER = Path(__file__).with_name("emulated_worker.py")
 FLOAT, PORTABLE, ORT_CPU = (f"fashion-mnist{kind}.onnx" for kind in ("", ".int8", ".int8-ort"))
-FULL_RANGE = "full-range.onnx"
+FULL_RANGE, BRANCHING = "full-range.onnx", "branching.onnx"
 
 pytestmark = pytest.mark.arm
 
@@ -38,7 +40,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def model_paths(few, tmp_path_factory) -> dict[str, Path]:
-    """The shipped files, and one whose weights have all 8 bits."""
+    """The shipped files, one whose weights have all 8 bits, one of swish, gate, sum and mean."""
     from onnxruntime import quantization
 
     real = quantization.QDQQuantizer
@@ -46,15 +48,19 @@ def model_paths(few, tmp_path_factory) -> dict[str, Path]:
     def with_8_bits(model, **options):
         return real(model, **options | {"reduce_range": False})
 
-    graph = faults.unsealed((EXPORTED / FLOAT).read_bytes())
-    calibrated = portable.calibrate(graph, few.images[:, None].astype(np.float32) / np.float32(255))
+    pixels = few.images[:, None].astype(np.float32) / np.float32(255)
+    calibrated = portable.calibrate(faults.unsealed((EXPORTED / FLOAT).read_bytes()), pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "QDQQuantizer", with_8_bits)
-        made = calibrated.quantised()
+        eight_bits = calibrated.quantised()
     document = open_model(EXPORTED / PORTABLE).contract.document
-    path = tmp_path_factory.mktemp("full-range") / FULL_RANGE
-    path.write_bytes(contract.seal(made, document))
-    return {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)} | {FULL_RANGE: path}
+    folder, side = tmp_path_factory.mktemp("made"), few.images.shape[1]
+    (folder / FULL_RANGE).write_bytes(contract.seal(eight_bits, document))
+    branching = portable.calibrate(made.branching(side).SerializeToString(), pixels).quantised()
+    document = made.document(side) | {"input": seal.describe_input("uint8", (1, side, side))}
+    (folder / BRANCHING).write_bytes(seal.seal(branching, document))
+    shipped = {name: EXPORTED / name for name in (FLOAT, PORTABLE, ORT_CPU)}
+    return shipped | {name: folder / name for name in (FULL_RANGE, BRANCHING)}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,11 @@ def test_integer_logits_of_both_layouts_are_those_of_here_bit_for_bit(outcome, h
     names = (PORTABLE, ORT_CPU)
     found = {logits[name].tobytes() for logits in (outcome.logits, here) for name in names}
     assert len(found) == 1
+
+
+def test_integers_of_swish_gate_sum_and_mean_are_those_of_here_bit_for_bit(outcome, here):
+    assert outcome.logits[BRANCHING].tobytes() == here[BRANCHING].tobytes()
+    assert here[BRANCHING].std(axis=0).min() > 0.1
 
 
 def test_float_logits_of_emulated_cpu_are_within_the_golden_tolerance(outcome, here):

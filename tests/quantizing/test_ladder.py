@@ -13,7 +13,8 @@ from convnet_edge.quantizing.ladder import Judge, climb
 
 N = 1000
 STATIC = [
-    "min-max", "+ bias correction", "+ percentile 99.999", "+ first and last layer float",
+    "min-max", "+ bias correction", "+ percentile 99.999", "+ gates and swishes float",
+    "+ first and last layer float",
 ]  # fmt: skip
 LAYERS = list("abcdef")
 
@@ -21,7 +22,7 @@ LAYERS = list("abcdef")
 class Calibrated:
     """Stands for a graph of six layers; that of a way is the way's arguments in words."""
 
-    layers = LAYERS
+    layers, products = LAYERS, ["swish"]
     proto = onnx.ModelProto()
 
     def quantised(self, **how):
@@ -61,10 +62,11 @@ def test_first_way_that_holds_is_taken_and_the_others_are_told_as_not_tried(half
 @pytest.mark.parametrize(
     ("right", "rung", "float_layers"),
     [
-        ("'corrected_with': ()", 1, ()),
+        ("'corrected': True", 1, ()),
         ("'inner': True", 2, ()),
-        ("('a', 'f')", 3, ("a", "f")),
-        ("('a', 'f', 'e', 'd')", 5, ("a", "f", "e", "d")),
+        ("'float_products': True", 3, ()),
+        ("('a', 'f')", 4, ("a", "f")),
+        ("('a', 'f', 'e', 'd')", 6, ("a", "f", "e", "d")),
     ],
 )
 def test_each_rung_keeps_what_is_below_it(half, right, rung, float_layers):
@@ -72,8 +74,8 @@ def test_each_rung_keeps_what_is_below_it(half, right, rung, float_layers):
     found = climb(Calibrated(), half.judge, ord)
     assert [one.holds for one in found.rungs[: rung + 1]] == [False] * rung + [True]
     assert found.way.float_layers == float_layers
-    with_ = None if not rung else () if rung < 3 else ("a", "f")  # those of the last known way
-    assert (found.way.corrected_with, found.way.inner) == (with_, rung >= 2)
+    way = found.way
+    assert (way.corrected, way.inner, way.float_products) == (rung >= 1, rung >= 2, rung >= 3)
     assert found.rungs[rung].n_float_layers == len(float_layers)
 
 
@@ -84,6 +86,12 @@ def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
         *STATIC, *(f"+ {n} noisiest layers float" for n in (1, 2, 3)),
     ]  # fmt: skip
     assert all(rung.holds for rung in found.rungs)
+
+
+def test_without_gates_and_swishes_their_rung_is_left_out(half, monkeypatch):
+    monkeypatch.setattr(Calibrated, "products", [])
+    found = climb(Calibrated(), half.judge, ord, every=True)
+    assert [rung.name for rung in found.rungs[:4]] == [*STATIC[:3], STATIC[4]]
 
 
 def test_with_integers_alone_nothing_becomes_float(half):

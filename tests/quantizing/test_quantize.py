@@ -134,9 +134,11 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
 def test_validation_images_judge_where_there_are_enough_of_them():
     train, validation = tiny.image_set(1300), tiny.image_set(600)
     loaded = dataset.Dataset("tiny", tiny.LABELS, None, train, validation, tiny.image_set(9))
-    ranges, gate, data = stage._shares(loaded, 0.01)
+    ranges, gate, data = stage.split_training_images(loaded, 0.01)
     assert (len(ranges), gate, data) == (stage.N_CALIBRATION, validation, "validation images")
-    _, gate, data = stage._shares(replace(loaded, validation=tiny.image_set(30)), 0.01)
+    _, gate, data = stage.split_training_images(
+        replace(loaded, validation=tiny.image_set(30)), 0.01
+    )
     assert (len(gate), data) == (stage.N_GATE, stage.SEEN)
 
 
