@@ -35,6 +35,7 @@ from convnet_edge.training.options import TrainOptions
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parent / "exported"
+REFERENCE_S = 15.0  # for what `export` proves; here others are compared
 LETTERS = HERE.parent / "examples" / "letters.py"
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -69,7 +70,7 @@ def find(asked: Namespace, folder: Path) -> Subject:
             arch=asked.arch, image_size=size, epochs=asked.epochs, out=trained, **where
         ))  # fmt: skip
     print("exporting and quantising", file=sys.stderr)
-    export(ExportOptions(trained, out=onnx_path, **where))
+    export(ExportOptions(trained, out=onnx_path, reference_s=REFERENCE_S, **where))
     integers = quantize(QuantizeOptions(
         onnx_path, max_drop=asked.max_drop, out=folder / "ours.int8.onnx", **where
     ))  # fmt: skip
@@ -113,9 +114,11 @@ class _Images:
 
 
 def _describe(model: nn.Module, files: dict[str, Path], options: DataOptions) -> Subject:
-    task = dataset.Task.of(open_model(files["float32"]).contract)
-    loaded = dataset.load_again(task, options)
-    ranges, _, _ = split_training_images(loaded, QuantizeOptions.max_drop / 100)
+    file = open_model(files["float32"])
+    loaded = dataset.load_again(dataset.Task.of(file.contract), options)
+    ranges, _, _ = split_training_images(
+        loaded, QuantizeOptions.max_drop / 100, n_multiplications=file.n_multiplications
+    )
     return Subject(model, ranges, loaded.test, files)
 
 

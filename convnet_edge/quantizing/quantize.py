@@ -35,7 +35,11 @@ from .ladder import Gate, Rung
 from .options import Layout, QuantizeOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
-N_CALIBRATION, N_GATE = 1_000, 5_000  # of many; of few training images a sixth, and the others
+N_CALIBRATION, N_GATE = 1_000, 20_000  # of many; of few training images a sixth, and the others
+N_COSTLY, GATE_WORK = (
+    5_000,
+    1e12,
+)  # images of a gate, and multiplications that more of them may take
 FEWEST = 32  # images that ranges may come from
 N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
@@ -175,7 +179,9 @@ class _Source:
         self.max_drop = options.max_drop / 100
         loaded = dataset.load_again(dataset.Task.of(stated), options)
         self.test = loaded.test
-        self.calibration, judges, self.gate_data = split_training_images(loaded, self.max_drop)
+        self.calibration, judges, self.gate_data = split_training_images(
+            loaded, self.max_drop, n_multiplications=file.n_multiplications
+        )
         half = len(judges) // 2
         self.choosing, self.gate = take(judges, slice(half)), take(judges, slice(half, None))
         self.calibrated = portable.calibrate(
@@ -241,8 +247,12 @@ class _Source:
         )
 
 
-def split_training_images(loaded: dataset.Dataset, max_drop: float) -> tuple[Array, ImageSet, str]:
+def split_training_images(
+    loaded: dataset.Dataset, max_drop: float, *, n_multiplications: int | None
+) -> tuple[Array, ImageSet, str]:
     """Return the images that give ranges, those of the gate, and which these are.
+
+    n_multiplications: of the network for one image, None if unknown; of a costly one fewer judge.
 
     Raises:
         InputError: the gate could not hold for so few, whatever the integers do.
@@ -253,7 +263,8 @@ def split_training_images(loaded: dataset.Dataset, max_drop: float) -> tuple[Arr
     order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
     n_ranges = min(N_CALIBRATION, max(len(train) // 6, FEWEST))
     if len(gate) < needed:
-        gate, data = take(train, order[n_ranges : n_ranges + N_GATE]), SEEN
+        n_gate = min(N_GATE, max(N_COSTLY, int(GATE_WORK / (n_multiplications or np.inf))))
+        gate, data = take(train, order[n_ranges : n_ranges + n_gate]), SEEN
     require(
         len(gate) >= needed,
         f"{len(gate):,} {data}",

@@ -70,7 +70,8 @@ def test_explanations_state_the_code_s_constants_and_the_shipped_scores():
     *most, last = parity.BATCH_SIZES
     assert f"batches of {', '.join(map(str, most))} and {last} images" in parity_page
     assert f"come from {quantize.N_CALIBRATION:,} training images" in int8_page
-    assert f"the validation pictures or {quantize.N_GATE:,} of training" in int8_page
+    several = f"{quantize.N_COSTLY:,} to {quantize.N_GATE:,} of training"
+    assert f"the validation pictures or {several}" in int8_page
     assert f"`--max-drop`, {QuantizeOptions.max_drop:g} points by default" in int8_page
     report = json.loads((REPOSITORY / "exported/fashion-mnist.int8.quantize.json").read_text())
     test = report["test"]

@@ -35,7 +35,7 @@ LAYOUTS = ("portable", "ort-cpu")
 def small(few):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load_test_set", lambda: few)
-        for name, value in {"N_CALIBRATION": 200, "N_GATE": 1000}.items():
+        for name, value in {"N_CALIBRATION": 200, "N_GATE": 1000, "N_COSTLY": 500}.items():
             patch.setattr(stage, name, value)
         yield
 
@@ -134,12 +134,12 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
 def test_validation_images_judge_where_there_are_enough_of_them():
     train, validation = tiny.image_set(1300), tiny.image_set(600)
     loaded = dataset.Dataset("tiny", tiny.LABELS, None, train, validation, tiny.image_set(9))
-    ranges, gate, data = stage.split_training_images(loaded, 0.01)
+    ranges, gate, data = stage.split_training_images(loaded, 0.01, n_multiplications=9)
     assert (len(ranges), gate, data) == (stage.N_CALIBRATION, validation, "validation images")
-    _, gate, data = stage.split_training_images(
-        replace(loaded, validation=tiny.image_set(30)), 0.01
-    )
-    assert (len(gate), data) == (stage.N_GATE, stage.SEEN)
+    few = replace(loaded, validation=tiny.image_set(30))
+    for costly, n in ((9, stage.N_GATE), (10**13, 500), (None, 500)):
+        _, gate, data = stage.split_training_images(few, 0.01, n_multiplications=costly)
+        assert (len(gate), data) == (n, stage.SEEN)
 
 
 @pytest.fixture
