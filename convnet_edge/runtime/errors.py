@@ -21,7 +21,7 @@ FLAG = re.compile(
 )
 
 MOST_NAMED = 10  # of many things that a message is about
-MOST_LETTERS = 200  # of a foreign error
+MOST_LETTERS = 300  # of a foreign error
 
 
 class EdgeError(Exception):
