@@ -18,6 +18,7 @@ from ..runtime.measure.check import Check
 from .portable import LAYERS, Calibrated
 
 FEWEST_LAYERS, MOST_NOISIEST = 3, 16
+MARGIN = 0.6  # of a bound's distance: about one standard error of the half that confirms
 NOISIEST = "+ {} noisiest layers float"
 GATES_BEGIN = ("AveragePool", "GlobalAveragePool", "ReduceMean")  # a squeeze-and-excite branch
 INSIDE_GATES = (
@@ -44,6 +45,12 @@ class Gate:
     def holds(self) -> bool:
         """Whether the drop is proved to be small enough."""
         return self.upper_bound <= self.max_drop
+
+    @property
+    def is_ample(self) -> bool:
+        """Whether other images are likely to say so, too: there is no drop, or room beside it."""
+        room = MARGIN * (self.upper_bound - self.drop)
+        return self.holds and (self.drop <= 0 or self.upper_bound + room <= self.max_drop)
 
     def check(self) -> Check:
         """Return the same as a check."""
@@ -138,7 +145,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class Climbed:
-    """Where the ladder ended. way: the first that held, else the one with the least noise."""
+    """Where the ladder ended.
+
+    way: the first that held amply, else the first that held, else the one with the least noise.
+    """
 
     way: Way
     graph: bytes
@@ -154,7 +164,7 @@ def climb(
     every: bool = False,
     step: Callable[[str], None] = lambda _: None,
 ) -> Climbed:
-    """Try one way after the other until one holds; all of them if `every`.
+    """Try one way after the other until one holds amply; all of them if `every`.
 
     noise: of a layer's name, what it alone as integers brings to the logits. in_integers: only ways
     without float layers.
@@ -166,14 +176,17 @@ def climb(
         step(f"integers: {way.name}")
         graph = way.make(calibrated)
         tried.append((half.look(way, graph), way, graph))
-        if tried[-1][0].holds and not every:
+        gate = tried[-1][0].gate
+        if gate and gate.is_ample and not every:
             break
     rungs = [rung for rung, *_ in tried]
     rungs += [Rung(way.name, len(way.float_layers)) for way in known[len(tried) :]]
     if not in_integers and len(tried) <= len(known) and _n_noisiest(calibrated, known[-1]):
         rungs.append(Rung(NOISIEST.format("N"), None))
-    first = next((one for one in tried if one[0].holds), None)
-    _, way, graph = first or max(tried, key=lambda one: one[0].snr_db or 0.0)
+    held = [one for one in tried if one[0].holds]
+    ample = [one for one in held if one[0].gate and one[0].gate.is_ample]
+    least_noise = max(tried, key=lambda one: one[0].snr_db or 0.0)
+    _, way, graph = [*ample, *held, least_noise][0]
     return Climbed(way, graph, tuple(rungs))
 
 

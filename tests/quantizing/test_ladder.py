@@ -1,5 +1,6 @@
 """Which way of making integers is taken, and what is told of those that are not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import made
@@ -86,6 +87,22 @@ def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
         *STATIC, *(f"+ {n} noisiest layers float" for n in (1, 2, 3)),
     ]  # fmt: skip
     assert all(rung.holds for rung in found.rungs)
+
+
+@pytest.mark.parametrize(("n_lost_then", "rung"), [(0, 1), (5, 0)])
+def test_what_just_holds_is_left_for_what_holds_amply_if_there_is_any(half, n_lost_then, rung):
+    """The other half would show the first to be too much as often as not."""
+    exact = half.judge.logits
+
+    def run(graph, images):
+        logits = exact * 0.9
+        logits[: n_lost_then if b"'corrected': True" in graph else 5] *= -1
+        return logits
+
+    found = climb(Calibrated(), replace(half.judge, run=run), ord)
+    assert found.rungs[0].holds and not found.rungs[0].gate.is_ample
+    assert found.way.name == STATIC[rung]
+    assert (found.rungs[2].gate is None) == (rung == 1)
 
 
 def test_without_gates_and_swishes_their_rung_is_left_out(half, monkeypatch):
