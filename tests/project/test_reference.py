@@ -93,6 +93,9 @@ def test_table_is_made_from_the_stored_results():
     card = (REPOSITORY / "exported" / "README.md").read_text()
     assert readme_table.peers_table(peers["rows"]) in card
     assert f"within each of {peers['n_rounds']} rounds" in card
+    pages = card + (DOCS / "reference" / "runtimes.md").read_text()
+    for result in readme_table._stored("peers"):
+        assert readme_table.peers_table(result["rows"]) in pages
 
 
 def test_page_on_verdicts_states_the_thresholds_and_floors_of_the_code():
