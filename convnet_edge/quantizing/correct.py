@@ -30,7 +30,9 @@ def find_shifts(
     rounded, pairs = onnx.ModelProto(), dict[str, tuple[str, str]]()
     rounded.CopyFrom(proto)
     graph, weights = rounded.graph, _weights(quantised)
-    for node in [one for one in graph.node if one.name in layers and len(one.input) > 2]:
+    stored = {tensor.name for tensor in graph.initializer}
+    known = [one for one in graph.node if one.name in layers and one.name in weights]
+    for node in [one for one in known if stored.issuperset(one.input[1:])]:
         twin = onnx.NodeProto()
         twin.CopyFrom(node)
         twin.name = twin.output[0] = f"{node.name}_rounded"

@@ -270,10 +270,10 @@ def _needed(proto: onnx.ModelProto) -> dict[str, tuple[float, float]]:
 
 
 def _ends(hard_sigmoid: onnx.NodeProto) -> tuple[float, float]:
-    """Return below what it is 0, and above what it is 1."""
+    """Return below what it is 0, and above what it is 1; no ends of one that does not rise."""
     said = {one.name: one.f for one in hard_sigmoid.attribute}
     alpha, beta = said.get("alpha", 0.2), said.get("beta", 0.5)
-    return -beta / alpha, (1 - beta) / alpha
+    return (-beta / alpha, (1 - beta) / alpha) if alpha > 0 else (-np.inf, np.inf)
 
 
 def _within(ranges: Any, ends: Mapping[str, Any]) -> Any:
@@ -421,7 +421,7 @@ def _rescale_hard_sigmoids(proto: onnx.ModelProto) -> None:
     for node in [one for one in graph.node if one.op_type == "HardSigmoid"]:
         low, high = _ends(node)
         readers = _readers(proto, node.output[0])
-        if [one.op_type for one in readers] != ["QuantizeLinear"] or not low <= 0 <= high:
+        if [one.op_type for one in readers] != ["QuantizeLinear"] or not -np.inf < low <= 0 <= high:
             continue
         (quantize,) = readers
         name, (given,) = node.input[0], node.output

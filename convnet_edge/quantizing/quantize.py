@@ -36,10 +36,7 @@ from .options import Layout, QuantizeOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 20_000  # of many; of few training images a sixth, and the others
-N_COSTLY, GATE_WORK = (
-    5_000,
-    1e12,
-)  # images of a gate, and multiplications that more of them may take
+N_COSTLY, GATE_WORK = 5_000, 1e12  # images of a gate; multiplications that more of them may take
 FEWEST = 32  # images that ranges may come from
 N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
@@ -226,8 +223,6 @@ class _Source:
             every=options.all_rungs,
             step=step,
         )
-        for rung in found.rungs if not any(one.holds for one in found.rungs) else ():
-            note(rung.line())
         step(f"confirming {found.way.name} on the other half")
         classifier = self.draft(found.graph)
         said = [
@@ -236,6 +231,9 @@ class _Source:
         gate = ladder.judge(
             said[0], said[1], self.gate.labels, data=self.gate_data, max_drop=self.max_drop
         )
+        if not (gate.holds and any(one.holds for one in found.rungs)):
+            for rung in found.rungs:
+                note(rung.line())
         return _Candidate(
             found.graph,
             classifier,
@@ -280,7 +278,7 @@ def quantize(
     note: Callable[[str], None] = lambda _: None,
     share: timing.Tick = lambda _: None,
 ) -> QuantizeResult:
-    """Quantise as `options` say. `note` hears each rung if none holds.
+    """Quantise as `options` say. `note` hears each rung if none holds, or the gate does not.
 
     step, share: hear what is being done, and how much of it, in [0, 1].
 

@@ -99,6 +99,41 @@ def test_hard_sigmoid_is_another_scale_and_saturation(inputs, said):
     assert (exact < -1e-3).any() and (exact > 1).any()
 
 
+@pytest.mark.parametrize("alpha", [0.0, -0.2])
+def test_hard_sigmoid_that_does_not_rise_stays_one_of_floats(inputs, alpha):
+    proto = made.graph(
+        f"""
+        sums = Conv <kernel_shape = [8, 8]> (images, w, b)
+        gate = HardSigmoid <alpha = {alpha}> (sums)
+        opened = Mul (sums, gate)
+        flat = Flatten (opened)
+        logits = Gemm <transB = 1> (flat, v, b)
+        """,
+        {"w": 4 * made.draw(3, 1, 8, 8), "v": np.eye(3, dtype=np.float32),
+         "b": np.zeros(3, np.float32)},
+    )  # fmt: skip
+    model = proto.SerializeToString(deterministic=True)
+    graph = portable.calibrate(model, inputs).quantised(corrected=True)
+    assert portable.float_operations(graph) == {"HardSigmoid": 1}
+    images = tiny.images(50)
+    exact = opened(model, "float32").logits(images)
+    np.testing.assert_allclose(opened(graph).logits(images), exact, atol=0.2)
+
+
+def test_bias_that_is_computed_is_left_as_it_is(inputs):
+    proto = made.graph(
+        """
+        shifted = Add (b, b)
+        sums = Conv <kernel_shape = [8, 8]> (images, w, shifted)
+        flat = Flatten (sums)
+        logits = Gemm <transB = 1> (flat, v, b)
+        """,
+        {"w": made.draw(3, 1, 8, 8), "v": made.draw(3, 3, seed=1), "b": np.ones(3, np.float32)},
+    )
+    calibrated = portable.calibrate(proto.SerializeToString(deterministic=True), inputs)
+    assert [*calibrated.shifts] == calibrated.layers[1:]
+
+
 def test_sigmoid_is_one_of_integers_by_a_table_that_each_processor_makes(inputs):
     proto = made.graph(
         """

@@ -17,7 +17,7 @@ from convnet_edge.data import dataset
 from convnet_edge.data import fashion_mnist as data
 from convnet_edge.exporting import graph
 from convnet_edge.networks.convnet import Architecture, Convnet
-from convnet_edge.quantizing import ort_cpu, portable
+from convnet_edge.quantizing import ladder, ort_cpu, portable
 from convnet_edge.quantizing import quantize as stage
 from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import Classifier
@@ -140,6 +140,27 @@ def test_validation_images_judge_where_there_are_enough_of_them():
     for costly, n in ((9, stage.N_GATE), (10**13, 500), (None, 500)):
         _, gate, data = stage.split_training_images(few, 0.01, n_multiplications=costly)
         assert (len(gate), data) == (n, stage.SEEN)
+
+
+def test_rungs_are_told_where_the_half_that_confirms_says_otherwise(
+    exported, monkeypatch, tmp_path
+):
+    real, gates, heard = ladder.judge, [], []
+
+    def judge(*given, **options):
+        gates.append(real(*given, **options))
+        return replace(gates[-1], upper_bound=1.0) if len(gates) == 2 else gates[-1]
+
+    monkeypatch.setattr(ladder, "judge", judge)
+    options = QuantizeOptions(
+        exported.model_path, data="sample", max_drop=10.0, out=tmp_path / "x.onnx"
+    )
+    with pytest.raises(CheckFailedError, match="accuracy gate"):
+        stage.quantize(options, note=heard.append)
+    assert len(gates) == 2
+    assert heard[0].startswith("min-max: ")
+    assert "+ bias correction: not tried" in heard
+    assert not options.out.exists()
 
 
 @pytest.fixture
