@@ -62,14 +62,6 @@ class Gate:
         return Check("accuracy gate", self.holds, detail, self.upper_bound, self.max_drop)
 
 
-def judge(float_said: Array, said: Array, labels: Array, *, data: str, max_drop: float) -> Gate:
-    """Compare the labels that the float model and the integers give to the same images."""
-    pair = accuracy.compare(float_said, said, labels)
-    n, lost, gained = pair.n, pair.n_lost, pair.n_gained
-    bound = stats.paired_drop_bound(lost, gained, n)
-    return Gate(data, n, lost, gained, (lost - gained) / n, bound, max_drop)
-
-
 @dataclass(frozen=True)
 class Way:
     """How a graph becomes one of integers: the arguments of `Calibrated.quantised`, with a name."""
@@ -106,6 +98,11 @@ class Rung:
         """Whether it was tried and its drop is small enough."""
         return self.gate is not None and self.gate.holds
 
+    @property
+    def is_ample(self) -> bool:
+        """Whether it was tried and its gate holds amply."""
+        return self.gate is not None and self.gate.is_ample
+
     def line(self) -> str:
         """Return it as people read it."""
         if self.gate is None or self.snr_db is None or self.agreement is None:
@@ -117,8 +114,8 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The half that chooses, and what the float model says of it.
+class Half:
+    """Half of the gate's images, and what the float model says of them.
 
     logits: (N, C). run: gives an integer graph's for uint8 images.
     """
@@ -129,17 +126,23 @@ class Judge:
     data: str
     max_drop: float
 
+    def judge(self, said: Array) -> Gate:
+        """Compare the labels of the integers' logits with the float model's."""
+        pair = accuracy.compare(self.logits.argmax(axis=1), said.argmax(axis=1), self.images.labels)
+        n, lost, gained = pair.n, pair.n_lost, pair.n_gained
+        bound = stats.paired_drop_bound(lost, gained, n)
+        return Gate(self.data, n, lost, gained, (lost - gained) / n, bound, self.max_drop)
+
     def look(self, way: Way, graph: bytes) -> Rung:
         """Return what the graph of this way gives on the images."""
         said, exact = self.run(graph, self.images.images), self.logits
-        labels, right = said.argmax(axis=1), exact.argmax(axis=1)
         ratio = (exact**2).sum() / max(((said - exact) ** 2).sum(), np.finfo(np.float32).tiny)
         return Rung(
             way.name,
             len(way.float_layers),
-            judge(right, labels, self.images.labels, data=self.data, max_drop=self.max_drop),
+            self.judge(said),
             float(10 * np.log10(ratio)),
-            float((labels == right).mean()),
+            float((said.argmax(axis=1) == exact.argmax(axis=1)).mean()),
         )
 
 
@@ -148,16 +151,19 @@ class Climbed:
     """Where the ladder ended.
 
     way: the first that held amply, else the first that held, else the one with the least noise.
+    gate: what the half that did not choose it says.
     """
 
     way: Way
     graph: bytes
     rungs: tuple[Rung, ...]
+    gate: Gate
 
 
 def climb(
     calibrated: Calibrated,
-    half: Judge,
+    choosing: Half,
+    confirming: Half,
     noise: Callable[[str], float],
     *,
     in_integers: bool = False,
@@ -166,28 +172,36 @@ def climb(
 ) -> Climbed:
     """Try one way after the other until one holds amply; all of them if `every`.
 
+    The others are tried too, for the table, if the half that confirms says no.
     noise: of a layer's name, what it alone as integers brings to the logits. in_integers: only ways
     without float layers.
     """
     known = list(_ways(calibrated, in_integers=in_integers))
     more = [] if in_integers else _by_noise(calibrated, known[-1], noise, step)
-    tried: list[tuple[Rung, Way, bytes]] = []
-    for way in itertools.chain(known, more):
+
+    def look(way: Way) -> tuple[Rung, Way, bytes]:
         step(f"integers: {way.name}")
         graph = way.make(calibrated)
-        tried.append((half.look(way, graph), way, graph))
-        gate = tried[-1][0].gate
-        if gate and gate.is_ample and not every:
+        return choosing.look(way, graph), way, graph
+
+    looks, tried = map(look, itertools.chain(known, more)), list[tuple[Rung, Way, bytes]]()
+    for one in looks:
+        tried.append(one)
+        if one[0].is_ample and not every:
             break
-    rungs = [rung for rung, *_ in tried]
-    rungs += [Rung(way.name, len(way.float_layers)) for way in known[len(tried) :]]
-    if not in_integers and len(tried) <= len(known) and _n_noisiest(calibrated, known[-1]):
-        rungs.append(Rung(NOISIEST.format("N"), None))
-    held = [one for one in tried if one[0].holds]
-    ample = [one for one in held if one[0].gate and one[0].gate.is_ample]
     least_noise = max(tried, key=lambda one: one[0].snr_db or 0.0)
+    ample, held = ([one for one in tried if getattr(one[0], how)] for how in ("is_ample", "holds"))
     _, way, graph = [*ample, *held, least_noise][0]
-    return Climbed(way, graph, tuple(rungs))
+    step(f"confirming {way.name} on the other half")
+    gate = confirming.judge(confirming.run(graph, confirming.images.images))
+    rungs = [rung for rung, *_ in tried]
+    if not gate.holds:
+        rungs += [rung for rung, *_ in looks]
+    n = len(rungs)
+    rungs += [Rung(way.name, len(way.float_layers)) for way in known[n:]]
+    if not in_integers and n <= len(known) and _n_noisiest(calibrated, known[-1]):
+        rungs.append(Rung(NOISIEST.format("N"), None))
+    return Climbed(way, graph, tuple(rungs), gate)
 
 
 def _ways(calibrated: Calibrated, *, in_integers: bool) -> Iterator[Way]:

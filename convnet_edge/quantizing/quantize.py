@@ -122,26 +122,23 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An integer graph in the portable layout, opened, and what the gate says of it.
+    """Where the ladder ended: an integer graph in the portable layout, opened.
 
     float_operations: how often each operator of it computes with floats. is_exact: whether it gives
     the same logits to the bit everywhere.
     """
 
-    graph: bytes
+    climbed: ladder.Climbed
     classifier: Classifier
-    way: ladder.Way
-    rungs: tuple[Rung, ...]
     float_operations: dict[str, int]
     is_exact: bool
-    gate: Gate
 
 
 class _Source:
     """The float model, and the images that give and judge its integers.
 
-    document: its contract's, but for stored pixels. choosing, gate: the halves of the images that
-    judge. calibrated: its graph with the ranges, which are measured once.
+    document: its contract's, but for stored pixels. halves: of the images that judge, those that
+    choose and those that confirm. calibrated: its graph with the ranges, which are measured once.
     """
 
     def __init__(self, options: QuantizeOptions, path: Path) -> None:
@@ -180,7 +177,7 @@ class _Source:
             loaded, self.max_drop, n_multiplications=file.n_multiplications
         )
         half = len(judges) // 2
-        self.choosing, self.gate = take(judges, slice(half)), take(judges, slice(half, None))
+        self.halves = take(judges, slice(half)), take(judges, slice(half, None))
         self.calibrated = portable.calibrate(
             file.data,
             self.classifier.to_input(self.calibration),
@@ -209,39 +206,29 @@ class _Source:
             logits = run(self.calibrated.quantised(only=[layer]), images)
             return float(((logits - exact) ** 2).sum())
 
+        choosing, confirming = (
+            ladder.Half(
+                half, self.classifier.logits(half.images), run, self.gate_data, self.max_drop
+            )
+            for half in self.halves
+        )
         found = ladder.climb(
             self.calibrated,
-            ladder.Judge(
-                self.choosing,
-                self.classifier.logits(self.choosing.images),
-                run,
-                self.gate_data,
-                self.max_drop,
-            ),
+            choosing,
+            confirming,
             noise,
             in_integers=options.layout == "ort-cpu",  # that has integer layers only
             every=options.all_rungs,
             step=step,
         )
-        step(f"confirming {found.way.name} on the other half")
-        classifier = self.draft(found.graph)
-        said = [
-            one.logits(self.gate.images).argmax(axis=1) for one in (self.classifier, classifier)
-        ]
-        gate = ladder.judge(
-            said[0], said[1], self.gate.labels, data=self.gate_data, max_drop=self.max_drop
-        )
-        if not (gate.holds and any(one.holds for one in found.rungs)):
+        if not (found.gate.holds and any(one.holds for one in found.rungs)):
             for rung in found.rungs:
                 note(rung.line())
         return _Candidate(
-            found.graph,
-            classifier,
-            found.way,
-            found.rungs,
+            found,
+            self.draft(found.graph),
             portable.float_operations(found.graph),
             portable.is_exact(found.graph),
-            gate,
         )
 
 
@@ -297,7 +284,8 @@ def quantize(
     source = _Source(options, source_path)
     test = source.test
     found = source.climb(options, step, note)
-    graph = ort_cpu.to_ort_cpu(found.graph) if options.layout == "ort-cpu" else found.graph
+    graph = found.climbed.graph
+    graph = ort_cpu.to_ort_cpu(graph) if options.layout == "ort-cpu" else graph
     step("running the test images, once")
     expected = found.classifier.logits(test.images)
     apart, floor = _measure_floor(source, found, graph, expected)
@@ -318,9 +306,9 @@ def quantize(
         model_sha256=classifier.file.sha256,
         model_bytes=len(classifier.file.data),
         layers=_count_layers(classifier, test.images, found),
-        rung=found.way.name,
-        rungs=found.rungs,
-        gate=found.gate,
+        rung=found.climbed.way.name,
+        rungs=found.climbed.rungs,
+        gate=found.climbed.gate,
         test=_compare(source.classifier, logits, test, score),
         unfused_difference=apart,
         races=races,
@@ -387,11 +375,11 @@ def _describe(
             "weight_bits": 7,
             "activation_bits": 8,
             "n_calibration_images": len(source.calibration),
-            "rung": found.way.name,
-            "float_layers": list(found.way.float_layers),
+            "rung": found.climbed.way.name,
+            "float_layers": list(found.climbed.way.float_layers),
             "n_multiplications": source.classifier.file.n_multiplications,
             "source_sha256": source.classifier.file.sha256,
-            "gate": asdict(found.gate),
+            "gate": asdict(found.climbed.gate),
         },
         "versions": stated.document["versions"] | {"quantize": VERSIONS},
     }
@@ -415,7 +403,7 @@ def _prove(
     said = "bit-equal to" if same else "differ from"
     detail = f"{len(logits):,} test images, logits {said} the standard graph's"
     return (
-        found.gate.check(),
+        found.climbed.gate.check(),
         *parity.check_graph(classifier.file, wanted=opset),
         *selftest.run_selftest(classifier),
         Check("layout", same, detail),
@@ -445,5 +433,5 @@ def _count_layers(classifier: Classifier, images: Array, found: _Candidate) -> L
         sum(map(ran.count, ops)) for ops in (INTEGER_OPERATIONS, FLOAT_OPERATIONS)
     )
     others = {op: n for op, n in found.float_operations.items() if op not in portable.LAYERS}
-    round_trips = portable.round_trips(found.graph)
-    return Layers(n_integer, n_float, found.way.float_layers, others, round_trips)
+    round_trips = portable.round_trips(found.climbed.graph)
+    return Layers(n_integer, n_float, found.climbed.way.float_layers, others, round_trips)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from convnet_edge.quantizing import ladder
-from convnet_edge.quantizing.ladder import Judge, climb
+from convnet_edge.quantizing.ladder import Half, climb
 
 N = 1000
 STATIC = [
@@ -42,7 +42,13 @@ def half():
         return exact * (0.9 if good else -0.5)
 
     images = SimpleNamespace(images=np.zeros((N, 1)), labels=labels)
-    return SimpleNamespace(judge=Judge(images, exact, run, "images", 0.01), right=right)
+    half = Half(images, exact, run, "images", 0.01)
+
+    def go(**options):
+        return climb(Calibrated(), found.half, found.other, ord, **options)
+
+    found = SimpleNamespace(half=half, other=half, right=right, climb=go)
+    return found
 
 
 def rungs(found):
@@ -50,7 +56,7 @@ def rungs(found):
 
 
 def test_first_way_that_holds_is_taken_and_the_others_are_told_as_not_tried(half):
-    found = climb(Calibrated(), half.judge, ord)
+    found = half.climb()
     assert found.way.name == "min-max"
     assert rungs(found) == [
         ("min-max", True, True),
@@ -72,7 +78,7 @@ def test_first_way_that_holds_is_taken_and_the_others_are_told_as_not_tried(half
 )
 def test_each_rung_keeps_what_is_below_it(half, right, rung, float_layers):
     half.right.add(right)
-    found = climb(Calibrated(), half.judge, ord)
+    found = half.climb()
     assert [one.holds for one in found.rungs[: rung + 1]] == [False] * rung + [True]
     assert found.way.float_layers == float_layers
     way = found.way
@@ -80,8 +86,22 @@ def test_each_rung_keeps_what_is_below_it(half, right, rung, float_layers):
     assert found.rungs[rung].n_float_layers == len(float_layers)
 
 
+def test_where_the_other_half_says_otherwise_the_first_is_taken_and_all_are_told(half):
+    seen = []
+
+    def run(graph, images):
+        seen.append(graph)
+        return half.half.run(graph, images) * -1
+
+    half.other = replace(half.half, run=run)
+    found = half.climb()
+    assert len(seen) == 1  # once, whatever it says
+    assert (found.way.name, found.gate.holds) == ("min-max", False)
+    assert found.rungs == half.climb(every=True).rungs
+
+
 def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
-    found = climb(Calibrated(), half.judge, ord, every=True)
+    found = half.climb(every=True)
     assert found.way.name == "min-max"
     assert [rung.name for rung in found.rungs] == [
         *STATIC, *(f"+ {n} noisiest layers float" for n in (1, 2, 3)),
@@ -92,14 +112,15 @@ def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
 @pytest.mark.parametrize(("n_lost_then", "rung"), [(0, 1), (5, 0)])
 def test_what_just_holds_is_left_for_what_holds_amply_if_there_is_any(half, n_lost_then, rung):
     """The other half would show the first to be too much as often as not."""
-    exact = half.judge.logits
+    exact = half.half.logits
 
     def run(graph, images):
         logits = exact * 0.9
         logits[: n_lost_then if b"'corrected': True" in graph else 5] *= -1
         return logits
 
-    found = climb(Calibrated(), replace(half.judge, run=run), ord)
+    half.half = replace(half.half, run=run)
+    found = half.climb()
     assert found.rungs[0].holds and not found.rungs[0].gate.is_ample
     assert found.way.name == STATIC[rung]
     assert (found.rungs[2].gate is None) == (rung == 1)
@@ -107,13 +128,13 @@ def test_what_just_holds_is_left_for_what_holds_amply_if_there_is_any(half, n_lo
 
 def test_without_gates_and_swishes_their_rung_is_left_out(half, monkeypatch):
     monkeypatch.setattr(Calibrated, "products", [])
-    found = climb(Calibrated(), half.judge, ord, every=True)
+    found = half.climb(every=True)
     assert [rung.name for rung in found.rungs[:4]] == [*STATIC[:3], STATIC[4]]
 
 
 def test_with_integers_alone_nothing_becomes_float(half):
     half.right.add("nothing")
-    found = climb(Calibrated(), half.judge, ord, in_integers=True)
+    found = half.climb(in_integers=True)
     assert [rung.name for rung in found.rungs] == STATIC[:3]
     assert not any(rung.holds for rung in found.rungs)
 

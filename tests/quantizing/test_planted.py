@@ -166,8 +166,8 @@ def test_the_rung_that_is_made_for_it_rescues_and_none_before(case):
         logits = run(calibrated.quantised(only=[layer]), planted.judges[:128])
         return float(((logits - exact[:128]) ** 2).sum())
 
-    judge = ladder.Judge(images, exact, run, "images", planted.max_drop)
-    found = ladder.climb(calibrated, judge, noise)
+    half = ladder.Half(images, exact, run, "images", planted.max_drop)
+    found = ladder.climb(calibrated, half, half, noise)
     assert found.way.name == planted.rung, [rung.line() for rung in found.rungs]
     *before, last = [rung for rung in found.rungs if rung.gate]
     assert last.holds
