@@ -32,29 +32,32 @@ def to_openvino(onnx_path: Path, images: Array, out: Path, *, in_integers: bool)
 def to_litert(program: Path, images: Array, out: Path, *, in_integers: bool) -> None:
     """Write a .tflite that takes (1, H, W, C), and beside it one for many images.
 
-    images: (N, C, H, W) float32, for the ranges, which both share.
+    images: (N, C, H, W) float32, for the ranges. Each file finds its own: the converter may name the
+    values of the two differently.
     """
     import litert_torch
     import torch
 
     rows = images.transpose(0, 2, 3, 1)
     module = litert_torch.to_channel_last_io(torch.export.load(program).module(), args=[0])
-    files = {out: 1, out.with_suffix(MANY): BATCH_SIZE}
-    for path, n in files.items():
-        sample = torch.from_numpy(np.resize(rows, (n, *rows.shape[1:])))
-        litert_torch.convert(module, (sample,)).export(str(path))
-    if in_integers:
-        from ai_edge_litert.interpreter import Interpreter
-        from ai_edge_quantizer import quantizer, recipe
+    for path, n in {out: 1, out.with_suffix(MANY): BATCH_SIZE}.items():
+        samples = np.resize(rows, (max(n, len(rows) // n * n), *rows.shape[1:]))
+        batches = samples.reshape(-1, n, *rows.shape[1:])
+        litert_torch.convert(module, (torch.from_numpy(batches[0]),)).export(str(path))
+        if in_integers:
+            _make_integers(path, batches)
 
-        ((signature, names),) = Interpreter(str(out)).get_signature_list().items()
-        data = {signature: [{names["inputs"][0]: row[None]} for row in rows]}
-        ranges = None
-        for path in files:
-            made = quantizer.Quantizer(str(path))
-            made.load_quantization_recipe(recipe.static_wi8_ai8())
-            ranges = made.calibrate(data) if ranges is None else ranges
-            made.quantize(ranges).export_model(str(path), overwrite=True)
+
+def _make_integers(path: Path, batches: Array) -> None:
+    """Let LiteRT's quantizer make a .tflite one of integers; batches: (B, N, H, W, C) float32."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    ((signature, names),) = Interpreter(str(path)).get_signature_list().items()
+    made = quantizer.Quantizer(str(path))
+    made.load_quantization_recipe(recipe.static_wi8_ai8())
+    ranges = made.calibrate({signature: [{names["inputs"][0]: batch} for batch in batches]})
+    made.quantize(ranges).export_model(str(path), overwrite=True)
 
 
 def main() -> None:
