@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
 from ..runtime.model_file import ModelFile
-from .portable import constants
+from .nodes import constants
 
 GROUP = 4  # columns of the image that conv1 takes as channels
 MICROSOFT = "com.microsoft"

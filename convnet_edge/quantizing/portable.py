@@ -1,6 +1,6 @@
 """Quantise a float graph into standard QDQ, which any runtime understands.
 
-onnxruntime's own quantiser does it; here its graph is trimmed to grey values in, float logits out.
+onnxruntime's own quantiser does it; here its graph is trimmed to pixels in, float logits out.
 Hard-swish is spelled out before as a hard-sigmoid and a product, so that nothing between the layers
 has to be a float.
 """
@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxscript.optimizer
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from ..runtime.contract import Array
 from ..sealing.normalization import HIDING_WEIGHTS
 from ..sealing.parity import IR_VERSIONS
-from . import observe
+from . import observe, pixels
 from .correct import find_shifts, shift
+from .nodes import constants, readers_of
 
 CALIBRATION_BATCH_SIZE = 100
-GREY_RANGE = {"rmin": np.float32(0), "rmax": np.float32(1)}
 LAYERS = ("Conv", "Gemm", "MatMul")
 MEANS = ("AveragePool", "GlobalAveragePool")
 SUMS = ("Add", *MEANS)  # of integers, scaled once
@@ -81,7 +81,7 @@ class Calibrated:
         found = [node.name for node in nodes if node.op_type in CUTS and node.input[0] in given]
         kept = {*layers}
         for node in reversed(nodes):
-            readers = {one.name for one in _readers(self.proto, node.output[0])}
+            readers = {one.name for one in readers_of(self.proto, node.output[0])}
             if node.op_type in (*MEANS, *FLATTENING) and readers and readers <= kept:
                 kept.add(node.name)
         return [*found, *(kept - {*layers})]
@@ -95,8 +95,8 @@ class Calibrated:
     @cached_property
     def shifts(self) -> dict[str, Array]:
         """What rounded weights take off each layer's mean, (C,)."""
-        whole = self._integers(self.proto)
-        return find_shifts(self.proto, whole, self.layers, self.images[:N_CORRECTING])
+        images, whole = self.images[:N_CORRECTING], self._integers(self.proto)
+        return find_shifts(pixels.fold(self.proto, self.layers[:1]), whole, self.layers, images)
 
     def quantised(
         self,
@@ -111,14 +111,14 @@ class Calibrated:
 
         float_layers: names of those that stay float. only: those to quantise, and nothing else.
         inner: from the ranges without the outermost numbers. float_products: gates and swishes stay
-        float. corrected: what rounded weights take off the layers' means is moved back.
-        Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. What is done to
-        the images before the first layer, as normalisation, stays float too. Logits are float.
+        float. corrected: what rounded weights take off the means of all layers is moved back; off
+        the first one's it is always, since pixels, unlike what normalised them, are not around 0.
+        Weights have 7 bits (`reduce_range`): with 8, x86 without VNNI saturates. Logits are float.
         """
-        proto = self.proto
-        if corrected:
-            shifts = {name: by for name, by in self.shifts.items() if name not in float_layers}
-            proto = shift(proto, shifts)
+        moved = {*(self.layers if corrected else self.layers[:1])} - {*float_layers}
+        if only:
+            moved &= {*only}
+        proto = shift(self.proto, {name: by for name, by in self.shifts.items() if name in moved})
         quantised = self._integers(
             proto, inner=inner, float_products=float_products, float_layers=float_layers, only=only
         )
@@ -137,7 +137,10 @@ class Calibrated:
         """Return `proto` with integers, the names still its own."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        names, first = [node.name for node in proto.graph.node], self.layers[:1]
+        first = self.layers[:1]
+        if {*first} - {*float_layers} and (not only or {*first} & {*only}):
+            proto = pixels.fold(proto, first)
+        names = [node.name for node in proto.graph.node]
         before = itertools.takewhile(lambda name: name not in first, names)
         moves = {node.name for node in proto.graph.node if node.op_type in MOVES}
         scaled = [node.name for node in proto.graph.node if node.op_type == PRODUCT]
@@ -158,15 +161,14 @@ class Calibrated:
             ],
             op_types_to_quantize=[*LAYERS, *SUMS, PRODUCT, *MOVES],
             extra_options={
-                # whatever the images span
-                "TensorQuantOverrides": {_taken(proto): [GREY_RANGE]},
+                "TensorQuantOverrides": {pixels.source(proto): [pixels.RANGE]},
                 "MatMulConstBOnly": True,
             },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         quantised: onnx.ModelProto = quantizer.model.model
-        _take_grey_values(quantised)
+        pixels.take_uint8(quantised)
         _give_float_logits(quantised)
         _rescale_hard_sigmoids(quantised)
         _keep_float(quantised, [name for name in self.layers if name in float_layers])
@@ -259,7 +261,7 @@ def _needed(proto: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     found = {}
     for node in proto.graph.node:
         if node.op_type == "HardSigmoid":
-            readers = _readers(proto, node.input[0])
+            readers = readers_of(proto, node.input[0])
             swish = [one for one in readers if node.output[0] in one.input]
             low, high = _ends(node)
             if readers == [node]:
@@ -333,11 +335,12 @@ def _in_float(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the operators that compute with floats in a quantised graph."""
     nodes = proto.graph.node
     floats = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
-    exact = (*MOVES, "QuantizeLinear", "DequantizeLinear")
+    exact, images = (*MOVES, "QuantizeLinear", "DequantizeLinear"), pixels.source(proto)
     return [
         node
         for node in nodes
         if node.op_type not in exact
+        and node.output[0] != images
         and not (node.op_type in IN_INTEGERS and floats.issuperset(node.input[:2]))
     ]
 
@@ -354,46 +357,6 @@ def nudged(graph: bytes, by: float) -> bytes:
             changed = (numpy_helper.to_array(tensor) * (1 + by)).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     return bytes(proto.SerializeToString(deterministic=True))
-
-
-def constants(proto: onnx.ModelProto) -> dict[str, Array]:
-    """Return the graph's weights by name."""
-    return {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-
-
-def _readers(proto: onnx.ModelProto, name: str) -> list[onnx.NodeProto]:
-    return [node for node in proto.graph.node if name in node.input]
-
-
-def _taken(proto: onnx.ModelProto) -> str:
-    """Return what of the images is read: all, or a part cut off first."""
-    source: str = proto.graph.input[0].name
-    readers = _readers(proto, source)
-    is_cut = [node.op_type for node in readers] == ["Slice"]
-    return str(readers[0].output[0]) if is_cut else source
-
-
-def _take_grey_values(proto: onnx.ModelProto) -> None:
-    """Let the graph take uint8: drop the quantiser of its input, whose scale is 1 / 255."""
-    graph = proto.graph
-    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    source = _taken(proto)
-    float_readers = []
-    for reader in _readers(proto, source):
-        if reader.op_type == "QuantizeLinear":
-            for dequantize in _readers(proto, reader.output[0]):
-                dequantize.input[0] = source
-            graph.node.remove(reader)
-        else:
-            float_readers.append(reader)
-    if float_readers:  # a layer that stays float, or the images' normalisation
-        parts = {"grey_scale": np.float32(1 / 255), "grey_zero": np.uint8(0)}
-        for name, value in parts.items():
-            graph.initializer.append(numpy_helper.from_array(np.array(value), name))
-        node = helper.make_node("DequantizeLinear", [source, *parts], ["grey"])
-        graph.node.insert(min(map(list(graph.node).index, float_readers)), node)
-        for reader in float_readers:
-            reader.input[:] = ["grey" if name == source else name for name in reader.input]
 
 
 def _give_float_logits(proto: onnx.ModelProto) -> None:
@@ -420,7 +383,7 @@ def _rescale_hard_sigmoids(proto: onnx.ModelProto) -> None:
     graph, parts, ranks = proto.graph, dict[str, Any](), _ranks(proto.graph)
     for node in [one for one in graph.node if one.op_type == "HardSigmoid"]:
         low, high = _ends(node)
-        readers = _readers(proto, node.output[0])
+        readers = readers_of(proto, node.output[0])
         if [one.op_type for one in readers] != ["QuantizeLinear"] or not -np.inf < low <= 0 <= high:
             continue
         (quantize,) = readers
@@ -429,7 +392,7 @@ def _rescale_hard_sigmoids(proto: onnx.ModelProto) -> None:
         scale, zero = np.float32((high - low) / 255), np.uint8(np.rint(-255 * low / (high - low)))
         quantize.input[1:] = [f"{given}_step", f"{given}_origin"]
         parts |= {f"{given}_step": scale, f"{given}_origin": zero}
-        for dequantize in _readers(proto, quantize.output[0]):
+        for dequantize in readers_of(proto, quantize.output[0]):
             dequantize.input[1:] = ["share", "none"]
         place = list(graph.node).index(node)
         graph.node.remove(node)
@@ -458,7 +421,7 @@ def _keep_float(proto: onnx.ModelProto, layers: Collection[str]) -> None:
     used = set[str]()
     for node in [one for one in graph.node if one.name in layers]:
         (given,) = node.output
-        readers = _readers(proto, given)
+        readers = readers_of(proto, given)
         if [one.op_type for one in readers] == ["Relu"]:
             readers[0].op_type = "Max"
             readers[0].input.append("float_zero")

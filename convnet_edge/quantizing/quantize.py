@@ -42,6 +42,7 @@ N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that 
 SEEN = "training images, not used for ranges, which the network may have seen"
 SPLIT_SEED = 0
 OPSET_OF_AXES = 13
+ACCEPT_LOSS = "raise --max-drop if the loss is worth it"
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
@@ -316,8 +317,7 @@ def quantize(
         checks=checks,
         passed=all(check.passed or check.skipped for check in checks),
     )
-    loss = "raise --max-drop if the loss is worth it"
-    advice = "export the model anew" if report.gate.holds else loss
+    advice = "export the model anew" if found.climbed.gate.holds else ACCEPT_LOSS
     report_path = seal.hand_over(path, classifier.file.data, report, "quantize", next_step=advice)
     return QuantizeResult(path, report_path, report, score)
 

@@ -47,8 +47,14 @@ def weights_that_round_one_way() -> Planted:
     w = np.stack([np.full((1, 8, 8), sign * 0.45 / 63, F) for sign in (1, -1, 0)])
     for k in range(3):
         w[k, 0, k, k] = 1
-    body = "c = Conv (images, w, b) flat = Flatten (c) logits = Gemm <transB = 1> (flat, w9, b9)"
-    arrays = {"w": w, "b": -0.5 * w.sum((1, 2, 3)), "w9": np.eye(3, dtype=F), "b9": HEAD["b9"]}
+    body = """
+        p = Conv (images, channels)
+        c = Conv (p, w, b)
+        flat = Flatten (c)
+        logits = Gemm <transB = 1> (flat, w9, b9)
+    """
+    arrays = {"channels": CHANNELS[:1, :1], "w": w, "b": -0.5 * w.sum((1, 2, 3)),
+              "w9": np.eye(3, dtype=F), "b9": HEAD["b9"]}  # fmt: skip
     return Planted("+ bias correction", body, arrays, max_drop=0.05)
 
 

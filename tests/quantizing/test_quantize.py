@@ -19,6 +19,7 @@ from convnet_edge.exporting import graph
 from convnet_edge.networks.convnet import Architecture, Convnet
 from convnet_edge.quantizing import ladder, ort_cpu, portable
 from convnet_edge.quantizing import quantize as stage
+from convnet_edge.quantizing.nodes import constants
 from convnet_edge.quantizing.options import QuantizeOptions
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import CheckFailedError, InputError
@@ -305,6 +306,6 @@ def test_grey_values_are_taken_alike_whatever_the_calibration_images_span(graph_
     (reader,) = (node for node in made.graph.node if made.graph.input[0].name in node.input)
     if reader.op_type == "Slice":
         (reader,) = (node for node in made.graph.node if reader.output[0] in node.input)
-    scale, zero_point = (portable.constants(made)[name] for name in reader.input[1:])
+    scale, zero_point = (constants(made)[name] for name in reader.input[1:])
     assert reader.op_type == "DequantizeLinear"
     assert (scale, zero_point) == (pytest.approx(1 / 255), 0)
