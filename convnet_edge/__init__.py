@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # read by static checkers, and by __getattr__: each name stan
     from .exporting.options import VerifyOptions as VerifyOptions
     from .exporting.verify import VerifyResult as VerifyResult
     from .exporting.verify import verify as verify
+    from .predicting.batch import Labelled as Labelled
+    from .predicting.batch import label as label
     from .predicting.options import PredictOptions as PredictOptions
     from .predicting.predict import Prediction as Prediction
     from .predicting.predict import predict as predict

@@ -32,8 +32,8 @@ def to_openvino(onnx_path: Path, images: Array, out: Path, *, in_integers: bool)
 def to_litert(program: Path, images: Array, out: Path, *, in_integers: bool) -> None:
     """Write a .tflite that takes (1, H, W, C), and beside it one for many images.
 
-    images: (N, C, H, W) float32, for the ranges. Each file finds its own: the converter may name the
-    values of the two differently.
+    images: (N, C, H, W) float32, for the ranges. Each file finds its own: the converter may name
+    the values of the two differently.
     """
     import litert_torch
     import torch

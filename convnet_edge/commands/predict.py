@@ -2,36 +2,37 @@
 
 import csv
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import typer
 
-from ..predicting.options import PredictOptions
-from ..runtime.errors import InputError
+from ..predicting.options import ORDINALS, PredictOptions
+from ..runtime.errors import CheckFailedError, InputError
 from ..runtime.files import visible
 from ..runtime.measure.result import percent
 from ..sealing.default_model import choose_model, shipped_model
 from .terminal import Terminal
-
-CSV_COLUMNS = (
-    "path", "label", "probability", "second", "second_probability", "third", "third_probability",
-    "sure",
-)  # fmt: skip
 
 
 def command(options: PredictOptions, terminal: Terminal) -> None:
     """Label pictures, with the three likeliest classes; without any, draw the tutorial's grid.
 
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
+    Example: convnet-edge predict archive/ --out answers --model exported/mine.onnx
     """
     from ..runtime.elsewhere.unproved import is_unproved
 
     path = choose_model(options.model)
     shown = f"{path.name}, the shipped one" if path == shipped_model() else str(path)
     terminal.note(f"model: {shown}{' (unproved)' * is_unproved(path)}")
+    if options.out is not None:
+        _write_parts(options, terminal)
+        return
     is_table = options.format != "text"  # one of no rows, if there are no pictures
     answers = list(_label(options, terminal)) if options.images or is_table else []
     document: dict[str, Any] = {"predictions": answers}
@@ -55,7 +56,7 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
     shown_as = None if terminal.json else options.format
     table = csv.writer(_Rows(), lineterminator="\n")
     if shown_as == "csv":
-        table.writerow(CSV_COLUMNS)
+        table.writerow(_csv_columns(options.n_top))
     for answer in predict(options):
         path = str(answer.path)
         if answer.error is not None:
@@ -76,6 +77,50 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
         elif shown_as == "jsonl":
             typer.echo(visible(json.dumps(document, ensure_ascii=False)))  # one line, not folded
         yield document
+
+
+def _csv_columns(n_top: int) -> list[str]:
+    others = [(name, f"{name}_probability") for name in ORDINALS[1:n_top]]
+    return ["path", "label", "probability", *(name for pair in others for name in pair), "sure"]
+
+
+def _write_parts(options: PredictOptions, terminal: Terminal) -> None:
+    """Label any number of pictures, and keep the answers in parts."""
+    from ..predicting.batch import Labelled, label
+
+    def show(found: Labelled) -> None:
+        errors = f", {found.n_errors:,} unreadable" * bool(found.n_errors)
+        pace = f"{found.n:,} pictures{errors}, {found.per_s:,.0f}/s"
+        if found.n_total:
+            left_s = (found.n_total - found.n) / found.per_s if found.per_s else 0
+            terminal.share(found.n / found.n_total, f"{pace}, {_clock(left_s)} left")
+        else:
+            terminal.step(pace)
+
+    with terminal.progress():
+        found = label(options, show, shlex.join(["convnet-edge", *sys.argv[1:]]))
+    earlier = f" ({found.n - found.n_new:,} of them before)" * (found.n > found.n_new > 0)
+    if found.n and not found.n_new:
+        earlier = ", all of them before"
+    terminal.answer(
+        f"{found.n:,} pictures in {options.out}{earlier}: {found.n - found.n_errors:,} labelled, "
+        f"{found.n_errors:,} unreadable"
+    )
+    if found.n_new:
+        terminal.say(
+            f"{found.n_new:,} in {_clock(found.elapsed_s)}, {found.per_s:,.0f} pictures/s: "
+            f"{found.limit}"
+        )
+    if found.n_errors:
+        terminal.note("why, says the column error; to try again: --retry-errors")
+    said = {"folder": str(found.folder), "per_s": found.per_s, "spent": found.spent._asdict()}
+    terminal.finish(asdict(found) | said)
+    if found.n_errors and options.strict:
+        raise typer.Exit(CheckFailedError.exit_code)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 class _Rows:

@@ -289,14 +289,7 @@ def _read_csv(path: Path) -> list[list[str]]:
 
 def _read_parquet(path: Path) -> list[tuple[Any, ...]]:
     """Return each row's path, label and, where the table has any, split."""
-    try:
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"pyarrow is not installed, and {path} is Parquet",
-            expected="pyarrow to read Parquet",
-            next_step="pip install pyarrow, or write the table as CSV",
-        ) from error
+    arrow, parquet = import_parquet(path)
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
@@ -305,6 +298,22 @@ def _read_parquet(path: Path) -> list[tuple[Any, ...]]:
         return list(zip(*(column.to_pylist() for column in columns), strict=True))
     except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise _no_table(path, error) from error
+
+
+def import_parquet(path: Path) -> tuple[Any, Any]:
+    """Return the modules that read a table.
+
+    Raises:
+        MissingPackageError: they are not installed.
+    """
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"pyarrow is not installed, and {path} is Parquet",
+            expected="pyarrow to read Parquet",
+            next_step="pip install pyarrow, or write the table as CSV",
+        ) from error
 
 
 def _places(path: Path, names: Sequence[str]) -> list[int]:

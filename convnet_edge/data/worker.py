@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -72,22 +73,34 @@ class Opened:
 
 
 def serve(task: dict[str, Any]) -> None:
-    """Answer lines of files' names, until there are no more, with an `Opened` for each file.
+    """Answer lines of files' names, until there are no more, with an `Opened` for each file."""
+    how = Preprocessing.read(task["how"])
+    replies = open_replies()
+    for request in requests(replies):
+        for name in request:
+            replies.write(open_file(Path(name), how).to_bytes())
+            replies.flush()
 
-    A byte before the first says that it is ready.
-    """
+
+def open_replies() -> IO[bytes]:
+    """Return where answers go: stdout, which from now on is no more that of anything else."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     if os.name == "posix":
         os.set_blocking(2, False)  # nobody reads it before this ends
-    _limit_memory()
-    how = Preprocessing.read(task["how"])
+    return replies
+
+
+def requests(replies: IO[bytes], *, limited: bool = True) -> Iterator[Any]:
+    """Say that this is ready, and yield each request.
+
+    limited: in memory, so that a decoder that asks for too much meets an error.
+    """
+    if limited:
+        _limit_memory()
     replies.write(b".")
     replies.flush()
-    for request in sys.stdin.buffer:
-        for name in json.loads(request):
-            replies.write(open_file(Path(name), how).to_bytes())
-            replies.flush()
+    yield from map(json.loads, sys.stdin.buffer)
 
 
 def open_file(path: Path, how: Preprocessing) -> Opened:

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.options import DataOptions
-from ..runtime.options import UnprovedOptions, ceiling, model, option, provider, seed
+from ..runtime.options import UnprovedOptions, ceiling, model, option, provider, require, seed
+
+MANY = "Many pictures"
+TOP = 3
+ORDINALS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,11 @@ class PredictOptions(DataOptions, UnprovedOptions):
     """What to label; without pictures, the tutorial's grid of test images is drawn."""
 
     images: tuple[Path, ...] = option(
-        (), "Pictures, and folders of them.", positional=True, metavar="IMAGE|DIR"
+        (),
+        "Pictures, folders of them, lists (.txt, a path a line), tables (.csv, .parquet with a "
+        "column path), tar files.",
+        positional=True,
+        metavar="SOURCE",
     )
     model: Path | None = model()
     provider: str = provider()
@@ -24,7 +34,43 @@ class PredictOptions(DataOptions, UnprovedOptions):
     invert: bool | None = option(
         None, "Dark on light, or light on dark?", default_text="the border decides"
     )
-    format: Literal["text", "csv", "jsonl"] = option("text", "Of the answers on stdout.")
+    format: Literal["text", "csv", "jsonl"] = option(
+        "text", "Of the answers on stdout; csv: of the parts in --out, too."
+    )
+    top: int | None = option(
+        None,
+        "So many of the likeliest classes with each answer.",
+        low=1,
+        high=len(ORDINALS),
+        default_text="3; with --out the likeliest alone",
+    )
+    out: Path | None = option(
+        None,
+        "Write the answers there, in parts: Parquet, or CSV without pyarrow. A second start goes "
+        "on where the first ended.",
+        metavar="DIR",
+        panel=MANY,
+    )
+    workers: int | None = option(
+        None, "Processes.", low=1, high=1024, panel=MANY, default_text="one a core"
+    )
+    digest: bool = option(False, "Add each file's SHA-256.", panel=MANY)
+    retry_errors: bool = option(False, "Try again what could not be read.", panel=MANY)
+    strict: bool = option(False, "Exit with 1 if any picture could not be read.", panel=MANY)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("workers", "digest", "retry_errors", "strict"):
+            given = getattr(self, name) not in (None, False)
+            found = f"--{name.replace('_', '-')} without --out"
+            require(self.out is not None or not given, found, "both", "--out", verb="add")
+        together = self.out is not None and not self.images
+        require(not together, "--out without pictures", "SOURCE to name some", "SOURCE", verb="add")
+
+    @property
+    def n_top(self) -> int:
+        """How many classes are named with each answer; 0 for the likeliest alone."""
+        return self.top or (TOP if self.out is None else 0)
 
     @property
     def writes(self) -> bool:

@@ -1,21 +1,19 @@
 """Predict pictures and folders of them; one unreadable picture does not stop the others."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from ..runtime.classifier import Classifier
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
-from ..runtime.pictures import decode, preprocess
+from ..runtime.pictures import preprocess
 from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
+from . import sources
 from .options import PredictOptions
 
-PICTURE_SUFFIXES = {*chain.from_iterable(decode.FORMATS.values()), *decode.PHONE_SUFFIXES}
-TOP = 3
 RUN_BATCH_SIZE = 64
 
 
@@ -50,39 +48,36 @@ def predict(options: PredictOptions) -> Iterator[Prediction]:
     """
     classifier = open_classifier(options)
     how = classifier.contract.preprocessing
-    paths = expand(options.images)
-    while batch := list(islice(paths, RUN_BATCH_SIZE)):
+    items = sources.find(options.images)
+    while batch := list(islice(items, RUN_BATCH_SIZE)):
         pictures, errors = [], {}
-        for place, path in enumerate(batch):
+        for place, item in enumerate(batch):
             try:
-                pictures.append(preprocess.to_pixels(path, how, invert=options.invert))
+                data = item.read()
+                pictures.append(
+                    preprocess.decode_picture(data, how, name=item.name, invert=options.invert)
+                )
             except InputError as error:
                 errors[place] = error
         found = classifier.answer(pictures)
-        answers = zip(found.top(TOP), found.unsure.tolist(), pictures, strict=True)
-        for place, path in enumerate(batch):
+        answers = zip(found.top(options.n_top), found.unsure.tolist(), pictures, strict=True)
+        for place, item in enumerate(batch):
             if place in errors:
-                yield Prediction(path, error=errors[place])
+                yield Prediction(Path(item.name), error=errors[place])
             else:
                 top, unsure, picture = next(answers)
-                yield Prediction(path, tuple(top), unsure, picture.n_frames)
+                yield Prediction(Path(item.name), tuple(top), unsure, picture.n_frames)
 
 
-def open_classifier(options: PredictOptions) -> Classifier:
-    """Open the model that the options name, one from elsewhere too.
+def open_classifier(
+    options: PredictOptions, *, threads: int | None = None, isolate: bool | None = None
+) -> Classifier:
+    """Open the model that the options name, one from elsewhere too; `isolate` as in `Classifier`.
 
     Raises:
         InputError: it or the provider cannot be opened.
     """
     file = unproved.open_any(choose_model(options.model), options, ceiling=options.ceiling)
     unproved.require_used([file], options)
-    return Classifier(file, settings=Settings(options.provider, ceiling=options.ceiling))
-
-
-def expand(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield files as they are named, and the picture files within named folders, sorted."""
-    for path in paths:
-        within = path.rglob("*") if os.path.isdir(path) else ()  # noqa: PTH112 - it never raises
-        found = (one for one in within if one.suffix.lower() in PICTURE_SUFFIXES)
-        # where there is none, reading the folder reports that it is no picture
-        yield from sorted(one for one in found if not one.is_dir()) or [path]
+    settings = Settings(options.provider, threads, ceiling=options.ceiling)
+    return Classifier(file, settings=settings, isolate=isolate)

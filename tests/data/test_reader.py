@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnet_edge.data import reader
+from convnet_edge.data import processes, reader
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.pictures.preprocess import Preprocessing, to_pixels
 
@@ -36,11 +36,11 @@ def pictures(tmp_path):
 
 def crashing(line):
     """Return what starts a worker that does `line` before it opens a file whose name says "bad"."""
-    return reader.START.replace(
-        "serve(task)",
+    return processes.START.replace(
+        "from importlib",
         f"\nimport os, signal\nfrom convnet_edge.data import worker\nopened = worker.open_file\n"
         f"def opening(path, how):\n    if 'bad' in path.name:\n        {line}\n"
-        f"    return opened(path, how)\nworker.open_file = opening\nserve(task)",
+        f"    return opened(path, how)\nworker.open_file = opening\nfrom importlib",
     )
 
 
@@ -94,7 +94,7 @@ def test_unreadable_files_have_errors_of_three_parts_and_stop_no_other(pictures,
      ("os.write(1, b'noise'); raise KeyError('a defect')", "KeyError: 'a defect'")],
 )  # fmt: skip
 def test_crash_costs_the_one_picture_that_causes_it(pictures, tmp_path, monkeypatch, line, why):
-    monkeypatch.setattr(reader, "START", crashing(line))
+    monkeypatch.setattr(processes, "START", crashing(line))
     paths = [*pictures * 3]
     for place in (0, 7, 8):  # the first, and two in a row
         paths.insert(place, tmp_path / f"bad {place}.png")
@@ -109,7 +109,7 @@ def test_crash_costs_the_one_picture_that_causes_it(pictures, tmp_path, monkeypa
 
 
 def test_worker_that_cannot_start_is_an_error_with_its_last_words(pictures, monkeypatch):
-    monkeypatch.setattr(reader, "START", "import sys; sys.exit('no numpy here')")
+    monkeypatch.setattr(processes, "START", "import sys; sys.exit('no numpy here')")
     with pytest.raises(InputError, match="cannot be started: no numpy here"):
         list(reader.read(pictures, GREY))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -118,11 +118,11 @@ def test_worker_that_cannot_start_is_an_error_with_its_last_words(pictures, monk
 
 
 def test_decoder_that_wants_too_much_memory_is_an_error_of_its_picture(tmp_path, monkeypatch):
-    start = reader.START.replace(
-        "import serve", "import serve; from convnet_edge.data import worker"
+    limited = processes.START.replace(
+        "from importlib",
+        "from convnet_edge.data import worker; worker.MAX_MEMORY_BYTES = 400 << 20\nfrom importlib",
     )
-    limited = start.replace("serve(task)", "worker.MAX_MEMORY_BYTES = 400 << 20; serve(task)")
-    monkeypatch.setattr(reader, "START", limited)
+    monkeypatch.setattr(processes, "START", limited)
     paths = [tmp_path / "large.png", tmp_path / "small.png"]
     for path, side in zip(paths, (9000, 9), strict=True):
         Image.new("RGB", (side, side)).save(path, compress_level=1)
@@ -145,7 +145,7 @@ def test_no_more_is_taken_than_what_workers_need_next(pictures):
 SCRIPT = """
 import itertools, sys
 from pathlib import Path
-from convnet_edge.data import reader
+from convnet_edge.data import processes, reader
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 reader.usable_cores = lambda: 2
 paths = itertools.cycle(map(Path, sys.argv[2:]))
