@@ -6,30 +6,44 @@ result file goes and what is drawn, that of this file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..data.options import DataOptions
+from ..fleet.options import FleetOptions
+from ..runtime.errors import CheckFailedError, EdgeError, InputError
+from ..runtime.files import require_writable, write_json
 from ..runtime.measure import options as measure
 from ..runtime.measure.result import brief
-from ..runtime.options import UnprovedOptions
+from ..runtime.options import UnprovedOptions, declared, require
 from ..sealing.default_model import choose_model
-from .terminal import Terminal
+from .terminal import Terminal, as_words
 
 if TYPE_CHECKING:
     from ..drawing.pictures import Picture
+    from ..fleet.boards import Visit
     from ..runtime.classifier import Classifier
     from ..runtime.measure import bench as stage
     from ..runtime.measure.accuracy import ImageSet
     from ..runtime.measure.result import Result
 
+STAY_HERE = ("models", "out", "strict")  # options that no other machine gets
+
 
 @dataclass(frozen=True)
-class BenchOptions(DataOptions, UnprovedOptions, measure.BenchOptions):
+class BenchOptions(DataOptions, UnprovedOptions, FleetOptions, measure.BenchOptions):
     """What to measure, of which models, on which pictures; the first model is the main one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        found = f"--out {self.out}, one file, for other machines"
+        several = self.out is None or self.out.suffix != ".json" or not self.elsewhere
+        require(several, found, "a folder: each result has its machine in its name", "--out")
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,14 @@ def command(options: BenchOptions, terminal: Terminal) -> None:
     wrong outputs, another provider, too few runs, or too coarse a clock.
 
     Examples: convnet-edge bench --provider cuda --io-binding · convnet-edge bench a.onnx b.onnx ·
-    convnet-edge bench --pace 10hz --sustain 10m · convnet-edge bench elsewhere.onnx
+    convnet-edge bench --pace 10hz --sustain 10m · convnet-edge bench --on pi@board --on rack
     """
     from ..runtime.measure import screen
     from ..runtime.measure.bench import Listener, require_believable
 
+    if options.elsewhere:
+        _command_elsewhere(options, terminal)
+        return
     shown = screen.Screen(terminal.say, verbose=terminal.verbose)
 
     def done(one: Benched) -> None:
@@ -94,7 +111,6 @@ def bench(
     from ..runtime import selftest
     from ..runtime.elsewhere import unproved
     from ..runtime.errors import InterruptedRunError
-    from ..runtime.files import require_writable, write_json
     from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
     from ..runtime.measure.result import as_json
@@ -230,3 +246,96 @@ def _draw_differences(
     names = (pair.name, second.result.model.title)
     title = f"{names[1]} {pair_line(pair)}".replace(", ", "\n", 1)
     return pictures.differences(path, cells, labels, names=names, title=title)
+
+
+def _command_elsewhere(options: BenchOptions, terminal: Terminal) -> None:
+    """Measure on every machine that is named, and keep a result file of each here."""
+    from ..fleet.boards import visit
+
+    models = [choose_model(path) for path in options.models or (None,)]
+    hosts = list(options.machines())
+    for host in hosts:
+        require_writable(_path_of(options, models[0], host))
+    bundle = _pack(options, models)
+    words = as_words(options, measure.BenchOptions, STAY_HERE)
+    commands = [["selftest", "--json", "--provider", options.provider]]
+    commands += [["bench", "--json", "--model", path.name, *words] for path in models]
+    with terminal.progress():
+        states: dict[str, str] = {}
+
+        def step(host: str, text: str) -> None:
+            states[host] = text
+            terminal.step(", ".join(f"{one}: {what}" for one, what in states.items()))
+
+        visits = visit(hosts, bundle, commands, step=step)
+    results = [_keep_here(options, one, models, terminal) for one in visits]
+    terminal.finish(
+        {"boards": [
+            {"host": one.host, "results": kept, "error": one.error.line if one.error else None}
+            for one, kept in zip(visits, results, strict=True)
+        ]},
+        *("convnet-edge", "report"),
+    )  # fmt: skip
+    errors = [one.error for one in visits if one.error]
+    failed = [error for error in errors if isinstance(error, CheckFailedError)]
+    if errors:
+        raise _sum_up(failed or errors, len(visits))
+
+
+def _sum_up(errors: Sequence[EdgeError], n: int) -> EdgeError:
+    """Return what ends the command: each machine's own error has been told."""
+    kind = type(errors[0]) if isinstance(errors[0], CheckFailedError) else InputError
+    return kind(
+        f"{len(errors)} of {n} machines gave no result",
+        expected="all of them to pass and to measure",
+        next_step="mend what is said above, and name these again",
+    )
+
+
+def _pack(options: BenchOptions, models: list[Path]) -> bytes:
+    """Return the .pyz of the models, with the test images if they are here."""
+    from ..bundling.bundle import bundle
+    from ..bundling.options import BundleOptions
+    from ..data import dataset
+    from ..data.options import DataOptions
+    from ..runtime.model_file import open_model
+
+    task = dataset.Task.of(open_model(models[0]).contract)
+    given = {one.name: getattr(options, one.name) for one in declared(DataOptions)}
+    has_test = dataset.find_test_set(task, options) is not None
+    with TemporaryDirectory() as folder:
+        out = Path(folder, "bench.pyz")
+        bundle(BundleOptions(
+            tuple(models), out=out, with_test_set=has_test, ceiling=options.ceiling, **given
+        ))  # fmt: skip
+        return out.read_bytes()
+
+
+def _path_of(options: BenchOptions, model: Path, host: str) -> Path:
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", host).strip("-")
+    folder = options.out or measure.RESULTS_DIR
+    return folder / f"{model.stem}-{options.provider}-{label}.json"
+
+
+def _keep_here(
+    options: BenchOptions, found: Visit, models: list[Path], terminal: Terminal
+) -> list[str]:
+    """Write a machine's results, say what they are; return their files."""
+    from ..reporting.read import read_results
+    from ..runtime.measure import screen
+
+    kept: list[str] = []
+    for model, document in zip(models, found.answers[1:], strict=False):
+        path = _path_of(options, model, found.host)
+        write_json(path, document)
+        try:
+            (result,) = read_results([path]).values()
+        except InputError as error:
+            terminal.answer(f"{found.host}: {error.line}")
+            continue
+        kept.append(str(path))
+        terminal.answer(f"{found.host}: {screen.in_one_line(result)}")
+        terminal.wrote((path,))
+    if found.error is not None:
+        terminal.answer(f"{found.host}: {found.error.line}")
+    return kept

@@ -155,14 +155,21 @@ class Terminal:
             typer.echo(visible(f"next: {shlex.join(map(str, next_command))}"), err=self.json)
 
 
-def as_words(options: Options, kind: type[Options]) -> list[str]:
-    """Return those of the options that `kind` declares, written out, that are not the defaults."""
+def as_words(options: Options, kind: type[Options], but: Sequence[str] = ()) -> list[str]:
+    """Return those of the options that `kind` declares, written out, that are not the defaults.
+
+    but: the names of those to leave out.
+    """
     words: list[str] = []
     for one in declared(kind):
         value = getattr(options, one.name)
-        if value != one.default:
+        if value == one.default or one.name in but:
+            continue
+        if isinstance(value, bool):
+            words.append(one.flag if value else f"--no-{one.flag.removeprefix('--')}")
+        else:
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [one.flag] if value is True else [one.flag, shown]
+            words += [one.flag, shown]
     return words
 
 

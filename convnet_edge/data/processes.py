@@ -6,6 +6,7 @@ picture may its decoder, costs that item alone.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,7 +15,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count, islice
 from typing import IO, Any, Generic, Protocol, TypeVar
 
 from ..runtime.errors import InputError
@@ -59,7 +59,7 @@ def run(job: Job[Item, Answer], items: Iterable[Item], n_workers: int) -> Iterat
     Raises:
         InputError: a process cannot be started.
     """
-    workers = [_Worker(job) for _ in range(n_workers)]
+    workers = [Worker(job) for _ in range(n_workers)]
     idle = [*workers]  # one for each thread
 
     def answer(chunk: list[Item]) -> list[Answer]:
@@ -88,14 +88,14 @@ def run(job: Job[Item, Answer], items: Iterable[Item], n_workers: int) -> Iterat
 def _chunks(items: Iterable[Item], n_workers: int, largest: int) -> Iterator[list[Item]]:
     """Yield `items` in lists, short ones first: a few large pictures keep every worker busy."""
     left = iter(items)
-    for n_before in count():
-        chunk = list(islice(left, min(largest, 1 + n_before // (2 * n_workers))))
+    for n_before in itertools.count():
+        chunk = list(itertools.islice(left, min(largest, 1 + n_before // (2 * n_workers))))
         if not chunk:
             return
         yield chunk
 
 
-class _Worker(Generic[Item, Answer]):
+class Worker(Generic[Item, Answer]):
     """A process that answers, started when it is needed and again when one ended it."""
 
     def __init__(self, job: Job[Item, Answer]) -> None:
@@ -104,8 +104,11 @@ class _Worker(Generic[Item, Answer]):
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
-    def answer(self, items: Sequence[Item]) -> list[Answer]:
-        """Answer `items`; what stands for one that ends the process comes from the job."""
+    def answer(self, items: Sequence[Item], *, again: bool = True) -> list[Answer]:
+        """Answer `items`; what stands for one that ends the process comes from the job.
+
+        again: try what may have ended it once more, alone: it may have been killed for another.
+        """
         found: list[Answer] = []
         while len(found) < len(items) and not self._is_stopped:
             left = items[len(found) :]
@@ -115,10 +118,12 @@ class _Worker(Generic[Item, Answer]):
             if len(answers) < len(left):
                 self._process = None
                 why = _end(process)
-                if answers or len(left) == 1:
-                    found.append(self._job.crashed(left[len(answers)], why))
-                else:  # it may be any of them
-                    found += [answer for item in left for answer in self.answer([item])]
+                if again:
+                    suspects = left[len(answers) :][: 1 if answers else None]
+                    tried = (self.answer([item], again=False) for item in suspects)
+                    found += itertools.chain.from_iterable(tried)
+                else:
+                    found.append(self._job.crashed(left[0], why))
         return found
 
     def stop(self) -> None:

@@ -4,33 +4,28 @@ Every picture has a row, one that cannot be read has its error. What was written
 start with the same model does the rest.
 """
 
-import json
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from ..data import processes
-from ..data.reader import at_once, decoder_crashed
 from ..runtime.classifier import Classifier
-from ..runtime.errors import InputError
+from ..runtime.errors import EdgeError
 from ..runtime.measure.machine import usable_cores, versions
 from ..runtime.measure.result import brief
 from . import parts, sources
+from .cluster import Cluster
+from .labelling import Labelling, Spent, largest_of, task_of
 from .options import PredictOptions
 from .parts import Columns, Parts, Row
 from .predict import open_classifier
 from .sources import Item
-from .worker import Spent
 
-LARGEST = 64  # pictures that a process gets at once
-MAX_LINE_BYTES = 1 << 24
 TOLD_EVERY_S = 0.2
-PASSED_ON = ("provider", "ceiling", "invert", "preprocessing", "classes", "image_size")
 Progress = Callable[["Labelled"], None]
 
 
@@ -72,67 +67,6 @@ class Labelled:
     __repr__ = brief
 
 
-class _Labelling:
-    """Opening pictures and labelling them: `processes.Job`."""
-
-    module = "convnet_edge.predicting.worker"
-
-    def __init__(self, options: PredictOptions, classifier: Classifier) -> None:
-        given = {name: _plain(getattr(options, name)) for name in PASSED_ON}
-        given["model"] = str(classifier.file.path)
-        k = min(options.n_top or 1, len(classifier.contract.class_labels))
-        self.task: dict[str, Any] = {
-            "options": given, "sha256": classifier.file.sha256, "k": k, "digest": options.digest
-        }  # fmt: skip
-        self.largest = min(
-            at_once(classifier.contract.preprocessing, LARGEST), classifier.batch_size
-        )
-        self.spent = Spent()
-        self._digest = options.digest
-
-    def ask(self, items: Sequence[Item]) -> list[tuple[Any, ...]]:
-        return [item[:4] for item in items]
-
-    def read(self, stream: IO[bytes], items: Sequence[Item]) -> Iterator[Row]:
-        """Yield the rows that `worker.answer` writes of these items."""
-        line = stream.readline(MAX_LINE_BYTES)
-        if not line.endswith(b"\n"):
-            return
-        head = json.loads(line)
-        places, k = head["places"], self.task["k"]
-        n = len(places)
-        best, scores, unsure, digests = (
-            stream.read(size) for size in (4 * n * k, 4 * n * k, n, 32 * len(items) * self._digest)
-        )
-        if len(unsure) < n or len(digests) < 32 * len(items) * self._digest:
-            return
-        self.spent = Spent(*map(sum, zip(self.spent, head["spent"], strict=True)))
-        top = zip(
-            np.frombuffer(best, np.int32).reshape(n, k).tolist(),
-            np.frombuffer(scores, np.float32).reshape(n, k).tolist(),
-            np.frombuffer(unsure, bool).tolist(),
-            strict=True,
-        )
-        answers = dict(zip(places, top, strict=True))
-        for place, item in enumerate(items):
-            digest = digests[32 * place : 32 * (place + 1)]
-            sha256 = digest.hex() if any(digest) else None
-            if place in answers:
-                classes, shares, is_unsure = answers[place]
-                yield Row(item.name, classes, shares, is_unsure, sha256=sha256)
-            else:
-                yield Row(item.name, error=head["errors"][str(place)], sha256=sha256)
-
-    def crashed(self, item: Item, why: str) -> Row:
-        return Row(item.name, error=decoder_crashed(item.name, why).line)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def label(
     options: PredictOptions, progress: Progress = lambda _: None, command: str = "from Python"
 ) -> Labelled:
@@ -161,15 +95,47 @@ def label(
         known, n, n_errors = kept.done()
         found = Labelled(options.out, n, n_errors)
         Thread(target=_count, args=(options, found), daemon=True).start()
-        job = _Labelling(options, classifier)
-        _run(job, options, kept, known, found, progress)
+        job = Labelling(task_of(options, classifier), largest_of(classifier))
+        engine = _engine(job, options, classifier)
+        _run(engine, options, kept, known, found, progress)
     finally:
         kept.close()
     return found
 
 
+class Engine(Protocol):
+    """What labels pictures. spent: seconds of all its processes so far."""
+
+    @property
+    def spent(self) -> Spent:
+        """Return the seconds."""
+
+    def run(self, items: Iterable[Item]) -> Iterator[Row]:
+        """Yield the row of each of `items`, in any order."""
+
+
+class _Local:
+    """The cores of this machine."""
+
+    def __init__(self, job: Labelling, n_workers: int) -> None:
+        self._job, self._n_workers = job, n_workers
+
+    @property
+    def spent(self) -> Spent:
+        return self._job.spent
+
+    def run(self, items: Iterable[Item]) -> Iterator[Row]:
+        return processes.run(self._job, items, self._n_workers)
+
+
+def _engine(job: Labelling, options: PredictOptions, classifier: Classifier) -> Engine:
+    if options.engine == "local":
+        return _Local(job, options.workers or usable_cores())
+    return Cluster(job, classifier, options.workers)
+
+
 def _run(
-    job: _Labelling,
+    engine: Engine,
     options: PredictOptions,
     kept: Parts,
     known: parts.Done,
@@ -186,31 +152,32 @@ def _run(
         found.n_errors += row.error is not None
         now = time.monotonic()
         if now - told > TOLD_EVERY_S:
-            told, found.elapsed_s, found.spent = now, now - began, job.spent
+            told, found.elapsed_s, found.spent = now, now - began, engine.spent
             progress(found)
 
     def new() -> Iterator[Item]:
         for item in sources.find(options.images):
-            named = item._replace(name=visible_name(item.name))
-            if known.take(named.name):
+            if not item.name.isascii():
+                item = item._replace(name=visible_name(item.name))
+            if known.take(item.name):
                 continue
             if item.error is None:
-                yield named
+                yield item
             else:
-                take(Row(named.name, error=item.error.line))
+                take(Row(item.name, error=item.error.line))
 
     try:
-        for row in processes.run(job, new(), options.workers or usable_cores()):
+        for row in engine.run(new()):
             take(row)
     finally:  # Ctrl-C, too
         kept.flush()
-        found.elapsed_s, found.spent = time.monotonic() - began, job.spent
+        found.elapsed_s, found.spent = time.monotonic() - began, engine.spent
         progress(found)
 
 
 def visible_name(name: str) -> str:
     """Return a path as text that every table holds: bytes that are no UTF-8 as escapes."""
-    return name if name.isascii() else name.encode(errors="backslashreplace").decode()
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _statement(
@@ -234,7 +201,5 @@ def _statement(
 
 def _count(options: PredictOptions, found: Labelled) -> None:
     """Count the pictures, beside the work, so that the time that is left can be told."""
-    try:
-        found.n_total = sum(1 for _ in sources.find(options.images))
-    except InputError:  # it is told where the pictures are looked for to be opened
-        return
+    with contextlib.suppress(EdgeError, OSError, ValueError):  # what is wrong is told by its row
+        found.n_total = sources.count(options.images)

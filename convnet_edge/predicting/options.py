@@ -51,6 +51,12 @@ class PredictOptions(DataOptions, UnprovedOptions):
         metavar="DIR",
         panel=MANY,
     )
+    engine: Literal["local", "ray"] = option(
+        "local",
+        "local: this machine's cores. ray: a Ray cluster, of RAY_ADDRESS or `ray start`; every "
+        "node has to reach the pictures.",
+        panel=MANY,
+    )
     workers: int | None = option(
         None, "Processes.", low=1, high=1024, panel=MANY, default_text="one a core"
     )
@@ -60,8 +66,8 @@ class PredictOptions(DataOptions, UnprovedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("workers", "digest", "retry_errors", "strict"):
-            given = getattr(self, name) not in (None, False)
+        for name in ("engine", "workers", "digest", "retry_errors", "strict"):
+            given = getattr(self, name) not in (None, False, "local")
             found = f"--{name.replace('_', '-')} without --out"
             require(self.out is not None or not given, found, "both", "--out", verb="add")
         together = self.out is not None and not self.images

@@ -18,7 +18,7 @@ from ..runtime.pictures import decode
 
 PICTURE_SUFFIXES = {*chain.from_iterable(decode.FORMATS.values()), *decode.PHONE_SUFFIXES}
 LISTS, TABLES, SHARDS = (".txt", ".lst"), (".csv", ".parquet"), (".tar",)
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE, BLOCK = 10_000, 1 << 20
 NEXT_STEP = "name a picture file"
 
 
@@ -34,6 +34,11 @@ class Item(NamedTuple):
     start: int = 0
     size: int | None = None
     error: InputError | None = None
+
+    @property
+    def is_named_so(self) -> bool:
+        """Whether its name is its path."""
+        return self.name == self.path and self.size is None
 
     def read(self) -> bytes:
         """Return the picture's bytes.
@@ -108,8 +113,13 @@ def _in_folder(folder: str) -> Iterator[Item]:
     for entry in entries:
         if entry.is_dir():
             yield from _in_folder(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 - speed
+        elif _is_picture(entry.name):
             yield Item(entry.path, entry.path)
+
+
+def _is_picture(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and f"{dot}{suffix.lower()}" in PICTURE_SUFFIXES
 
 
 def _from(source: Path, names: Iterable[str]) -> Iterator[Item]:
@@ -160,7 +170,36 @@ def _in_shard(source: Path) -> Iterator[Item]:
     with tarfile.open(source, "r:") as shard:
         while (member := shard.next()) is not None:
             shard.__dict__["members"] = []  # it keeps all it saw
-            suffix = os.path.splitext(member.name)[1].lower()  # noqa: PTH122 - speed
-            if member.isfile() and suffix in PICTURE_SUFFIXES:
+            if member.isfile() and _is_picture(member.name):
                 name = f"{source}/{member.name}"
                 yield Item(name, str(source), member.offset_data, member.size)
+
+
+def count(sources: Iterable[Path]) -> int | None:
+    """Return about how many pictures there are, without looking at them; None if that takes long.
+
+    Raises:
+        InputError, OSError: a source cannot be read.
+    """
+    n = 0
+    for source in sources:
+        suffix = source.suffix.lower()
+        if os.path.isdir(source):  # noqa: PTH112 - it never raises
+            n += _count_folder(str(source))
+        elif suffix == ".parquet":
+            n += import_parquet(source)[1].ParquetFile(source).metadata.num_rows
+        elif suffix in (*LISTS, *TABLES):
+            with source.open("rb") as file:
+                n += sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
+        elif suffix in SHARDS:
+            return None
+        else:
+            n += 1
+    return n
+
+
+def _count_folder(folder: str) -> int:
+    with os.scandir(folder) as found:
+        entries = list(found)
+    inner = sum(_count_folder(entry.path) for entry in entries if entry.is_dir())
+    return inner + sum(_is_picture(entry.name) for entry in entries)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -11,17 +11,10 @@ from ..data.worker import open_replies, requests
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
 from ..runtime.pictures.preprocess import Prepared, decode_picture
+from .labelling import Spent
 from .options import PredictOptions
 from .predict import open_classifier
 from .sources import Item
-
-
-class Spent(NamedTuple):
-    """Seconds that workers spent on their pictures."""
-
-    reading: float = 0.0
-    decoding: float = 0.0
-    labelling: float = 0.0
 
 
 def serve(task: dict[str, Any]) -> None:
@@ -38,21 +31,21 @@ def serve(task: dict[str, Any]) -> None:
 
 
 def answer(
-    classifier: Classifier, task: dict[str, Any], items: list[list[Any]], replies: IO[bytes]
+    classifier: Classifier, task: dict[str, Any], items: list[Any], replies: IO[bytes]
 ) -> None:
     """Label the pictures of these items, together, and write what `batch` reads."""
     how, clock = classifier.contract.preprocessing, time.perf_counter
     invert, has_digests = task["options"]["invert"], task["digest"]
-    pictures, places, errors, digests = list[Prepared](), list[int](), {}, list[bytes]()
+    pictures, errors, digests = list[Prepared](), dict[int, str](), list[bytes]()
     reading = decoding = 0.0
-    for place, item in enumerate(items):
+    for place, asked in enumerate(items):
+        item = Item(asked, asked) if isinstance(asked, str) else Item(*asked)
         started, data = clock(), b""
         try:
-            data = Item(*item).read()
+            data = item.read()
             reading += clock() - started
             started = clock()
-            pictures.append(decode_picture(data, how, name=item[0], invert=invert))
-            places.append(place)
+            pictures.append(decode_picture(data, how, name=item.name, invert=invert))
             decoding += clock() - started
         except InputError as error:
             errors[place] = error.line
@@ -63,7 +56,7 @@ def answer(
     best = order[:, : task["k"]].astype(np.int32)
     scores = np.take_along_axis(found.probabilities, best, axis=1).astype(np.float32)
     spent = Spent(reading, decoding, clock() - started)
-    head = {"places": places, "errors": errors, "spent": spent}
+    head = {"errors": errors, "spent": spent}
     replies.write(json.dumps(head).encode() + b"\n")
     for part in (best, scores, found.unsure):
         replies.write(part.tobytes())

@@ -224,7 +224,7 @@ def _ways(calibrated: Calibrated, *, in_integers: bool) -> Iterator[Way]:
 
 def _n_noisiest(calibrated: Calibrated, way: Way) -> int:
     """Return how many more layers may be float; of all, nothing would be left."""
-    return min(MOST_NOISIEST, len(calibrated.layers) - len(way.float_layers) - 1)
+    return max(0, min(MOST_NOISIEST, len(calibrated.layers) - len(way.float_layers) - 1))
 
 
 def _by_noise(
@@ -240,18 +240,18 @@ def _by_noise(
 
 
 def gate_layers(proto: onnx.ModelProto) -> list[str]:
-    """Return the layers between a mean over the image and the product that it scales."""
+    """Return the layers between a mean over the image and the product with that same image."""
     makers = {name: node for node in proto.graph.node for name in node.output}
     known = {tensor.name for tensor in proto.graph.initializer}
     found: list[str] = []
     for product in proto.graph.node:
         if product.op_type != "Mul" or not known.isdisjoint(product.input):
             continue
-        for name in product.input:
+        for name, scaled in (product.input, product.input[::-1]):
             layers, node = list[str](), makers.get(name)
             while node is not None and node.op_type in (*INSIDE_GATES, *LAYERS):
                 layers += [node.name] * (node.op_type in LAYERS)
                 node = makers.get(node.input[0])
-            if layers and node is not None and node.op_type in GATES_BEGIN:
+            if node is not None and node.op_type in GATES_BEGIN and node.input[0] == scaled:
                 found += layers[::-1]
     return found

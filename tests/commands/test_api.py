@@ -18,7 +18,7 @@ import convnet_edge as ce
 
 STAGES = ("train", "export", "verify", "quantize", "inspect", "bench", "compare", "report",
           "bundle", "predict")  # fmt: skip
-BENCHED = REPOSITORY / "benchmarks/results/reference/fashion-mnist-cpu-epyc-1-thread.json"
+BENCHED = REPOSITORY / "benchmarks/results/reference/fashion-mnist-cpu-xeon-1-thread.json"
 OPTIONS = [f"{stage.capitalize()}Options" for stage in STAGES]
 
 

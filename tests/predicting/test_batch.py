@@ -178,13 +178,13 @@ def test_picture_that_ends_its_process_costs_one_row(pictures, tiny_model, tmp_p
 
 
 def test_model_that_changes_meanwhile_ends_it(pictures, tiny_model, tmp_path, monkeypatch):
-    real = batch._Labelling.__init__
+    real = batch.task_of
 
-    def changing(self, options, classifier):
-        real(self, options, classifier)
-        Path(options.model).write_bytes(tiny.grey_uint8())
+    def changing(options, classifier):
+        options.model.write_bytes(tiny.grey_uint8())
+        return real(options, classifier)
 
-    monkeypatch.setattr(batch._Labelling, "__init__", changing)
+    monkeypatch.setattr(batch, "task_of", changing)
     with pytest.raises(InputError, match="has changed since"):
         label(pictures, tiny_model, tmp_path / "out")
 
@@ -206,10 +206,12 @@ def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     for index in range(25):
         kept.add(parts.Row(f"{index}", [0], [0.5]))
     assert len(list((tmp_path / "out").glob("part-*"))) == 2
+    monkeypatch.setattr(parts, "PART_ROWS", 1000)
     kept._wait_s = 0.0
-    kept.add(parts.Row("late", [0], [0.5]))
+    for _ in range(11):
+        kept.add(parts.Row("late", [0], [0.5]))
     kept.close()
-    assert len(read(tmp_path / "out")) == 26
+    assert len(read(tmp_path / "out")) == 36
 
 
 def test_killed_at_random_moments_the_rows_are_the_same(pictures, tiny_model, tmp_path):

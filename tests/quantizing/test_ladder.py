@@ -148,9 +148,11 @@ def test_gates_are_the_layers_between_a_mean_and_the_product_it_scales():
         kept = Relu (few)
         many = Conv (kept, w3)
         gate = HardSigmoid (many)
-        gated = Mul (deep, gate)
+        gated = Mul (gate, deep)
         last = Conv (gated, w4)
-        flat = Flatten (last)
+        bent = Sigmoid (last)
+        swish = Mul (last, bent)
+        flat = Flatten (swish)
         logits = Mul (flat, scale)
         """,
         {name: made.draw(2, 2, 1, 1) for name in ("w1", "w2", "w3", "w4")}

@@ -1,0 +1,141 @@
+"""Ask another machine's Python, by the system's own ssh: its aliases, keys and policy are kept.
+
+One connection a machine is shared by all questions. No password is asked for, no host key accepted.
+Source: ssh(1), ssh_config(5).
+"""
+
+import inspect
+import json
+import secrets
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from types import TracebackType
+from typing import Any
+
+from ..runtime.errors import InputError, first_line
+from . import agent
+
+CONNECT_S = 10
+OPTIONS = {
+    "BatchMode": "yes", "ConnectTimeout": CONNECT_S, "ControlMaster": "auto", "ControlPersist": 60,
+    "ServerAliveInterval": 15, "ServerAliveCountMax": 3, "ForwardAgent": "no", "ForwardX11": "no",
+}  # fmt: skip
+LOST, NO_PROGRAM = 255, 127  # exit codes of ssh, and of a shell
+REASONS = (  # what ssh says, what was expected, what to do
+    ("Host key verification failed", "a host key that this user has accepted",
+     "connect once by hand, and look at the key: ssh {host}"),
+    ("Permission denied", "to be let in without a password",
+     "add your key there (ssh-copy-id {host}), or name it in ~/.ssh/config"),
+    ("Could not resolve hostname", "a name or an alias of ~/.ssh/config", "check its name"),
+)  # fmt: skip
+
+
+class Connection:
+    """A machine that can be asked; use it in a `with`.
+
+    host: an alias, or user@host, as ssh takes it. more: further options of ssh.
+    """
+
+    def __init__(self, host: str, more: Sequence[str] = ()) -> None:
+        program = shutil.which("ssh")
+        if program is None:
+            raise InputError(
+                "no ssh is installed here",
+                expected="OpenSSH's client",
+                next_step="install it (Debian: openssh-client)",
+            )
+        self.host = host
+        # a socket's path is limited to 108 bytes
+        self._folder = Path(mkdtemp(prefix="ce-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
+        stated = OPTIONS | {"ControlPath": self._folder / "s"}
+        options = [part for name, value in stated.items() for part in ("-o", f"{name}={value}")]
+        self._command = [program, "-T", *options, *more, "--", host]
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._running is not None:
+            self._running.kill()
+        ending = [*self._command[:1], "-O", "exit", *self._command[2:]]
+        subprocess.run(ending, capture_output=True, check=False)  # noqa: S603 - ssh itself
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def ask(self, do: str, data: bytes = b"", **how: Any) -> dict[str, Any]:
+        """Let the `agent` there do one thing, with `data` on its stdin; return what it found.
+
+        Raises:
+            InputError: it cannot be reached, has no Python, or answers nonsense.
+        """
+        mark = secrets.token_hex(8)
+        source = (
+            f"{inspect.getsource(agent)}\nmain(**{ ({'do': do, 'mark': mark} | how)!r})\n".encode()
+        )
+        begin = f"import sys; exec(sys.stdin.buffer.read({len(source)}))"
+        remote = f"python3 -c {shlex.quote(begin)}"
+        with subprocess.Popen(  # noqa: S603 - ssh itself
+            [*self._command, remote],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as self._running:
+            said, aside = self._running.communicate(source + data)
+        code = self._running.returncode
+        lines = said.decode(errors="replace").splitlines()
+        answer = next((line for line in reversed(lines) if line.startswith(mark)), None)
+        if answer is None:
+            raise self._silent(code, aside.decode(errors="replace"))
+        try:
+            found = json.loads(answer[len(mark) :])
+            assert isinstance(found, dict)
+        except (ValueError, AssertionError) as error:
+            raise self._misfit(f"answers {answer[len(mark) :][:80]!r}") from error
+        if "error" in found:
+            raise InputError(
+                f"{self.host}: {first_line(found['error'])}",
+                expected="to be able to write in the cache folder there",
+                next_step="free some space there, or set XDG_CACHE_HOME",
+            )
+        return found
+
+    def _silent(self, code: int, aside: str) -> InputError:
+        """Return the error of a machine that gave no answer."""
+        words = [line.strip() for line in aside.splitlines() if line.strip()]
+        last = words[-1][:200] if words else f"exit {code}"
+        if code == LOST:
+            for said, expected, next_step in REASONS:
+                if said in aside:
+                    return InputError(
+                        f"{self.host}: {last}",
+                        expected=expected,
+                        next_step=next_step.format(host=shlex.quote(self.host)),
+                    )
+            return InputError(
+                f"{self.host} cannot be reached, or was lost: {last}",
+                expected="to get there with `ssh` alone",
+                next_step=f"try ssh {shlex.quote(self.host)}",
+            )
+        if code == NO_PROGRAM or "not found" in last:
+            return InputError(
+                f"{self.host} has no python3 ({last})",
+                expected="Python 3.10 or newer there",
+                next_step="install it there",
+            )
+        return self._misfit(f"gave no answer: {last}")
+
+    def _misfit(self, found: str) -> InputError:
+        return InputError(
+            f"{self.host} {found}",
+            expected="the answer of its Python",
+            next_step=f"try ssh {shlex.quote(self.host)} python3 --version",
+        )

@@ -1,0 +1,139 @@
+"""Label pictures on a Ray cluster: rows are paths, and each core has an actor with a process.
+
+The actor's process is the same as on one machine, so that a picture which ends it costs one row;
+the pictures have to be reachable by their paths from every node, the model is sent. Source:
+https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.map_batches.html
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..data import processes
+from ..runtime.classifier import Classifier
+from ..runtime.errors import InputError, MissingPackageError, first_line
+from .labelling import Labelling, Spent
+from .parts import Row
+from .sources import Item
+
+WINDOW = 100_000  # paths that Ray gets at once: it holds all of what it gets
+BATCH_SIZE, BLOCK = 64, 1024
+CONNECT_S = 10.0
+
+
+class Actor:
+    """One core's share: a process that opens and labels pictures. given: as `run` makes it."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._folder = TemporaryDirectory()
+        model = Path(self._folder.name, given["name"])
+        model.write_bytes(given["model"])
+        options = given["task"]["options"] | {"model": str(model)}
+        if given["document"] is not None:
+            stated = Path(self._folder.name, "contract.json")
+            stated.write_text(given["document"])
+            options |= {"preprocessing": str(stated), "classes": None, "image_size": None}
+        self._job = Labelling(given["task"] | {"options": options}, given["largest"])
+        self._worker = processes.Worker(self._job)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the rows of a batch of items, and what they cost, as JSON."""
+        items = [Item(*json.loads(one)) for one in batch["item"]]
+        before = self._job.spent
+        rows = self._worker.answer(items)
+        spent = [now - then for now, then in zip(self._job.spent, before, strict=True)]
+        costs = [spent, *([[0.0] * len(spent)] * (len(rows) - 1))]
+        return {"row": [json.dumps(one) for one in zip(rows, costs, strict=True)]}
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was not made whole
+            self._worker.close()
+            self._folder.cleanup()
+
+
+class Cluster:
+    """Ray, of the cluster that RAY_ADDRESS or this machine's `ray start` names, else begun here.
+
+    spent: seconds of all actors' processes.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        InputError: it cannot be reached.
+    """
+
+    def __init__(self, job: Labelling, classifier: Classifier, n_actors: int | None) -> None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            self._ray, self._data = import_module("ray"), import_module("ray.data")
+        except ImportError as error:
+            raise MissingPackageError(
+                f"ray cannot be imported: {error}",
+                expected="Ray with its data part, for --engine ray",
+                next_step="pip install 'convnet-edge[batch]', or leave --engine out",
+            ) from error
+        try:
+            _require_reachable(os.environ.get("RAY_ADDRESS", ""))
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            with _quiet():
+                self._ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+            self._n = n_actors or int(self._ray.cluster_resources()["CPU"])
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"Ray cannot be started: {first_line(error.__cause__ or error)}",
+                expected="a cluster at RAY_ADDRESS, or to begin one here",
+                next_step="see `ray status`, which may want a token; or leave --engine out",
+            ) from error
+        file = classifier.file
+        document = None if file.holds_contract else json.dumps(file.contract.document)
+        self._given = {
+            "name": "model.onnx", "model": file.data, "document": document, "task": job.task,
+            "largest": job.largest,
+        }  # fmt: skip
+        self.spent = Spent()
+
+    def run(self, items: Iterable[Item]) -> Iterator[Row]:
+        """Yield the row of each of `items`, in any order."""
+        left = iter(items)
+        strategy = self._data.ActorPoolStrategy(size=self._n)
+        while window := list(itertools.islice(left, WINDOW)):
+            rows = [{"item": json.dumps(item[:4])} for item in window]
+            table = self._data.from_items(rows, override_num_blocks=-(-len(rows) // BLOCK))
+            labelled = table.map_batches(
+                Actor, fn_constructor_args=(self._given,), compute=strategy, num_cpus=1,
+                batch_size=BATCH_SIZE,
+            )  # fmt: skip
+            for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row, spent in map(json.loads, batch["row"].to_pylist()):
+                    self.spent = self.spent.plus(spent)
+                    yield Row(*row)
+
+
+def _require_reachable(address: str) -> None:
+    """Raise an OSError if nobody listens there: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in host:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what a library in C++ writes to stderr meanwhile."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
