@@ -214,6 +214,7 @@ def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     assert len(read(tmp_path / "out")) == 36
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_rows_are_the_same(pictures, tiny_model, tmp_path):
     """`benchmarks/kill_predicting.py` does it a hundred times."""
     out, rng = tmp_path / "out", np.random.default_rng(0)

@@ -101,11 +101,11 @@ def test_source_that_cannot_be_read_is_an_item_with_its_error(folder):
 def test_a_list_is_not_held_in_memory(tmp_path):
     path = tmp_path / "long.txt"
     with path.open("w") as file:
-        file.writelines(f"folder/{n:060}.png\n" for n in range(100_000))
+        file.writelines(f"folder/{n:060}.png\n" for n in range(20_000))
     found = sources.find([path])
     next(found)
     tracemalloc.start()
-    assert sum(1 for _ in itertools.islice(found, 99_999)) == 99_999
+    assert sum(1 for _ in itertools.islice(found, 19_999)) == 19_999
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 

@@ -38,6 +38,7 @@ def small(few):
         patch.setattr(data, "load_test_set", lambda: few)
         for name, value in {"N_CALIBRATION": 200, "N_GATE": 1000, "N_COSTLY": 500}.items():
             patch.setattr(stage, name, value)
+        patch.setattr(stage.race, "SLOT_S", 0.01)
         yield
 
 
