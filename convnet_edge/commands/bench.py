@@ -268,11 +268,12 @@ def _command_elsewhere(options: BenchOptions, terminal: Terminal) -> None:
             terminal.step(", ".join(f"{one}: {what}" for one, what in states.items()))
 
         visits = visit(hosts, bundle, commands, step=step)
-    results = [_keep_here(options, one, models, terminal) for one in visits]
+    visits = [_keep_here(options, one, models, terminal) for one in visits]
     terminal.finish(
         {"boards": [
-            {"host": one.host, "results": kept, "error": one.error.line if one.error else None}
-            for one, kept in zip(visits, results, strict=True)
+            {"host": one.host, "results": list(map(str, one.kept)),
+             "error": one.error.line if one.error else None}
+            for one in visits
         ]},
         *("convnet-edge", "report"),
     )  # fmt: skip
@@ -312,30 +313,37 @@ def _pack(options: BenchOptions, models: list[Path]) -> bytes:
 
 
 def _path_of(options: BenchOptions, model: Path, host: str) -> Path:
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", host).strip("-")
+    label = re.sub(r"[^\w.@-]", "-", host)
     folder = options.out or measure.RESULTS_DIR
     return folder / f"{model.stem}-{options.provider}-{label}.json"
 
 
 def _keep_here(
     options: BenchOptions, found: Visit, models: list[Path], terminal: Terminal
-) -> list[str]:
-    """Write a machine's results, say what they are; return their files."""
+) -> Visit:
+    """Write a machine's results and say what they are; an error is what is no result, too."""
     from ..reporting.read import read_results
     from ..runtime.measure import screen
 
-    kept: list[str] = []
+    kept, error = list[Path](), found.error
     for model, document in zip(models, found.answers[1:], strict=False):
         path = _path_of(options, model, found.host)
-        write_json(path, document)
         try:
-            (result,) = read_results([path]).values()
-        except InputError as error:
-            terminal.answer(f"{found.host}: {error.line}")
-            continue
-        kept.append(str(path))
+            with TemporaryDirectory() as folder:  # a good result of before stays
+                trial = Path(folder, path.name)
+                write_json(trial, document)
+                (result,) = read_results([trial]).values()
+        except (InputError, ValueError) as misfit:  # ValueError: a NaN in it
+            error = InputError(
+                f"{found.host} answers nonsense of {model.name}: {misfit}"[:300],
+                expected="a result of its bundle",
+                next_step="see what its python3 is",
+            )
+            break
+        write_json(path, document)
+        kept.append(path)
         terminal.answer(f"{found.host}: {screen.in_one_line(result)}")
         terminal.wrote((path,))
-    if found.error is not None:
-        terminal.answer(f"{found.host}: {found.error.line}")
-    return kept
+    if error is not None:
+        terminal.answer(f"{found.host}: {error.line}")
+    return replace(found, kept=tuple(kept), error=error)

@@ -3,11 +3,14 @@
 A machine that fails stops no other.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ..runtime.errors import CheckFailedError, EdgeError, InputError, first_line
@@ -21,11 +24,15 @@ Step = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Visit:
-    """What one machine said. answers: the JSON of each command; error: why there are not all."""
+    """What one machine said.
+
+    answers: the JSON of each command. error: why there are not all. kept: files made of them here.
+    """
 
     host: str
     answers: tuple[dict[str, Any], ...] = ()
     error: EdgeError | None = None
+    kept: tuple[Path, ...] = ()
 
 
 def visit(
@@ -118,15 +125,10 @@ def _failed(host: str, arguments: Sequence[str], done: dict[str, Any]) -> EdgeEr
     what = words[-1][:300] if words else f"exit {done['code']}"
     kind = CheckFailedError if done["code"] == CheckFailedError.exit_code else InputError
     if kind is CheckFailedError and arguments[0] == "selftest":
-        try:
-            failed = [
-                f"{model['name']}: {model['refused']}"
-                for model in json.loads(done["said"])["models"]
-                if not model["passed"]
-            ]
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            models = json.loads(done["said"])["models"]
+            failed = (f"{one['name']}: {one['refused']}" for one in models if not one["passed"])
             what = "; ".join(failed)[:300]
-        except (ValueError, KeyError, TypeError):
-            pass
         return CheckFailedError(
             f"{host} does not pass the self-test, and is not timed: {what}",
             expected="the golden vectors, as everywhere",
@@ -135,7 +137,7 @@ def _failed(host: str, arguments: Sequence[str], done: dict[str, Any]) -> EdgeEr
     return kind(
         f"{host}: {arguments[0]} failed: {what}",
         expected="it to come through",
-        next_step=f"try it there: ssh {host}",
+        next_step=f"try it there: ssh {quote(host)}",
     )
 
 

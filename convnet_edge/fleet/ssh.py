@@ -96,9 +96,8 @@ class Connection:
         if answer is None:
             raise self._silent(code, aside.decode(errors="replace"))
         try:
-            found = json.loads(answer[len(mark) :])
-            assert isinstance(found, dict)
-        except (ValueError, AssertionError) as error:
+            found: dict[str, Any] = dict(json.loads(answer[len(mark) :]))
+        except (ValueError, TypeError) as error:
             raise self._misfit(f"answers {answer[len(mark) :][:80]!r}") from error
         if "error" in found:
             raise InputError(

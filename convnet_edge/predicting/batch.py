@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..data import processes
 from ..runtime.classifier import Classifier
-from ..runtime.errors import EdgeError
+from ..runtime.errors import EdgeError, InputError
 from ..runtime.measure.machine import usable_cores, versions
 from ..runtime.measure.result import brief
 from . import parts, sources
@@ -79,7 +79,11 @@ def label(
     Raises:
         InputError: model, provider or folder cannot be opened; the folder is of another model.
     """
-    assert options.out
+    out = options.out
+    if out is None:
+        raise InputError(
+            "no folder for the answers", expected="one", next_step="name it with --out"
+        )
     classifier = open_classifier(options)
     columns = Columns(
         classifier.contract.class_labels,
@@ -88,12 +92,12 @@ def label(
     )
     form = parts.choose_format(as_csv=options.format == "csv")
     stated = _statement(options, classifier, columns, form) | {"command": command}
-    kept = Parts(options.out, form, columns, stated)
+    kept = Parts(out, form, columns, stated)
     try:
         if options.retry_errors:
             kept.drop_errors()
         known, n, n_errors = kept.done()
-        found = Labelled(options.out, n, n_errors)
+        found = Labelled(out, n, n_errors)
         Thread(target=_count, args=(options, found), daemon=True).start()
         job = Labelling(task_of(options, classifier), largest_of(classifier))
         engine = _engine(job, options, classifier)
@@ -158,7 +162,7 @@ def _run(
     def new() -> Iterator[Item]:
         for item in sources.find(options.images):
             if not item.name.isascii():
-                item = item._replace(name=visible_name(item.name))
+                item = item._replace(name=parts.as_text(item.name))
             if known.take(item.name):
                 continue
             if item.error is None:
@@ -173,11 +177,6 @@ def _run(
         kept.flush()
         found.elapsed_s, found.spent = time.monotonic() - began, engine.spent
         progress(found)
-
-
-def visible_name(name: str) -> str:
-    """Return a path as text that every table holds: bytes that are no UTF-8 as escapes."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _statement(

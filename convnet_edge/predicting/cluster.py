@@ -34,7 +34,7 @@ class Actor:
 
     def __init__(self, given: dict[str, Any]) -> None:
         self._folder = TemporaryDirectory()
-        model = Path(self._folder.name, given["name"])
+        model = Path(self._folder.name, "model.onnx")
         model.write_bytes(given["model"])
         options = given["task"]["options"] | {"model": str(model)}
         if given["document"] is not None:
@@ -97,7 +97,7 @@ class Cluster:
         file = classifier.file
         document = None if file.holds_contract else json.dumps(file.contract.document)
         self._given = {
-            "name": "model.onnx", "model": file.data, "document": document, "task": job.task,
+            "model": file.data, "document": document, "task": job.task,
             "largest": job.largest,
         }  # fmt: skip
         self.spent = Spent()
@@ -113,10 +113,17 @@ class Cluster:
                 Actor, fn_constructor_args=(self._given,), compute=strategy, num_cpus=1,
                 batch_size=BATCH_SIZE,
             )  # fmt: skip
-            for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for row, spent in map(json.loads, batch["row"].to_pylist()):
-                    self.spent = self.spent.plus(spent)
-                    yield Row(*row)
+            try:
+                for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    for row, spent in map(json.loads, batch["row"].to_pylist()):
+                        self.spent = self.spent.plus(spent)
+                        yield Row(*row)
+            except self._ray.exceptions.RayError as error:
+                raise InputError(
+                    f"Ray gave up: {str(error).strip().splitlines()[-1][:300]}",
+                    expected="this program on every node, and one of them to stay",
+                    next_step="see `ray status`, and start again: what is done is kept",
+                ) from error
 
 
 def _require_reachable(address: str) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Columns:
             "score": [row.scores[0] if row.top else None for row in rows],
             "index": [row.top[0] if row.top else None for row in rows],
             "sure": [not row.unsure if row.top else None for row in rows],
-            "error": [row.error for row in rows],
+            "error": [row.error and as_text(row.error) for row in rows],
             "sha256": [row.sha256 for row in rows],
         }
         if n:
@@ -72,6 +73,11 @@ class Columns:
                 for pair in pairs
             ]
         return {name: found[name] for name in self.names()}
+
+
+def as_text(name: str) -> str:
+    """Return what every table holds of a path: bytes that are no UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 class Format(Protocol):
@@ -118,11 +124,11 @@ class Csv:
         out = io.StringIO(newline="")
         table = csv.writer(out, lineterminator="\n")
         table.writerow(names)
-        table.writerows(map(_as_text, row) for row in rows)
+        table.writerows(map(_as_cell, row) for row in rows)
         return out.getvalue().encode()
 
 
-def _as_text(value: Any) -> Any:
+def _as_cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -195,8 +201,7 @@ def _digest(path: str) -> bytes:
 class Parts:
     """A folder of answers, opened to go on; `close` it.
 
-    stated: what the answers follow from; those of another are refused. n_kept, n_errors_kept: rows
-    that are there already.
+    stated: what the answers follow from; those of another are refused.
 
     Raises:
         InputError: it holds other answers, is written by another process, or cannot be written.
@@ -212,14 +217,15 @@ class Parts:
         with _refusing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
-        try:
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self.close)
             self._require_same()
-            self._paths = sorted(folder.glob(f"part-*{form.suffix}"))
-            last = [int(path.stem.removeprefix("part-")) for path in self._paths[-1:]]
-            self._number = 1 + (last[0] if last else -1)
-        except BaseException:
-            self.close()
-            raise
+            numbered = re.compile(rf"part-(\d+){re.escape(form.suffix)}")
+            found = ((numbered.fullmatch(path.name), path) for path in folder.iterdir())
+            parts = sorted((int(name[1]), path) for name, path in found if name)
+            self._paths = [path for _, path in parts]
+            self._number = 1 + parts[-1][0] if parts else 0
+            undoing.pop_all()
 
     def _require_same(self) -> None:
         path = self.folder / STATED
@@ -274,7 +280,7 @@ class Parts:
     def _read(self, path: Path) -> Iterator[tuple[str, bool]]:
         try:
             yield from self._form.read(path)
-        except (OSError, ValueError, KeyError, csv.Error) as error:  # pyarrow's is a ValueError
+        except (OSError, ValueError, LookupError, csv.Error) as error:  # pyarrow's is a ValueError
             raise InputError(
                 f"{path} cannot be read: {first_line(error)}",
                 expected="a whole part, as this program wrote it",

@@ -75,7 +75,7 @@ def find(sources: Iterable[Path]) -> Iterator[Item]:
             yield from _within(source)
         except InputError as error:
             yield Item(str(source), str(source), error=error)
-        except (OSError, UnicodeDecodeError, csv.Error, tarfile.TarError) as error:
+        except (OSError, ValueError, EOFError, csv.Error, tarfile.TarError) as error:
             why = getattr(error, "strerror", None) or error
             yield _unreachable(source, f"cannot be read: {why}")
 
@@ -108,11 +108,16 @@ def _within(source: Path) -> Iterator[Item]:
 
 
 def _in_folder(folder: str) -> Iterator[Item]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:  # those beside it go on
+        yield _unreachable(Path(folder), f"cannot be read: {error.strerror}")
+        return
     for entry in entries:
         if entry.is_dir():
-            yield from _in_folder(entry.path)
+            if not entry.is_symlink():  # which may lead back here
+                yield from _in_folder(entry.path)
         elif _is_picture(entry.name):
             yield Item(entry.path, entry.path)
 
@@ -201,5 +206,6 @@ def count(sources: Iterable[Path]) -> int | None:
 def _count_folder(folder: str) -> int:
     with os.scandir(folder) as found:
         entries = list(found)
-    inner = sum(_count_folder(entry.path) for entry in entries if entry.is_dir())
+    folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    inner = sum(_count_folder(entry.path) for entry in folders)
     return inner + sum(_is_picture(entry.name) for entry in entries)

@@ -99,10 +99,11 @@ def take_uint8(proto: onnx.ModelProto) -> None:
     """Let a quantised graph take uint8: drop the quantiser of its input, whose scale is 1 / 255."""
     graph, taken = proto.graph, source(proto)
     graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    added = {name for node in _frame(proto) if node.op_type == "Pad" for name in node.input[2:3]}
-    for one in [one for one in graph.initializer if one.name in added]:
-        value = WHITE * numpy_helper.to_array(one)
-        one.CopyFrom(numpy_helper.from_array(value.astype(np.uint8), one.name))
+    known = constants(proto)
+    for node in _frame(proto):
+        if node.op_type == "Pad" and any(node.input[2:3]):  # others may read the same number
+            value, node.input[2] = WHITE * known[node.input[2]], f"{node.output[0]}_added"
+            graph.initializer.append(numpy_helper.from_array(value.astype(np.uint8), node.input[2]))
     float_readers = []
     for reader in readers_of(proto, taken):
         if reader.op_type == "QuantizeLinear":

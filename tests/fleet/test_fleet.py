@@ -107,7 +107,7 @@ def test_machine_that_passes_is_measured_and_its_result_kept_here(run, homes, ti
     assert off["results"] == []
     assert "1 of 2 machines gave no result" in result.stderr
     (path,) = board["results"]
-    assert Path(path).name == "tiny-cpu-pi-board.json"
+    assert Path(path).name == "tiny-cpu-pi@board.json"
     assert [row["batch_size"] for row in json.loads(Path(path).read_text())["latency"]] == [1, 64]
     assert run("report", path).exit_code == 0
 
@@ -124,6 +124,21 @@ def test_failed_check_decides_the_exit_code(run, homes, tiny_model, monkeypatch)
     assert result.exit_code == 1
     assert "a: off" in result.stdout
     assert "b: wrong" in result.stdout
+
+
+def test_what_is_no_result_is_an_error_and_leaves_the_one_before(
+    run, homes, tiny_model, monkeypatch, tmp_path
+):
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "tiny-cpu-a.json").write_text("before")
+    for answer in ({"schema": "convnet-edge/bench/3"}, [1], {"x": float("nan")}):
+        visits = [boards.Visit("a", ({"passed": True}, answer))]
+        monkeypatch.setattr(boards, "visit", lambda *_, visits=visits, **__: visits)
+        result = run("bench", tiny_model, "--on", "a", "--out", out)
+        assert result.exit_code == 2, result.output
+        assert "a: a answers nonsense of tiny.onnx" in result.stdout
+        assert (out / "tiny-cpu-a.json").read_text() == "before"
 
 
 def test_what_is_there_already_is_not_sent_again(homes, packed):

@@ -199,6 +199,45 @@ def test_sources_that_cannot_be_read_are_rows(pictures, tiny_model, tmp_path):
     assert sum("gone" in one for one in errors) == 2
 
 
+def test_names_that_are_no_text_are_rows_with_or_without_an_error(tiny_model, tmp_path, form):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    try:
+        Image.fromarray(IMAGES[0]).save(folder / "na\udcffme.png")
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    (folder / "em\udcffpty.png").touch()
+    found = label(folder, tiny_model, tmp_path / "out", **form)
+    assert (found.n, found.n_errors) == (2, 1)
+    rows = {Path(row["path"]).name: row for row in read(tmp_path / "out")}
+    assert rows.keys() == {"na\\udcffme.png", "em\\udcffpty.png"}
+    assert "em\\udcffpty.png is empty" in rows["em\\udcffpty.png"]["error"]
+    assert label(folder, tiny_model, tmp_path / "out", **form).n_new == 0
+
+
+def test_files_of_others_beside_the_parts_are_left_alone(pictures, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    label(pictures, tiny_model, out, format="csv")
+    (out / "part-of me.csv").write_text("mine")
+    (out / "part-1000000.csv").write_text((out / "part-000000.csv").read_text().split("\n")[0])
+    assert label(pictures, tiny_model, out, format="csv").n_new == 0
+    assert (out / "part-of me.csv").read_text() == "mine"
+
+
+def test_a_row_that_ends_early_says_which_part(pictures, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    label(pictures, tiny_model, out, format="csv")
+    part = out / "part-000000.csv"
+    part.write_text(part.read_text()[:200])
+    with pytest.raises(InputError, match=r"part-000000.*remove it"):
+        label(pictures, tiny_model, out, format="csv")
+
+
+def test_from_python_a_folder_has_to_be_named(tiny_model):
+    with pytest.raises(InputError, match="no folder for the answers"):
+        batch.label(PredictOptions(("a.png",), tiny_model))
+
+
 def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
     kept = parts.Parts(tmp_path / "out", parts.Csv(), parts.Columns(("a",), 0, False), {})

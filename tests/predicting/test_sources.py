@@ -1,6 +1,7 @@
 """What a source is, and what is found in it."""
 
 import itertools
+import os
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_source_that_cannot_be_read_is_an_item_with_its_error(folder):
         assert part in text
     with pytest.raises(InputError, match=r"gone\.png does not exist"):
         next(sources.find([here / "gone.png"])).read()
+
+
+def test_links_in_a_folder_lead_nowhere_and_one_that_is_shut_stops_no_other(folder, monkeypatch):
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "looks like one.png").symlink_to(folder / "b inner")
+    assert len(names(folder)) == 4
+    real = os.scandir
+
+    def shut(path):
+        if path.endswith("inner"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    assert len(names(folder)) == 4
+    assert errors(folder) == [f"{folder / 'b inner'} cannot be read: Permission denied"]
 
 
 def test_a_list_is_not_held_in_memory(tmp_path):

@@ -111,6 +111,20 @@ def test_layer_of_groups_is_left_as_it_is():
     assert pixels.fold(proto, ["sums"]) is proto
 
 
+def test_border_s_number_may_be_read_elsewhere_too():
+    sides = np.int64([0, 0, 1, 1, 0, 0, 1, 1])
+    proto = graph("framed = Pad (images, sides, black)", "framed", sides=sides, black=np.float32(0))
+    inner = made.onnx.helper.make_node("Pad", ["sums", "sides", "black"], ["wider"], name="wider")
+    place = [node.op_type for node in proto.graph.node].index("GlobalAveragePool")
+    proto.graph.node[place].input[0] = "wider"
+    proto.graph.node.insert(place, inner)
+    images, exact = some(3, 200), opened(proto, 3)
+    data = proto.SerializeToString(deterministic=True)
+    made_of = portable.calibrate(data, exact.to_input(images)).quantised()
+    said = opened(made_of, 3, "uint8").logits(images)
+    assert np.abs(said - exact.logits(images)).max() < 0.05
+
+
 @pytest.mark.parametrize(
     ("added", "is_pixel"), [(None, True), (0.0, True), (1.0, True), (0.5, False)]
 )
