@@ -72,22 +72,25 @@ def test_all_runs_as_integers_or_is_counted(calibrated):
     assert first.items() >= NORMALISATION.items()
 
 
+def opened_by_a_gate(how: str) -> bytes:
+    """Return a graph of three sums, each times its own hard-sigmoid."""
+    body = f"""
+        sums = Conv <kernel_shape = [8, 8]> (images, w, b)
+        gate = HardSigmoid {how} (sums)
+        opened = Mul (sums, gate)
+        flat = Flatten (opened)
+        logits = Gemm <transB = 1> (flat, v, b)
+    """
+    arrays = {"w": 4 * made.draw(3, 1, 8, 8), "v": np.eye(3, dtype=np.float32)}
+    proto = made.graph(body, arrays | {"b": np.zeros(3, np.float32)})
+    return proto.SerializeToString(deterministic=True)
+
+
 @pytest.mark.parametrize("said", [{}, {"alpha": 0.5, "beta": 0.25}, {"alpha": 1 / 6, "beta": 0.5}])
 def test_hard_sigmoid_is_another_scale_and_saturation(inputs, said):
     """Within a step of what it gives as floats, whatever its slope; a swish needs nothing below."""
     how = ", ".join(f"{name} = {value}" for name, value in said.items())
-    proto = made.graph(
-        f"""
-        sums = Conv <kernel_shape = [8, 8]> (images, w, b)
-        gate = HardSigmoid <{how}> (sums)
-        opened = Mul (sums, gate)
-        flat = Flatten (opened)
-        logits = Gemm <transB = 1> (flat, v, b)
-        """.replace("<>", ""),
-        {"w": 4 * made.draw(3, 1, 8, 8), "v": np.eye(3, dtype=np.float32),
-         "b": np.zeros(3, np.float32)},
-    )  # fmt: skip
-    model = proto.SerializeToString(deterministic=True)
+    model = opened_by_a_gate(f"<{how}>" * bool(how))
     calibrated = portable.calibrate(model, inputs)
     alpha, beta = said.get("alpha", 0.2), said.get("beta", 0.5)
     low, high = calibrated.ranges["sums"].range_value
@@ -103,18 +106,7 @@ def test_hard_sigmoid_is_another_scale_and_saturation(inputs, said):
 
 @pytest.mark.parametrize("alpha", [0.0, -0.2])
 def test_hard_sigmoid_that_does_not_rise_stays_one_of_floats(inputs, alpha):
-    proto = made.graph(
-        f"""
-        sums = Conv <kernel_shape = [8, 8]> (images, w, b)
-        gate = HardSigmoid <alpha = {alpha}> (sums)
-        opened = Mul (sums, gate)
-        flat = Flatten (opened)
-        logits = Gemm <transB = 1> (flat, v, b)
-        """,
-        {"w": 4 * made.draw(3, 1, 8, 8), "v": np.eye(3, dtype=np.float32),
-         "b": np.zeros(3, np.float32)},
-    )  # fmt: skip
-    model = proto.SerializeToString(deterministic=True)
+    model = opened_by_a_gate(f"<alpha = {alpha}>")
     graph = portable.calibrate(model, inputs).quantised(corrected=True)
     assert portable.float_operations(graph) == {"HardSigmoid": 1}
     images = tiny.images(50)
