@@ -25,7 +25,7 @@ from .parts import Row
 from .sources import Item
 
 WINDOW = 100_000  # paths that Ray gets at once: it holds all of what it gets
-BATCH_SIZE, BLOCK = 64, 1024
+BLOCK = 1024  # paths that an actor gets at once: the cost of one that is lost
 CONNECT_S = 10.0
 
 
@@ -45,13 +45,14 @@ class Actor:
         self._worker = processes.Worker(self._job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the rows of a batch of items, and what they cost, as JSON."""
+        """Return the rows of a batch of items, and what they cost, as one text of JSON."""
         items = [Item(*json.loads(one)) for one in batch["item"]]
-        before = self._job.spent
-        rows = self._worker.answer(items)
+        before, n = self._job.spent, self._job.largest
+        rows = [
+            row for at in range(0, len(items), n) for row in self._worker.answer(items[at : at + n])
+        ]
         spent = [now - then for now, then in zip(self._job.spent, before, strict=True)]
-        costs = [spent, *([[0.0] * len(spent)] * (len(rows) - 1))]
-        return {"row": [json.dumps(one) for one in zip(rows, costs, strict=True)]}
+        return {"answers": [json.dumps([rows, spent])]}
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was not made whole
@@ -107,17 +108,17 @@ class Cluster:
         left = iter(items)
         strategy = self._data.ActorPoolStrategy(size=self._n)
         while window := list(itertools.islice(left, WINDOW)):
-            rows = [{"item": json.dumps(item[:4])} for item in window]
-            table = self._data.from_items(rows, override_num_blocks=-(-len(rows) // BLOCK))
+            asked = [{"item": json.dumps(item[:4])} for item in window]
+            table = self._data.from_items(asked, override_num_blocks=-(-len(asked) // BLOCK))
             labelled = table.map_batches(
                 Actor, fn_constructor_args=(self._given,), compute=strategy, num_cpus=1,
-                batch_size=BATCH_SIZE,
+                batch_size=BLOCK,
             )  # fmt: skip
             try:
-                for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    for row, spent in map(json.loads, batch["row"].to_pylist()):
-                        self.spent = self.spent.plus(spent)
-                        yield Row(*row)
+                for found in labelled.iter_rows():
+                    rows, spent = json.loads(found["answers"])
+                    self.spent = self.spent.plus(spent)
+                    yield from (Row(*row) for row in rows)
             except self._ray.exceptions.RayError as error:
                 raise InputError(
                     f"Ray gave up: {str(error).strip().splitlines()[-1][:300]}",
