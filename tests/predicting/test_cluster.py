@@ -22,7 +22,7 @@ from convnet_edge.predicting import batch
 from convnet_edge.predicting.options import PredictOptions
 from convnet_edge.runtime.errors import InputError, MissingPackageError
 
-N, MOST_S = 600, 180
+N, MOST_S = 2400, 180  # so many that the run goes on after the loss
 
 
 @pytest.fixture
