@@ -7,6 +7,7 @@ a text to exit with instead of a number, and != at the end.
 """
 
 import os
+import signal
 import sys
 
 PREFIX = b"sha256:"
@@ -16,6 +17,14 @@ COMMENT_BYTES = len(PREFIX) + 64
 def begin(archive: str) -> int:
     """Check the bytes of `archive` and run its command line; return the exit code."""
     name = os.path.basename(archive)
+
+    def interrupted(*_):
+        # type: (object) -> None
+        os._exit(_fail(name, "interrupted; expected the whole command; next: run it again", 130))
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # numpy's C code makes an ImportError of the exception
+        signal.signal(signal.SIGINT, interrupted)
     try:
         import hashlib
 
@@ -34,13 +43,14 @@ def begin(archive: str) -> int:
             raise
         return _fail(name, "%s; expected numpy and onnxruntime; next: python3 -m pip install "
                      "numpy onnxruntime pillow" % error, 2)  # fmt: skip
-    except KeyboardInterrupt:
-        return _fail(name, "interrupted; expected the whole command; next: run it again", 130)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     return main(archive)
 
 
 def _fail(name: str, what: str, code: int) -> int:
     sys.stderr.write("%s: %s\n" % (name, what))
+    sys.stderr.flush()
     return code
 
 

@@ -86,6 +86,8 @@ class Cluster:
             _require_reachable(os.environ.get("RAY_ADDRESS", ""))
             logging.getLogger("ray").setLevel(logging.ERROR)
             logging.getLogger("ray.data").setLevel(logging.ERROR)
+            if not self._ray.is_initialized():  # it prints what became of tasks on our stdout
+                import_module("ray._private.worker")._worker_logs_enabled = False
             with _quiet():
                 self._ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
             self._n = n_actors or int(self._ray.cluster_resources()["CPU"])

@@ -363,9 +363,9 @@ IN_LITTLE_MEMORY = """
 import resource, sys
 limit = 128 << 20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, -1))
-from convnet_edge.data import cache, reader
+from convnet_edge.data import cache, processes
 unlimited = f"import resource; resource.setrlimit({resource.RLIMIT_DATA}, (-1, -1))"
-reader.START = f"{unlimited}; {reader.START}"
+processes.START = f"{unlimited}; {processes.START}"
 from convnet_edge.data.options import PreparationOptions
 from convnet_edge.data.scan import Entry, scan_of
 scan = scan_of([Entry(sys.argv[1], "cat", None)] * 65)
