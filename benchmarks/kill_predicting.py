@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from predicting import make_pictures
+from reading import make_pictures
 
 from convnet_edge.predicting.parts import STATED
 from convnet_edge.runtime.files import write_json
@@ -86,16 +86,16 @@ def main() -> None:
     moments, kills, n_runs = random.Random(asked.seed), {"program": 0, "process": 0}, 0  # noqa: S311
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_pictures(folder / "pictures", N_PICTURES)
+        make_pictures(folder, N_PICTURES, 0)
         for index in range(N_BROKEN):
-            (folder / "pictures" / f"{index:04}.png").write_bytes(b"no picture")
+            (folder / "png" / f"{index:04}.png").write_bytes(b"no picture")
         started = time.perf_counter()
-        start(folder / "pictures", folder / "whole").wait()
+        start(folder / "png", folder / "whole").wait()
         longest_s, whole = time.perf_counter() - started, rows(folder / "whole")
         assert len(whole) == N_PICTURES + N_BROKEN
         while sum(kills.values()) < asked.kills:
             out = folder / str(n_runs)
-            for victim, n in disturb(folder / "pictures", out, moments, longest_s).items():
+            for victim, n in disturb(folder / "png", out, moments, longest_s).items():
                 kills[victim] += n
             n_runs += 1
             if rows(out) != whole:

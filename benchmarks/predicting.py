@@ -2,8 +2,9 @@
 
 Three ways in turn, `--rounds` times: `convnet-edge predict --out`; reading, decoding, preparing and
 labelling alone, in batches of 64, in as many processes; and a plain loop `for file in files:
-classifier(file)` over a tenth. Then the memory that a list of ten million paths takes before its
-first part. Writes results/reference/predicting.json.
+classifier(file)` over a tenth. Then what grows: JPEGs of 2 megapixels, the memory that a list of
+ten million paths takes before its first part, and a second start where a million paths have their
+rows. Writes results/reference/predicting.json.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from reading import make_pictures
 
-from convnet_edge.data.fashion_mnist import load_test_set
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.files import write_json
 from convnet_edge.runtime.measure import machine
@@ -33,16 +32,7 @@ from convnet_edge.sealing.default_model import shipped_model
 
 REFERENCE_PATH = Path(__file__).resolve().parent / "results" / "reference" / "predicting.json"
 CLI = Path(__file__).resolve().parent.parent / "cli.py"
-BATCH_SIZE, LOOP_SHARE, WATCH_EVERY_S = 64, 10, 0.05
-
-
-def make_pictures(folder: Path, n: int) -> None:
-    """Write `n` test images of Fashion-MNIST as PNG, a thousand a folder, in ten brightnesses."""
-    images = load_test_set().images
-    for index in range(n):
-        path = folder / f"{index // 1000:04}" / f"{index:07}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[index % 10_000] + np.uint8(index // 10_000)).save(path)
+BATCH_SIZE, LOOP_SHARE, WATCH_EVERY_S = 64, 10, 0.25
 
 
 def list_pictures(folder: Path) -> list[str]:
@@ -117,32 +107,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--paths", type=int, default=10_000_000, help="of the long list")
+    parser.add_argument("--jpegs", type=int, default=1_000)
+    parser.add_argument("--known", type=int, default=1_000_000, help="paths with rows")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=REFERENCE_PATH)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_pictures(folder / "pictures", asked.pictures)
+        make_pictures(folder, asked.pictures, asked.jpegs)
         rounds = []
         for index in range(asked.rounds):
-            ours = time_ours(folder / "pictures", folder / f"answers{index}")
-            bare_s, loop_s = time_alone(folder / "pictures"), time_loop(folder / "pictures")
+            ours = time_ours(folder / "png", folder / f"answers{index}")
+            bare_s, loop_s = time_alone(folder / "png"), time_loop(folder / "png")
             rounds.append({"ours": ours, "alone_s": bare_s, "loop_s": loop_s})
             print(
                 f"round {index + 1}: {ours['n'] / ours['s']:,.0f} pictures/s, "
                 f"{bare_s / ours['s']:.2f} x alone, {loop_s / ours['s']:.2f} x a loop, first part "
                 f"after {ours['first_part_s']:.1f} s, {ours['peak_mb']:.0f} MB"
             )
-        listed = folder / "long.txt"
-        with listed.open("w") as file:
-            file.writelines(f"pictures/{n // 1000:06}/{n:09}.png\n" for n in range(asked.paths))
-        long = time_ours(listed, folder / "long", until_first=True)
-    print(f"{asked.paths:,} paths: first part after {long['first_part_s']:.1f} s, "
-          f"{long['peak_mb']:.0f} MB until then")  # fmt: skip
-    write(asked, rounds, long)
+        grown = {
+            "jpegs": time_ours(folder / "jpeg", folder / "jpegs"),
+            "long_list": time_ours(
+                list_of(asked.paths, folder / "long.txt"), folder / "long", until_first=True
+            ),
+            "rows": time_ours(list_of(asked.known, folder / "known.txt"), folder / "known"),
+            "known": time_ours(folder / "known.txt", folder / "known"),
+        }
+        n_bytes = sum(path.stat().st_size for path in (folder / "answers0").glob("part-*"))
+    for name, found in grown.items():
+        print(f"{name}: {found}")
+    write(asked, rounds, grown | {"bytes_a_row": n_bytes / asked.pictures})
 
 
-def write(asked: argparse.Namespace, rounds: list[dict[str, Any]], long: dict[str, float]) -> None:
+def list_of(n: int, path: Path) -> Path:
+    """Write a list of `n` pictures that are not there."""
+    with path.open("w") as file:
+        file.writelines(f"pictures/{index // 1000:06}/{index:09}.png\n" for index in range(n))
+    return path
+
+
+def write(asked: argparse.Namespace, rounds: list[dict[str, Any]], grown: dict[str, Any]) -> None:
     """Write the result."""
     ratios = {
         "alone": [one["alone_s"] / one["ours"]["s"] for one in rounds],
@@ -155,7 +159,7 @@ def write(asked: argparse.Namespace, rounds: list[dict[str, Any]], long: dict[st
         "n_paths": asked.paths,
         "rounds": rounds,
         "times_as_fast": {key: statistics.median(values) for key, values in ratios.items()},
-        "long_list": {key: long[key] for key in ("first_part_s", "peak_mb")},
+        **grown,
         "machine": machine.passport(),
         "versions": machine.versions(),
     })  # fmt: skip

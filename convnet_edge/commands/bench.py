@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..data.options import DataOptions
 from ..fleet.options import FleetOptions
-from ..runtime.errors import CheckFailedError, EdgeError, InputError
+from ..runtime.errors import EdgeError, InputError
 from ..runtime.files import require_writable, write_json
 from ..runtime.measure import options as measure
 from ..runtime.measure.result import brief
@@ -250,66 +250,31 @@ def _draw_differences(
 
 def _command_elsewhere(options: BenchOptions, terminal: Terminal) -> None:
     """Measure on every machine that is named, and keep a result file of each here."""
-    from ..fleet.boards import visit
-
-    models = [choose_model(path) for path in options.models or (None,)]
-    hosts = list(options.machines())
-    for host in hosts:
-        require_writable(_path_of(options, models[0], host))
-    bundle = _pack(options, models)
-    words = as_words(options, measure.BenchOptions, STAY_HERE)
-    commands = [["selftest", "--json", "--provider", options.provider]]
-    commands += [["bench", "--json", "--model", path.name, *words] for path in models]
-    with terminal.progress():
-        states: dict[str, str] = {}
-
-        def step(host: str, text: str) -> None:
-            states[host] = text
-            terminal.step(", ".join(f"{one}: {what}" for one, what in states.items()))
-
-        visits = visit(hosts, bundle, commands, step=step)
-    visits = [_keep_here(options, one, models, terminal) for one in visits]
-    terminal.finish(
-        {"boards": [
-            {"host": one.host, "results": list(map(str, one.kept)),
-             "error": one.error.line if one.error else None}
-            for one in visits
-        ]},
-        *("convnet-edge", "report"),
-    )  # fmt: skip
-    errors = [one.error for one in visits if one.error]
-    failed = [error for error in errors if isinstance(error, CheckFailedError)]
-    if errors:
-        raise _sum_up(failed or errors, len(visits))
-
-
-def _sum_up(errors: Sequence[EdgeError], n: int) -> EdgeError:
-    """Return what ends the command: each machine's own error has been told."""
-    kind = type(errors[0]) if isinstance(errors[0], CheckFailedError) else InputError
-    return kind(
-        f"{len(errors)} of {n} machines gave no result",
-        expected="all of them to pass and to measure",
-        next_step="mend what is said above, and name these again",
-    )
-
-
-def _pack(options: BenchOptions, models: list[Path]) -> bytes:
-    """Return the .pyz of the models, with the test images if they are here."""
-    from ..bundling.bundle import bundle
     from ..bundling.options import BundleOptions
     from ..data import dataset
-    from ..data.options import DataOptions
+    from ..fleet.boards import require_all, visit
     from ..runtime.model_file import open_model
 
-    task = dataset.Task.of(open_model(models[0]).contract)
+    models, hosts = [choose_model(path) for path in options.models or (None,)], options.machines()
+    for host in hosts:
+        require_writable(_path_of(options, models[0], host))
     given = {one.name: getattr(options, one.name) for one in declared(DataOptions)}
+    task = dataset.Task.of(open_model(models[0]).contract)
     has_test = dataset.find_test_set(task, options) is not None
-    with TemporaryDirectory() as folder:
-        out = Path(folder, "bench.pyz")
-        bundle(BundleOptions(
-            tuple(models), out=out, with_test_set=has_test, ceiling=options.ceiling, **given
-        ))  # fmt: skip
-        return out.read_bytes()
+    bundle = BundleOptions(tuple(models), with_test_set=has_test, ceiling=options.ceiling, **given)
+    words = as_words(options, measure.BenchOptions, STAY_HERE)
+    commands = [["bench", "--json", "--model", path.name, *words] for path in models]
+    with terminal.progress():
+        visits = visit(hosts, bundle, commands, step=terminal.step)
+    boards = []
+    for number, one in enumerate(visits):
+        kept, error = _keep_here(options, one, models, terminal)
+        visits[number] = replace(one, error=error)
+        boards.append({"host": one.host, "results": kept, "error": error.line if error else None})
+        if error is not None:
+            terminal.answer(error.line)
+    terminal.finish({"boards": boards}, "convnet-edge", "report")
+    require_all(visits)
 
 
 def _path_of(options: BenchOptions, model: Path, host: str) -> Path:
@@ -320,30 +285,29 @@ def _path_of(options: BenchOptions, model: Path, host: str) -> Path:
 
 def _keep_here(
     options: BenchOptions, found: Visit, models: list[Path], terminal: Terminal
-) -> Visit:
-    """Write a machine's results and say what they are; an error is what is no result, too."""
+) -> tuple[list[str], EdgeError | None]:
+    """Write a machine's results, and return where; and an error, also of what is no result."""
     from ..reporting.read import read_results
     from ..runtime.measure import screen
 
-    kept, error = list[Path](), found.error
-    for model, document in zip(models, found.answers[1:], strict=False):
+    kept = list[str]()
+    for model, document in zip(models, found.answers, strict=False):
         path = _path_of(options, model, found.host)
         try:
+            document["machine"]["name"] = found.host
             with TemporaryDirectory() as folder:  # a good result of before stays
                 trial = Path(folder, path.name)
                 write_json(trial, document)
                 (result,) = read_results([trial]).values()
-        except (InputError, ValueError) as misfit:  # ValueError: a NaN in it
-            error = InputError(
+        except (InputError, ValueError, TypeError, KeyError) as misfit:  # ValueError: a NaN in it
+            return kept, InputError(
                 f"{found.host} answers nonsense of {model.name}: {misfit}"[:300],
                 expected="a result of its bundle",
                 next_step="see what its python3 is",
             )
-            break
         write_json(path, document)
-        kept.append(path)
-        terminal.answer(f"{found.host}: {screen.in_one_line(result)}")
+        kept.append(str(path))
+        if result.failed is None:
+            terminal.answer(f"{found.host}: {screen.in_one_line(result)}")
         terminal.wrote((path,))
-    if error is not None:
-        terminal.answer(f"{found.host}: {error.line}")
-    return replace(found, kept=tuple(kept), error=error)
+    return kept, found.error

@@ -1,29 +1,49 @@
 """`predict`: labels of pictures, or the tutorial's grid of test images."""
 
+from __future__ import annotations
+
 import csv
 import json
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..fleet.options import FleetOptions
 from ..predicting.options import ORDINALS, PredictOptions
-from ..runtime.errors import CheckFailedError, InputError
+from ..runtime.errors import CheckFailedError, EdgeError
 from ..runtime.files import visible
 from ..runtime.measure.result import percent
+from ..runtime.options import require
 from ..sealing.default_model import choose_model, shipped_model
 from .terminal import Terminal
 
+if TYPE_CHECKING:
+    from ..predicting.predict import Prediction
 
-def command(options: PredictOptions, terminal: Terminal) -> None:
+
+@dataclass(frozen=True)
+class WhereOptions(PredictOptions, FleetOptions):
+    """What to label, and on which machine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_here("out", "plot", "top", "invert", "preprocessing", "classes")
+        needed = bool(self.images) or not self.elsewhere
+        require(needed, "other machines without pictures", "SOURCE to name some", "SOURCE",
+                verb="add")  # fmt: skip
+
+
+def command(options: WhereOptions, terminal: Terminal) -> None:
     """Label pictures, with the three likeliest classes; without any, draw the tutorial's grid.
 
     Example: convnet-edge predict photos/ boot.jpg --format csv > labels.csv
     Example: convnet-edge predict archive/ --out answers --model exported/mine.onnx
+    Example: convnet-edge predict boot.jpg --on pi@board
     """
     from ..runtime.elsewhere.unproved import is_unproved
 
@@ -34,22 +54,24 @@ def command(options: PredictOptions, terminal: Terminal) -> None:
         _write_parts(options, terminal)
         return
     is_table = options.format != "text"  # one of no rows, if there are no pictures
-    answers = list(_label(options, terminal)) if options.images or is_table else []
+    labelled = list(_label(options, terminal)) if options.images or is_table else []
+    answers = [answer for answer, _ in labelled]
     document: dict[str, Any] = {"predictions": answers}
     if options.plot or not options.images:  # beside answers, the grid's lines are asides
         beside = bool(answers) or is_table
         document["grid"] = _draw_grid(options, Terminal(json=True) if beside else terminal)
     terminal.finish(document)
-    n_unread = sum("error" in answer for answer in answers)  # each has been told
-    if n_unread:
+    errors = [error for _, error in labelled if error]  # each has been told
+    if errors:
         if len(answers) > 1:
-            terminal.note(f"{len(answers) - n_unread:,} labelled, {n_unread:,} unreadable")
-        raise typer.Exit(InputError.exit_code)
+            terminal.note(f"{len(answers) - len(errors):,} labelled, {len(errors):,} unreadable")
+        raise typer.Exit(min(error.exit_code for error in errors))
 
 
-def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, Any]]:
+def _label(
+    options: WhereOptions, terminal: Terminal
+) -> Iterator[tuple[dict[str, Any], EdgeError | None]]:
     """Predict, print each answer as it comes (if stdout is not for JSON), and yield it."""
-    from ..predicting.predict import predict
     from ..runtime.classifier import NOT_SURE
     from ..runtime.pictures.decode import frames_note
 
@@ -57,11 +79,11 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
     table = csv.writer(_Rows(), lineterminator="\n")
     if shown_as == "csv":
         table.writerow(_csv_columns(options.n_top))
-    for answer in predict(options):
+    for answer in _answers(options, terminal):
         path = str(answer.path)
         if answer.error is not None:
             terminal.note(f"convnet-edge: {answer.error.line}")
-            yield {"path": path, "error": answer.error.line}
+            yield {"path": path, "error": answer.error.line}, answer.error
             continue
         if note := frames_note(answer.n_frames):
             terminal.note(f"{path}: {note}")
@@ -76,7 +98,22 @@ def _label(options: PredictOptions, terminal: Terminal) -> Iterator[dict[str, An
             table.writerow((path, *fields, "no" if answer.unsure else "yes"))
         elif shown_as == "jsonl":
             typer.echo(visible(json.dumps(document, ensure_ascii=False)))  # one line, not folded
-        yield document
+        yield document, None
+
+
+def _answers(options: WhereOptions, terminal: Terminal) -> Iterator[Prediction]:
+    """Yield the answers of this machine, or of those that are named."""
+    from ..bundling.options import BundleOptions
+    from ..fleet import pictures
+    from ..predicting.predict import predict
+
+    if not options.elsewhere:
+        yield from predict(options)
+        return
+    hosts, models = options.machines(), (choose_model(options.model),)
+    bundle = BundleOptions(models, ceiling=options.ceiling)
+    with terminal.progress():
+        yield from pictures.predict(hosts, bundle, options.images, options.provider, terminal.step)
 
 
 def _csv_columns(n_top: int) -> list[str]:

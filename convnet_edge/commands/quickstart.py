@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundling.options import BundleOptions
-from ..exporting.options import ExportOptions, VerifyOptions
+from ..exporting.options import ExportOptions
 from ..quantizing.options import QuantizeOptions
 from ..reporting.options import ReportOptions
 from ..training.options import TrainOptions
@@ -25,7 +25,7 @@ def command(terminal: Terminal) -> None:
     stages: tuple[tuple[str, Any, Any], ...] = (
         ("train the convnet", train, TrainOptions(data="sample", epochs=3, out=checkpoint)),
         ("export it to ONNX", export, ExportOptions(checkpoint=checkpoint, out=model)),
-        ("verify it here", verify, VerifyOptions(model=model, against=checkpoint, out=proof)),
+        ("verify it here", verify, verify.WhereOptions(model=model, against=checkpoint, out=proof)),
         ("quantize it to int8", quantize, QuantizeOptions(model=model, data="sample", out=small)),
         ("bench both", bench, measured),
         ("report what was measured", report, ReportOptions(results=results, out=page)),

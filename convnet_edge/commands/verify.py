@@ -1,18 +1,34 @@
-"""`verify`: prove a model file on this machine."""
+"""`verify`: prove a model file on this machine, or on others."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from ..data.options import DataOptions
 from ..exporting.options import VerifyOptions
-from ..sealing.default_model import to_name
+from ..fleet.options import FleetOptions
+from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal, as_words
 
 
-def command(options: VerifyOptions, terminal: Terminal) -> None:
+@dataclass(frozen=True)
+class WhereOptions(VerifyOptions, FleetOptions):
+    """What to verify, and on which machine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_here("against", "skew", "out")
+
+
+def command(options: WhereOptions, terminal: Terminal) -> None:
     """Prove a model file on this machine: digest, golden vectors, preprocessing.
 
-    Example: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors
+    Examples: convnet-edge verify exported/convnet.onnx --against checkpoints/convnet.safetensors ·
+    convnet-edge verify --on pi@board
     """
+    if options.elsewhere:
+        _command_elsewhere(options, terminal)
+        return
     from ..data import dataset
     from ..exporting.skew import table
     from ..exporting.verify import verify
@@ -52,3 +68,26 @@ def command(options: VerifyOptions, terminal: Terminal) -> None:
         what=f"{result.model_path} is not proved on {options.provider}",
         next_step=f"read {result.report_path}; {remedy}",
     )
+
+
+def _command_elsewhere(options: WhereOptions, terminal: Terminal) -> None:
+    """Let the bundle's self-test run on every machine that is named."""
+    from ..bundling.options import BundleOptions
+    from ..fleet.boards import require_all, visit
+
+    model = choose_model(options.model)
+    command = ["selftest", "--json", "--provider", options.provider]
+    bundle = BundleOptions((model,), ceiling=options.ceiling)
+    with terminal.progress():
+        visits = visit(options.machines(), bundle, [command], step=terminal.step)
+    boards = list[dict[str, Any]]()
+    for one in visits:
+        selftest = one.answers[0] if one.answers else None
+        if one.error is None:
+            terminal.answer(f"{one.host}: PASS: {model.name} on {options.provider}")
+        else:
+            terminal.answer(f"{one.host}: FAIL: {one.error.line}")
+        error = one.error.line if one.error else None
+        boards.append({"host": one.host, "selftest": selftest, "error": error})
+    terminal.finish({"boards": boards})
+    require_all(visits)

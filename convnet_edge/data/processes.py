@@ -50,8 +50,8 @@ class Job(Protocol[Item, Answer]):
         """Return what stands for the answer to an item that ended its process."""
 
 
-def run(job: Job[Item, Answer], items: Iterable[Item], n_workers: int) -> Iterator[Answer]:
-    """Yield the answer to each of `items`, in order.
+def run(job: Job[Item, Answer], items: Iterable[Item], n_workers: int) -> Iterator[list[Answer]]:
+    """Yield the answers to `items` in lists, in order.
 
     The processes start when the first answer is asked for, and end when the iterator does, however
     that is.
@@ -74,9 +74,9 @@ def run(job: Job[Item, Answer], items: Iterable[Item], n_workers: int) -> Iterat
         for chunk in _chunks(items, n_workers, job.largest):
             pending.append(pool.submit(answer, chunk))
             if len(pending) > 2 * n_workers:
-                yield from pending.popleft().result()
+                yield pending.popleft().result()
         while pending:
-            yield from pending.popleft().result()
+            yield pending.popleft().result()
     finally:
         for worker in workers:
             worker.stop()

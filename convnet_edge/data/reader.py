@@ -24,7 +24,8 @@ def read(paths: Iterable[str], how: Preprocessing) -> Iterator[Opened]:
     Raises:
         InputError: a process cannot be started.
     """
-    return processes.run(_Reading(how), paths, usable_cores())
+    for opened in processes.run(_Reading(how), paths, usable_cores()):
+        yield from opened
 
 
 def at_once(how: Preprocessing, most: int = MAX_CHUNK) -> int:

@@ -1,42 +1,59 @@
 """What runs on another machine: sent to its Python with each question, kept nowhere.
 
 Needs the standard library alone, of Python 3.8 or newer, so that an old one can be told so. Answers
-with one line of JSON behind a mark: a login shell may have its own words on stdout.
+with one line of JSON behind a mark: a login shell may have its own words on stdout. Its stdin stays
+open behind the data: where that ends before the answer, nobody waits for it, and all stops.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 N_KEPT = 8  # bundles
 MAX_WORDS = 4000
+running: subprocess.Popen[bytes] | None = None
 
 
-def main(do: str, mark: str, **how: Any) -> None:
-    """Do one thing, and print what was found."""
+def main(do: str, mark: str, n_bytes: int, **how: Any) -> None:
+    """Do one thing with the bytes that come on stdin, and print what was found."""
     does: dict[str, Any] = {"probe": probe, "put": put, "run": run}
+    data = sys.stdin.buffer.read(n_bytes)
+    threading.Thread(target=stop_when_left, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
-        found = does[do](**how)
+        found = does[do](data, **how)
     except OSError as error:
         found = {"error": f"{error.filename or 'the disk'}: {error.strerror or error}"}
     sys.stdout.write(f"\n{mark}{json.dumps(found)}\n")
     sys.stdout.flush()
 
 
+def stop_when_left(stdin: int) -> None:
+    """End this process and those it began when nobody is at the other end any more."""
+    while os.read(stdin, 4096):
+        pass
+    if running is not None:
+        running.kill()
+    os._exit(1)
+
+
 def folder() -> Path:
     """Return where bundles are kept."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    return Path(cache or Path.home() / ".cache", "convnet-edge", "bundles")
+    return Path(cache or Path.home() / ".cache", "convnet-edge", "bundles").absolute()
 
 
 def place(sha256: str) -> Path:
@@ -44,7 +61,7 @@ def place(sha256: str) -> Path:
     return folder() / f"{sha256}.pyz"
 
 
-def probe(sha256: str, packages: list[str]) -> dict[str, Any]:
+def probe(_: bytes, sha256: str, packages: list[str]) -> dict[str, Any]:
     """Say what is here: Python, packages, room, and whether the bundle is."""
     there = next(one for one in (folder(), *folder().parents) if one.is_dir())
     path = place(sha256)
@@ -58,9 +75,8 @@ def probe(sha256: str, packages: list[str]) -> dict[str, Any]:
     }
 
 
-def put(sha256: str) -> dict[str, Any]:
-    """Keep the bundle that comes on stdin, if it comes whole; forget the oldest ones."""
-    data = sys.stdin.buffer.read()
+def put(data: bytes, sha256: str) -> dict[str, Any]:
+    """Keep the bundle that came, if it came whole; forget the oldest ones."""
     if hashlib.sha256(data).hexdigest() != sha256:
         return {"error": f"{len(data)} bytes arrived, which are not those that were sent"}
     folder().mkdir(parents=True, exist_ok=True)
@@ -80,9 +96,13 @@ def put(sha256: str) -> dict[str, Any]:
     return {"put": len(data)}
 
 
-def run(sha256: str, commands: list[list[str]]) -> dict[str, Any]:
-    """Run the bundle's commands in turn, up to one that fails; nobody else's at the same time."""
-    with (folder() / "lock").open("w") as lock:
+def run(data: bytes, sha256: str, commands: list[list[str]]) -> dict[str, Any]:
+    """Run the bundle's commands in turn, up to one that fails; nobody else's at the same time.
+
+    data: a tar of the files that they name, if there are any.
+    """
+    global running
+    with (folder() / "lock").open("w") as lock, tempfile.TemporaryDirectory() as here:
         try:
             fcntl = importlib.import_module("fcntl")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,16 +110,20 @@ def run(sha256: str, commands: list[list[str]]) -> dict[str, Any]:
             pass  # Windows
         except BlockingIOError:
             return {"busy": True}
+        if data:
+            with tarfile.open(fileobj=io.BytesIO(data)) as files:
+                files.extractall(here)  # noqa: S202 - the host made it
         found: list[dict[str, Any]] = []
         for arguments in commands:
-            done = subprocess.run(  # noqa: S603 - what the host asks for
+            running = subprocess.Popen(  # noqa: S603 - what the host asks for
                 [sys.executable, str(place(sha256)), *arguments],
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=here,
             )
-            said, aside = (one.decode("utf-8", "replace") for one in (done.stdout, done.stderr))
-            found.append({"code": done.returncode, "said": said, "aside": aside[-MAX_WORDS:]})
-            if done.returncode:
+            said, aside = (one.decode("utf-8", "replace") for one in running.communicate())
+            found.append({"code": running.returncode, "said": said, "aside": aside[-MAX_WORDS:]})
+            if running.returncode:
                 break
         return {"ran": found}

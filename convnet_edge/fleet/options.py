@@ -1,13 +1,12 @@
 """The options of commands that other machines can do."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import InputError
 from ..runtime.files import MIB, read_bytes
-from ..runtime.options import Options, option
+from ..runtime.options import Options, declared, option, require
 
 MAX_HOSTS_BYTES = MIB
 OTHERS = "Other machines"
@@ -34,8 +33,8 @@ class FleetOptions(Options):
         """Whether other machines are named."""
         return bool(self.on or self.hosts)
 
-    def machines(self) -> Iterator[str]:
-        """Yield each machine once, in order.
+    def machines(self) -> list[str]:
+        """Return each machine once, in order.
 
         Raises:
             InputError: there is none, or one is no name.
@@ -52,10 +51,21 @@ class FleetOptions(Options):
                     expected="a name, an alias of ~/.ssh/config, or user@name",
                     next_step="change --on or --hosts",
                 )
-            yield host
         if not named:
             raise InputError(
                 f"{self.hosts} names no machine",
                 expected="one a line",
                 next_step="change --hosts",
             )
+        return list(dict.fromkeys(named))
+
+    def require_here(self, *names: str) -> None:
+        """Refuse other machines with an option of these `names` that is not as by default.
+
+        Raises:
+            InputError: so it is.
+        """
+        for one in declared(type(self)):
+            given = one.name in names and getattr(self, one.name) != one.default
+            found = f"{one.flag} and other machines"
+            require(not given or not self.elsewhere, found, "one of them", one.flag, verb="drop")

@@ -4,15 +4,16 @@ One connection a machine is shared by all questions. No password is asked for, n
 Source: ssh(1), ssh_config(5).
 """
 
+import contextlib
 import inspect
 import json
 import secrets
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import threading
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
 from types import TracebackType
 from typing import Any
 
@@ -37,10 +38,10 @@ REASONS = (  # what ssh says, what was expected, what to do
 class Connection:
     """A machine that can be asked; use it in a `with`.
 
-    host: an alias, or user@host, as ssh takes it. more: further options of ssh.
+    host: an alias, or user@host, as ssh takes it.
     """
 
-    def __init__(self, host: str, more: Sequence[str] = ()) -> None:
+    def __init__(self, host: str) -> None:
         program = shutil.which("ssh")
         if program is None:
             raise InputError(
@@ -53,7 +54,7 @@ class Connection:
         self._folder = Path(mkdtemp(prefix="ce-", dir="/tmp" if Path("/tmp").is_dir() else None))  # noqa: S108
         stated = OPTIONS | {"ControlPath": self._folder / "s"}
         options = [part for name, value in stated.items() for part in ("-o", f"{name}={value}")]
-        self._command = [program, "-T", *options, *more, "--", host]
+        self._command = [program, "-T", *options, "--", host]
         self._running: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Connection":
@@ -65,32 +66,49 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._running is not None:
-            self._running.kill()
+        self.stop()
         ending = [*self._command[:1], "-O", "exit", *self._command[2:]]
         subprocess.run(ending, capture_output=True, check=False)  # noqa: S603 - ssh itself
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def ask(self, do: str, data: bytes = b"", **how: Any) -> dict[str, Any]:
+    def stop(self) -> None:
+        """Give up what is asked just now; the machine notices, and stops too."""
+        if self._running is not None:
+            self._running.kill()
+
+    def ask(
+        self, do: str, data: bytes = b"", *, patience_s: float | None = None, **how: Any
+    ) -> dict[str, Any]:
         """Let the `agent` there do one thing, with `data` on its stdin; return what it found.
+
+        patience_s: after which it counts as lost.
 
         Raises:
             InputError: it cannot be reached, has no Python, or answers nonsense.
         """
         mark = secrets.token_hex(8)
-        source = (
-            f"{inspect.getsource(agent)}\nmain(**{ ({'do': do, 'mark': mark} | how)!r})\n".encode()
-        )
+        asked = {"do": do, "mark": mark, "n_bytes": len(data), **how}
+        source = f"{inspect.getsource(agent)}\nmain(**{asked!r})\n".encode()
         begin = f"import sys; exec(sys.stdin.buffer.read({len(source)}))"
         remote = f"python3 -c {shlex.quote(begin)}"
-        with subprocess.Popen(  # noqa: S603 - ssh itself
-            [*self._command, remote],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as self._running:
-            said, aside = self._running.communicate(source + data)
-        code = self._running.returncode
+        with TemporaryFile() as kept:
+            with (
+                contextlib.suppress(BrokenPipeError),
+                subprocess.Popen(  # noqa: S603 - ssh itself
+                    [*self._command, remote],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=kept,
+                ) as self._running,
+            ):
+                watch = threading.Timer(patience_s or threading.TIMEOUT_MAX, self.stop)
+                watch.daemon = True
+                watch.start()
+                said = self._talk(self._running, source + data)
+                watch.cancel()
+            code = LOST if self._running.returncode < 0 else self._running.returncode
+            kept.seek(0)
+            aside = kept.read()
         lines = said.decode(errors="replace").splitlines()
         answer = next((line for line in reversed(lines) if line.startswith(mark)), None)
         if answer is None:
@@ -106,6 +124,16 @@ class Connection:
                 next_step="free some space there, or set XDG_CACHE_HOME",
             )
         return found
+
+    @staticmethod
+    def _talk(running: "subprocess.Popen[bytes]", words: bytes) -> bytes:
+        """Say `words`, and return the answer; stdin stays open until then, as `agent` wants it."""
+        assert running.stdin
+        assert running.stdout
+        with contextlib.suppress(BrokenPipeError):
+            running.stdin.write(words)
+            running.stdin.flush()
+        return running.stdout.read()
 
     def _silent(self, code: int, aside: str) -> InputError:
         """Return the error of a machine that gave no answer."""

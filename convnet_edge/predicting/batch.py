@@ -6,7 +6,7 @@ start with the same model does the rest.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -114,8 +114,8 @@ class Engine(Protocol):
     def spent(self) -> Spent:
         """Return the seconds."""
 
-    def run(self, items: Iterable[Item]) -> Iterator[Row]:
-        """Yield the row of each of `items`, in any order."""
+    def run(self, items: Iterable[Item]) -> Iterator[Sequence[Row]]:
+        """Yield the rows of `items`, in any order."""
 
 
 class _Local:
@@ -128,7 +128,7 @@ class _Local:
     def spent(self) -> Spent:
         return self._job.spent
 
-    def run(self, items: Iterable[Item]) -> Iterator[Row]:
+    def run(self, items: Iterable[Item]) -> Iterator[Sequence[Row]]:
         return processes.run(self._job, items, self._n_workers)
 
 
@@ -149,11 +149,11 @@ def _run(
     """Label what is not known yet, and keep it, whatever ends this."""
     began = told = time.monotonic()
 
-    def take(row: Row) -> None:
+    def take(rows: Sequence[Row]) -> None:
         nonlocal told
-        kept.add(row)
-        found.n, found.n_new = found.n + 1, found.n_new + 1
-        found.n_errors += row.error is not None
+        kept.add(rows)
+        found.n, found.n_new = found.n + len(rows), found.n_new + len(rows)
+        found.n_errors += sum(row.error is not None for row in rows)
         now = time.monotonic()
         if now - told > TOLD_EVERY_S:
             told, found.elapsed_s, found.spent = now, now - began, engine.spent
@@ -168,11 +168,11 @@ def _run(
             if item.error is None:
                 yield item
             else:
-                take(Row(item.name, error=item.error.line))
+                take([Row(item.name, error=item.error.line)])
 
     try:
-        for row in engine.run(new()):
-            take(row)
+        for rows in engine.run(new()):
+            take(rows)
     finally:  # Ctrl-C, too
         kept.flush()
         found.elapsed_s, found.spent = time.monotonic() - began, engine.spent

@@ -24,7 +24,7 @@ from .labelling import Labelling, Spent
 from .parts import Row
 from .sources import Item
 
-WINDOW = 100_000  # paths that Ray gets at once: it holds all of what it gets
+WINDOW = 500_000  # paths that Ray holds at once; its actors begin anew for the next ones
 BLOCK = 1024  # paths that an actor gets at once: the cost of one that is lost
 CONNECT_S = 10.0
 
@@ -87,7 +87,7 @@ class Cluster:
             logging.getLogger("ray").setLevel(logging.ERROR)
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             if not self._ray.is_initialized():  # it prints what became of tasks on our stdout
-                import_module("ray._private.worker")._worker_logs_enabled = False
+                vars(import_module("ray._private.worker"))["_worker_logs_enabled"] = False
             with _quiet():
                 self._ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
             self._n = n_actors or int(self._ray.cluster_resources()["CPU"])
@@ -105,8 +105,8 @@ class Cluster:
         }  # fmt: skip
         self.spent = Spent()
 
-    def run(self, items: Iterable[Item]) -> Iterator[Row]:
-        """Yield the row of each of `items`, in any order."""
+    def run(self, items: Iterable[Item]) -> Iterator[list[Row]]:
+        """Yield the rows of `items`, in any order."""
         left = iter(items)
         strategy = self._data.ActorPoolStrategy(size=self._n)
         while window := list(itertools.islice(left, WINDOW)):
@@ -120,7 +120,7 @@ class Cluster:
                 for found in labelled.iter_rows():
                     rows, spent = json.loads(found["answers"])
                     self.spent = self.spent.plus(spent)
-                    yield from (Row(*row) for row in rows)
+                    yield [Row(*row) for row in rows]
             except self._ray.exceptions.RayError as error:
                 raise InputError(
                     f"Ray gave up: {str(error).strip().splitlines()[-1][:300]}",

@@ -26,7 +26,7 @@ STATED, LOCK, PART = "_predictions.json", ".lock", "part-{:06}"  # "_": no table
 SCHEMA = "convnet-edge/predictions/1"
 MAX_STATED_BYTES = 1 << 20
 FIRST_PART_S, PART_S, PART_ROWS = 2.0, 30.0, 50_000  # a crash costs no more than one part
-ROWS_AT_ONCE, CLOCK_EVERY = 10_000, 16
+ROWS_AT_ONCE = 10_000
 FREE = ("versions", "command")  # may differ from start to start
 
 
@@ -287,12 +287,11 @@ class Parts:
                 next_step="remove it, and start again: its pictures are labelled anew",
             ) from error
 
-    def add(self, row: Row) -> None:
-        """Add a row; now and then, a part is written."""
-        self._rows.append(row)
-        n = len(self._rows)  # the clock is looked at now and then
-        is_late = n % CLOCK_EVERY == 0 and time.monotonic() - self._began > self._wait_s
-        if n >= PART_ROWS or is_late:
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add rows; now and then, a part is written."""
+        self._rows += rows
+        is_late = time.monotonic() - self._began > self._wait_s
+        if len(self._rows) >= PART_ROWS or is_late:
             self.flush()
             self._wait_s = min(PART_S, 2 * self._wait_s)
 

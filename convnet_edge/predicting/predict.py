@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..runtime.classifier import Classifier
 from ..runtime.elsewhere import unproved
-from ..runtime.errors import InputError
+from ..runtime.errors import EdgeError, InputError
 from ..runtime.pictures import preprocess
 from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
@@ -22,15 +22,15 @@ class Prediction:
     """One picture's answer.
 
     top: the likeliest classes as (name, probability), best first. unsure: whether the model does
-    not stand by it. n_frames: of which the first was taken (`Prepared`). error: why the picture
-    could not be read; then there is no answer.
+    not stand by it. n_frames: of which the first was taken (`Prepared`). error: why there is no
+    answer.
     """
 
     path: Path
     top: tuple[tuple[str, float], ...] = ()
     unsure: bool = False
     n_frames: int = 1
-    error: InputError | None = None
+    error: EdgeError | None = None
 
     @property
     def label(self) -> str:

@@ -24,6 +24,7 @@ from .read import read_results
 TITLE = "Inference benchmark"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MAX_ROWS, MAX_WHERE = 12, 20  # of the first screen; characters of its column "on"
+MAX_SHOWN = 29  # characters of a machine or a model
 MAX_LISTED = 8  # things that a warning names
 MAX_CHARTED = 20  # results; more are too many to tell apart, and take minutes to draw
 LONG = 34  # characters; shorter cells stay on one line
@@ -35,6 +36,7 @@ NOTHING = "No result holds a measured time or size: nothing to chart."
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-web")
 SPREAD = "How often each time came, on a logarithmic axis; further left is faster."
 RATES = "Both axes are logarithmic; higher is faster."
+TO_DEPLOY = "the fastest that is not shown to be less accurate"
 FRONT = "none of the same machine is both faster and more accurate."
 
 
@@ -97,7 +99,7 @@ def report(options: ReportOptions) -> ReportResult:
     drawn = all(picture.drawn for picture in pictures)
     fewer = f"charts show {len(charted)} of {len(entries)} results, those of a Pareto front first"
     newest = max(one.result.measured_at for one in entries)
-    overview = (measurements(results), _overview(entries))
+    fleet, overview = _fleet(entries), (measurements(results), _overview(entries))
     said = _Page(
         summary=_summary(entries),
         advice=tuple(
@@ -107,7 +109,7 @@ def report(options: ReportOptions) -> ReportResult:
         ),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
         warnings=(*_warnings(entries), *[fewer] * (len(charted) < len(entries))),
-        tables=tuple(table for table in overview if table.rows),
+        tables=tuple(table for table in (fleet, *overview) if table.rows),
         reasons=tuple(f"{e.number}, {e.name}, {reason}" for e in entries for reason in _reasons(e)),
         figures=figures,
         missing=NOTHING if not figures else None if drawn else MISSING,
@@ -121,7 +123,7 @@ def report(options: ReportOptions) -> ReportResult:
         markdown_path,
         pictures,
         markdown,
-        (said.summary, *_screen(entries, markdown_path), *_advice(said.advice)),
+        (said.summary, *_best(fleet), *_screen(entries, markdown_path), *_advice(said.advice)),
         (*_fitted(_timed(entries)), *_details(said, overview[1])),
         said.warnings,
         tuple(dict.fromkeys(one.name for one in models if one.proof != "unproved")),
@@ -149,6 +151,46 @@ def _cells(one: Entry, row: Latency, *, short: bool = False) -> dict[str, str]:
         "accuracy": tables.accuracy_text(one.result.accuracy, ends=not short),
         "verdict": row.verdict.status if row.verdict else NONE,
     }
+
+
+def _fleet(entries: Sequence[Entry]) -> Table:
+    """Return what to deploy on each of several machines, and how many results failed there."""
+    rows = []
+    for letter in dict.fromkeys(one.letter for one in entries if one.letter):
+        there = [one for one in entries if one.letter == letter]
+        best, n_failed = _to_deploy(there), sum(one.result.failed is not None for one in there)
+        row = best.row if best else None
+        rows.append({
+            "machine": _machine(there[0]),
+            "deploy": f"{best.number}, {best.name}" if best else "none",
+            "batch": tables.number(row.batch_size) if row else NONE,
+            "p50 ms": tables.percentile_text(row.percentile(0.5), ends=False) if row else NONE,
+            "accuracy": tables.accuracy_text(best.result.accuracy if best else None, ends=False),
+            "results": f"{len(there)}{f', {n_failed} failed' * bool(n_failed)}",
+        })  # fmt: skip
+    return _table("machines", f"What to deploy on each machine: {TO_DEPLOY}", rows)
+
+
+def _to_deploy(there: Sequence[Entry]) -> Entry | None:
+    """Return the fastest result that is not shown to be less accurate than another."""
+    timed = [one for one in there if one.percentile(0.5) and one.status != "INVALID"]
+    timed = [one for one in timed if one.result.failed is None]
+    scored = [one for one in timed if one.accuracy]
+    if scored:
+        _, low, _ = max(one.accuracy for one in scored)
+        timed = [one for one in scored if one.accuracy[2] >= low]
+    return min(timed, key=lambda one: one.percentile(0.5)[0], default=None)
+
+
+def _best(fleet: Table) -> list[str]:
+    """Return what of it fits a screen."""
+    shown = [
+        {"machine": tables.shorten(machine.partition(" (")[0], MAX_SHOWN),
+         "deploy": tables.shorten(name, MAX_SHOWN),
+         "p50 ms": p50, "accuracy": accuracy}
+        for machine, name, _, p50, accuracy, _ in fleet.rows[:MAX_LISTED]
+    ]  # fmt: skip
+    return [*tables.to_text(_table("deploy", f"Deploy {TO_DEPLOY}:", shown)), ""] if shown else []
 
 
 def _screen(entries: Sequence[Entry], whole: Path) -> list[str]:
@@ -218,7 +260,8 @@ def _entries(results: Mapping[Path, Result]) -> list[Entry]:
     """
 
     def key(machine: Machine) -> str:  # equal for comparable machines; a browser may hide its id
-        return machine.id or f"{machine.cpu}, {machine.architecture}, {machine.usable_cores}"
+        about = machine.id or f"{machine.cpu}, {machine.architecture}, {machine.usable_cores}"
+        return f"{machine.name}, {about}"
 
     known = list(dict.fromkeys(key(result.machine) for result in results.values()))
     letters = [chr(65 + i) if i < 26 else f"M{i + 1}" for i in range(len(known))]
@@ -240,7 +283,8 @@ def _machine(one: Entry) -> str:
     """Return the processor and the start of the machine's id, after its letter."""
     machine = one.result.machine
     short = f"id {machine.id[:6]}" if machine.id else "no id"
-    return f"{one.letter}: " * bool(one.letter) + f"{machine.cpu or NONE} ({short})"
+    letter, name = f"{one.letter}: " * bool(one.letter), f"{machine.name}, " * bool(machine.name)
+    return f"{letter}{name}{machine.cpu or NONE} ({short})"
 
 
 def _ending(one: Entry) -> str:

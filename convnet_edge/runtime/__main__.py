@@ -29,7 +29,7 @@ from .files import (
 from .measure import bench, cold_start, machine, screen
 from .measure.check import Check
 from .measure.options import DEVICE_BATCH_SIZES, BenchOptions
-from .measure.result import as_json, percent
+from .measure.result import Result, as_json, percent
 from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require_values
 from .pictures import decode, preprocess
@@ -184,13 +184,15 @@ def _selftest(archive: Archive, asked: argparse.Namespace, options: BenchOptions
         "machine": machine.passport(),
     }
     _show(asked, document, [*lines, "PASS" if passed else "FAIL"])
+    if asked.json:
+        _say(*(f"{one.name}: {one.refused}" for one in candidates if one.refused), aside=True)
     return 0 if passed else CheckFailedError.exit_code
 
 
 def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
     rows: list[tuple[str, Predictions]] = []
     chosen, opened = _choose(archive, asked.model, options)
-    classifier, code = opened[chosen.name], 0
+    classifier, unread = opened[chosen.name], list[dict[str, Any]]()
     if not asked.images:
         rows = [(sample.name, classifier(sample.pixels)) for sample in classifier.contract.samples]
     for path in asked.images:
@@ -201,8 +203,8 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
                 _say(f"{path}: {note}", aside=True)
         except InputError as error:
             _say(f"{archive.path.name}: {error.line}", aside=True)
-            code = error.exit_code
-    answers, lines = [], []
+            unread.append({"path": str(path), "error": error.line})
+    answers, lines = unread, []
     for name, found in rows:
         (top,), unsure = found.top(3), bool(found.unsure[0])
         shares = ", ".join(f"{label} {percent(share)}" for label, share in top)
@@ -210,13 +212,13 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         listed = [{"label": label, "probability": share} for label, share in top]
         answers.append({"path": name, "label": top[0][0], "sure": not unsure, "top": listed})
     _show(asked, {"predictions": answers}, lines)
-    return code
+    return InputError.exit_code if unread else 0
 
 
 def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
     if options.out is not None:
         require_writable(options.result_path(Path(asked.model or "model")))
-    chosen, opened = _choose(archive, asked.model, options)
+    chosen, opened = _choose(archive, asked.model, options, refuses=asked.model is None)
     classifier = opened.pop(chosen.name)
     out = None if options.out is None else options.result_path(Path(chosen.name))
 
@@ -225,26 +227,30 @@ def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -
         if not asked.json:
             _say(*lines)
 
+    last: list[Result] = []
+
+    def keep(found: Result) -> None:
+        last[:] = [found]
+        if out is not None:
+            write_json(out, as_json(found))
+
     shown = screen.Screen(say, verbose=asked.verbose)
-    result = bench.bench_model(
-        classifier,
-        options,
-        name=chosen.name,
-        version=archive.manifest["convnet_edge"],
-        test=archive.test_set(),
-        checks=chosen.checks,
-        start=cold_start.Task(archive.path, member=chosen.name),
-        listener=bench.Listener(
-            _stage,
-            keep=lambda found: write_json(out, as_json(found)) if out is not None else None,
-            opened=shown.opened,
-            timed=shown.timed,
-        ),
-        rivals=tuple(opened.items()),
-    ).result
-    shown.ended(result)
-    if asked.json:
-        _say(*json_text(as_json(result)).split("\n"))
+    try:
+        result = bench.bench_model(
+            classifier,
+            options,
+            name=chosen.name,
+            version=archive.manifest["convnet_edge"],
+            test=archive.test_set(),
+            checks=chosen.checks,
+            start=cold_start.Task(archive.path, member=chosen.name),
+            listener=bench.Listener(_stage, keep=keep, opened=shown.opened, timed=shown.timed),
+            rivals=tuple(opened.items()),
+        ).result
+        shown.ended(result)
+    finally:  # one that failed says why, and what was measured before
+        if asked.json and last:
+            _say(*json_text(as_json(last[0])).split("\n"))
     if out is not None:
         _say(f"wrote {out}", aside=True)
     bench.require_believable([result], strict=options.strict)
@@ -281,12 +287,17 @@ def _candidates(
 
 
 def _choose(
-    archive: Archive, wanted: str | None, options: BenchOptions
+    archive: Archive, wanted: str | None, options: BenchOptions, *, refuses: bool = True
 ) -> tuple[Candidate, dict[str, Classifier]]:
-    """Return the fastest model that passes here, and all that do; say on stderr why that one."""
+    """Return the fastest model that passes here, and all that do; say on stderr why that one.
+
+    refuses: where none passes; else the first that can be opened stands for them.
+    """
     candidates, opened = _candidates(archive, wanted, options)
     usable = [one for one in candidates if one.passed]
     refused = [f"{one.name} is left out, {one.refused}" for one in candidates if not one.passed]
+    if not usable and not refuses:
+        usable, refused = [one for one in candidates if one.name in opened], []
     if not usable:
         raise CheckFailedError(
             "; ".join(refused), expected="a model that passes here", next_step=NEXT_STEP

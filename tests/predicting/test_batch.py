@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -243,12 +244,12 @@ def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     kept = parts.Parts(tmp_path / "out", parts.Csv(), parts.Columns(("a",), 0, False), {})
     monkeypatch.setattr(parts, "FIRST_PART_S", 0.0)
     for index in range(25):
-        kept.add(parts.Row(f"{index}", [0], [0.5]))
+        kept.add([parts.Row(f"{index}", [0], [0.5])])
     assert len(list((tmp_path / "out").glob("part-*"))) == 2
     monkeypatch.setattr(parts, "PART_ROWS", 1000)
     kept._wait_s = 0.0
     for _ in range(11):
-        kept.add(parts.Row("late", [0], [0.5]))
+        kept.add([parts.Row("late", [0], [0.5])])
     kept.close()
     assert len(read(tmp_path / "out")) == 36
 
@@ -297,6 +298,51 @@ def test_ctrl_c_keeps_what_is_there(pictures, tiny_model, tmp_path):
         batch.TOLD_EVERY_S = before
     assert len(read(out)) >= 20
     assert label(pictures, tiny_model, out).n == N
+
+
+FULL = """
+set -e
+mount -t tmpfs -o size=72k tmpfs "$1"
+"$2" -c "
+from convnet_edge.predicting import parts; parts.FIRST_PART_S, parts.PART_ROWS = 0.0, 25
+import sys; from convnet_edge.__main__ import main; main()" "${@:3}" || echo "exit $?"
+ls -A "$1/out"
+mount -o remount,size=1m "$1"
+"$2" -m convnet_edge "${@:3}"
+cp -r "$1/out" "$1.kept"
+"""
+
+
+def test_full_disk_leaves_whole_parts_and_the_same_command_goes_on(pictures, tiny_model, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    filled = "x" * 1000  # of the shell's own
+    command = ["predict", pictures, "--out", small / "out", "--model", tiny_model, "--format",
+               "csv", "--digest", "--top", "10"]  # fmt: skip
+    program = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", FULL, filled, small,
+               sys.executable, *command]  # fmt: skip
+    can = subprocess.run([*program[:4], "true"], capture_output=True)
+    if can.returncode:
+        pytest.skip("no mounts of one's own here")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "exit 2" in done.stdout
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ".part" not in done.stdout, "half a part was left"
+    rows = read(tmp_path / "small.kept")
+    assert len(rows) == len({row["path"] for row in rows}) == N
+
+
+def test_picture_whose_disk_fails_is_a_row(pictures, tiny_model, tmp_path):
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("nothing here that opens and cannot be read")
+    (pictures / "bad sector.png").symlink_to("/proc/self/mem")
+    found = label(pictures, tiny_model, tmp_path / "out")
+    assert (found.n, found.n_errors) == (N + 1, 2)
+    errors = [row["error"] for row in read(tmp_path / "out") if row["error"]]
+    assert any("Input/output error" in error for error in errors), errors
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import convnet_edge
 PACKAGE = Path(convnet_edge.__file__).parent
 ROWS = (  # arrows go down: a room imports rooms of the rows below it, and none of its own
     {"commands"},
-    {"training", "exporting", "quantizing", "reporting", "bundling", "predicting", "fleet"},
+    {"fleet"},
+    {"training", "exporting", "quantizing", "reporting", "bundling", "predicting"},
     {"networks", "data", "drawing", "sealing"},
     {"runtime"},
 )

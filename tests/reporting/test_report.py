@@ -151,14 +151,38 @@ def test_screen_holds_every_row_or_the_most_telling_ones(tmp_path, plain, n, n_r
             machine__id=f"{i % 2:016}", batch_ms={1: 0.02 + abs(i - 30) / 99, 8: 0.5, 64: 2.6},
         )  # fmt: skip
     made_report = make(tmp_path)
-    head, columns, *rows = made_report.summary
+    head, *rest = made_report.summary
     assert max(map(len, made_report.summary[: n_rows + 2])) <= 80
     assert head == f"{n} result{'s' * (n > 1)}: {n} VALID"
+    columns, *rows = rest[rest.index("") + 1 :] if n > 1 else rest
     assert columns.split()[:4] == ["#", "file", "on", "batch"]
     assert len(rows) == n_rows + bool(more)
     if more:  # shown are those that none of the same machine beats in speed and accuracy
         assert {"31", "30"} <= {row.split()[0] for row in rows[:-1]}
         assert rows[-1] == f"{more} more rows in {made_report.markdown_path}"
+
+
+def test_fleet_is_told_what_to_deploy_on_each_machine(tmp_path, plain):
+    made.write(tmp_path, "a.json", machine__name="pi@one", model__name="slow.onnx",
+               batch_ms={1: 2.0}, accuracy__interval={"low": 0.5, "high": 0.9})  # fmt: skip
+    made.write(tmp_path, "b.json", machine__name="pi@one", model__name="fast.onnx",
+               batch_ms={1: 1.0}, accuracy__interval={"low": 0.4, "high": 0.6})  # fmt: skip
+    made.write(tmp_path, "c.json", machine__name="pi@one", model__name="wrong.onnx",
+               batch_ms={1: 0.1}, accuracy__interval={"low": 0.1, "high": 0.3})  # fmt: skip
+    made.write(tmp_path, "d.json", machine__name="two", model__name="bad.onnx", latency=[],
+               failed="golden vectors")  # fmt: skip
+    made.write(tmp_path, "e.json", machine__name="three", model__name="x.onnx", accuracy=None,
+               verdict__status="INVALID")  # fmt: skip
+    found = make(tmp_path)
+    _, *rest = found.summary
+    told = rest[: rest.index("")]
+    assert told[0] == "Deploy the fastest that is not shown to be less accurate:"
+    assert [re.split(r" {2,}", line)[:2] for line in told[2:]] == [
+        ["A: pi@one, AMD EPYC", "2, fast.onnx"],
+        ["B: two, AMD EPYC", "none"],
+        ["C: three, AMD EPYC", "none"],
+    ]
+    assert "What to deploy on each machine" in found.markdown
 
 
 def test_report_says_which_to_deploy_and_where(tmp_path, plain):

@@ -124,13 +124,11 @@ def bench_model(
     sizes = batch_sizes_of(classifier.file, options.batch_sizes)
     options = replace(options, batch_sizes=sizes)
     run = Measured(classifier, options, test, listener or Listener(), began)
+    proof = f"`convnet-edge verify {quote(str(start.model_path))}`"
+    if start.member:
+        proof = f"`python3 {quote(start.model_path.name)} selftest`"
     try:
-        require(
-            checks,
-            what=f"{name} was not timed",
-            next_step=f"check the file with `convnet-edge verify {quote(str(start.model_path))}`",
-            listed=True,
-        )
+        require(checks, what=f"{name} was not timed", next_step=f"see {proof}", listed=True)
         _measure(run, start)
         if first is not None:
             run.note(pairs=(_compare(first, run),))

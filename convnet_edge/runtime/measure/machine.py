@@ -34,6 +34,11 @@ ISA_FLAGS = {
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
     "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
 }  # fmt: skip
+ARM_PARTS = {  # of implementer 0x41, as util-linux's lscpu names them
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1", "0xd40": "Neoverse-V1", "0xd41": "Cortex-A78", "0xd49": "Neoverse-N2",
+}  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -58,6 +63,7 @@ def passport() -> dict[str, Any]:
     found = {
         "cpu": info.get("model name")
         or _read(Path("/proc/device-tree/model"))
+        or ARM_PARTS.get(info.get("CPU part", ""))
         or (None if info else platform.processor() or None),
         "architecture": platform.machine(),
         "isa": sorted(set(info.get("flags", info.get("Features", "")).split()) & ISA_FLAGS),

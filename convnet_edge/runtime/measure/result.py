@@ -139,6 +139,7 @@ class Machine:
     gpus: Annotated[list[str] | None, "names"] = None
     gpu_driver: Annotated[str | None, "NVIDIA driver's version"] = None
     versions: Annotated[dict[str, str], "by package"] = field(default_factory=dict)
+    name: Annotated[str | None, "by which `bench --on` reached it; null: it ran by hand"] = None
 
 
 @dataclass(frozen=True)
