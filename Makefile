@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
+HOURS ?= 0.1
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated lint format lock clean
+.PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated campaign lint format lock clean
 
 quickstart: $(VENV)/installed-here  ## the main job on the embedded data
 	$(BIN)/convnet-edge quickstart
@@ -35,6 +36,9 @@ test-arm: $(VENV)/installed-locked .emulated/ready  ## a bundle on an emulated R
 
 test-emulated: $(VENV)/installed-locked .emulated/ready  ## the shipped files on other processors
 	$(BIN)/pytest -m arm --arm $(PYTEST_ARGS)
+
+campaign: $(VENV)/installed-locked  ## six minutes of attacks; HOURS=10 for all of them
+	$(BIN)/python benchmarks/campaign.py --anew --hours $(HOURS) --out runs/campaign.json
 
 lint: $(VENV)/installed-locked
 	$(BIN)/ruff check .

@@ -30,10 +30,8 @@ def main() -> None:
         sys.stderr.write(INTERRUPTED)
         sys.exit(130)
     finally:  # what was asked for is done or given up: nothing is left to interrupt
-        import gc
         import signal
 
-        gc.freeze()  # what ends with the process needs no look at each object: 0.1 s
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

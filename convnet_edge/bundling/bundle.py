@@ -36,12 +36,13 @@ MODEL = "model.onnx"  # as ONNX's test runners want it
 class Bundle:
     """What was written. checks: of each model, by name, on this machine's CPU.
 
-    document: where, how large, with which digest, as plain JSON values.
+    document: where, how large, with which digest, as plain JSON values. n_test_images: in it.
     """
 
     path: Path
     checks: dict[str, tuple[Check, ...]]
     document: dict[str, Any]
+    n_test_images: int = 0
 
     __repr__ = brief
 
@@ -83,7 +84,9 @@ def bundle(options: BundleOptions) -> Bundle:
     }
     content = {archive.MODELS + name: model.file.data for name, model in models.items()}
     find = dataset.require_test_set if options.with_test_set else dataset.find_test_set
-    if options.with_test_set or options.target == "web":
+    test = None
+    wanted = options.target == "web" if options.with_test_set is None else options.with_test_set
+    if wanted:
         test = find(dataset.Task.of(contract), options)
         content |= {archive.TEST_SET: archive.encode_test_set(test)} if test else {}
     if options.target == "testdata":
@@ -92,7 +95,7 @@ def bundle(options: BundleOptions) -> Bundle:
         document = site.write(out, content, about, options.ort_web)
     else:
         document = _write_pyz(out, content, about)
-    return Bundle(out, checks, document)
+    return Bundle(out, checks, document, len(test) if test else 0)
 
 
 def _about(name: str, model: Classifier) -> dict[str, Any]:

@@ -18,7 +18,9 @@ class BundleOptions(DataOptions):
         "pyz: one file that runs there. web: a page for any browser. testdata: for ONNX's own test "
         "runners.",
     )
-    with_test_set: bool = option(False, "Also the test images.")
+    with_test_set: bool | None = option(
+        None, "The test images, too?", default_text="in a page, if they are here"
+    )
     ort_web: Path = option(
         Path("node_modules/onnxruntime-web"),
         "For web: npm's onnxruntime-web. Nothing is downloaded.",
@@ -33,9 +35,10 @@ class BundleOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         alone = len(self.models) < 2 and not self.with_test_set
+        more = " and the test set" if self.with_test_set else ""
         require(
             self.target != "testdata" or alone,
-            f"{len(self.models)} models{' and the test set' * self.with_test_set} as testdata",
+            f"{len(self.models)} models{more} as testdata",
             "one model: its golden images are the data",
             "--target",
         )

@@ -57,8 +57,8 @@ class PageServer(ThreadingTCPServer):
             raise InputError(
                 f"{host}, port {port}, cannot be used: {getattr(error, 'strerror', error)}",
                 expected="an address or name of this computer and a free port",
-                next_step="let one be chosen with --port 0, or take every address with "
-                "--host 0.0.0.0",
+                next_step="let one be chosen with --port 0"
+                + ", or take every address with --host 0.0.0.0" * (host != "0.0.0.0"),  # noqa: S104
             ) from error
         if self.context is not None:  # the handshake waits for a client's own thread
             self.socket = self.context.wrap_socket(

@@ -40,6 +40,8 @@ def command(options: BundleOptions, terminal: Terminal) -> None:
     for name, value in made.document.items():
         if name not in ("path", "manifest", "files"):
             terminal.say(f"{heading(name)}: {shown(name, value)}")
+    if made.n_test_images:
+        terminal.say(f"test pictures: {made.n_test_images:,}, for whoever gets this")
     terminal.wrote([Path(path) for path in made.document.get("files", [made.path])])
     words = NEXT.get(options.target, "").split()
     terminal.finish(made.document, *(word.format(made.path) for word in words))

@@ -65,7 +65,7 @@ def command(options: ExamineOptions, terminal: Terminal) -> None:
     if lines != whole:
         terminal.answer("(more with --verbose)")
     terminal.wrote((found.report_path,), found.pictures)
-    terminal.detail(f"the cache {cache_dir} takes {cache.size(cache_dir) / 1e6:,.0f} MB")
+    terminal.detail(f"decoded pictures: {cache_dir}, {cache.size(cache_dir) / 1e6:,.0f} MB")
     sound = not found.report.leaks or options.allow_leaks
     asked = replace(options, recheck=False)
     command = ["convnet-edge", "train", *as_words(asked, PreparationOptions)]

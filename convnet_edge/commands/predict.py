@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shlex
 import sys
@@ -124,6 +125,8 @@ def _csv_columns(n_top: int) -> list[str]:
 def _write_parts(options: PredictOptions, terminal: Terminal) -> None:
     """Label any number of pictures, and keep the answers in parts."""
     from ..predicting.batch import Labelled, label
+
+    gc.freeze()  # what was imported stays: no collection needs to look at it
 
     def show(found: Labelled) -> None:
         errors = f", {found.n_errors:,} unreadable" * bool(found.n_errors)

@@ -114,14 +114,15 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
 
     cost, peak = run.count_operations(), measure_peak(run.device)
     bound_s = run.n_drawn * cost.n_training / peak / run.launch.size
+    n_left = run.recipe.epochs - len(run.epochs)
+    whole = f", {n_left} of them {n_left * bound_s / 60:.2g} min" * (n_left > 1)
     together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
     terminal.say(
         f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
         f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}",
+        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}{whole}",
     )
     if bound_s > LONG_S and run.device.type == "cpu":
-        n_left = run.recipe.epochs - len(run.epochs)
         terminal.note(
             f"warning: {_epochs(n_left)} take {n_left * bound_s / 3600:.1f} hours or more without "
             "a GPU; smaller images (--image-size) or a smaller network take less"

@@ -163,7 +163,7 @@ def _run(
         for item in sources.find(options.images):
             if not item.name.isascii():
                 item = item._replace(name=parts.as_text(item.name))
-            if known.take(item.name):
+            if known and known.take(item.name):
                 continue
             if item.error is None:
                 yield item

@@ -182,10 +182,12 @@ class Done:
         digests = np.fromiter(map(_digest, paths), "S16")
         self._digests, self._n = np.unique(digests, return_counts=True)
 
+    def __len__(self) -> int:
+        """Return how many they are."""
+        return len(self._digests)
+
     def take(self, path: str) -> bool:
         """Tell whether a path has an answer that was not taken before."""
-        if not len(self._digests):
-            return False
         digest = np.bytes_(_digest(path))
         place = int(np.searchsorted(self._digests, digest))
         if place == len(self._digests) or self._digests[place] != digest or not self._n[place]:

@@ -335,7 +335,7 @@ def _read_contract(top: Message) -> tuple[Contract, Check]:
     digest = contract.digest_of(top.data, start, end, stated)
     same = digest == stated.file_sha256
     says = "as stated" if same else f"but the file states {stated.file_sha256[:16]}…"
-    return stated, Check("digest", same, f"sha256 {digest[:16]}…, {says}")
+    return stated, Check("digest", same, f"sha256 {digest[:16]}… of what is sealed, {says}")
 
 
 def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
