@@ -35,8 +35,8 @@ def ort_web(tmp_path):
 
 @pytest.fixture
 def lay_out(tiny_model, ort_web, tmp_path):
-    def lay_out(out=tmp_path / "page", models=(tiny_model,)):
-        return bundle(BundleOptions(models, target="web", ort_web=ort_web, out=out))
+    def lay_out(out=tmp_path / "page", models=(tiny_model,), **more):
+        return bundle(BundleOptions(models, target="web", ort_web=ort_web, out=out, **more))
 
     return lay_out
 
@@ -69,6 +69,13 @@ def test_folder_holds_page_runtime_and_model_with_their_digests(lay_out):
     assert document["class_labels"] == list(tiny.LABELS)
     sizes = (made.document["n_files"], made.document["site_bytes"])
     assert sizes == (len(files), sum(map(len, files.values())))
+
+
+def test_page_leaves_out_the_test_set_if_that_is_said(lay_out, monkeypatch):
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(9))
+    made = lay_out(with_test_set=False)
+    assert made.n_test_images == 0
+    assert not any("test-set" in name for name in contents(made.path))
 
 
 @pytest.mark.parametrize("n_images", [None, 0, 9])

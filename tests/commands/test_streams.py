@@ -234,6 +234,7 @@ TRAIN = ["train", "--data", "sample"]
         ("typer", [str(REPOSITORY / "cli.py"), *TRAIN]),
         ("inspect", ["-m", "convnet_edge", *TRAIN]),
         ("numpy", ["-m", "convnet_edge", *TRAIN]),
+        ("datetime", ["{bundle}", "bench"]),  # by C code of numpy
         ("hashlib", ["{bundle}", "selftest"]),
         ("onnxruntime", ["{bundle}", "selftest"]),
     ],

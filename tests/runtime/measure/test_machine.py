@@ -29,6 +29,14 @@ def test_passport_is_plain_json_and_names_the_software():
     assert len(passport["id"]) == 16
 
 
+def test_passport_names_an_arm_core(monkeypatch):
+    info = {"CPU implementer": "0x41", "CPU part": "0xd08", "Features": "fp asimd"}
+    monkeypatch.setattr(machine, "_key_values", lambda _: info)
+    monkeypatch.setattr(machine, "_read", lambda _: None)  # no model in the device tree
+    assert machine.passport()["cpu"] == "Cortex-A72"
+    assert machine.passport()["isa"] == ["asimd"]
+
+
 def test_passport_id_follows_the_machine_not_its_state(monkeypatch):
     before = machine.passport()["id"]
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
