@@ -56,6 +56,7 @@ class Connection:
         options = [part for name, value in stated.items() for part in ("-o", f"{name}={value}")]
         self._command = [program, "-T", *options, "--", host]
         self._running: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
 
     def __enter__(self) -> "Connection":
         return self
@@ -72,7 +73,8 @@ class Connection:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def stop(self) -> None:
-        """Give up what is asked just now; the machine notices, and stops too."""
+        """Ask nothing more, and give up what is asked just now; the machine notices that."""
+        self._is_stopped = True
         if self._running is not None:
             self._running.kill()
 
@@ -101,11 +103,7 @@ class Connection:
                     stderr=kept,
                 ) as self._running,
             ):
-                watch = threading.Timer(patience_s or threading.TIMEOUT_MAX, self.stop)
-                watch.daemon = True
-                watch.start()
-                said = self._talk(self._running, source + data)
-                watch.cancel()
+                said = self._talk(self._running, source + data, patience_s)
             code = LOST if self._running.returncode < 0 else self._running.returncode
             kept.seek(0)
             aside = kept.read()
@@ -125,15 +123,24 @@ class Connection:
             )
         return found
 
-    @staticmethod
-    def _talk(running: "subprocess.Popen[bytes]", words: bytes) -> bytes:
+    def _talk(
+        self, running: "subprocess.Popen[bytes]", words: bytes, patience_s: float | None
+    ) -> bytes:
         """Say `words`, and return the answer; stdin stays open until then, as `agent` wants it."""
         assert running.stdin
         assert running.stdout
-        with contextlib.suppress(BrokenPipeError):
-            running.stdin.write(words)
-            running.stdin.flush()
-        return running.stdout.read()
+        if self._is_stopped:  # between two questions
+            running.kill()
+        watch = threading.Timer(patience_s or 0, running.kill)
+        if patience_s:
+            watch.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                running.stdin.write(words)
+                running.stdin.flush()
+            return running.stdout.read()
+        finally:
+            watch.cancel()
 
     def _silent(self, code: int, aside: str) -> InputError:
         """Return the error of a machine that gave no answer."""
