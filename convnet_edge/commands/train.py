@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..data.options import DataOptions
 from ..networks import REFERENCE
 from ..runtime.measure.result import Interval, percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
-from .terminal import Terminal
+from .terminal import Terminal, as_words
 
 if TYPE_CHECKING:
     from ..training import loop as stage
@@ -68,7 +69,10 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         n_classes = len(result.record["class_labels"])
         if result.test and result.test.interval.low <= 1 / n_classes:
             guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
-            terminal.answer(f"  no better than {guessing}, on these test pictures")
+            terminal.answer(
+                f"  no better than {guessing}, on these test pictures",
+                "  what may help: more --epochs, --learning-rate × 3, half the --batch-size",
+            )
         if not result.epochs and result.test:
             terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))
@@ -77,7 +81,8 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         files = result.checkpoint_path, result.record_path, result.epochs_path, *result.split_paths
         terminal.wrote(files, (result.picture,) if result.picture else ())
         document = result.record
-    terminal.finish(document, "convnet-edge", "export", options.out)
+    cache = as_words(options, DataOptions, ("data", "data_dir", "split"))
+    terminal.finish(document, "convnet-edge", "export", options.out, *cache)
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:

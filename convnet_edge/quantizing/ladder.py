@@ -151,7 +151,7 @@ class Climbed:
     """Where the ladder ended.
 
     way: the first that held amply, else the first that held, else the one with the least noise.
-    gate: what the half that did not choose it says.
+    gate: what the half that did not choose it says; where none held, what the half says that chose.
     """
 
     way: Way
@@ -191,9 +191,11 @@ def climb(
             break
     least_noise = max(tried, key=lambda one: one[0].snr_db or 0.0)
     ample, held = ([one for one in tried if getattr(one[0], how)] for how in ("is_ample", "holds"))
-    _, way, graph = [*ample, *held, least_noise][0]
-    step(f"confirming {way.name} on the other half")
-    gate = confirming.judge(confirming.run(graph, confirming.images.images))
+    rung, way, graph = [*ample, *held, least_noise][0]
+    gate = rung.gate
+    if gate is None or gate.holds:  # else there is nothing to confirm
+        step(f"confirming {way.name} on the other half")
+        gate = confirming.judge(confirming.run(graph, confirming.images.images))
     rungs = [rung for rung, *_ in tried]
     if not gate.holds:
         rungs += [rung for rung, *_ in looks]

@@ -18,7 +18,9 @@ class QuantizeOptions(DataOptions, UnprovedOptions):
 
     model: Path | None = model(positional=True)
     layout: Layout = option(
-        "portable", "portable: any runtime. ort-cpu: onnxruntime's CPU provider, faster."
+        "portable",
+        "portable: any runtime and network. ort-cpu: the tutorial's network in onnxruntime's CPU "
+        "provider, faster.",
     )
     max_drop: float = option(
         0.5, "Points of accuracy that may be lost at most (95 % bound).", above=0, high=100

@@ -204,7 +204,7 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         except InputError as error:
             _say(f"{archive.path.name}: {error.line}", aside=True)
             unread.append({"path": str(path), "error": error.line})
-    answers, lines = unread, []
+    answers, lines = [*unread], []
     for name, found in rows:
         (top,), unsure = found.top(3), bool(found.unsure[0])
         shares = ", ".join(f"{label} {percent(share)}" for label, share in top)

@@ -100,6 +100,22 @@ def test_where_the_other_half_says_otherwise_the_first_is_taken_and_all_are_told
     assert found.rungs == half.climb(every=True).rungs
 
 
+def test_where_none_holds_nothing_is_confirmed_and_it_is_refused(half):
+    """A lucky other half would let through what the first one refuses on every rung."""
+    exact, seen = half.half.logits, []
+    half.half = replace(half.half, run=lambda *_: -exact)
+
+    def run(graph, images):
+        seen.append(graph)
+        return exact
+
+    half.other = replace(half.half, run=run)
+    found = half.climb()
+    assert not seen
+    assert not found.gate.holds
+    assert not any(rung.holds for rung in found.rungs)
+
+
 def test_all_rungs_are_tried_where_that_is_asked_and_the_first_is_taken(half):
     found = half.climb(every=True)
     assert found.way.name == "min-max"

@@ -38,7 +38,12 @@ def test_what_was_not_measured_has_no_table(full):
 
 
 def test_every_field_of_model_provider_and_machine_is_shown(full):
-    full = dataclasses.replace(full, model=dataclasses.replace(full.model, proof="adopted"))
+    model, machine = full.model, full.machine
+    full = dataclasses.replace(
+        full,
+        model=dataclasses.replace(model, proof="adopted"),
+        machine=dataclasses.replace(machine, name="pi@board"),
+    )
     found = {table.name: table for table in tables.tables_of(full)}
     for name, part in (("model", full.model), ("provider", full.provider)):
         assert len(found[name].rows) == len(dataclasses.fields(part))
