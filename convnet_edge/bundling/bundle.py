@@ -23,6 +23,7 @@ from ..runtime.files import json_text, require_writable, write_atomically
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import brief
 from ..runtime.model_file import ELEMENT_TYPES
+from ..runtime.options import require
 from ..runtime.protobuf import field
 from ..runtime.session import Settings
 from ..sealing.default_model import choose_model
@@ -63,6 +64,10 @@ def bundle(options: BundleOptions) -> Bundle:
     if options.target != "web":  # whose folder `site` looks into
         require_writable(out if options.target == "pyz" else out / MODEL)
     settings = Settings(ceiling=options.ceiling)
+    for path in paths:
+        named = path.name.isprintable()  # which bytes that are no text are not, either
+        require(named, f"the name {path.name!r}", "letters that every device can show", str(path),
+                verb="rename")  # fmt: skip
     models = {path.name: Classifier(path, settings=settings) for path in paths}
     apart = len(models) == len(paths)
     tasks = {(one.contract.class_labels, one.contract.preprocessing) for one in models.values()}

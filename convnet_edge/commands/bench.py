@@ -17,7 +17,7 @@ from .. import __version__
 from ..data.options import DataOptions
 from ..fleet.options import FleetOptions
 from ..runtime.errors import EdgeError, InputError
-from ..runtime.files import require_writable, write_json
+from ..runtime.files import require_writable, visible, write_json
 from ..runtime.measure import options as measure
 from ..runtime.measure.result import brief
 from ..runtime.options import UnprovedOptions, declared, require
@@ -215,7 +215,8 @@ def _draw(
 
     result, classifier, test = measured.result, measured.classifier, measured.test
     ran, score = result.provider, result.accuracy
-    title = f"{result.model.title} on {ran.obtained}, {ran.threads} threads: time of one run"
+    title = visible(result.model.title)
+    title += f" on {ran.obtained}, {ran.threads} threads: time of one run"
     yield pictures.latency(place("latency"), measured.samples_ms, title)
     if score is not None and score.calibration is not None:
         yield pictures.confusion(place("confusion"), score)
@@ -243,7 +244,7 @@ def _draw_differences(
         (f"{index}: is {pictures.short_name(labels[test.labels[index]])}", image, both)
         for index, image, *both in zip(pair.shown, images, *answers, strict=True)
     ]
-    names = (pair.name, second.result.model.title)
+    names = (visible(pair.name), visible(second.result.model.title))
     title = f"{names[1]} {pair_line(pair)}".replace(", ", "\n", 1)
     return pictures.differences(path, cells, labels, names=names, title=title)
 

@@ -173,8 +173,8 @@ def require_gates(found: Comparison) -> None:
     """
     pair = f"{found.options.new} against {found.options.base}"
     for outcome, error, next_step in (
-        ("fails", CheckFailedError, "see what changed with `convnet-edge bench --profile`"),
-        ("cannot tell", UndecidedError, "measure on a quiet machine with more --pairs"),
+        ("fails", CheckFailedError, "see where: `convnet-edge bench BASE NEW --profile`"),
+        ("cannot tell", UndecidedError, "measure on a quiet machine with more --pairs, such as 25"),
     ):
         for gate in found.gates:
             if gate.outcome == outcome:

@@ -15,15 +15,20 @@ class CompareOptions(DataOptions, UnprovedOptions):
     new: Path = option(None, "Another.", positional=True)
     max_slowdown: float = option(
         0.05,
-        "Of NEW's median time that passes.",
+        "How much longer NEW's median may be than BASE's, as in 10%; 10 alone is refused.",
         low=0,
-        high=100,
+        high=5,
         metavar="SHARE",
         units=SHARE,
         default_text="5%",
     )
     min_accuracy: float | None = option(
-        None, "That NEW must reach, as in 92%.", low=0, high=1, metavar="SHARE", units=SHARE
+        None,
+        "That NEW's must reach, measured: 92%.",
+        low=0,
+        high=1,
+        metavar="SHARE",
+        units=SHARE,
     )
     max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
     provider: str = provider()

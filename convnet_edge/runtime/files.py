@@ -192,7 +192,7 @@ def open_streams() -> None:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Turn into InputError what the system refuses meanwhile, a full disk under stdout above all.
+    """Turn into InputError what the system refuses: memory, threads, a disk under stdout or files.
 
     Raises:
         InputError: with the system's words.
@@ -205,6 +205,14 @@ def printing() -> Iterator[None]:
             flush(sys.stdout)
     except BrokenPipeError:
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "start new thread" not in str(error):
+            raise
+        raise InputError(
+            "the system gives this process no more memory or threads",
+            expected="room to work",
+            next_step="raise its limits (ulimit -v, ulimit -u), or end other programs",
+        ) from error
     except OSError as error:
         place = error.filename or "the output, or a temporary file"
         raise InputError(
