@@ -14,6 +14,7 @@ from .terminal import Terminal, as_words
 
 if TYPE_CHECKING:
     from ..training import loop as stage
+    from ..training.record import TrainResult
     from ..training.run import EpochMetrics, Run
 
 
@@ -30,6 +31,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     """
     from ..networks import checkpoint
     from ..training import loop as stage
+    from ..training.record import TrainResult
     from ..training.run import EpochMetrics, Run
 
     if read_launch().rank != 0:
@@ -64,15 +66,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.say(f"{options.out} is complete: nothing to do")
         document = checkpoint.load(options.out, kind="model").header
     else:
-        found = result.test.summary() if result.test else "not measured, without test images"
-        terminal.answer(f"Test accuracy: {found}")
-        n_classes = len(result.record["class_labels"])
-        if result.test and result.test.interval.low <= 1 / n_classes:
-            guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
-            terminal.answer(
-                f"  no better than {guessing}, on these test pictures",
-                "  what may help: more --epochs, --learning-rate × 3, half the --batch-size",
-            )
+        _show_score(result, terminal)
         if not result.epochs and result.test:
             terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))
@@ -83,6 +77,19 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         document = result.record
     cache = as_words(options, DataOptions, ("data", "data_dir", "split"))
     terminal.finish(document, "convnet-edge", "export", options.out, *cache)
+
+
+def _show_score(result: TrainResult, terminal: Terminal) -> None:
+    """Print the test accuracy, and what may help where it is none."""
+    found = result.test.summary() if result.test else "not measured, without test images"
+    terminal.answer(f"Test accuracy: {found}")
+    n_classes = len(result.record["class_labels"])
+    if result.test and result.test.interval.low <= 1 / n_classes:
+        guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
+        terminal.answer(
+            f"  no better than {guessing}, on these test pictures",
+            "  what may help: more --epochs, --learning-rate × 3, half the --batch-size",
+        )
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:

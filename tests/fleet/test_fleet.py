@@ -180,12 +180,16 @@ FAILING = {
     "liar": ("answers nonsense", "python3"),
     "odd": ("answers nonsense", "python3"),
     "lost": ("cannot be reached, or was lost", "ssh lost"),
-    "slow": ("cannot be reached, or was lost", "ssh slow"),
 }
 
 
-def test_what_one_machine_lacks_is_told_and_stops_no_other(homes, models, monkeypatch):
-    monkeypatch.setattr(boards, "PATIENCE_S", 15.0)
+def test_machine_that_hangs_is_lost(homes, models, monkeypatch):
+    monkeypatch.setattr(boards, "PATIENCE_S", 2.0)
+    (found,) = boards.visit(["slow"], models, [["info", "--json"]])
+    assert "slow cannot be reached, or was lost" in found.error.found
+
+
+def test_what_one_machine_lacks_is_told_and_stops_no_other(homes, models):
     found = boards.visit([*FAILING, "chatty"], models, [["info", "--json"]])
     by_host = {one.host: one for one in found}
     for host, (what, then) in FAILING.items():
