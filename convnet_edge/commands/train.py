@@ -31,7 +31,6 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     """
     from ..networks import checkpoint
     from ..training import loop as stage
-    from ..training.record import TrainResult
     from ..training.run import EpochMetrics, Run
 
     if read_launch().rank != 0:
