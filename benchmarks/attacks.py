@@ -203,7 +203,7 @@ def require_whole(folder: Path) -> None:
         if path.suffix in readers and path.is_file() and not path.name.startswith("."):
             try:
                 readers[path.suffix](path)
-            except Exception as error:
+            except (EdgeError, OSError, ValueError, SyntaxError, AssertionError) as error:
                 raise AssertionError(f"{path.name} is not whole: {error}") from error
 
 
@@ -439,7 +439,7 @@ def encoded() -> dict[str, bytes]:
             stream = io.BytesIO()
             try:
                 first.convert(mode).save(stream, name)
-            except Exception:  # noqa: BLE001, S112 - Pillow's writers raise what they like
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
                 continue
             found[f"{name}"] = stream.getvalue()
             break
@@ -843,6 +843,7 @@ def server(case: Case) -> None:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", words)
         port = int(found[1]) if found else 0
     with contextlib.ExitStack() as open_:
+        open_.callback(process.kill)
         for _ in range(N_SLOW if case.number % 10 == 0 else 3):
             slow = open_.enter_context(socket.create_connection(("127.0.0.1", port), END_S))
             slow.send(b"GET /main.js HT")

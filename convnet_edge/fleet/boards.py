@@ -97,10 +97,9 @@ def visit(
     with ThreadPoolExecutor(max(1, len(hosts))) as pool:
         try:
             return list(pool.map(one, hosts))
-        except BaseException:  # Ctrl-C: nobody waits for them any more
+        finally:  # after Ctrl-C nobody waits for them any more
             for machine in connections.values():
                 machine.stop()
-            raise
 
 
 def _pack(files: Mapping[str, bytes]) -> bytes:

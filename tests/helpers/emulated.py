@@ -50,7 +50,7 @@ def emulator(name: str, cpu: Cpu) -> list[str]:
     )
     n_cores = os.cpu_count() or 1
     text = "".join(f"processor\t: {number}\n{entry}" for number in range(n_cores))
-    root = EMULATED / "root"
+    root = EMULATED / "system"
     (root / "proc" / "cpuinfo").write_text(text)
     # what Python takes itself for and starts its own processes by: the system runs no arm64
     python = root / "usr" / "bin" / "python3"

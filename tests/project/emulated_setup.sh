@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 python=${1:-python3}
 here=$PWD/.emulated
 rm -rf "$here"
-mkdir -p "$here"/apt/{lists,archives}/partial "$here"/root/proc
+mkdir -p "$here"/apt/{lists,archives}/partial "$here"/system/proc
 
 # a state of its own: the machine's would have to be told of a second architecture
 touch "$here/apt/status"
@@ -17,14 +17,14 @@ apt=(apt-get -qq -o APT::Architecture=amd64
 "${apt[@]}" install --yes --no-install-recommends --download-only \
   qemu-user-static {python3-minimal,libpython3-stdlib,libstdc++6}:arm64
 for package in "$here"/apt/archives/*_{arm64,all}.deb; do
-  dpkg-deb --extract "$package" "$here/root"
+  dpkg-deb --extract "$package" "$here/system"
 done
 dpkg-deb --fsys-tarfile "$here"/apt/archives/qemu-user-static_*.deb |
   tar --extract --directory "$here" --strip-components 3 \
     ./usr/bin/qemu-{x86_64,aarch64}-static
 rm -r "$here/apt"
 
-version=$(readlink "$here/root/usr/bin/python3")
+version=$(readlink "$here/system/usr/bin/python3")
 awk '/^[a-z]/ { keep = /^(numpy|onnxruntime|pillow)==/ } keep' requirements.lock >"$here/wheels.txt"
 "$python" -m pip --disable-pip-version-check install --quiet --root-user-action ignore \
   --no-deps --target "$here/site" \
