@@ -7,6 +7,7 @@ from typing import Any
 from ..data.options import DataOptions
 from ..exporting.options import VerifyOptions
 from ..fleet.options import FleetOptions
+from ..runtime.errors import CheckFailedError
 from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal, as_words
 
@@ -85,8 +86,9 @@ def _command_elsewhere(options: WhereOptions, terminal: Terminal) -> None:
         selftest = one.answers[0] if one.answers else None
         if one.error is None:
             terminal.answer(f"{one.host}: PASS: {model.name} on {options.provider}")
-        else:
-            terminal.answer(f"{one.host}: FAIL: {one.error.line}")
+        else:  # one that could not be asked has not failed
+            outcome = "FAIL" if isinstance(one.error, CheckFailedError) else "NOT RUN"
+            terminal.answer(f"{one.host}: {outcome}: {one.error.line}")
         error = one.error.line if one.error else None
         boards.append({"host": one.host, "selftest": selftest, "error": error})
     terminal.finish({"boards": boards})

@@ -45,14 +45,16 @@ class _Reading:
     def ask(self, items: Sequence[str]) -> list[str]:
         return [os.fspath(path) for path in items]
 
-    def read(self, stream: IO[bytes], items: Sequence[str]) -> Iterator[Opened]:
+    def read(self, stream: IO[bytes], items: Sequence[str]) -> list[Opened]:
+        found = list[Opened]()
         for _ in items:
             if (opened := Opened.read(stream, self._shape)) is None:
-                return
-            yield opened
+                break
+            found.append(opened)
+        return found
 
-    def crashed(self, item: str, why: str) -> Opened:
-        return Opened(error=decoder_crashed(item, why))
+    def crashed(self, item: str, why: str) -> list[Opened]:
+        return [Opened(error=decoder_crashed(item, why))]
 
 
 def decoder_crashed(name: str, why: str) -> InputError:

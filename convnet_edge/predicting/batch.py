@@ -6,11 +6,11 @@ start with the same model does the rest.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 from ..data import processes
 from ..runtime.classifier import Classifier
@@ -18,10 +18,11 @@ from ..runtime.errors import EdgeError, InputError
 from ..runtime.measure.machine import usable_cores, versions
 from ..runtime.measure.result import brief
 from . import parts, sources
+from .answers import Answers, Spent
 from .cluster import Cluster
-from .labelling import Labelling, Spent, largest_of, task_of
+from .labelling import Labelling, largest_of, task_of
 from .options import PredictOptions
-from .parts import Columns, Parts, Row
+from .parts import Columns, Parts
 from .predict import open_classifier
 from .sources import Item
 
@@ -84,62 +85,38 @@ def label(
         raise InputError(
             "no folder for the answers", expected="one", next_step="name it with --out"
         )
-    classifier = open_classifier(options)
-    columns = Columns(
-        classifier.contract.class_labels,
-        min(options.n_top, len(classifier.contract.class_labels)),
-        options.digest,
-    )
-    form = parts.choose_format(as_csv=options.format == "csv")
-    stated = _statement(options, classifier, columns, form) | {"command": command}
-    kept = Parts(out, form, columns, stated)
-    try:
+    with contextlib.ExitStack() as closing:
+        n_workers, started = options.workers or usable_cores(), list[processes.Process]()
+        if options.engine == "local":  # they import what they need while this opens the model
+            started = closing.enter_context(processes.begun(Labelling.module, n_workers))
+        classifier = open_classifier(options)
+        columns = Columns(
+            classifier.contract.class_labels,
+            min(options.n_top, len(classifier.contract.class_labels)),
+            options.digest,
+        )
+        form = parts.choose_format(as_csv=options.format == "csv")
+        stated = _statement(options, classifier, columns, form) | {"command": command}
+        kept = closing.enter_context(contextlib.closing(Parts(out, form, columns, stated)))
         if options.retry_errors:
             kept.drop_errors()
         known, n, n_errors = kept.done()
         found = Labelled(out, n, n_errors)
         Thread(target=_count, args=(options, found), daemon=True).start()
         job = Labelling(task_of(options, classifier), largest_of(classifier))
-        engine = _engine(job, options, classifier)
-        _run(engine, options, kept, known, found, progress)
-    finally:
-        kept.close()
+
+        def label_all(items: Iterable[Item]) -> Iterator[Answers]:
+            if options.engine == "local":
+                return processes.run(job, items, n_workers, started)
+            return Cluster(job, classifier, options.workers).run(items)
+
+        _run(label_all, job, options, kept, known, found, progress)
     return found
 
 
-class Engine(Protocol):
-    """What labels pictures. spent: seconds of all its processes so far."""
-
-    @property
-    def spent(self) -> Spent:
-        """Return the seconds."""
-
-    def run(self, items: Iterable[Item]) -> Iterator[Sequence[Row]]:
-        """Yield the rows of `items`, in any order."""
-
-
-class _Local:
-    """The cores of this machine."""
-
-    def __init__(self, job: Labelling, n_workers: int) -> None:
-        self._job, self._n_workers = job, n_workers
-
-    @property
-    def spent(self) -> Spent:
-        return self._job.spent
-
-    def run(self, items: Iterable[Item]) -> Iterator[Sequence[Row]]:
-        return processes.run(self._job, items, self._n_workers)
-
-
-def _engine(job: Labelling, options: PredictOptions, classifier: Classifier) -> Engine:
-    if options.engine == "local":
-        return _Local(job, options.workers or usable_cores())
-    return Cluster(job, classifier, options.workers)
-
-
 def _run(
-    engine: Engine,
+    label_all: Callable[[Iterable[Item]], Iterator[Answers]],
+    job: Labelling,
     options: PredictOptions,
     kept: Parts,
     known: parts.Done,
@@ -149,14 +126,15 @@ def _run(
     """Label what is not known yet, and keep it, whatever ends this."""
     began = told = time.monotonic()
 
-    def take(rows: Sequence[Row]) -> None:
+    def take(answers: Answers) -> None:
         nonlocal told
-        kept.add(rows)
-        found.n, found.n_new = found.n + len(rows), found.n_new + len(rows)
-        found.n_errors += sum(row.error is not None for row in rows)
+        kept.add(answers)
+        found.n, found.n_new = found.n + len(answers), found.n_new + len(answers)
+        found.n_errors += len(answers.errors)
+        found.spent = found.spent.plus(answers.spent)
         now = time.monotonic()
         if now - told > TOLD_EVERY_S:
-            told, found.elapsed_s, found.spent = now, now - began, engine.spent
+            told, found.elapsed_s = now, now - began
             progress(found)
 
     def new() -> Iterator[Item]:
@@ -168,14 +146,14 @@ def _run(
             if item.error is None:
                 yield item
             else:
-                take([Row(item.name, error=item.error.line)])
+                take(job.failed([item.name], [item.error.line]))
 
     try:
-        for rows in engine.run(new()):
-            take(rows)
+        for answers in label_all(new()):
+            take(answers)
     finally:  # Ctrl-C, too
         kept.flush()
-        found.elapsed_s, found.spent = time.monotonic() - began, engine.spent
+        found.elapsed_s = time.monotonic() - began
         progress(found)
 
 

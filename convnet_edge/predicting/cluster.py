@@ -6,6 +6,7 @@ https://docs.ray.io/en/latest/data/api/doc/ray.data.Dataset.map_batches.html
 """
 
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -20,8 +21,8 @@ from typing import Any
 from ..data import processes
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError, MissingPackageError, first_line
-from .labelling import Labelling, Spent
-from .parts import Row
+from .answers import Answers
+from .labelling import Labelling
 from .sources import Item
 
 WINDOW = 500_000  # paths that Ray holds at once; its actors begin anew for the next ones
@@ -45,14 +46,13 @@ class Actor:
         self._worker = processes.Worker(self._job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the rows of a batch of items, and what they cost, as one text of JSON."""
-        items = [Item(*json.loads(one)) for one in batch["item"]]
-        before, n = self._job.spent, self._job.largest
-        rows = [
-            row for at in range(0, len(items), n) for row in self._worker.answer(items[at : at + n])
-        ]
-        spent = [now - then for now, then in zip(self._job.spent, before, strict=True)]
-        return {"answers": [json.dumps([rows, spent])]}
+        """Return the answers to a batch of items in one row: their paths, and all else."""
+        items, n = [Item(*json.loads(one)) for one in batch["item"]], self._job.largest
+        starts = range(0, len(items), n)
+        found = Answers.joined(
+            [one for at in starts for one in self._worker.answer(items[at : at + n])]
+        )
+        return {"paths": [json.dumps(found.paths)], "answers": [found.to_bytes()]}
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was not made whole
@@ -62,8 +62,6 @@ class Actor:
 
 class Cluster:
     """Ray, of the cluster that RAY_ADDRESS or this machine's `ray start` names, else begun here.
-
-    spent: seconds of all actors' processes.
 
     Raises:
         MissingPackageError: it is not installed.
@@ -103,10 +101,9 @@ class Cluster:
             "model": file.data, "document": document, "task": job.task,
             "largest": job.largest,
         }  # fmt: skip
-        self.spent = Spent()
 
-    def run(self, items: Iterable[Item]) -> Iterator[list[Row]]:
-        """Yield the rows of `items`, in any order."""
+    def run(self, items: Iterable[Item]) -> Iterator[Answers]:
+        """Yield the answers to `items`, in any order."""
         left = iter(items)
         strategy = self._data.ActorPoolStrategy(size=self._n)
         while window := list(itertools.islice(left, WINDOW)):
@@ -118,9 +115,9 @@ class Cluster:
             )  # fmt: skip
             try:
                 for found in labelled.iter_rows():
-                    rows, spent = json.loads(found["answers"])
-                    self.spent = self.spent.plus(spent)
-                    yield [Row(*row) for row in rows]
+                    stream = io.BytesIO(found["answers"])
+                    if answers := Answers.read(stream, json.loads(found["paths"])):
+                        yield answers
             except self._ray.exceptions.RayError as error:
                 raise InputError(
                     f"Ray gave up: {str(error).strip().splitlines()[-1][:300]}",

@@ -1,33 +1,17 @@
 """What a process of `predict --out` is asked, and how its answers are read: `processes.Job`."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypedDict
-
-import numpy as np
+from typing import IO, Any, TypedDict
 
 from ..data.reader import at_once, decoder_crashed
 from ..runtime.classifier import Classifier
+from .answers import Answers
 from .options import PredictOptions
-from .parts import Row
 from .sources import Item
 
 LARGEST = 64  # pictures that a process gets at once
-MAX_LINE_BYTES = 1 << 24
 PASSED_ON = ("provider", "ceiling", "invert", "preprocessing", "classes", "image_size")
-
-
-class Spent(NamedTuple):
-    """Seconds that processes spent on their pictures."""
-
-    reading: float = 0.0
-    decoding: float = 0.0
-    labelling: float = 0.0
-
-    def plus(self, other: Sequence[float]) -> "Spent":
-        """Return the sum."""
-        return Spent(*map(sum, zip(self, other, strict=True)))
 
 
 class Task(TypedDict):
@@ -64,49 +48,27 @@ def _plain(value: Any) -> Any:
 
 
 class Labelling:
-    """Opening pictures and labelling them. spent: by all processes so far."""
+    """Opening pictures and labelling them."""
 
     module = "convnet_edge.predicting.worker"
 
     def __init__(self, task: Task, largest: int) -> None:
         self.task: dict[str, Any] = {**task}
-        self.largest, self.spent = largest, Spent()
+        self.largest = largest
 
     def ask(self, items: Sequence[Item]) -> list[Any]:
         """Return what is sent for these items: of a whole file, its path."""
         return [item.path if item.is_named_so else item[:4] for item in items]
 
-    def read(self, stream: IO[bytes], items: Sequence[Item]) -> Iterator[Row]:
-        """Yield the rows that `worker.answer` writes of these items."""
-        line = stream.readline(MAX_LINE_BYTES)
-        if not line.endswith(b"\n"):
-            return
-        head = json.loads(line)
-        n, k = len(items) - len(head["errors"]), self.task["k"]
-        n_digest_bytes = 32 * len(items) * self.task["digest"]
-        best, scores, unsure, digests = (
-            stream.read(size) for size in (4 * n * k, 4 * n * k, n, n_digest_bytes)
-        )
-        if len(unsure) < n or len(digests) < n_digest_bytes:
-            return
-        self.spent = self.spent.plus(head["spent"])
-        top = zip(
-            np.frombuffer(best, np.int32).reshape(n, k).tolist(),
-            np.frombuffer(scores, np.float32).reshape(n, k).tolist(),
-            np.frombuffer(unsure, bool).tolist(),
-            strict=True,
-        )
-        errors, sha256 = head["errors"], None
-        for place, item in enumerate(items):
-            if n_digest_bytes:
-                digest = digests[32 * place : 32 * (place + 1)]
-                sha256 = digest.hex() if any(digest) else None
-            if errors and str(place) in errors:
-                yield Row(item.name, (), (), False, errors[str(place)], sha256)
-            else:
-                classes, shares, is_unsure = next(top)
-                yield Row(item.name, classes, shares, is_unsure, None, sha256)
+    def read(self, stream: IO[bytes], items: Sequence[Item]) -> Answers:
+        """Return what `worker.answer` writes of these items; none if it did not come to an end."""
+        found = Answers.read(stream, [item.name for item in items])
+        return found or self.failed([], [])
 
-    def crashed(self, item: Item, why: str) -> Row:
-        """Return the row of an item that ended its process."""
-        return Row(item.name, error=decoder_crashed(item.name, why).line)
+    def failed(self, paths: list[str], errors: Sequence[str]) -> Answers:
+        """Return the answers of pictures that have an error each."""
+        return Answers.failed(paths, errors, self.task["k"], digest=self.task["digest"])
+
+    def crashed(self, item: Item, why: str) -> Answers:
+        """Return the answer of an item that ended its process."""
+        return self.failed([item.name], [decoder_crashed(item.name, why).line])

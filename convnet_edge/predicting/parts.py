@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..runtime.errors import InputError, first_line
 from ..runtime.files import read_bytes, require_writable, write_atomically, write_json
+from ..runtime.pictures.preprocess import Array
+from .answers import NO_CLASS, Answers
 
 STATED, LOCK, PART = "_predictions.json", ".lock", "part-{:06}"  # "_": no table to others
 SCHEMA = "convnet-edge/predictions/1"
@@ -28,17 +30,6 @@ MAX_STATED_BYTES = 1 << 20
 FIRST_PART_S, PART_S, PART_ROWS = 2.0, 30.0, 50_000  # a crash costs no more than one part
 ROWS_AT_ONCE = 10_000
 FREE = ("versions", "command")  # may differ from start to start
-
-
-class Row(NamedTuple):
-    """One picture's answer. top: the likeliest classes, best first; () where there is an error."""
-
-    path: str
-    top: Sequence[int] = ()
-    scores: Sequence[float] = ()
-    unsure: bool = False
-    error: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,23 +45,36 @@ class Columns:
         shown = ["path", "label", "score", "index", "sure"]
         return [*shown, *["top"] * bool(self.n_top), "error", *["sha256"] * self.digest]
 
-    def values(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
-        """Return what each column holds of the rows; None where there is no answer."""
-        labels, n = self.class_labels, self.n_top
+    def values(self, answers: Answers) -> dict[str, list[Any]]:
+        """Return what each column holds of the answers; None where there is no answer."""
+        labels, n = np.array([*self.class_labels, None], object), self.n_top  # at `NO_CLASS`: None
+        index, missing = answers.top[:, 0], answers.top[:, 0] == NO_CLASS
+
+        def known(values: Array) -> list[Any]:
+            found = values.astype(object)
+            found[missing] = None
+            return found.tolist()  # type: ignore[no-any-return]
+
         found: dict[str, list[Any]] = {
-            "path": [row.path for row in rows],
-            "label": [labels[row.top[0]] if row.top else None for row in rows],
-            "score": [row.scores[0] if row.top else None for row in rows],
-            "index": [row.top[0] if row.top else None for row in rows],
-            "sure": [not row.unsure if row.top else None for row in rows],
-            "error": [row.error and as_text(row.error) for row in rows],
-            "sha256": [row.sha256 for row in rows],
+            "path": answers.paths,
+            "label": labels[index].tolist(),
+            "score": known(answers.scores[:, 0]),
+            "index": known(index),
+            "sure": known(~answers.unsure),
+            "error": [None] * len(answers),
         }
+        for place, why in answers.errors.items():
+            found["error"][place] = as_text(why)
+        if self.digest:
+            read = (row.tobytes() for row in answers.digests)
+            found["sha256"] = [one.hex() if any(one) else None for one in read]
         if n:
-            pairs = (zip(row.top[:n], row.scores[:n], strict=True) for row in rows)
+            best = zip(labels[answers.top].tolist(), answers.scores.tolist(), strict=True)
             found["top"] = [
-                [{"label": labels[index], "score": score} for index, score in pair] or None
-                for pair in pairs
+                [{"label": label, "score": score} for label, score in zip(*pair, strict=True)]
+                if pair[0][0] is not None
+                else None
+                for pair in best
             ]
         return {name: found[name] for name in self.names()}
 
@@ -213,7 +217,7 @@ class Parts:
         self, folder: Path, form: Format, columns: Columns, stated: dict[str, Any]
     ) -> None:
         self.folder, self._form, self._columns, self._stated = folder, form, columns, stated
-        self._rows: list[Row] = []
+        self._answers, self._n = list[Answers](), 0
         self._wait_s, self._began = FIRST_PART_S, time.monotonic()
         require_writable(folder / STATED)
         with _refusing(folder):
@@ -289,21 +293,23 @@ class Parts:
                 next_step="remove it, and start again: its pictures are labelled anew",
             ) from error
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, answers: Answers) -> None:
         """Add rows; now and then, a part is written."""
-        self._rows += rows
+        self._answers.append(answers)
+        self._n += len(answers)
         is_late = time.monotonic() - self._began > self._wait_s
-        if len(self._rows) >= PART_ROWS or is_late:
+        if self._n >= PART_ROWS or is_late:
             self.flush()
             self._wait_s = min(PART_S, 2 * self._wait_s)
 
     def flush(self) -> None:
         """Write the rows that are waiting."""
-        if self._rows:
+        if self._answers:
             path = self.folder / f"{PART.format(self._number)}{self._form.suffix}"
-            write_atomically(path, self._form.write(self._columns.values(self._rows), self._stated))
+            values = self._columns.values(Answers.joined(self._answers))
+            write_atomically(path, self._form.write(values, self._stated))
             self._number += 1
-            self._rows = []
+            self._answers, self._n = [], 0
         self._began = time.monotonic()
 
     def close(self) -> None:

@@ -1,24 +1,23 @@
 """Open pictures and label them, in a process of its own; what it is asked comes from `batch`."""
 
 import hashlib
-import json
 import time
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from ..data.worker import open_replies, requests
 from ..runtime.classifier import Classifier
 from ..runtime.errors import InputError
-from ..runtime.pictures.preprocess import Prepared, decode_picture
-from .labelling import Spent
+from ..runtime.pictures.preprocess import Array, Prepared, decode_picture
+from .answers import DIGEST_BYTES, NO_CLASS, Answers, Spent
 from .options import PredictOptions
 from .predict import open_classifier
 from .sources import Item
 
 
 def serve(task: dict[str, Any]) -> None:
-    """Answer lines of items, each with a line of JSON and arrays."""
+    """Answer lines of items, each with `Answers`."""
     replies = open_replies()
     options = PredictOptions(**task["options"])
     classifier = open_classifier(options, threads=1, isolate=False)
@@ -27,16 +26,15 @@ def serve(task: dict[str, Any]) -> None:
             f"{options.model} has changed since the first of these processes opened it"
         )
     for request in requests(replies, limited=options.provider == "cpu"):
-        answer(classifier, task, request, replies)
+        replies.write(answer(classifier, task, request).to_bytes())
+        replies.flush()
 
 
-def answer(
-    classifier: Classifier, task: dict[str, Any], items: list[Any], replies: IO[bytes]
-) -> None:
-    """Label the pictures of these items, together, and write what `batch` reads."""
+def answer(classifier: Classifier, task: dict[str, Any], items: list[Any]) -> Answers:
+    """Label the pictures of these items, together."""
     how, clock = classifier.contract.preprocessing, time.perf_counter
     invert, has_digests = task["options"]["invert"], task["digest"]
-    pictures, errors, digests = list[Prepared](), dict[int, str](), list[bytes]()
+    pictures, errors, digests = list[Prepared](), dict[int, str](), bytearray()
     reading = decoding = 0.0
     for place, asked in enumerate(items):
         item = Item(asked, asked) if isinstance(asked, str) else Item(*asked)
@@ -49,16 +47,26 @@ def answer(
             decoding += clock() - started
         except InputError as error:
             errors[place] = error.line
-        digests.append(hashlib.sha256(data).digest() if has_digests and data else bytes(32))
+        if has_digests:
+            digests += hashlib.sha256(data).digest() if data else bytes(DIGEST_BYTES)
     started = clock()
     found = classifier.answer(pictures)
-    order = np.argsort(-found.probabilities, axis=1, kind="stable")
-    best = order[:, : task["k"]].astype(np.int32)
-    scores = np.take_along_axis(found.probabilities, best, axis=1).astype(np.float32)
-    spent = Spent(reading, decoding, clock() - started)
-    head = {"errors": errors, "spent": spent}
-    replies.write(json.dumps(head).encode() + b"\n")
-    for part in (best, scores, found.unsure):
-        replies.write(part.tobytes())
-    replies.write(b"".join(digests) if has_digests else b"")
-    replies.flush()
+    best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, : task["k"]]
+    scores = np.take_along_axis(found.probabilities, best, axis=1)
+    n, answered = len(items), [place for place in range(len(items)) if place not in errors]
+    return Answers(
+        [],
+        errors,
+        _spread(best.astype(np.int32), answered, n, NO_CLASS),
+        _spread(scores.astype(np.float32), answered, n, 0),
+        _spread(found.unsure, answered, n, False),
+        np.frombuffer(digests, np.uint8).reshape(n, -1),
+        Spent(reading, decoding, clock() - started),
+    )
+
+
+def _spread(rows: Array, places: list[int], n: int, missing: float) -> Array:
+    """Return `n` rows, these at their places."""
+    found = np.full((n, *rows.shape[1:]), missing, rows.dtype)
+    found[places] = rows
+    return found

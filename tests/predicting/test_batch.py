@@ -16,6 +16,7 @@ from PIL import Image
 
 from convnet_edge.data import processes
 from convnet_edge.predicting import batch, parts
+from convnet_edge.predicting.answers import Answers, Spent
 from convnet_edge.predicting.options import PredictOptions
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import InputError
@@ -239,17 +240,22 @@ def test_from_python_a_folder_has_to_be_named(tiny_model):
         batch.label(PredictOptions(("a.png",), tiny_model))
 
 
+def answer(path):
+    return Answers([path], {}, np.array([[0]]), np.array([[0.5]]), np.array([False]),
+                   np.zeros((1, 0), np.uint8), Spent())  # fmt: skip
+
+
 def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
     kept = parts.Parts(tmp_path / "out", parts.Csv(), parts.Columns(("a",), 0, False), {})
     monkeypatch.setattr(parts, "FIRST_PART_S", 0.0)
     for index in range(25):
-        kept.add([parts.Row(f"{index}", [0], [0.5])])
+        kept.add(answer(f"{index}"))
     assert len(list((tmp_path / "out").glob("part-*"))) == 2
     monkeypatch.setattr(parts, "PART_ROWS", 1000)
     kept._wait_s = 0.0
     for _ in range(11):
-        kept.add([parts.Row("late", [0], [0.5])])
+        kept.add(answer("late"))
     kept.close()
     assert len(read(tmp_path / "out")) == 36
 
