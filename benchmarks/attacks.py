@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -536,6 +537,57 @@ def parquet(rng: Random) -> bytes:
     stream = io.BytesIO()
     format_.write_table(table, stream)
     return stream.getvalue()
+
+
+# what the page does with files of which it knows nothing; prints whether the model's is unaltered
+PAGE = """
+import { readFileSync } from "node:fs";
+import { InputError, readContract } from "./contract.js";
+import { readTestSet } from "./testset.js";
+const known = { shape: [6, 6, 1], labels: ["a", "b", "c"] };
+async function ask(action) {
+  try {
+    return (await action()).isUnaltered ?? false;
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    return false;
+  }
+}
+const [model, tests] = process.argv.slice(1).map((path) => readFileSync(path));
+console.log(await ask(() => readContract(model)), await ask(() => readTestSet(known, tests)));
+"""
+
+
+@attack("page", 5000)
+def page(case: Case) -> None:
+    """Give the web page damaged and hostile models and test sets; Node runs its code."""
+    from convnet_edge.runtime import contract
+
+    node = shutil.which("node")
+    if node is None:
+        raise ImpossibleError("no Node.js here")
+    made = case.rng.choice((tiny.grey, tiny.grey_uint8, tiny.rgb))()
+    model, tests = case.folder / "model.onnx", case.folder / "test-set.npz"
+    altered = damaged(case.rng, made)
+    if case.number % 2:
+        document = json.loads(json.dumps(open_model(made).contract.document))
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, OverflowError):
+            altered = contract.seal(faults.unsealed(made), odd(case.rng, document))
+    model.write_bytes(altered)
+    arrays = io.BytesIO()
+    np.savez_compressed(
+        arrays, images=np.zeros((4, 6, 6), np.uint8), labels=np.array([0, 1, 2, 0]),
+        sha256=np.array("0" * 64),
+    )  # fmt: skip
+    tests.write_bytes(damaged(case.rng, arrays.getvalue()))
+    command = [node, "--input-type=module", "-e", PAGE, "--", str(model), str(tests)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY / "convnet_edge" / "web", capture_output=True, text=True,
+        timeout=END_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    is_unaltered = done.stdout.split()[0] == "true"
+    assert not is_unaltered or case.number % 2 or altered == made, "a change was not noticed"
 
 
 # --- files that were tampered with, given to commands ---

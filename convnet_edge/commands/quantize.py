@@ -30,6 +30,9 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     ]
     if any(race.outcome == "slower" for race in report.races):
         answer.reverse()
+    if layers.float > layers.integer:
+        n = layers.integer + layers.float
+        answer.append(f"hardly int8: {layers.float} of {n} layers had to stay floats")
     terminal.answer(*answer)
     terminal.say(
         f"  {report.rung}",

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from environments import run
@@ -124,3 +125,17 @@ def test_sh_and_python_of_a_guide_run_in_order(page, tmp_path, test_set):
                     run_line(line, tmp_path)
         elif language == "python":
             run(sys.executable, "-c", content, cwd=tmp_path)
+
+
+def test_recording_shows_what_quickstart_does_today():
+    source = (REPOSITORY / "convnet_edge" / "commands" / "quickstart.py").read_text()
+    stages = re.findall(r'^ +\("([a-z][^"]+)", \w+, ', source, re.MULTILINE)
+    assert len(stages) == 7
+    picture = ElementTree.parse(DOCS / "quickstart.svg")  # noqa: S314 - our own
+    shown = [
+        "".join(row.itertext()).replace("\N{NO-BREAK SPACE}", " ")
+        for row in picture.iter("{http://www.w3.org/2000/svg}text")
+    ]
+    wanted = [f"{number}/{len(stages)} {what}" for number, what in enumerate(stages, start=1)]
+    assert [row for row in shown if row in wanted] == wanted
+    assert "$ convnet-edge quickstart" in shown

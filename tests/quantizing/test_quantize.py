@@ -254,6 +254,11 @@ def test_quantize_prints_what_was_proved_and_which_is_faster(run, quantised, mon
     monkeypatch.setattr(stage, "quantize", lambda *_: better)
     assert "; shown: int8 better (exact McNemar p = 0.01)" in run("quantize").stdout
     assert "standard QDQ, for any runtime" in run("inspect", result.model_path).stdout
+    assert "hardly int8" not in printed
+    floats = replace(result.report.layers, integer=1, float=3)
+    mostly = replace(result, report=replace(result.report, layers=floats))
+    monkeypatch.setattr(stage, "quantize", lambda *_: mostly)
+    assert "\nhardly int8: 3 of 4 layers had to stay floats\n" in run("quantize").stdout
 
 
 def untrained(images, **network):
