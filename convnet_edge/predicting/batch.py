@@ -20,9 +20,10 @@ from ..runtime.measure.result import brief
 from . import parts, sources
 from .answers import Answers, Spent
 from .cluster import Cluster
+from .formats import Columns, Format, as_text, choose_format
 from .labelling import Labelling, largest_of, task_of
 from .options import PredictOptions
-from .parts import Columns, Parts
+from .parts import Parts
 from .predict import open_classifier
 from .sources import Item
 
@@ -95,7 +96,7 @@ def label(
             min(options.n_top, len(classifier.contract.class_labels)),
             options.digest,
         )
-        form = parts.choose_format(as_csv=options.format == "csv")
+        form = choose_format(as_csv=options.format == "csv")
         stated = _statement(options, classifier, columns, form) | {"command": command}
         kept = closing.enter_context(contextlib.closing(Parts(out, form, columns, stated)))
         if options.retry_errors:
@@ -140,7 +141,7 @@ def _run(
     def new() -> Iterator[Item]:
         for item in sources.find(options.images):
             if not item.name.isascii():
-                item = item._replace(name=parts.as_text(item.name))
+                item = item._replace(name=as_text(item.name))
             if known and known.take(item.name):
                 continue
             if item.error is None:
@@ -158,7 +159,7 @@ def _run(
 
 
 def _statement(
-    options: PredictOptions, classifier: Classifier, columns: Columns, form: parts.Format
+    options: PredictOptions, classifier: Classifier, columns: Columns, form: Format
 ) -> dict[str, Any]:
     """Return what the answers follow from."""
     return {

@@ -6,177 +6,27 @@ Parquet where pyarrow is, else CSV. `_predictions.json` says of what model and o
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..runtime.errors import InputError, first_line
 from ..runtime.files import read_bytes, require_writable, write_atomically, write_json
-from ..runtime.pictures.preprocess import Array
-from .answers import NO_CLASS, Answers
+from .answers import Answers
+from .formats import Columns, Format
 
 STATED, LOCK, PART = "_predictions.json", ".lock", "part-{:06}"  # "_": no table to others
 SCHEMA = "convnet-edge/predictions/1"
 MAX_STATED_BYTES = 1 << 20
 FIRST_PART_S, PART_S, PART_ROWS = 2.0, 30.0, 50_000  # a crash costs no more than one part
-ROWS_AT_ONCE = 10_000
 FREE = ("versions", "command")  # may differ from start to start
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a part holds of each row. n_top: the likeliest classes beside the first, 0 for none."""
-
-    class_labels: tuple[str, ...]
-    n_top: int
-    digest: bool
-
-    def names(self) -> list[str]:
-        """Return the columns' names."""
-        shown = ["path", "label", "score", "index", "sure"]
-        return [*shown, *["top"] * bool(self.n_top), "error", *["sha256"] * self.digest]
-
-    def values(self, answers: Answers) -> dict[str, list[Any]]:
-        """Return what each column holds of the answers; None where there is no answer."""
-        labels, n = np.array([*self.class_labels, None], object), self.n_top  # at `NO_CLASS`: None
-        index, missing = answers.top[:, 0], answers.top[:, 0] == NO_CLASS
-
-        def known(values: Array) -> list[Any]:
-            found = values.astype(object)
-            found[missing] = None
-            return found.tolist()  # type: ignore[no-any-return]
-
-        found: dict[str, list[Any]] = {
-            "path": answers.paths,
-            "label": labels[index].tolist(),
-            "score": known(answers.scores[:, 0]),
-            "index": known(index),
-            "sure": known(~answers.unsure),
-            "error": [None] * len(answers),
-        }
-        for place, why in answers.errors.items():
-            found["error"][place] = as_text(why)
-        if self.digest:
-            read = (row.tobytes() for row in answers.digests)
-            found["sha256"] = [one.hex() if any(one) else None for one in read]
-        if n:
-            best = zip(labels[answers.top].tolist(), answers.scores.tolist(), strict=True)
-            found["top"] = [
-                [{"label": label, "score": score} for label, score in zip(*pair, strict=True)]
-                if pair[0][0] is not None
-                else None
-                for pair in best
-            ]
-        return {name: found[name] for name in self.names()}
-
-
-def as_text(name: str) -> str:
-    """Return what every table holds of a path: bytes that are no UTF-8 as escapes."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-class Format(Protocol):
-    """How a part is written and read again."""
-
-    suffix: str
-
-    def write(self, values: Mapping[str, Sequence[Any]], stated: dict[str, Any]) -> bytes:
-        """Return the content of a part of these columns."""
-
-    def read(self, path: Path) -> Iterator[tuple[str, bool]]:
-        """Yield each row's path, and whether it has an error."""
-
-    def without_errors(self, path: Path) -> bytes | None:
-        """Return the part without the rows of errors, None if nothing is left."""
-
-
-class Csv:
-    """Parts as CSV; `top` as JSON."""
-
-    suffix = ".csv"
-
-    def write(self, values: Mapping[str, Sequence[Any]], _: dict[str, Any]) -> bytes:
-        """Return the content of a part of these columns."""
-        return self._text([*values], zip(*values.values(), strict=True))
-
-    def read(self, path: Path) -> Iterator[tuple[str, bool]]:
-        """Yield each row's path, and whether it has an error."""
-        _, rows, place = self._rows(path)
-        yield from ((row[0], bool(row[place])) for row in rows)
-
-    def without_errors(self, path: Path) -> bytes | None:
-        """Return the part without the rows of errors, None if nothing is left."""
-        names, rows, place = self._rows(path)
-        kept = [row for row in rows if not row[place]]
-        return self._text(names, kept) if kept else None
-
-    def _rows(self, path: Path) -> tuple[list[str], list[list[str]], int]:
-        """Return names, rows, and where in them errors stand."""
-        names, *rows = csv.reader(io.StringIO(path.read_text("utf-8"), newline=""))
-        return names, rows, names.index("error")
-
-    def _text(self, names: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
-        out = io.StringIO(newline="")
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(names)
-        table.writerows(map(_as_cell, row) for row in rows)
-        return out.getvalue().encode()
-
-
-def _as_cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-
-
-class Parquet:
-    """Parts as Parquet; what `_predictions.json` says is in each one's metadata, too."""
-
-    suffix = ".parquet"
-
-    def __init__(self, arrow: Any, parquet: Any) -> None:
-        self._arrow, self._parquet = arrow, parquet
-
-    def write(self, values: Mapping[str, Sequence[Any]], stated: dict[str, Any]) -> bytes:
-        """Return the content of a part of these columns."""
-        a = self._arrow
-        pair = a.struct([("label", a.string()), ("score", a.float32())])
-        types = {
-            "path": a.string(), "label": a.string(), "score": a.float32(), "index": a.int32(),
-            "sure": a.bool_(), "top": a.list_(pair), "error": a.string(), "sha256": a.string(),
-        }  # fmt: skip
-        said = {"convnet_edge": json.dumps(stated, ensure_ascii=False)}
-        schema = a.schema([(name, types[name]) for name in values], metadata=said)
-        return self._content(a.Table.from_pydict(values, schema=schema))
-
-    def read(self, path: Path) -> Iterator[tuple[str, bool]]:
-        """Yield each row's path, and whether it has an error."""
-        file = self._parquet.ParquetFile(path)
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=["path", "error"]):
-            paths, errors = (batch.column(name).to_pylist() for name in ("path", "error"))
-            yield from zip(paths, (error is not None for error in errors), strict=True)
-
-    def without_errors(self, path: Path) -> bytes | None:
-        """Return the part without the rows of errors, None if nothing is left."""
-        table = self._parquet.read_table(path)
-        kept = table.filter(table.column("error").is_null())
-        return self._content(kept) if kept.num_rows else None
-
-    def _content(self, table: Any) -> bytes:
-        out = io.BytesIO()
-        self._parquet.write_table(table, out, compression="zstd")
-        return out.getvalue()
 
 
 class Done:
@@ -306,8 +156,8 @@ class Parts:
         """Write the rows that are waiting."""
         if self._answers:
             path = self.folder / f"{PART.format(self._number)}{self._form.suffix}"
-            values = self._columns.values(Answers.joined(self._answers))
-            write_atomically(path, self._form.write(values, self._stated))
+            answers = Answers.joined(self._answers)
+            write_atomically(path, self._form.write(self._columns, answers, self._stated))
             self._number += 1
             self._answers, self._n = [], 0
         self._began = time.monotonic()
@@ -316,14 +166,6 @@ class Parts:
         """Let others write here."""
         with contextlib.suppress(OSError):
             os.close(self._lock)
-
-
-def choose_format(*, as_csv: bool) -> Format:
-    """Return Parquet where pyarrow is and nothing else is asked for, else CSV."""
-    if not as_csv:
-        with contextlib.suppress(ImportError):
-            return Parquet(import_module("pyarrow"), import_module("pyarrow.parquet"))
-    return Csv()
 
 
 @contextlib.contextmanager

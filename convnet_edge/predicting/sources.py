@@ -49,7 +49,7 @@ class Item(NamedTuple):
         if self.error:
             raise self.error
         if self.size is None:
-            return read_bytes(Path(self.path), limit=decode.MAX_PICTURE_BYTES, next_step=NEXT_STEP)
+            return read_bytes(self.path, limit=decode.MAX_PICTURE_BYTES, next_step=NEXT_STEP)
         found = f"{self.name} is of {self.size:,} bytes"
         if 0 < self.size <= decode.MAX_PICTURE_BYTES:
             try:

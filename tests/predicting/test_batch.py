@@ -17,6 +17,7 @@ from PIL import Image
 from convnet_edge.data import processes
 from convnet_edge.predicting import batch, parts
 from convnet_edge.predicting.answers import Answers, Spent
+from convnet_edge.predicting.formats import Columns, Csv
 from convnet_edge.predicting.options import PredictOptions
 from convnet_edge.runtime import Classifier
 from convnet_edge.runtime.errors import InputError
@@ -153,7 +154,7 @@ def test_damaged_part_says_what_to_do(pictures, tiny_model, tmp_path, form):
 
 def test_one_process_at_a_time_writes(pictures, tiny_model, tmp_path):
     pytest.importorskip("fcntl")
-    first = parts.Parts(tmp_path / "out", parts.Csv(), parts.Columns((), 0, False), {})
+    first = parts.Parts(tmp_path / "out", Csv(), Columns((), 0, False), {})
     with pytest.raises(InputError, match="another process writes"):
         label(pictures, tiny_model, tmp_path / "out")
     first.close()
@@ -247,7 +248,7 @@ def answer(path):
 
 def test_parts_are_written_as_time_goes_by(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
-    kept = parts.Parts(tmp_path / "out", parts.Csv(), parts.Columns(("a",), 0, False), {})
+    kept = parts.Parts(tmp_path / "out", Csv(), Columns(("a",), 0, False), {})
     monkeypatch.setattr(parts, "FIRST_PART_S", 0.0)
     for index in range(25):
         kept.add(answer(f"{index}"))

@@ -197,7 +197,8 @@ def decode_picture(
     with decoding(name):
         picture = open_picture(source, name, max_pixels)
         n_frames = count_frames(picture, source)
-        return replace(prepare(picture, how, invert=invert), n_frames=n_frames)
+        found = prepare(picture, how, invert=invert)
+        return found if n_frames == 1 else replace(found, n_frames=n_frames)
 
 
 def prepare(picture: "Image.Image", how: Preprocessing, *, invert: bool | None = None) -> Prepared:
