@@ -35,7 +35,7 @@ test-arm: $(VENV)/installed-locked .emulated/ready  ## a bundle on an emulated R
 	$(BIN)/pytest -m arm --arm tests/bundling $(PYTEST_ARGS)
 
 test-emulated: $(VENV)/installed-locked .emulated/ready  ## the shipped files on other processors
-	$(BIN)/pytest -m arm --arm $(PYTEST_ARGS)
+	$(BIN)/pytest -m arm --arm $(PARALLEL) --dist loadfile $(PYTEST_ARGS)
 
 campaign: $(VENV)/installed-locked  ## six minutes of attacks; HOURS=10 for all of them
 	$(BIN)/python benchmarks/campaign.py --anew --hours $(HOURS) --out runs/campaign.json

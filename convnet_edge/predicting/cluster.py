@@ -46,8 +46,9 @@ class Actor:
         self._worker = processes.Worker(self._job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the answers to a batch of items in one row: their paths, and all else."""
-        items, n = [Item(*json.loads(one)) for one in batch["item"]], self._job.largest
+        """Return the answers to the items of a row: their paths, and all else."""
+        (asked,), n = batch["items"], self._job.largest
+        items = [Item(*one) for one in json.loads(asked)]
         starts = range(0, len(items), n)
         found = Answers.joined(
             [one for at in starts for one in self._worker.answer(items[at : at + n])]
@@ -106,12 +107,13 @@ class Cluster:
         """Yield the answers to `items`, in any order."""
         left = iter(items)
         strategy = self._data.ActorPoolStrategy(size=self._n)
-        while window := list(itertools.islice(left, WINDOW)):
-            asked = [{"item": json.dumps(item[:4])} for item in window]
-            table = self._data.from_items(asked, override_num_blocks=-(-len(asked) // BLOCK))
+        blocks = iter(lambda: list(itertools.islice(left, BLOCK)), [])
+        while window := list(itertools.islice(blocks, WINDOW // BLOCK)):
+            asked = [{"items": json.dumps([item[:4] for item in block])} for block in window]
+            table = self._data.from_items(asked, override_num_blocks=len(asked))
             labelled = table.map_batches(
                 Actor, fn_constructor_args=(self._given,), compute=strategy, num_cpus=1,
-                batch_size=BLOCK,
+                batch_size=1,
             )  # fmt: skip
             try:
                 for found in labelled.iter_rows():

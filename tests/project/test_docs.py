@@ -131,7 +131,7 @@ def test_recording_shows_what_quickstart_does_today():
     source = (REPOSITORY / "convnet_edge" / "commands" / "quickstart.py").read_text()
     stages = re.findall(r'^ +\("([a-z][^"]+)", \w+, ', source, re.MULTILINE)
     assert len(stages) == 7
-    picture = ElementTree.parse(DOCS / "quickstart.svg")  # noqa: S314 - our own
+    picture = ElementTree.parse(DOCS / "quickstart.svg")
     shown = [
         "".join(row.itertext()).replace("\N{NO-BREAK SPACE}", " ")
         for row in picture.iter("{http://www.w3.org/2000/svg}text")
