@@ -94,22 +94,26 @@ class Answers:
         return b"\n".join([json.dumps(head).encode(), b"".join(one.tobytes() for one in columns)])
 
     @classmethod
-    def read(cls, stream: IO[bytes], paths: list[str]) -> "Answers | None":
-        """Return the next of a stream, of these pictures; None if it ends before that."""
+    def read(cls, stream: IO[bytes], paths: list[str]) -> "Answers":
+        """Return the next of a stream, of these pictures.
+
+        Raises:
+            EOFError: it ends before that.
+        """
         line = stream.readline(MAX_LINE_BYTES)
         if not line.endswith(b"\n"):
-            return None
+            raise EOFError
         head = json.loads(line)
         n, k, width = head["shape"]
 
-        def column(kind: type[np.generic], n_columns: int) -> Array | None:
-            data = stream.read(n * n_columns * np.dtype(kind).itemsize)
-            is_whole = len(data) == n * n_columns * np.dtype(kind).itemsize
-            return np.frombuffer(data, kind).reshape(n, n_columns) if is_whole else None
+        def column(kind: type[np.generic], n_columns: int) -> Array:
+            size = n * n_columns * np.dtype(kind).itemsize
+            data = stream.read(size)
+            if len(data) < size:
+                raise EOFError
+            return np.frombuffer(data, kind).reshape(n, n_columns)
 
         top, scores = column(np.int32, k), column(np.float32, k)
-        unsure, digests = column(np.bool_, 1), column(np.uint8, width)
-        if top is None or scores is None or unsure is None or digests is None:
-            return None
-        spent = Spent(*head["spent"])
-        return cls(paths, dict(head["errors"]), top, scores, unsure[:, 0], digests, spent)
+        unsure, digests = column(np.bool_, 1)[:, 0], column(np.uint8, width)
+        errors, spent = dict(head["errors"]), Spent(*head["spent"])
+        return cls(paths, errors, top, scores, unsure, digests, spent)

@@ -117,9 +117,8 @@ class Cluster:
             )  # fmt: skip
             try:
                 for found in labelled.iter_rows():
-                    stream = io.BytesIO(found["answers"])
-                    if answers := Answers.read(stream, json.loads(found["paths"])):
-                        yield answers
+                    paths = json.loads(found["paths"])
+                    yield Answers.read(io.BytesIO(found["answers"]), paths)
             except self._ray.exceptions.RayError as error:
                 raise InputError(
                     f"Ray gave up: {str(error).strip().splitlines()[-1][:300]}",

@@ -62,8 +62,10 @@ class Labelling:
 
     def read(self, stream: IO[bytes], items: Sequence[Item]) -> Answers:
         """Return what `worker.answer` writes of these items; none if it did not come to an end."""
-        found = Answers.read(stream, [item.name for item in items])
-        return found or self.failed([], [])
+        try:
+            return Answers.read(stream, [item.name for item in items])
+        except EOFError:
+            return self.failed([], [])
 
     def failed(self, paths: list[str], errors: Sequence[str]) -> Answers:
         """Return the answers of pictures that have an error each."""

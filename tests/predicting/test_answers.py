@@ -33,12 +33,15 @@ def test_a_stream_gives_back_what_it_was_given_one_after_the_other():
     stream = io.BytesIO(TWO.to_bytes() + no_digests.to_bytes())
     require_equal(Answers.read(stream, TWO.paths), TWO)
     require_equal(Answers.read(stream, ["c.png"]), no_digests)
-    assert Answers.read(stream, []) is None
+    with pytest.raises(EOFError):
+        Answers.read(stream, [])
 
 
 def test_a_stream_that_ends_anywhere_before_gives_nothing():
     whole = TWO.to_bytes()
-    assert all(Answers.read(io.BytesIO(whole[:n]), TWO.paths) is None for n in range(len(whole)))
+    for n in range(len(whole)):
+        with pytest.raises(EOFError):
+            Answers.read(io.BytesIO(whole[:n]), TWO.paths)
 
 
 def test_joined_keeps_order_errors_and_seconds():
