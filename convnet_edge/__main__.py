@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
+came = list[bool]()  # Ctrl-C
 INTERRUPTED = "convnet-edge: interrupted; expected the whole command; next: run it again\n"
 
 
@@ -29,6 +30,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write(INTERRUPTED)
         sys.exit(130)
+    except Exception:
+        if not came:  # which code in C may have taken for an error of its own, as matplotlib's does
+            raise
+        sys.stderr.write(INTERRUPTED)
+        sys.exit(130)
     finally:  # what was asked for is done or given up: nothing is left to interrupt
         import signal
 
@@ -37,6 +43,7 @@ def main() -> None:
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; out of an import, where torch and others drop it, end at once."""
+    came.append(True)
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             shown = "\x1b[?25h" * sys.stderr.isatty()  # the cursor, which a moving bar hides

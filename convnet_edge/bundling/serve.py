@@ -4,6 +4,7 @@ Sends the headers that give the page threads; any static HTTPS host can take its
 """
 
 import contextlib
+import errno
 import socket
 import ssl
 import struct
@@ -54,11 +55,13 @@ class PageServer(ThreadingTCPServer):
             self.address_family, address = found[0][0], found[0][4]
             super().__init__(address, partial(_Handler, directory=folder))  # type: ignore[arg-type]
         except (OSError, UnicodeError) as error:  # a UnicodeError: what can be no name
+            is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
             raise InputError(
                 f"{host}, port {port}, cannot be used: {getattr(error, 'strerror', error)}",
                 expected="an address or name of this computer and a free port",
-                next_step="let one be chosen with --port 0"
-                + ", or take every address with --host 0.0.0.0" * (host != "0.0.0.0"),  # noqa: S104
+                next_step="let a port be chosen with --port 0"
+                if is_taken
+                else "take every address with --host 0.0.0.0, or another port with --port 0",
             ) from error
         if self.context is not None:  # the handshake waits for a client's own thread
             self.socket = self.context.wrap_socket(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer._click.exceptions import ClickException
+from typer._click.exceptions import ClickException, UsageError
 from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
@@ -67,6 +67,9 @@ def _boundary() -> Iterator[None]:
         lines, exit_code = [], InputError.exit_code
     except ClickException as error:  # wrong usage: Typer shows it, with what was typed in it
         error.message = visible(error.message)
+        known = error.ctx.command.params if isinstance(error, UsageError) and error.ctx else ()
+        if "extra argument" in error.message and any(one.name == "data" for one in known):
+            error.message += "; pictures are named by --data"
         raise
     except ImportError as error:
         # torch's library is `_C` to Python, in the folder torch

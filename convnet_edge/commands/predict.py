@@ -16,11 +16,11 @@ import typer
 
 from ..fleet.options import FleetOptions
 from ..predicting.options import ORDINALS, PredictOptions
-from ..runtime.errors import CheckFailedError, EdgeError
+from ..runtime.errors import CheckFailedError, EdgeError, InputError
 from ..runtime.files import visible
 from ..runtime.measure.result import percent
 from ..runtime.options import require
-from ..sealing.default_model import choose_model, shipped_model
+from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def command(options: WhereOptions, terminal: Terminal) -> None:
     path = choose_model(options.model)
     shown = f"{path.name}, the shipped one" if path == shipped_model() else str(path)
     terminal.note(f"model: {shown}{' (unproved)' * is_unproved(path)}")
+    shipped = f"{shipped_model().stem}*"
+    own = [one for one in sorted(EXPORTED_DIR.glob("*.onnx")) if not one.match(shipped)]
+    if path == shipped_model() and options.model is None and own:
+        terminal.note(f"  your own: --model {' or '.join(map(str, own[:3]))}")
     if options.out is not None:
         _write_parts(options, terminal)
         return
@@ -147,16 +151,16 @@ def _write_parts(options: PredictOptions, terminal: Terminal) -> None:
         f"{found.n_errors:,} unreadable"
     )
     if found.n_new:
-        terminal.say(
-            f"{found.n_new:,} in {_clock(found.elapsed_s)}, {found.per_s:,.0f} pictures/s: "
-            f"{found.limit}"
-        )
+        pace = f"{found.n_new:,} in {_clock(found.elapsed_s)}, {found.per_s:,.0f} pictures/s"
+        terminal.say(": ".join(filter(None, (pace, found.limit))))
     if found.n_errors:
         terminal.note("why, says the column error; to try again: --retry-errors")
     said = {"folder": str(found.folder), "per_s": found.per_s, "spent": found.spent._asdict()}
     terminal.finish(asdict(found) | said)
     if found.n_errors and options.strict:
         raise typer.Exit(CheckFailedError.exit_code)
+    if found.n and found.n == found.n_errors:  # a name that was mistyped, most likely
+        raise typer.Exit(InputError.exit_code)
 
 
 def _clock(seconds: float) -> str:

@@ -36,6 +36,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     terminal.answer(*answer)
     terminal.say(
         f"  {report.rung}",
+        "  takes uint8 pixels, 0 to 255",
         f"  {report.gate.check().line()}",
         f"  test images, once: float {percent(test.float_accuracy, 2)}; {difference(test, 'int8')}",
         f"  {layers.float} of {layers.integer + layers.float} layers run as floats{kept}{between}",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 LONG_S = 300  # of an epoch: there are faster machines
+LONGEST_S = 120  # that is said in seconds
+BY_HEART = 0.3  # of accuracy, from the training pictures to the highest that the test allows
 
 
 def command(options: TrainOptions, terminal: Terminal) -> None:
@@ -83,7 +85,13 @@ def _show_score(result: TrainResult, terminal: Terminal) -> None:
     found = result.test.summary() if result.test else "not measured, without test images"
     terminal.answer(f"Test accuracy: {found}")
     n_classes = len(result.record["class_labels"])
-    if result.test and result.test.interval.low <= 1 / n_classes:
+    known = result.epochs[-1].accuracy if result.epochs else 0.0
+    if result.test and known - result.test.interval.high > BY_HEART:
+        terminal.answer(
+            f"  of the training pictures {percent(known)}: the network knows them by heart",
+            "  what may help: more pictures, --augment, --weights pretrained, a smaller network",
+        )
+    elif result.test and result.test.interval.low <= 1 / n_classes:
         guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
         terminal.answer(
             f"  no better than {guessing}, on these test pictures",
@@ -96,8 +104,11 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     images, n_done = run.dataset.train, len(run.epochs)
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
+    how = run.dataset.preprocessing
+    seen = f"{how.size[0]} × {how.size[1]} {'grey' if how.channels == 1 else 'RGB'}"
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
+        f"  as the network sees them: {seen}",
         f"  from {images.source}",
         *_weights_lines(run),
         f"Model has {run.network.n_parameters} trainable parameters",
@@ -115,6 +126,10 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
         resumed = f"Resuming after {_epochs(n_done)}"
         fresh = "No unfinished run to resume: starting from the beginning"
         terminal.say(resumed if n_done else fresh)
+    if (report := run.dataset.report) and report.left_out:
+        terminal.note(
+            f"warning: {len(report.left_out):,} left out; why: convnet-edge data {options.data}"
+        )
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
 
 
@@ -126,7 +141,9 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
     cost, peak = run.count_operations(), measure_peak(run.device)
     bound_s = run.n_drawn * cost.n_training / peak / run.launch.size
     n_left = run.recipe.epochs - len(run.epochs)
-    whole = f", {n_left} of them {n_left * bound_s / 60:.2g} min" * (n_left > 1)
+    whole_s = n_left * bound_s
+    text = f"{whole_s:.2g} s" if whole_s < LONGEST_S else f"{whole_s / 60:.2g} min"
+    whole = f", {n_left} of them {text}" * (n_left > 1)
     together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
     terminal.say(
         f"Cost: {cost.n_multiplications:,} multiplications an image; at the "

@@ -103,7 +103,7 @@ class Task:
 def load(
     options: PreparationOptions,
     *,
-    validate: int = 0,
+    validate: int | None = None,
     validate_share: float = 0.0,
     class_labels: tuple[str, ...] = (),
     progress: Progress = lambda *_: None,
@@ -111,9 +111,9 @@ def load(
     """Load the pictures of `options.data`, prepared as the options say.
 
     Where the source has no validation pictures of its own: validate: the last so many of the
-    training images; validate_share: this share of them, by digest. class_labels: what the labels
-    are to count, which may be more than there are pictures of. progress: n pictures decoded, of how
-    many.
+    training images; validate_share: if that is None, this share of them, by digest. class_labels:
+    what the labels are to count, which may be more than there are pictures of. progress: n pictures
+    decoded, of how many.
 
     Raises:
         InputError: not found, not readable, or too few of them.
@@ -122,10 +122,10 @@ def load(
     if options.data in EMBEDDED:
         how = _preprocessing(options, FASHION_MNIST)
         loaded = _load_embedded(options.data, how, options.data_dir)
-        if validate_share and not validate:
+        if validate is None:
             validate = round(validate_share * len(loaded.train))
     else:
-        share = 0.0 if validate else validate_share
+        share = validate_share if validate is None else 0.0
         loaded = _arrange(options, _open(options, progress), share)
         assert loaded.report is not None
         loaded.report.refuse_leaks()

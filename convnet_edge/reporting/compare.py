@@ -171,12 +171,19 @@ def require_gates(found: Comparison) -> None:
         CheckFailedError: a gate fails.
         UndecidedError: none fails, but of one the measurements cannot tell.
     """
-    pair = f"{found.options.new} against {found.options.base}"
-    for outcome, error, next_step in (
-        ("fails", CheckFailedError, "see where: `convnet-edge bench BASE NEW --profile`"),
-        ("cannot tell", UndecidedError, "measure on a quiet machine with more --pairs, such as 25"),
-    ):
-        for gate in found.gates:
-            if gate.outcome == outcome:
-                what = f"{pair}: {gate.name}: {gate.detail}"
-                raise error(what, expected="every gate to hold", next_step=next_step)
+    base, new = found.options.base, found.options.new
+    remedies = {
+        "slowdown": f"see where: convnet-edge bench {base} {new} --profile",
+        "accuracy": f"see of which classes: convnet-edge bench {new} --verbose",
+        "p99": "see what disturbs this machine: convnet-edge doctor",
+    }
+    for outcome, error in (("fails", CheckFailedError), ("cannot tell", UndecidedError)):
+        gates = [gate for gate in found.gates if gate.outcome == outcome]
+        if gates:
+            what = "; ".join(f"{gate.name}: {gate.detail}" for gate in gates)
+            more = "measure on a quiet machine with more --pairs, such as 25"
+            raise error(
+                f"{new} against {base}: {what}",
+                expected="every gate to hold",
+                next_step=remedies[gates[0].name] if outcome == "fails" else more,
+            )

@@ -60,8 +60,11 @@ def try_out(file: ModelFile, found: Followed, *, ceiling: float) -> None:
     ceiling: by which it was admitted.
 
     Raises:
-        InputError: that took more memory or time than was `found`, or ended the process.
+        InputError: that took more memory or time than was `found`, or ended the process; or there
+            is no onnxruntime.
     """
+    import_onnxruntime()  # what is missing here is no fault of the file
+    import_onnxruntime()  # what is missing here is no fault of the file
     n = len(file.contract.goldens.images)
     n_bytes = RESERVE_BYTES + N_COPIES * len(file.data) + N_RESULTS * n * found.cost.peak_bytes
     limit_s = START_S + PATIENCE * STEP_S * found.n_steps * (n + 1)

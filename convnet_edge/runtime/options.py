@@ -312,4 +312,5 @@ def _expected(one: Declared) -> str:
         return " or ".join(get_args(one.kind))
     if one.suffixes:
         return f"a name that ends in {' or '.join(one.suffixes)}"
-    return f"{NOUNS[one.kind][one.is_list]} {one.range_text}".rstrip()
+    percent = ", or with % behind it" * ("%" in (one.units or ()))
+    return f"{NOUNS[one.kind][one.is_list]} {one.range_text}".rstrip() + percent

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..runtime.errors import InputError
+
 CHECKPOINT = Path("checkpoints/convnet.safetensors")
 EXPORTED_DIR = Path("exported")
 
@@ -19,8 +21,16 @@ def to_name(path: Path) -> tuple[Path, ...]:
 
 
 def choose_model(named: Path | None) -> Path:
-    """Return `named`, else exported/convnet.onnx if there is one, else the shipped model."""
+    """Return `named`, else exported/convnet.onnx if there is one, else the shipped model.
+
+    Raises:
+        InputError: `named` is a folder by its very name.
+    """
     if named is not None:
+        if not named.name:
+            raise InputError(
+                f"{named} is a folder", expected="a model file", next_step="name one in it"
+            )
         return named
     own = EXPORTED_DIR / f"{CHECKPOINT.stem}.onnx"
     return own if own.exists() else shipped_model()

@@ -91,8 +91,12 @@ class TrainOptions(PreparationOptions):
     class_weights: ClassWeights = option(
         "none", "balanced: all classes weigh the same, however many images each has."
     )
-    validate: int = option(
-        0, "Training images to hold out and score after each epoch.", low=0, high=59_999
+    validate: int | None = option(
+        None,
+        "Training images to hold out and score after each epoch.",
+        low=0,
+        high=59_999,
+        default_text="a tenth for scratch and finetune, else 0",
     )
     seed: int = seed("Repeats a CPU run bit for bit (same thread count).")
     device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")

@@ -27,14 +27,18 @@ export async function readContract(bytes) {
     const { input, output, goldens, preprocessing, class_labels: labels } = document;
     const [channels, height, width] = input.shape;
     const [nImages, side] = [goldens.logits.length, channels * height * width];
-    const samples = preprocessing.samples.map(async ({ name, encoded, pixels }) => (
-      { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, side) }));
+    // together: of several that are damaged none may be left without somebody who waits for it
+    const [images, ...samples] = await Promise.all([
+      inflate(goldens.images, nImages * side),
+      ...preprocessing.samples.map(async ({ name, encoded, pixels }) => (
+        { name, encoded: fromBase64(encoded), pixels: await inflate(pixels, side) })),
+    ]);
     return {
       ...{ labels, input, output, preprocessing, side, document },
       shape: [height, width, channels],
       decision: document.decision,
-      goldens: { ...goldens, images: await inflate(goldens.images, nImages * side), nImages },
-      samples: await Promise.all(samples),
+      goldens: { ...goldens, images, nImages },
+      samples,
       isUnaltered: await checkDigest(bytes, entry, document.file_sha256),
     };
   } catch (error) {

@@ -361,3 +361,38 @@ def test_bench_result_is_json_or_lies_in_a_folder(run, tmp_path):
     assert "--out r.txt; expected a folder, or a name that ends in .json" in result.stderr
     (tmp_path / "v1.2").mkdir()
     assert "absent.onnx does not exist" in run("bench", "absent.onnx", "--out", "v1.2").stderr
+
+
+TURNED = """
+import os, signal
+from convnet_edge import __main__ as program
+from convnet_edge.commands import app
+def run():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("Invalid bounding box") from None
+app.main = run
+program.main()
+"""
+
+
+def test_ctrl_c_that_code_in_c_takes_for_its_own_error_is_one_line():
+    done = subprocess.run([sys.executable, "-c", TURNED], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.startswith("convnet-edge: interrupted; ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("quantize", "/"), "/ is a folder"),
+        (("train", "photos"), "pictures are named by --data"),
+        (("compare", "a.onnx", "b.onnx", "--max-slowdown", "10"), "from 0 to 5, or with %"),
+    ],
+)
+def test_wrong_words_are_answered_with_what_was_meant(run, words, said):
+    done = run(*words)
+    assert done.exit_code == 2
+    assert said in " ".join((done.stdout + done.stderr).replace("│", " ").split())
