@@ -108,10 +108,9 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
     seen = f"{how.size[0]} × {how.size[1]} {'grey' if how.channels == 1 else 'RGB'}"
     terminal.say(
         f"Data: {run.training['data']}, {len(images):,} training images{held_out}",
-        f"  as the network sees them: {seen}",
         f"  from {images.source}",
         *_weights_lines(run),
-        f"Model has {run.network.n_parameters} trainable parameters",
+        f"Model has {run.network.n_parameters} trainable parameters, for images of {seen}",
     )
     if run.recipe.epochs:
         _show_cost(run, terminal)
