@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-came = list[bool]()  # Ctrl-C
 INTERRUPTED = "convnet-edge: interrupted; expected the whole command; next: run it again\n"
+came = list[bool]()  # one for each Ctrl-C
 
 
 def main() -> None:
@@ -27,11 +27,9 @@ def main() -> None:
         from .commands.app import main as run
 
         run()
-    except KeyboardInterrupt:
-        sys.stderr.write(INTERRUPTED)
-        sys.exit(130)
-    except Exception:
-        if not came:  # which code in C may have taken for an error of its own, as matplotlib's does
+    except (KeyboardInterrupt, ValueError, TypeError, RuntimeError, SystemError) as error:
+        # code in C may take it for an error of its own, as matplotlib's does
+        if not (came or isinstance(error, KeyboardInterrupt)):
             raise
         sys.stderr.write(INTERRUPTED)
         sys.exit(130)

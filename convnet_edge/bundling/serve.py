@@ -55,13 +55,14 @@ class PageServer(ThreadingTCPServer):
             self.address_family, address = found[0][0], found[0][4]
             super().__init__(address, partial(_Handler, directory=folder))  # type: ignore[arg-type]
         except (OSError, UnicodeError) as error:  # a UnicodeError: what can be no name
-            is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            is_no_address = isinstance(error, UnicodeError | socket.gaierror)
+            is_foreign = getattr(error, "errno", None) == errno.EADDRNOTAVAIL
             raise InputError(
                 f"{host}, port {port}, cannot be used: {getattr(error, 'strerror', error)}",
                 expected="an address or name of this computer and a free port",
-                next_step="let a port be chosen with --port 0"
-                if is_taken
-                else "take every address with --host 0.0.0.0, or another port with --port 0",
+                next_step="take every address with --host 0.0.0.0"
+                if is_no_address or is_foreign
+                else "let a port be chosen with --port 0",
             ) from error
         if self.context is not None:  # the handshake waits for a client's own thread
             self.socket = self.context.wrap_socket(

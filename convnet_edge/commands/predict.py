@@ -160,7 +160,11 @@ def _write_parts(options: PredictOptions, terminal: Terminal) -> None:
     if found.n_errors and options.strict:
         raise typer.Exit(CheckFailedError.exit_code)
     if found.n and found.n == found.n_errors:  # a name that was mistyped, most likely
-        raise typer.Exit(InputError.exit_code)
+        raise InputError(
+            f"none of {found.n:,} pictures could be read",
+            expected="at least one",
+            next_step=f"see the column error in {found.folder}, then name others",
+        )
 
 
 def _clock(seconds: float) -> str:

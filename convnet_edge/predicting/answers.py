@@ -67,7 +67,7 @@ class Answers:
     @classmethod
     def joined(cls, several: Sequence["Answers"]) -> "Answers":
         """Return one of all; there has to be one."""
-        ends = list(itertools.accumulate(map(len, several), initial=0))
+        starts = itertools.accumulate(map(len, several), initial=0)
 
         def column(name: str) -> Array:
             return np.concatenate([getattr(one, name) for one in several])
@@ -76,7 +76,7 @@ class Answers:
             [path for one in several for path in one.paths],
             {
                 start + place: why
-                for start, one in zip(ends, several, strict=False)
+                for start, one in zip(starts, several, strict=False)
                 for place, why in one.errors.items()
             },
             column("top"),

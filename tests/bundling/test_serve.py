@@ -385,8 +385,9 @@ def test_taken_port_is_an_error_with_a_way_out(folder):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(InputError, match=r"cannot be used.*port=0"):
+        with pytest.raises(InputError, match=r"cannot be used.*port=0") as caught:
             serve.PageServer(folder, ServeOptions(port=other.getsockname()[1]))
+    assert "host" not in caught.value.next_step
 
 
 @pytest.mark.parametrize("content", [None, "[", "{}", '{"schema": "other", "files": {}}', "[1]"])

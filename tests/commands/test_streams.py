@@ -377,6 +377,13 @@ program.main()
 """
 
 
+def test_error_without_ctrl_c_keeps_its_traceback():
+    code = TURNED.replace("os.kill(os.getpid(), signal.SIGINT)", "raise KeyboardInterrupt")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: Invalid bounding box\n")
+
+
 def test_ctrl_c_that_code_in_c_takes_for_its_own_error_is_one_line():
     done = subprocess.run([sys.executable, "-c", TURNED], capture_output=True, text=True)
     assert done.returncode == 130

@@ -124,6 +124,10 @@ def test_counted_validation_images_are_held_out_whatever_share_a_recipe_wants(tm
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (33, 7, 10)
     assert {*loaded.train.paths}.isdisjoint(loaded.validation.paths)
     assert 7 < len(dataset.load(options, validate_share=0.5).validation) < 33
+    assert len(dataset.load(options, validate=0, validate_share=0.5).validation) == 0
+    sample = PreparationOptions(data="sample")
+    assert len(dataset.load(sample, validate=0, validate_share=0.1).validation) == 0
+    assert len(dataset.load(sample, validate_share=0.1).validation) == 1000
 
 
 def test_named_folder_that_lacks_the_pictures_is_an_error(tmp_path):

@@ -367,6 +367,17 @@ def test_options_of_many_pictures_go_together(options, found):
         PredictOptions(**{"images": ("a.png",), **options})
 
 
+def test_nothing_readable_is_exit_2_with_a_way_on(run, tiny_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    command = ("predict", tmp_path / "empty", "--model", tiny_model, "--out", tmp_path / "out")
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "none of 1 pictures could be read; expected at least one; next: see" in result.stderr
+    assert "pictures/s\n" in result.stdout
+    assert run(*command, "--strict").exit_code == 1
+    assert json.loads(run(*command, "--json").stdout)["n_errors"] == 1
+
+
 def test_command_says_how_many_and_what_limits(run, pictures, tiny_model, tmp_path):
     command = ("predict", pictures, "--model", tiny_model, "--out", tmp_path / "out")
     result = run(*command)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from convnet_edge.runtime import Classifier, admission, isolation, selftest
-from convnet_edge.runtime.errors import InputError
+from convnet_edge.runtime.errors import InputError, MissingPackageError
 from convnet_edge.runtime.model_file import open_model
 
 # a shape that depends on how many images there are, but does not grow as they do
@@ -58,6 +58,13 @@ def done(printed, code=0, said=b""):
 def test_file_that_takes_what_it_states_is_opened_and_right(model):
     opened = Classifier(model(), isolate=True)
     assert all(check.passed for check in selftest.run_selftest(opened))
+
+
+def test_device_without_onnxruntime_says_so_and_blames_no_file(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match="onnxruntime") as caught:
+        Classifier(honest_in_small())
+    assert "pip install" in caught.value.next_step
 
 
 @pytest.mark.skipif(not isolation.STATM.exists(), reason="memory is limited on Linux alone")
