@@ -117,7 +117,7 @@ def _describe(model: nn.Module, files: dict[str, Path], options: DataOptions) ->
     file = open_model(files["float32"])
     loaded = dataset.load_again(dataset.Task.of(file.contract), options)
     ranges, _, _ = split_training_images(
-        loaded, QuantizeOptions.max_drop / 100, n_multiplications=file.n_multiplications
+        loaded, QuantizeOptions(), n_multiplications=file.n_multiplications
     )
     return Subject(model, ranges, loaded.test, files)
 

@@ -7,6 +7,7 @@ from typing import Any
 from ..data.options import DataOptions
 from ..exporting.options import VerifyOptions
 from ..fleet.options import FleetOptions
+from ..quantizing.options import QuantizeOptions
 from ..runtime.errors import CheckFailedError
 from ..sealing.default_model import choose_model, to_name
 from .terminal import Terminal, as_words
@@ -53,11 +54,13 @@ def command(options: WhereOptions, terminal: Terminal) -> None:
         f"{'PASS' if report.passed else 'FAIL'}: {result.title} on {report.provider}, "
         f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
+    terminal.say(f"  sha256 {report.model_sha256}")
     terminal.wrote((result.report_path,))
     stated = result.contract
     can_quantize = stated.quantization is None and find_spec("onnx") is not None
     finds_pictures = options.data or dataset.Task.of(stated).source in dataset.EMBEDDED
-    then = ["quantize"] if can_quantize and finds_pictures else ["bench"]
+    enough = stated.document.get("training", {}).get("n_images", 0) >= QuantizeOptions().n_judges
+    then = ["quantize"] if can_quantize and finds_pictures and enough else ["bench"]
     then += as_words(options, DataOptions)
     command = ["convnet-edge", *then, *to_name(result.model_path)] if report.passed else []
     terminal.finish(report, *command)

@@ -35,6 +35,13 @@ class QuantizeOptions(DataOptions, UnprovedOptions):
         "exported/convnet.int8.onnx",
     )
 
+    @property
+    def n_judges(self) -> int:
+        """How many images judge at least: each half of fewer could not hold the gate."""
+        from ..runtime.measure import stats
+
+        return 2 * stats.fewest_for_drop(self.max_drop / 100)
+
     def out_path(self, source_path: Path) -> Path:
         """Return the model file to write for the float model at `source_path`."""
         is_shipped = source_path.name == shipped_model().name  # its integers lie beside it

@@ -4,7 +4,6 @@ Ranges and gate come from training images that do not overlap. The test images a
 give the golden vectors and the scores, and decide nothing.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from .options import Layout, QuantizeOptions
 VERSIONS = seal.versions(onnx, import_onnxruntime())
 N_CALIBRATION, N_GATE = 1_000, 20_000  # of many; of few training images a sixth, and the others
 N_COSTLY, GATE_WORK = 5_000, 1e12  # images of a gate; multiplications that more of them may take
+MOST_TO_LOSE = 10.0  # points, of a gate that is advised
 FEWEST = 32  # images that ranges may come from
 N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
@@ -175,7 +175,7 @@ class _Source:
         loaded = dataset.load_again(dataset.Task.of(stated), options)
         self.test = loaded.test
         self.calibration, judges, self.gate_data = split_training_images(
-            loaded, self.max_drop, n_multiplications=file.n_multiplications
+            loaded, options, n_multiplications=file.n_multiplications
         )
         half = len(judges) // 2
         self.halves = take(judges, slice(half)), take(judges, slice(half, None))
@@ -234,7 +234,7 @@ class _Source:
 
 
 def split_training_images(
-    loaded: dataset.Dataset, max_drop: float, *, n_multiplications: int | None
+    loaded: dataset.Dataset, options: QuantizeOptions, *, n_multiplications: int | None
 ) -> tuple[Array, ImageSet, str]:
     """Return the images that give ranges, those of the gate, and which these are.
 
@@ -243,20 +243,21 @@ def split_training_images(
     Raises:
         InputError: the gate could not hold for so few, whatever the integers do.
     """
-    # each half has to be able to hold
-    needed = 2 * next(n for n in itertools.count(1) if stats.paired_drop_bound(0, 0, n) <= max_drop)
     train, gate, data = loaded.train, loaded.validation, "validation images"
     order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
     n_ranges = min(N_CALIBRATION, max(len(train) // 6, FEWEST))
-    if len(gate) < needed:
+    if len(gate) < options.n_judges:
         n_gate = min(N_GATE, max(N_COSTLY, int(GATE_WORK / (n_multiplications or np.inf))))
         gate, data = take(train, order[n_ranges : n_ranges + n_gate]), SEEN
-    require(
-        len(gate) >= needed,
-        f"{len(gate):,} {data}",
-        f"{needed:,} at least: of fewer no gate of {100 * max_drop:g} points can hold",
-        "--data (to a source of more pictures) or --max-drop",
-    )
+    if len(gate) < options.n_judges:
+        within = 100 * stats.paired_drop_bound(0, 0, max(1, len(gate) // 2)) + 0.05
+        lower = f", or allow --max-drop {within:.1f}" if within < MOST_TO_LOSE else ""
+        raise InputError(
+            f"{len(gate):,} {data}",
+            expected=f"{options.n_judges:,} at least: of fewer no gate of {options.max_drop:g} "
+            "points can hold",
+            next_step=f"name a --data of more pictures{lower}",
+        )
     return train.images[order[:n_ranges]], gate, data
 
 

@@ -334,8 +334,8 @@ def _read_contract(top: Message) -> tuple[Contract, Check]:
     stated = contract.parse(text)
     digest = contract.digest_of(top.data, start, end, stated)
     same = digest == stated.file_sha256
-    says = "as stated" if same else f"but the file states {stated.file_sha256[:16]}…"
-    return stated, Check("digest", same, f"sha256 {digest[:16]}… of what is sealed, {says}")
+    stated_else = f"the bytes give {digest[:16]}…, but the file states {stated.file_sha256[:16]}…"
+    return stated, Check("digest", same, "every byte is as sealed" if same else stated_else)
 
 
 def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from convnet_edge.commands import terminal
 from convnet_edge.data import dataset
 from convnet_edge.drawing import sheets
 from convnet_edge.drawing.pictures import Picture
+from convnet_edge.runtime.measure import stats
 from convnet_edge.runtime.measure.check import Check
 from convnet_edge.runtime.measure.result import Interval, Race
 
@@ -84,6 +85,7 @@ def test_quantize_says_size_gate_and_speed(screen, on_few, exported, monkeypatch
     assert lines[-1] == f"next: convnet-edge bench {exported.model_path} x.int8.onnx"
 
 
+@pytest.mark.slow
 def test_bench_of_three_models_at_four_batch_sizes(screen, tiny_model, monkeypatch):
     monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(400))
     for undrawn in ("commands.bench._draw", "reporting.report._figures"):
@@ -160,10 +162,12 @@ def test_data_keeps_to_a_screen_whatever_is_wrong(
     assert "(more with --verbose)" not in whole
 
 
-def test_chain_of_next_lines(screen, run, tiny_model):
+def test_chain_of_next_lines(screen, run, tiny_model, monkeypatch):
     inspected = run("inspect").stdout  # nobody types site-packages
     assert inspected.endswith("next: convnet-edge verify\n")
     assert screen("verify")[-1] == "next: convnet-edge quantize"
+    monkeypatch.setattr(stats, "fewest_for_drop", lambda _: 10**9)  # it would be refused
+    assert screen("verify")[-1] == "next: convnet-edge bench"
     assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
     assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
 

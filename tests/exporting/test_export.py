@@ -129,7 +129,7 @@ def test_failure_leaves_the_older_file_with_its_report_until_a_success(
     assert {line.split(": ")[0] for line in caught.value.details} == failed
 
 
-@pytest.mark.parametrize("kernel_size", [1, 5])
+@pytest.mark.parametrize("kernel_size", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_other_kernel_sizes_export_with_the_same_proof(kernel_size, few):
     torch.manual_seed(0)
     model = Convnet(Architecture(kernel_size=kernel_size))

@@ -207,7 +207,7 @@ def test_own_network_exports_with_the_proof_of_the_reference(bring, few, takes):
     assert len({*said}) == len(said) == len({*right.argmax(1)}), "one of each class that occurs"
 
 
-@pytest.mark.parametrize("takes", ["float32", "uint8"])
+@pytest.mark.parametrize("takes", [pytest.param("float32", marks=pytest.mark.slow), "uint8"])
 def test_graph_names_no_path_and_holds_one_multiplication_and_one_addition_for_the_pixels(takes):
     made_of = graph.to_onnx(made(), GREY, takes=takes)
     proto = onnx.load_from_string(made_of)
@@ -318,6 +318,7 @@ def net(num_classes):
 """
 
 
+@pytest.mark.slow
 def test_contract_tells_of_a_source_that_changed_after_training(trained, on_few, tmp_path):
     source, path = tmp_path / "net.py", tmp_path / "net.safetensors"
     source.write_text(FILE)

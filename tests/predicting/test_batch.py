@@ -320,6 +320,7 @@ cp -r "$1/out" "$1.kept"
 """
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_whole_parts_and_the_same_command_goes_on(pictures, tiny_model, tmp_path):
     small = tmp_path / "small"
     small.mkdir()

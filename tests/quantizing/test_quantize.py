@@ -128,18 +128,22 @@ def test_too_few_pictures_say_how_many_are_needed(exported, monkeypatch, tmp_pat
     needed = 2 * next(n for n in range(1, 9999) if paired_drop_bound(0, 0, n) <= allowed)
     assert caught.value.found == f"{n_gate} {stage.SEEN}"
     assert f"{needed} at least" in caught.value.expected
-    assert "--data" in caught.value.next_step
+    _, advised, drop = caught.value.next_step.partition(", or allow --max-drop ")
+    assert bool(advised) == (n_gate > 50)
+    if advised:
+        assert replace(options, max_drop=float(drop)).n_judges <= n_gate
     assert not options.out.exists()
 
 
 def test_validation_images_judge_where_there_are_enough_of_them():
     train, validation = tiny.image_set(1300), tiny.image_set(600)
     loaded = dataset.Dataset("tiny", tiny.LABELS, None, train, validation, tiny.image_set(9))
-    ranges, gate, data = stage.split_training_images(loaded, 0.01, n_multiplications=9)
+    allowed = QuantizeOptions(max_drop=1)
+    ranges, gate, data = stage.split_training_images(loaded, allowed, n_multiplications=9)
     assert (len(ranges), gate, data) == (stage.N_CALIBRATION, validation, "validation images")
     few = replace(loaded, validation=tiny.image_set(30))
     for costly, n in ((9, stage.N_GATE), (10**13, 500), (None, 500)):
-        _, gate, data = stage.split_training_images(few, 0.01, n_multiplications=costly)
+        _, gate, data = stage.split_training_images(few, allowed, n_multiplications=costly)
         assert (len(gate), data) == (n, stage.SEEN)
 
 
@@ -296,6 +300,7 @@ def test_layout_that_does_not_fit_says_why(few):
         ort_cpu.to_ort_cpu(portable.calibrate(other, inputs).quantised())
 
 
+@pytest.mark.slow
 def test_half_width_has_the_fast_layout_too(few, quantised):
     standard = untrained(few.images, width=0.5)
     document = open_model(quantised["portable"].model_path).contract.document

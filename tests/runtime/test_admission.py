@@ -271,10 +271,11 @@ def test_what_takes_long_or_much_memory_is_refused_unless_that_is_wanted(name):
 
 WIDEST = (28, 1, (128, 256, 512), 16)
 TUTORIALS = (256, 3, (32, 64, 128), goldens.MAX_PIXELS // 256**2)
+SLOW = pytest.param(3, TUTORIALS, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "network"), [*((kernel, WIDEST) for kernel in (1, 3, 5, 9)), (3, TUTORIALS)], ids=str
+    ("kernel", "network"), [*((kernel, WIDEST) for kernel in (1, 3, 5, 9)), SLOW], ids=str
 )
 def test_networks_that_train_makes_are_admitted(kernel, network):
     side, n_channels, (first, second, hidden), n_goldens = network

@@ -49,6 +49,11 @@ def paired_drop_bound(n_lost: int, n_gained: int, n: int) -> float:
     return drop + Z_95_ONE_SIDED * math.sqrt((lost + gained - drop**2) / (n + 2))
 
 
+def fewest_for_drop(max_drop: float) -> int:
+    """Return of how many images, none lost or gained, `max_drop` (a share) can be shown to hold."""
+    return next(n for n in itertools.count(1) if paired_drop_bound(0, 0, n) <= max_drop)
+
+
 def mcnemar(n_lost: int, n_gained: int) -> float:
     """Return the exact two-sided p-value that two models are right equally often.
 
