@@ -107,7 +107,9 @@ class _Handler(SimpleHTTPRequestHandler):
         name = Path(self.translate_path(self.path)).relative_to(self.directory).as_posix()
         if name == ".":
             name = self.path = "index.html"
-        if name not in self.server.names:
+        found, folder = Path(self.directory, name), Path(self.directory).resolve()
+        # a folder from elsewhere may hold links that lead out of it, and pipes
+        if name not in self.server.names or not found.is_file() or found.resolve() != folder / name:
             return self.send_error(HTTPStatus.NOT_FOUND, "not a file of this page")
         return super().send_head()
 

@@ -39,10 +39,27 @@ async function guard(work) {
 
 /** Return the bytes of a file of the site. */
 async function load(path) {
-  const response = await fetch(path).catch(({ message }) => ({ ok: false, status: message }));
-  if (response.ok) return new Uint8Array(await response.arrayBuffer());
-  throw new InputError(`${path} cannot be loaded (${response.status})`,
-    "the whole folder on a server that answers", "upload it again, or reload the page");
+  try {
+    const response = await fetch(path);
+    if (!response.ok) throw new Error(response.status);
+    return new Uint8Array(await response.arrayBuffer()); // which may end early, too
+  } catch ({ message }) {
+    throw new InputError(`${path} cannot be loaded (${message})`,
+      "the whole folder on a server that answers", "upload it again, or reload the page");
+  }
+}
+
+/** Return what site.json says; servers may answer any name with a page of their own. */
+async function readSite() {
+  const bytes = await load("site.json");
+  try {
+    const site = JSON.parse(new TextDecoder().decode(bytes));
+    const texts = [...site.class_labels, ...site.models.map(({ name }) => name), ...Object.keys(site.files)];
+    if (!site.models.length || texts.some((text) => typeof text !== "string")) throw new Error("models or classes");
+    return site;
+  } catch ({ message }) {
+    throw new InputError(`site.json is damaged (${message})`, "what `convnet-edge bundle` wrote", "upload the folder again");
+  }
 }
 
 function requireBrowser() {
@@ -70,7 +87,11 @@ function chooseThreads() {
 }
 
 async function loadRuntime() {
-  const ort = await import("./ort/ort.wasm.min.mjs");
+  const ort = await import("./ort/ort.wasm.min.mjs").catch(({ message }) => ({ message }));
+  if (!ort.env?.wasm || !ort.InferenceSession) {
+    throw new InputError(`onnxruntime cannot be loaded (${ort.message ?? "its file holds something else"})`,
+      "ort/ as in the folder that was made", "upload the folder again, or reload the page");
+  }
   Object.assign(ort.env.wasm, { wasmPaths: new URL("ort/", import.meta.url).href, numThreads: page.threads });
   ort.env.logLevel = "error";
   return ort;
@@ -279,7 +300,7 @@ async function keepOffline({ serviceWorker: worker }) {
 async function start() {
   requireBrowser();
   chooseThreads();
-  page.site = JSON.parse(new TextDecoder().decode(await load("site.json")));
+  page.site = await readSite();
   const { models, class_labels: labels, convnet_edge: version, onnxruntime_web: ortVersion } = page.site;
   say("versions", `convnet-edge ${version}, onnxruntime-web ${ortVersion}.`);
   showClasses(labels);

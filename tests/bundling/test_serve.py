@@ -117,6 +117,22 @@ def test_anything_else_is_not_found(ask):
         assert b"this is" not in body
 
 
+def test_listed_name_that_is_a_link_a_pipe_or_a_folder_is_not_found(ask, folder):
+    (folder / "main.js").unlink()
+    (folder / "main.js").symlink_to("../secret.txt")
+    (folder / "index.html").unlink()
+    os.mkfifo(folder / "index.html")
+    (folder / "gone.js").mkdir()
+    shutil.rmtree(folder / "ort")
+    (folder / "ort").symlink_to("..")
+    inside = next(name.removeprefix("ort/") for name in TYPES if name.startswith("ort/"))
+    (folder.parent / inside).write_text("this is beside it")
+    for target in ("main.js", "index.html", "", "gone.js", f"ort/{inside}"):
+        response, body = ask(f"/{target}")
+        assert response.status == 404, target
+        assert b"this is" not in body
+
+
 def test_head_gives_the_length_alone_and_other_methods_are_refused(ask):
     response, body = ask("/main.js", method="HEAD")
     assert (response.status, response.headers["Content-Length"], body) == (200, "15", b"")

@@ -557,6 +557,26 @@ def test_wrong_model_fails_its_selftest_and_another_can_be_chosen(show, folder, 
     assert page.is_visible("main")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("site.json", "site.json is damaged ("), ("ort/ort.wasm.min.mjs", "onnxruntime cannot be")],
+)
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"{}"])
+def test_server_that_sends_something_else_is_told_in_a_sentence(
+    show, folder, tmp_path, name, said, content
+):
+    out = tmp_path / "changed"
+    shutil.copytree(folder, out)
+    page = show(out, quiet=False)
+    proved(page)
+    page.route(f"**/{name}", lambda route: route.fulfill(body=content, content_type="text/html"))
+    page.evaluate("navigator.serviceWorker.ready.then((one) => one.unregister())")
+    page.reload()
+    page.wait_for_selector("#status.bad")
+    assert said in page.inner_text("#error")
+    assert "; expected " in page.inner_text("#error")
+
+
 def test_browser_without_wasm_is_told_what_it_needs(show):
     page = show(quiet=False)
     page.add_init_script("delete globalThis.WebAssembly")
