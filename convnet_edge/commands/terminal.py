@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,7 @@ class Terminal:
             for text in fold(visible(line), width):
                 shown = COLOURED.sub(lambda found: typer.style(found[0], COLOURS[found[0]]), text)
                 shown = typer.style(shown, bold=True) if bold else shown
-                # where there is no terminal, Typer takes the colours out again
-                typer.echo(shown, err=err, color=False if "NO_COLOR" in os.environ else None)
+                _echo(shown, err=err)
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -152,7 +151,14 @@ class Terminal:
 
             typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:  # not folded: it is there to be copied
-            typer.echo(visible(f"next: {shlex.join(map(str, next_command))}"), err=self.json)
+            _echo(visible(f"next: {shlex.join(map(str, next_command))}"), err=self.json)
+
+
+def _echo(text: str, *, err: bool) -> None:
+    """Print a line. What is told beside the answer, on stderr, stops nothing if it cannot be."""
+    with suppress(OSError) if err else nullcontext():
+        # where there is no terminal, Typer takes the colours out again
+        typer.echo(text, err=err, color=False if "NO_COLOR" in os.environ else None)
 
 
 def as_words(options: Options, kind: type[Options], but: Sequence[str] = ()) -> list[str]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import faults
@@ -154,6 +155,18 @@ def test_full_disk_under_stdout_is_exit_2(monkeypatch, capsys, hostile_bundle, o
     assert ended.value.code == 2
     found = ": the system refuses the output, or a temporary file: No space left on device; "
     assert found in capsys.readouterr().err
+
+
+@FULL
+def test_note_that_nobody_can_be_told_stops_nothing(monkeypatch, capsys):
+    with FULL_PATH.open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        terminal.Terminal().note("left out one picture")
+        terminal.Terminal(json=True).finish({"a": 1}, "convnet-edge", "bench")
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
 
 
 @FULL
