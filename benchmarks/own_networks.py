@@ -32,7 +32,7 @@ from convnet_edge.training import loop
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.run import EpochMetrics
 
-RESULT = Path(__file__).resolve().parent / "results" / "reference" / "own-networks-cpu.json"
+RESULTS = Path(__file__).resolve().parent / "results" / "reference"
 SIZE, BATCH_SIZE, N_CLASSES = 96, 64, 4
 PICTURE = (160, 200)  # (H, W) of the JPEGs
 N_WORKERS = 2
@@ -54,18 +54,20 @@ def draw_pictures(folder: Path, n: int) -> int:
     return total // n
 
 
-def plain(folder: Path, arch: str, n_epochs: int) -> Iterator[float]:
+def plain(folder: Path, arch: str, n_epochs: int, device: str) -> Iterator[float]:
     """Give the seconds of each epoch of a loop as people write it, from its first line on."""
     started = time.perf_counter()
     steps = [transforms.Resize(SIZE + 12), transforms.RandomCrop(SIZE), transforms.ToTensor()]
     pictures = datasets.ImageFolder(str(folder), transforms.Compose(steps))
-    loader = DataLoader(pictures, BATCH_SIZE, shuffle=True, num_workers=N_WORKERS)
-    model = models.get_model(arch, weights=None, num_classes=N_CLASSES)
+    loader = DataLoader(
+        pictures, BATCH_SIZE, shuffle=True, num_workers=N_WORKERS, pin_memory=device == "cuda"
+    )
+    model = models.get_model(arch, weights=None, num_classes=N_CLASSES).to(device)
     optimizer, loss_fn = torch.optim.Adam(model.parameters()), nn.CrossEntropyLoss()
     for _ in range(n_epochs):
         model.train()
         n_correct = total = 0.0
-        for x, y in loader:
+        for x, y in ((x.to(device), y.to(device)) for x, y in loader):
             optimizer.zero_grad()
             logits = model(x)
             loss = loss_fn(logits, y)
@@ -77,7 +79,7 @@ def plain(folder: Path, arch: str, n_epochs: int) -> Iterator[float]:
         started = time.perf_counter()
 
 
-def ours(folder: Path, arch: str, n_epochs: int, *, precision: str) -> Iterator[float]:
+def ours(folder: Path, arch: str, n_epochs: int, *, device: str, precision: str) -> Iterator[float]:
     """Give the seconds of each epoch of `train`, the first with all that comes before it."""
     started, times = time.perf_counter(), list[float]()
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,6 +89,7 @@ def ours(folder: Path, arch: str, n_epochs: int, *, precision: str) -> Iterator[
             image_size=(SIZE,),
             batch_size=BATCH_SIZE,
             epochs=n_epochs,
+            device=device,
             precision=precision,
             cache=Path(scratch),
             out=Path(scratch) / "x.safetensors",
@@ -107,18 +110,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", default="mobilenet_v3_small", help="a name of torchvision's")
     parser.add_argument("--precision", default="float32", choices=("float32", "bf16"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument(
+        "--out", type=Path, help="default: results/reference/own-networks-DEVICE.json"
+    )
     options = parser.parse_args()
+    how = (options.arch, options.epochs)
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         n_bytes = draw_pictures(Path(name), options.pictures)
         n_ours = round(0.8 * options.pictures)  # the rest is held out or tests
         for _ in range(options.rounds):
-            theirs = list(plain(Path(name), options.arch, options.epochs))
-            mine = list(ours(Path(name), options.arch, options.epochs, precision=options.precision))
+            theirs = list(plain(Path(name), *how, options.device))
+            mine = list(ours(Path(name), *how, device=options.device, precision=options.precision))
             rates = {"plain": [options.pictures / t for t in theirs],
                      "convnet-edge": [n_ours / t for t in mine]}  # fmt: skip
             later = [statistics.median(r[1:]) for r in rates.values()]
@@ -132,11 +139,12 @@ def main() -> None:
                 options.arch, {name: round(ratio, 2) for name, ratio in ratios.items()}, flush=True
             )
     write_json(
-        options.out,
+        options.out or RESULTS / f"own-networks-{options.device}.json",
         {
             "schema": "convnet-edge/own-networks-benchmark/1",
             "command": " ".join(["python", *sys.argv]),
             "arch": options.arch,
+            "device": options.device,
             "precision": options.precision,
             "image_size": SIZE,
             "batch_size": BATCH_SIZE,

@@ -64,6 +64,20 @@ def test_training_on_cuda_exports_with_the_same_proof(tmp_path, on_few, options)
     assert all(check.passed for check in exported.report.checks)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_network_of_torchvision_trained_on_cuda_exports_and_runs_there(tmp_path, on_few, precision):
+    out = tmp_path / "gpu.safetensors"
+    options = TrainOptions(
+        data="sample", arch="torchvision:mobilenet_v3_small", image_size=(32, 32), epochs=1,
+        device="cuda", precision=precision, out=out,
+    )  # fmt: skip
+    assert loop.train(options).test.accuracy > 0.3
+    exported = export(ExportOptions(checkpoint=out, out=tmp_path / "gpu.onnx"))
+    assert all(check.passed for check in exported.report.checks)
+    checks = selftest.run_selftest(Classifier(exported.model_path, provider="cuda"))
+    assert all(check.passed for check in checks), [check.line() for check in checks]
+
+
 def start_run(tmp_path, **options):
     out = tmp_path / "x.safetensors"
     given = TrainOptions(data="sample", validate=16, out=out, batch_size=64, **options)
