@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find convnet_edge exported/fashion-mnist.onnx pyproject.toml -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
 HOURS ?= 0.1
+SMALLER ?= SSE41
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: quickstart test test-all test-smaller-processor test-cuda test-arm test-emulated campaign lint format lock clean
@@ -24,8 +25,8 @@ test-all: $(VENV)/installed-locked  ## every test; needs the full data, chromium
 	$(BIN)/pytest --slow --index --browser $(PARALLEL) $(PYTEST_ARGS)
 
 # weights, and so what they lead to, differ between processors: no test may rest on one of them
-test-smaller-processor: $(VENV)/installed-locked  ## what trains, exports or quantises, without AVX-512
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default $(BIN)/pytest \
+test-smaller-processor: $(VENV)/installed-locked  ## what trains, exports or quantises; SMALLER=AVX2: that
+	ONEDNN_MAX_CPU_ISA=$(SMALLER) ATEN_CPU_CAPABILITY=default $(BIN)/pytest \
 	  tests/networks tests/training tests/exporting tests/quantizing $(PARALLEL) $(PYTEST_ARGS)
 
 test-cuda: $(VENV)/installed-locked  ## on a machine with a GPU and onnxruntime-gpu in the venv

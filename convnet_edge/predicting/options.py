@@ -70,6 +70,9 @@ class PredictOptions(DataOptions, UnprovedOptions):
             given = getattr(self, name) not in (None, False, "local")
             found = f"--{name.replace('_', '-')} without --out"
             require(self.out is not None or not given, found, "both", "--out", verb="add")
+        is_file = self.out is not None and self.out.suffix in (".csv", ".parquet", ".jsonl", ".json")
+        found = f"--out {self.out}: one file for all answers"
+        require(not is_file, found, "a folder, of parts in --format", "--out")
         together = self.out is not None and not self.images
         require(not together, "--out without pictures", "SOURCE to name some", "SOURCE", verb="add")
 

@@ -361,6 +361,7 @@ def test_picture_whose_disk_fails_is_a_row(pictures, tiny_model, tmp_path):
         ({"retry_errors": True}, "retry_errors without out"),
         ({"strict": True}, "strict without out"),
         ({"out": "x", "images": ()}, "out without pictures"),
+        ({"out": "answers.csv"}, "answers.csv: one file for all answers"),
     ],
 )
 def test_options_of_many_pictures_go_together(options, found):
