@@ -26,6 +26,7 @@ from .. import __version__
 from ..runtime.errors import INTERRUPTED, EdgeError, InputError, InterruptedRunError
 from ..runtime.files import flush, open_streams, printing, visible
 from ..runtime.options import Declared, declared, parse, require_values
+from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
 from ..training.launch import Launch, LostProcessError, read_launch
 from . import (
     bench,
@@ -189,13 +190,27 @@ def bridge(
         for one in ones:
             if one.is_list and (given[one.name] is not None or not one.optional):
                 given[one.name] = tuple(given[one.name] or ())
-        run(*([options(**given)] if options else []), terminal)
+        chosen = [options(**given)] if options else []
+        for one in ones:
+            if one.name in ("model", "models") and not getattr(chosen[0], one.name):
+                _tell_shipped(one, terminal)
+        run(*chosen, terminal)
 
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     paragraphs = cleandoc(run.__doc__ or "").split("\n\n")
     command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return command
+
+
+def _tell_shipped(one: Declared, terminal: Terminal) -> None:
+    """Say that the shipped model is taken, where there are others that may be meant."""
+    shipped = shipped_model()
+    own = [path for path in EXPORTED_DIR.glob("*.onnx") if not path.match(f"{shipped.stem}*")]
+    if own and choose_model(None) == shipped:
+        named = " or ".join(map(str, sorted(own)[:3]))
+        flag = "" if one.positional else f"{one.flag} "
+        terminal.note(f"no model is named, the shipped one is taken; your own: {flag}{named}")
 
 
 def _parameter(one: Declared) -> Parameter:

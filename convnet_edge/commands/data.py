@@ -26,6 +26,7 @@ MAX_PAIRS = 2_000
 SCREEN_COLUMNS = 80
 REPORT_LINES = 19  # of a screen's 25: the others say what was written, and what is next or wrong
 MAX_LETTERS = 150  # of what is listed: two lines
+FIRST_CLASSES = 5  # before more of anything else
 BY_WEIGHT = ("leaks", "warnings", "left_out", "near", "classes")
 
 
@@ -84,7 +85,7 @@ def _first_screen(report: Report) -> list[str]:
 
     n_shown = dict.fromkeys(BY_WEIGHT, 0)
     lines = report.lines(n_shown)
-    for name in BY_WEIGHT * MOST_NAMED:
+    for name in (*BY_WEIGHT, *["classes"] * FIRST_CLASSES, *BY_WEIGHT * MOST_NAMED):
         more = n_shown | {name: n_shown[name] + 1}
         longer = [shorten(line, MAX_LETTERS) for line in report.lines(more)]
         rows = [row for line in longer for row in fold(line, SCREEN_COLUMNS)]

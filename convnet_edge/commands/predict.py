@@ -20,7 +20,7 @@ from ..runtime.errors import CheckFailedError, EdgeError, InputError
 from ..runtime.files import visible
 from ..runtime.measure.result import percent
 from ..runtime.options import require
-from ..sealing.default_model import EXPORTED_DIR, choose_model, shipped_model
+from ..sealing.default_model import choose_model, shipped_model
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -51,10 +51,6 @@ def command(options: WhereOptions, terminal: Terminal) -> None:
     path = choose_model(options.model)
     shown = f"{path.name}, the shipped one" if path == shipped_model() else str(path)
     terminal.note(f"model: {shown}{' (unproved)' * is_unproved(path)}")
-    shipped = f"{shipped_model().stem}*"
-    own = [one for one in sorted(EXPORTED_DIR.glob("*.onnx")) if not one.match(shipped)]
-    if path == shipped_model() and options.model is None and own:
-        terminal.note(f"  your own: --model {' or '.join(map(str, own[:3]))}")
     if options.out is not None:
         _write_parts(options, terminal)
         return

@@ -104,14 +104,13 @@ class Report:
         counts = [[one.label, *(getattr(one, part) for part in PARTS)] for one in self.classes]
         totals = [sum(column) for column in list(zip(*counts, strict=True))[1:]]
         parts = ", ".join(f"{n:,} {part}" for n, part in zip(totals, PARTS, strict=True))
-        low, middle, high = zip(self.widths, self.heights, strict=True)
         modes = ", ".join(f"{mode} ({n:,})" for mode, n in self.modes.items())
         rows = tuple((label, *(f"{n:,}" for n in row)) for label, *row in counts[:n_classes])
         lines = [
             f"{sum(totals):,} pictures of {len(counts):,} classes: {parts} "
-            f"({'as published' if self.published else 'by digest'}); copies: {self.n_copies:,}",
-            f"{low[0]:g} x {low[1]:g} to {high[0]:g} x {high[1]:g} pixels, median {middle[0]:g} x "
-            f"{middle[1]:g}; modes {modes}",
+            f"({'as published' if self.published else 'by digest'})"
+            f"{f'; pixel-equal to another: {self.n_copies:,}' * bool(self.n_copies)}",
+            f"{_of_sides('width', self.widths)}, {_of_sides('height', self.heights)}; {modes}",
             "",
             *to_text(Table("classes", "Classes", ("class", *PARTS), rows)),
             *first(counts, n_classes)[n_classes:],
@@ -123,6 +122,11 @@ class Report:
                 lines.append(f"{heading} ({len(values):,}{of_them}){':' * (n > 0)}")
                 lines += [f"  {one}" for one in values[:n]]
         return lines
+
+
+def _of_sides(what: str, sides: tuple[float, ...]) -> str:
+    low, median, high = (f"{side:,g}" for side in sides)
+    return f"{what} {low}" if low == high else f"{what}s {low} to {high} (median {median})"
 
 
 def check(

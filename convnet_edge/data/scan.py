@@ -32,6 +32,7 @@ SUFFIXES = (*chain.from_iterable(FORMATS.values()), *PHONE_SUFFIXES)
 COLUMNS = ("path", "label", "split")
 MAX_TABLE_BYTES = 1024 * MIB
 MIN_PICTURES = 2  # of a class
+N_FOREIGN = 3  # that are named of the files that are no pictures
 MAX_DEPTH = 100  # of folders within each other
 
 
@@ -157,12 +158,16 @@ def _scan_folder(source: str) -> tuple[list[Entry], list[LeftOut]]:
     others: Counter[str] = Counter()
     spelled: dict[tuple[Part | None, str], str] = {}  # classes as their folders are called
     parts: dict[str, Part] = {}
+    named: list[str] = []
     for folder, folders, files in _walk(source, left_out):
         inner = folder.relative_to(source).parts
         if not inner:
             parts = _parts(source, folders)
         names = sorted(name for name in files if _is_picture(name))
-        others.update(map(_kind, set(files).difference(names)))
+        foreign = sorted(set(files).difference(names))
+        others.update(map(_kind, foreign))
+        shown = [str(Path(*inner, name)) for name in foreign if not name.startswith(".")]
+        named += shown[: N_FOREIGN - len(named)]
         if len(inner) <= bool(parts):
             others["pictures in no class's folder"] += len(names)
             continue
@@ -180,8 +185,9 @@ def _scan_folder(source: str) -> tuple[list[Entry], list[LeftOut]]:
     left_out += [LeftOut(place, "a folder without a picture") for place in empty]
     if n_others := others.total():
         listed = ", ".join(f"{kind} ({n:,})" for kind, n in others.most_common() if n)
+        as_ = f", as {', '.join(named)}" * bool(named)
         files_text = f"{n_others:,} file{'s' * (n_others > 1)} of other kinds"
-        left_out.append(LeftOut(source, f"{files_text}: {listed}"))
+        left_out.append(LeftOut(source, f"{files_text}: {listed}{as_}"))
     return entries, left_out
 
 

@@ -71,7 +71,7 @@ def pair_sheet(
     shown = sorted(pairs, key=_urgency)[:N_PAIRS]
     n_across = min(len(shown), N_ACROSS)
     n_rows = -(-len(shown) // N_ACROSS)
-    figure.set_size_inches(max(4, 3 * n_across), 2.1 * n_rows + 0.5)
+    figure.set_size_inches(max(4, 3 * n_across), 2.3 * n_rows + 0.7)
     cells = list(figure.subplots(n_rows, n_across, squeeze=False).flat)
     for axes, (one, other, distance) in zip(cells, shown, strict=False):
         _show(axes, [[one.pixels, other.pixels]], 2)

@@ -85,7 +85,7 @@ def find(named: str, arch: str) -> Weights:
         raise InputError(
             f"the weights of {arch} cannot be had: {first_line(error)}",
             expected="torchvision:NAME or timm:NAME, and a network connection",
-            next_step="copy the file here from another machine, and name it with --weights FILE",
+            next_step=f"fetch {_address(arch)} elsewhere, and name the file with --weights FILE",
         ) from error
     return Weights(name, tensors, usual, None)
 
@@ -228,6 +228,15 @@ def _usual(arch: str) -> Usual | None:
             size, share = tuple(found.input_size[1:]), min(1.0, found.crop_pct)
             return Usual(tuple(found.mean), tuple(found.std), size, share, found.interpolation)
     return None
+
+
+def _address(arch: str) -> str:
+    """Return where the library of `arch` has its weights from, as far as it says so."""
+    library, _, name = arch.partition(":")
+    if library == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        return str(models.get_model_weights(name).DEFAULT.url)
+    return "them"
 
 
 def _download(arch: str) -> tuple[str, Mapping[str, Tensor]]:

@@ -9,6 +9,7 @@ from ..runtime.options import UnprovedOptions, ceiling, model, option, provider,
 
 MANY = "Many pictures"
 TOP = 3
+FILES = (".csv", ".parquet", ".jsonl", ".json")  # that hold answers elsewhere
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
 )  # fmt: skip
@@ -70,7 +71,7 @@ class PredictOptions(DataOptions, UnprovedOptions):
             given = getattr(self, name) not in (None, False, "local")
             found = f"--{name.replace('_', '-')} without --out"
             require(self.out is not None or not given, found, "both", "--out", verb="add")
-        is_file = self.out is not None and self.out.suffix in (".csv", ".parquet", ".jsonl", ".json")
+        is_file = self.out is not None and self.out.suffix in FILES
         found = f"--out {self.out}: one file for all answers"
         require(not is_file, found, "a folder, of parts in --format", "--out")
         together = self.out is not None and not self.images

@@ -248,7 +248,8 @@ def split_training_images(
     n_ranges = min(N_CALIBRATION, max(len(train) // 6, FEWEST))
     if len(gate) < options.n_judges:
         n_gate = min(N_GATE, max(N_COSTLY, int(GATE_WORK / (n_multiplications or np.inf))))
-        gate, data = take(train, order[n_ranges : n_ranges + n_gate]), SEEN
+        few = f" ({len(gate):,} validation images are too few)" * bool(len(gate))
+        gate, data = take(train, order[n_ranges : n_ranges + n_gate]), SEEN + few
     if len(gate) < options.n_judges:
         within = 100 * stats.paired_drop_bound(0, 0, max(1, len(gate) // 2)) + 0.05
         lower = f", or allow --max-drop {within:.1f}" if within < MOST_TO_LOSE else ""

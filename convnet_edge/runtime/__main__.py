@@ -31,7 +31,7 @@ from .measure.check import Check
 from .measure.options import DEVICE_BATCH_SIZES, BenchOptions
 from .measure.result import Result, as_json, percent
 from .measure.timing import Load, median_ms, take_turns
-from .options import Declared, declared, parse, require_values
+from .options import Declared, declared, parse, require, require_values
 from .pictures import decode, preprocess
 from .selftest import run_selftest
 
@@ -197,6 +197,8 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
         rows = [(sample.name, classifier(sample.pixels)) for sample in classifier.contract.samples]
     for path in asked.images:
         try:
+            require(not Path(path).is_dir(), f"{path}, a folder", "pictures", f"{path}/*.jpg",
+                    verb="name them, as")  # fmt: skip
             picture = preprocess.to_pixels(path, classifier.contract.preprocessing)
             rows.append((str(path), classifier.answer([picture])))
             if note := decode.frames_note(picture.n_frames):

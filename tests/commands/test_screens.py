@@ -168,6 +168,13 @@ def test_chain_of_next_lines(screen, run, tiny_model, monkeypatch):
     assert screen("verify")[-1] == "next: convnet-edge quantize"
     monkeypatch.setattr(stats, "fewest_for_drop", lambda _: 10**9)  # it would be refused
     assert screen("verify")[-1] == "next: convnet-edge bench"
+    own = Path("exported/mine.onnx")
+    own.parent.mkdir(exist_ok=True)
+    own.write_bytes(tiny_model.read_bytes())
+    said = " ".join(run("predict", "--plot-out", "grid.png").stderr.split())
+    assert f"no model is named, the shipped one is taken; your own: --model {own} " in said
+    assert f"taken; your own: {own}" in run("inspect").stderr
+    assert "taken" not in run("inspect", own).stderr
     assert "convnet-edge verify" in screen("inspect", tiny_model)[-1]
     assert screen("bundle", tiny_model)[-1] == "next: python3 tiny.pyz selftest"
 

@@ -68,7 +68,10 @@ def test_good_data_set_has_its_counts_and_no_warning():
     report.refuse_leaks()
     text = "\n".join(report.lines())
     assert "140 pictures of 2 classes: 60 train, 40 validation, 40 test (by digest)" in text
-    assert "9 x 7 to 100 x 200 pixels, median 30 x 20; modes RGB (138), L (1), RGBA (1)" in text
+    assert (
+        "widths 9 to 100 (median 30), heights 7 to 200 (median 20); RGB (138), L (1), RGBA (1)"
+        in text
+    )
 
 
 def test_what_cannot_be_read_or_stands_on_two_sides_is_left_out_with_its_reason():

@@ -84,7 +84,16 @@ def test_what_is_no_picture_is_left_out_with_its_reason(tmp_path):
     }
     head, _, listed = files.reason.partition(": ")
     assert head == "7 files of other kinds"
+    listed, _, named = listed.partition(", as ")
     assert sorted(listed.split(", ")) == sorted(kinds.split(", "))
+    assert set(named.split(", ")) < {
+        "cat/notes.txt",
+        "dog/a.txt",
+        "cat/model.json",
+        "cat/README",
+        "bird/none.txt",
+    }
+    assert named.count(", ") == 2
 
 
 def test_pictures_of_phones_are_listed_so_that_each_says_what_it_needs(tmp_path):
@@ -114,7 +123,7 @@ def test_links_are_followed_and_circles_are_left_out(tmp_path):
         "dog/b/up: the same folder as dog",
         "fox/deep/self: the same folder as fox/deep",
         "root: the same folder as .",
-        f"{source}: 1 file of other kinds: no suffix (1)",
+        f"{source}: 1 file of other kinds: no suffix (1), as dog/loop",
     }
 
 

@@ -144,7 +144,7 @@ def test_validation_images_judge_where_there_are_enough_of_them():
     few = replace(loaded, validation=tiny.image_set(30))
     for costly, n in ((9, stage.N_GATE), (10**13, 500), (None, 500)):
         _, gate, data = stage.split_training_images(few, allowed, n_multiplications=costly)
-        assert (len(gate), data) == (n, stage.SEEN)
+        assert (len(gate), data) == (n, f"{stage.SEEN} (30 validation images are too few)")
 
 
 def test_rungs_are_told_where_the_half_that_confirms_says_otherwise(

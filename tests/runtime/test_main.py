@@ -111,6 +111,8 @@ def test_predict_gives_the_classifiers_labels(bundle, tmp_path, capsys):
     assert "absent.png" in answered.err
     assert "the fastest that passes here" in answered.err
     assert answered.out.startswith(f"{paths[0]}: ")
+    assert main(str(bundle), ["predict", str(tmp_path)]) == 2
+    assert f"next: name them, as {tmp_path}/*.jpg" in capsys.readouterr().err
     assert main(str(bundle), ["predict"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(tiny.pictures())  # the samples
 
