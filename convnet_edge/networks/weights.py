@@ -4,6 +4,7 @@ A head of another size is replaced and named; anything else that does not fit is
 the network is the business of `build`.
 """
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -233,9 +234,10 @@ def _usual(arch: str) -> Usual | None:
 def _address(arch: str) -> str:
     """Return where the library of `arch` has its weights from, as far as it says so."""
     library, _, name = arch.partition(":")
-    if library == "torchvision":
-        models = importlib.import_module("torchvision.models")
-        return str(models.get_model_weights(name).DEFAULT.url)
+    with contextlib.suppress(ValueError, AttributeError):  # a name that the library does not know
+        if library == "torchvision":
+            models = importlib.import_module("torchvision.models")
+            return str(models.get_model_weights(name).DEFAULT.url)
     return "them"
 
 

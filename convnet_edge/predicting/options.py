@@ -71,7 +71,7 @@ class PredictOptions(DataOptions, UnprovedOptions):
             given = getattr(self, name) not in (None, False, "local")
             found = f"--{name.replace('_', '-')} without --out"
             require(self.out is not None or not given, found, "both", "--out", verb="add")
-        is_file = self.out is not None and self.out.suffix in FILES
+        is_file = self.out is not None and self.out.suffix in FILES and not self.out.is_dir()
         found = f"--out {self.out}: one file for all answers"
         require(not is_file, found, "a folder, of parts in --format", "--out")
         together = self.out is not None and not self.images

@@ -172,3 +172,19 @@ def test_unfinished_run_is_no_file_of_weights(tmp_path):
     checkpoint.save(path, checkpoint.Checkpoint("resume", {"a": torch.zeros(1)}, {}))
     with pytest.raises(InputError, match="a resume file"):
         weights.find(str(path), "my_net.py:Net")
+
+
+@pytest.mark.parametrize(
+    ("arch", "address"),
+    [("torchvision:resnet18", "https://download.pytorch.org/models/resnet18-"),
+     ("torchvision:nothing", "them"), ("my_net.py:Net", "them")],
+)  # fmt: skip
+def test_weights_that_cannot_be_downloaded_are_named_with_their_address(monkeypatch, arch, address):
+    def no_network(_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(weights, "_download", no_network)
+    with pytest.raises(InputError) as caught:
+        weights.find(weights.PRETRAINED, arch)
+    assert caught.value.next_step.startswith(f"fetch {address}")
+    assert caught.value.next_step.endswith(" elsewhere, and name the file with --weights FILE")
