@@ -69,7 +69,10 @@ def raced(ratio):
     return run
 
 
-@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+SLOW_RATIOS = [pytest.param(ratio, marks=pytest.mark.slow) for ratio in (0.5, 2.0)]
+
+
+@pytest.mark.parametrize("ratio", [1.0, *SLOW_RATIOS])
 def test_quantize_says_size_gate_and_speed(screen, on_few, exported, monkeypatch, ratio):
     monkeypatch.setattr("convnet_edge.runtime.measure.race.run", raced(ratio))
     lines = screen("quantize", exported.model_path, "--data", "sample", "--out", "x.int8.onnx")

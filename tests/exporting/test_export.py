@@ -159,6 +159,7 @@ def test_uint8_input_gives_the_same_network(on_few, few, trained, reference, tmp
     assert np.abs(classifier.logits(few.images) - reference.logits).max() <= reference.tolerance
 
 
+@pytest.mark.slow
 def test_model_above_the_usual_ceiling_is_exported_if_it_is_raised(
     on_few, monkeypatch, trained, tmp_path
 ):

@@ -241,6 +241,7 @@ def test_interrupt_in_the_first_epoch_tells_of_an_older_state_of_the_same_run(
         loop.train(replace(unfinished, resume=False, seed=1), interrupt)
 
 
+@pytest.mark.slow
 def test_odd_resume_header_is_refused_before_training_or_does_no_harm(options, monkeypatch):
     options = replace(options, arch_option=("width=0.05",), validate=40)
     interrupted(monkeypatch, options, step=13)
