@@ -281,7 +281,7 @@ def _command_elsewhere(options: BenchOptions, terminal: Terminal) -> None:
 def _path_of(options: BenchOptions, model: Path, host: str) -> Path:
     label = re.sub(r"[^\w.@-]", "-", host)
     folder = options.out or measure.RESULTS_DIR
-    return folder / f"{model.stem}-{options.provider}-{label}.json"
+    return folder / f"{options.run_name(model)}-{label}.json"
 
 
 def _keep_here(

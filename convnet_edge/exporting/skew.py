@@ -74,12 +74,14 @@ def table(found: tuple[Skew, ...]) -> Table:
     """Return the mistakes for people, the costliest first."""
     rows = tuple(
         (one.mistake, percent(one.accuracy, 2), f"{100 * one.drop:+.2f}",
-         f"{one.n_lost:,}", f"{one.n_gained:,}")
-        if one.n_changed else (one.mistake, "changes none of these", "", "", "")
+         f"{100 * one.upper_bound:.2f}", f"{one.n_lost:,}", f"{one.n_gained:,}")
+        if one.n_changed else (one.mistake, "changes none of these", *[""] * 4)
         for one in sorted(found, key=lambda one: (not one.n_changed, -one.drop))
     )  # fmt: skip
-    caption = f"What mistakes in preparing pictures would cost, {found[0].n:,} test images"
-    columns = ("mistake", "accuracy", "points lost", "images lost", "gained")
+    caption = (
+        f"What mistakes in preparing pictures cost {found[0].n:,} test images; at most: at 95 %"
+    )
+    columns = ("mistake", "accuracy", "points lost", "at most", "images lost", "gained")
     return Table("skew", caption, columns, rows)
 
 
@@ -111,7 +113,7 @@ def _mistaken(classifier: Classifier, test: ImageSet) -> Iterator[tuple[str, Arr
         yield "[0, 255] for [0, 1]", labels(images, lambda x: x * np.float32(255)), n
         yield "[-1, 1] for [0, 1]", labels(images, lambda x: x * np.float32(2) - np.float32(1)), n
         twice = labels(images, lambda x: (x - mean) / deviation)
-        yield "ImageNet's mean and deviation again", twice, n
+        yield "ImageNet's mean, deviation again", twice, n
     for name, prepare in _other_ways(how).items() if test.paths else ():
         pixels = np.stack([prepare(path) for path in test.paths])
         yield name, labels(pixels), int((pixels != images).reshape(n, -1).any(axis=1).sum())

@@ -128,8 +128,8 @@ def test_several_models_are_paired_with_the_first(rendered, undrawn, run, tiny_m
     result = run("bench", tiny_model, other, "--quick", "--threads", "1")
     assert result.exit_code == 0, result.output
     folder = tmp_path / "benchmarks" / "results"
-    assert (folder / "other-cpu.differences.png").stat().st_size > 5_000
-    first, second = (read_result(folder / f"{stem}-cpu.json") for stem in ("tiny", "other"))
+    assert (folder / "other-cpu-1t.differences.png").stat().st_size > 5_000
+    first, second = (read_result(folder / f"{stem}-cpu-1t.json") for stem in ("tiny", "other"))
     assert (first.pairs, first.races) == ((), ())
     raced = [(race.name, race.other, race.batch_size, race.threads) for race in second.races]
     assert raced == [("other.onnx", tiny_model.name, size, 1) for size in (1, 64)]
@@ -153,7 +153,7 @@ def test_models_whose_test_images_are_not_here_are_timed_and_not_compared(
     assert result.output.count("accuracy: not measured") == 2
     assert "name them with --data" in result.output
     for stem in ("tiny", "colours"):
-        found = read_result(tmp_path / "benchmarks" / "results" / f"{stem}-cpu.json")
+        found = read_result(tmp_path / "benchmarks" / "results" / f"{stem}-cpu-1t.json")
         assert (found.accuracy, found.pairs, found.races) == (None, (), ())  # of other shapes
         assert found.latency
 

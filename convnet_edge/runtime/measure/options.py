@@ -73,7 +73,7 @@ class BenchOptions(Options):
     out: Path | None = option(
         None,
         "Result file (.json), or a folder.",
-        default_text="benchmarks/results/NAME-PROVIDER.json",
+        default_text="benchmarks/results/NAME-PROVIDER[-THREADSt].json",
     )
 
     def __post_init__(self) -> None:
@@ -101,4 +101,9 @@ class BenchOptions(Options):
         """Return where the result of one model goes."""
         if self.out is not None and self.out.suffix == ".json":
             return self.out
-        return (self.out or RESULTS_DIR) / f"{model_path.stem}-{self.provider}.json"
+        return (self.out or RESULTS_DIR) / f"{self.run_name(model_path)}.json"
+
+    def run_name(self, model_path: Path) -> str:
+        """Return `NAME-PROVIDER`, and behind it the threads that were asked for, as in `-1t`."""
+        asked = "" if self.threads is None else f"-{self.threads}t"
+        return f"{model_path.stem}-{self.provider}{asked}"
