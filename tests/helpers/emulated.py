@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -50,8 +51,12 @@ def emulator(name: str, cpu: Cpu) -> list[str]:
     )
     n_cores = os.cpu_count() or 1
     text = "".join(f"processor\t: {number}\n{entry}" for number in range(n_cores))
-    root = EMULATED / "system"
+    root = EMULATED / name  # of its own: several may run at once
+    (root / "proc").mkdir(parents=True, exist_ok=True)
     (root / "proc" / "cpuinfo").write_text(text)
+    for folder in (EMULATED / "system").iterdir():
+        with contextlib.suppress(FileExistsError):
+            (root / folder.name).symlink_to(Path("..", "system", folder.name))
     # what Python takes itself for and starts its own processes by: the system runs no arm64
     python = root / "usr" / "bin" / "python3"
     launcher = python.with_name(f"python3-{name}")

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 python=${1:-python3}
 here=$PWD/.emulated
 rm -rf "$here"
-mkdir -p "$here"/apt/{lists,archives}/partial "$here"/system/proc
+mkdir -p "$here"/apt/{lists,archives}/partial "$here"/system
 
 # a state of its own: the machine's would have to be told of a second architecture
 touch "$here/apt/status"

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,8 +80,9 @@ def outcomes(few, model_paths, tmp_path_factory) -> dict[str, Outcome]:
     runtime = Path(convnet_edge.__file__).parent / "runtime"
     shutil.copytree(runtime, folder / "copied_runtime")
     np.save(folder / "images.npy", few.images)
-    found = {}
-    for name, cpu in CPUS.items():
+
+    def run(name: str) -> Outcome:
+        cpu = CPUS[name]
         packages = [str(folder), *([str(EMULATED / "site")] if cpu.part else [])]
         done = subprocess.run(
             [*emulator(name, cpu), str(WORKER),
@@ -92,8 +94,10 @@ def outcomes(few, model_paths, tmp_path_factory) -> dict[str, Outcome]:
         assert done.returncode == 0, f"{name}\n{done.stdout}{done.stderr[-3000:]}"
         with np.load(folder / f"{name}.npz") as logits:
             report = json.loads(done.stdout.splitlines()[-1])
-            found[name] = Outcome(cpu, dict(logits), report)
-    return found
+            return Outcome(cpu, dict(logits), report)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(CPUS, pool.map(run, CPUS), strict=True))
 
 
 @pytest.fixture(params=list(CPUS))
