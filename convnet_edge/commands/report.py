@@ -34,7 +34,7 @@ def compare(options: CompareOptions, terminal: Terminal) -> None:
 
     Examples: convnet-edge compare exported/fashion-mnist.onnx
     exported/fashion-mnist.int8-ort.onnx --max-slowdown 0% · convnet-edge compare last.onnx
-    this.onnx --min-accuracy 92% --max-p99-ms 2
+    this.onnx --max-drop 0.5 --max-p99-ms 2
     """
     from ..reporting import compare as stage
 

@@ -17,7 +17,6 @@ from ..runtime.contract import Array
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.result import percent
-from ..runtime.measure.stats import paired_drop_bound
 from ..runtime.measure.tables import Table
 from ..runtime.pictures import preprocess
 from ..runtime.pictures.decode import FORMATS, decoding
@@ -65,7 +64,7 @@ def measure(classifier: Classifier, test: ImageSet) -> Iterator[Skew]:
             pair.n_lost,
             pair.n_gained,
             (pair.n_lost - pair.n_gained) / pair.n,
-            paired_drop_bound(pair.n_lost, pair.n_gained, pair.n),
+            accuracy.drop_bounds(pair)[1],
             n_changed,
         )
 

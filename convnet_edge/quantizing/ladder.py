@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from ..runtime.contract import Array
-from ..runtime.measure import accuracy, stats
+from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
+from ..runtime.measure.tables import drop_text
 from .portable import LAYERS, Calibrated
 
 FEWEST_LAYERS, MOST_NOISIEST = 3, 16
@@ -54,11 +55,7 @@ class Gate:
 
     def check(self) -> Check:
         """Return the same as a check."""
-        detail = (
-            f"{self.n:,} {self.data}: {self.n_lost} lost, {self.n_gained} gained, drop "
-            f"{100 * self.drop:+.2f} points, at most {100 * self.upper_bound:.2f} (95 %), allowed "
-            f"{100 * self.max_drop:g}"
-        )
+        detail = f"{self.n:,} {self.data}: {drop_text(self, self.upper_bound, self.max_drop)}"
         return Check("accuracy gate", self.holds, detail, self.upper_bound, self.max_drop)
 
 
@@ -130,7 +127,7 @@ class Half:
         """Compare the labels of the integers' logits with the float model's."""
         pair = accuracy.compare(self.logits.argmax(axis=1), said.argmax(axis=1), self.images.labels)
         n, lost, gained = pair.n, pair.n_lost, pair.n_gained
-        bound = stats.paired_drop_bound(lost, gained, n)
+        bound = accuracy.drop_bounds(pair)[1]
         return Gate(self.data, n, lost, gained, (lost - gained) / n, bound, self.max_drop)
 
     def look(self, way: Way, graph: bytes) -> Rung:

@@ -15,12 +15,15 @@ import numpy as np
 from ..data import dataset
 from ..data.options import DataOptions
 from ..runtime.classifier import Classifier
+from ..runtime.contract import Array
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import CheckFailedError, UndecidedError
 from ..runtime.measure import accuracy, machine
+from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.cold_start import Task, start_process
-from ..runtime.measure.result import Accuracy, Interval, brief, percent
+from ..runtime.measure.result import Accuracy, Interval, Pair, brief, percent
 from ..runtime.measure.stats import median_interval, percentile
+from ..runtime.measure.tables import drop_text
 from ..runtime.model_file import ModelFile
 from ..runtime.options import UnprovedOptions, require
 from ..runtime.session import Settings
@@ -90,14 +93,14 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
         found = f"{file.path}, whose graph takes one image a run"
         fits = options.batch_size == 1 or not file.takes_one
         require(fits, found, "--batch-size 1", "--batch-size")
-    # what is missing, first
-    score = None if options.min_accuracy is None else _score(files[1], options)
+    score, pair = _answers(options, files)  # what is missing, first
     with ExitStack() as stack:
         stated = [stack.enter_context(unproved.stand_in(file)) for file in files]
         medians, new_ns = _take_turns(options, stated, share)
     ratios = np.array(medians[1]) / np.array(medians[0])
     ratio, interval = float(np.median(ratios)), median_interval(ratios)
-    gates = tuple(_gates(options, ratio, interval, new_ns, score))
+    gates = _gate_slowdown(options, ratio, interval), *_gate_answers(options, score, pair)
+    gates += tuple(_gate_p99(options, new_ns))
     proofs = tuple(file.contract.proof for file in files)
     base_ms, new_ms = map(tuple, medians)
     return Comparison(options, ratio, interval, gates, base_ms, new_ms, proofs)
@@ -130,38 +133,66 @@ def _settings(options: CompareOptions) -> Settings:
     return Settings(options.provider, options.threads, ceiling=options.ceiling)
 
 
-def _score(file: ModelFile, options: CompareOptions) -> Accuracy:
+def _answers(
+    options: CompareOptions, files: Sequence[ModelFile]
+) -> tuple[Accuracy | None, Pair | None]:
+    """Return what NEW scores, and what it loses against BASE, as far as a gate asks for it."""
+    if options.min_accuracy is None and options.max_drop is None:
+        return None, None
+    labels, test = _label(files[1], options)
+    classes = files[1].contract.class_labels
+    score = accuracy.score(labels, test.labels, classes)
+    if options.max_drop is None:
+        return score, None
+    same = files[0].contract.class_labels == classes
+    require(same, f"{files[0].path} and {files[1].path} have other classes", "the same",
+            "--max-drop", verb="leave out")  # fmt: skip
+    before, _ = _label(files[0], options)
+    return score, accuracy.compare(before, labels, test.labels)
+
+
+def _label(file: ModelFile, options: CompareOptions) -> tuple[Array, ImageSet]:
     unproved.require_told(file, options)
     classifier = Classifier(file, settings=_settings(options))
     test = dataset.require_test_set(dataset.Task.of(classifier.contract), options)
-    labels = classifier(test.images).labels
-    return accuracy.score(labels, test.labels, classifier.contract.class_labels)
+    return classifier(test.images).labels, test
 
 
-def _gates(
-    options: CompareOptions,
-    ratio: float,
-    interval: Interval,
-    new_ns: list[int],
-    score: Accuracy | None,
-) -> Iterator[Gate]:
+def _gate_slowdown(options: CompareOptions, ratio: float, interval: Interval) -> Gate:
     limit = 1 + options.max_slowdown
-    outcome: Outcome = "holds" if interval.high <= limit else "cannot tell"
-    outcome = "fails" if interval.low > limit else outcome
     value, ends = interval.around(ratio, 3)
     text = f"{value} times BASE's time (95 % {ends}), at most {limit:.3f}"
-    yield Gate("slowdown", outcome, text)
+    return Gate("slowdown", _outcome(interval.low, interval.high, limit), text)
+
+
+def _outcome(low: float, high: float, limit: float) -> Outcome:
+    if high <= limit:
+        return "holds"
+    return "fails" if low > limit else "cannot tell"
+
+
+def _gate_answers(
+    options: CompareOptions, score: Accuracy | None, pair: Pair | None
+) -> Iterator[Gate]:
     if options.min_accuracy is not None and score is not None:
-        least = f"at least {100 * options.min_accuracy:g} %"
-        text = f"{percent(score.accuracy, 2)} of {score.n:,} images, {least}"
+        text = f"{percent(score.accuracy, 2)} of {score.n:,} images"
+        text += f", at least {100 * options.min_accuracy:g} %"
         yield Gate("accuracy", "holds" if score.accuracy >= options.min_accuracy else "fails", text)
-    if options.max_p99_ms is not None:
-        p99 = percentile(np.array(new_ns) / 1e6, 0.99)
-        if p99.value is None:
-            yield Gate("p99", "cannot tell", f"n/a (needs {p99.floor:,} runs)")
-        else:
-            text = f"{p99.value:.6g} ms, at most {options.max_p99_ms:g}"
-            yield Gate("p99", "holds" if p99.value <= options.max_p99_ms else "fails", text)
+    if options.max_drop is not None and pair is not None:
+        (least, most), allowed = accuracy.drop_bounds(pair), options.max_drop / 100
+        text = f"{pair.n:,} images: {drop_text(pair, most, allowed)}"
+        yield Gate("drop", _outcome(least, most, allowed), text)
+
+
+def _gate_p99(options: CompareOptions, new_ns: list[int]) -> Iterator[Gate]:
+    if options.max_p99_ms is None:
+        return
+    p99 = percentile(np.array(new_ns) / 1e6, 0.99)
+    if p99.value is None:
+        yield Gate("p99", "cannot tell", f"n/a (needs {p99.floor:,} runs)")
+    else:
+        text = f"{p99.value:.6g} ms, at most {options.max_p99_ms:g}"
+        yield Gate("p99", "holds" if p99.value <= options.max_p99_ms else "fails", text)
 
 
 def require_gates(found: Comparison) -> None:
@@ -175,15 +206,18 @@ def require_gates(found: Comparison) -> None:
     remedies = {
         "slowdown": f"see where: convnet-edge bench {base} {new} --profile",
         "accuracy": f"see of which classes: convnet-edge bench {new} --verbose",
+        "drop": f"see of which pictures: convnet-edge bench {base} {new}",
         "p99": "see what disturbs this machine: convnet-edge doctor",
     }
+    quieter = "measure on a quiet machine with more --pairs, such as 25"
+    more = {"drop": "name more test pictures with --data, or allow more with --max-drop"}
     for outcome, error in (("fails", CheckFailedError), ("cannot tell", UndecidedError)):
         gates = [gate for gate in found.gates if gate.outcome == outcome]
         if gates:
             what = "; ".join(f"{gate.name}: {gate.detail}" for gate in gates)
-            more = "measure on a quiet machine with more --pairs, such as 25"
+            first = gates[0].name
             raise error(
                 f"{new} against {base}: {what}",
                 expected="every gate to hold",
-                next_step=remedies[gates[0].name] if outcome == "fails" else more,
+                next_step=remedies[first] if outcome == "fails" else more.get(first, quieter),
             )

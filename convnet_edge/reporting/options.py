@@ -30,6 +30,12 @@ class CompareOptions(DataOptions, UnprovedOptions):
         metavar="SHARE",
         units=SHARE,
     )
+    max_drop: float | None = option(
+        None,
+        "Points of accuracy that NEW may lose against BASE on the same pictures (95 % bound).",
+        above=0,
+        high=100,
+    )
     max_p99_ms: float | None = option(None, "That NEW may take, in milliseconds.", low=0, high=1e9)
     provider: str = provider()
     threads: int | None = threads()

@@ -10,6 +10,7 @@ from convnet_edge.reporting import compare as stage
 from convnet_edge.reporting.options import CompareOptions
 from convnet_edge.runtime.errors import CheckFailedError, InputError, UndecidedError
 from convnet_edge.runtime.measure.result import FreshProcess
+from convnet_edge.sealing import seal
 
 N_PAIRS = 11
 BASE_MS = (1.00, 1.01, 0.99, 1.02, 0.98, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -121,6 +122,43 @@ def test_accuracy_of_new_decides(processes, tmp_path, monkeypatch, least, outcom
     found = compare(min_accuracy=least)
     assert [gate.outcome for gate in found.gates] == ["holds", outcome]
     assert found.gates[1].detail == f"75.00 % of 60 images, at least {100 * least:g} %"
+
+
+@pytest.mark.parametrize(
+    ("n_lost", "n_gained", "outcome"),
+    [(0, 0, "holds"), (40, 20, "cannot tell"), (60, 20, "fails")],
+)
+def test_drop_against_base_is_held_to_its_bound(processes, monkeypatch, n_lost, n_gained, outcome):
+    test = tiny.image_set(400)
+    labels = {name: test.labels.copy() for name in ("a.onnx", "b.onnx")}
+    wrong = (test.labels + 1) % len(tiny.LABELS)
+    labels["b.onnx"][:n_lost] = wrong[:n_lost]
+    some = slice(n_lost, n_lost + n_gained)
+    labels["a.onnx"][some] = wrong[some]
+    monkeypatch.setattr(stage, "_label", lambda file, _: (labels[file.path.name], test))
+    processes(BASE_MS, BASE_MS)
+    found = compare(max_drop=5)
+    gate = found.gates[1]
+    assert (gate.name, gate.outcome) == ("drop", outcome)
+    drop = f"drop {(n_lost - n_gained) / 4:+.2f} points, at most "
+    assert gate.detail.startswith(f"400 images: {n_lost} lost, {n_gained} gained, {drop}")
+    if outcome == "cannot tell":
+        with pytest.raises(
+            UndecidedError, match="name more test pictures with data, or allow more with max_drop"
+        ):
+            stage.require_gates(found)
+
+
+def test_drop_of_models_of_other_classes_is_refused(processes, monkeypatch):
+    monkeypatch.setattr(dataset, "find_test_set", lambda *_: tiny.image_set(60))
+    document = tiny.document(tiny.GREY, "float32")
+    turned = document | {"class_labels": document["class_labels"][::-1]}
+    graph = tiny.graph(tiny.GREY, "float32").SerializeToString()
+    order = processes(BASE_MS, BASE_MS)
+    Path("b.onnx").write_bytes(seal.seal(graph, turned))
+    with pytest.raises(InputError, match=r"other classes; .*max.drop"):
+        compare(max_drop=0.5)
+    assert order == []
 
 
 def test_accuracy_on_pictures_that_are_not_here_is_refused_before_anything_is_measured(

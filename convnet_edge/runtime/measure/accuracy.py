@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from .result import MAX_MATRIX, N_WORST, Accuracy, Bin, Calibration, ClassScore, Confused, Pair
-from .stats import Array, mcnemar, wilson_interval
+from .stats import Array, mcnemar, paired_drop_bound, wilson_interval
 
 N_BINS = 15
 
@@ -148,6 +148,12 @@ def compare(first: Array, second: Array, labels: Array) -> Pair:
         mcnemar_p=mcnemar(lost, gained),
         shown=[],
     )
+
+
+def drop_bounds(pair: Pair) -> tuple[float, float]:
+    """Return what accuracy is lost at least and at most, shares of n: one-sided 95 % bounds."""
+    lost, gained, n = pair.n_lost, pair.n_gained, pair.n
+    return -paired_drop_bound(gained, lost, n), paired_drop_bound(lost, gained, n)
 
 
 def describe(found: Accuracy, images: ImageSet) -> dict[str, Any]:

@@ -113,6 +113,18 @@ def difference(found: Any, name: str = "") -> str:
     return f"{shown} (exact McNemar p = {found.mcnemar_p:.2g})"
 
 
+def drop_text(found: Any, upper_bound: float, allowed: float) -> str:
+    """Return what accuracy was lost on the same images, its 95 % bound, and what may be; shares.
+
+    found: what holds `n`, `n_lost` and `n_gained`.
+    """
+    drop = (found.n_lost - found.n_gained) / found.n
+    return (
+        f"{found.n_lost:,} lost, {found.n_gained:,} gained, drop {100 * drop:+.2f} points, at "
+        f"most {100 * upper_bound:.2f} (95 %), allowed {100 * allowed:g}"
+    )
+
+
 def tables_of(result: Result) -> tuple[Table, ...]:
     """Return the tables of one result in reading order; what was not measured has none."""
     settings = [("measured_at", result.measured_at), *result.settings.items()]
