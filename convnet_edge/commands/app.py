@@ -190,11 +190,16 @@ def bridge(
         for one in ones:
             if one.is_list and (given[one.name] is not None or not one.optional):
                 given[one.name] = tuple(given[one.name] or ())
-        chosen = [options(**given)] if options else []
-        for one in ones:
-            if one.name in ("model", "models") and not getattr(chosen[0], one.name):
-                _tell_shipped(one, terminal)
-        run(*chosen, terminal)
+        try:
+            chosen = [options(**given)] if options else []
+            for one in ones:
+                if one.name in ("model", "models") and not getattr(chosen[0], one.name):
+                    _tell_shipped(one, terminal)
+            run(*chosen, terminal)
+        except EdgeError as error:
+            if not terminal.finished:  # a program that reads the JSON learns of it, too
+                terminal.finish({"error": error.line, "exit_code": error.exit_code})
+            raise
 
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

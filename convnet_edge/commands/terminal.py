@@ -44,7 +44,7 @@ class Terminal:
     """
 
     def __init__(self, *, json: bool = False, verbose: bool = False) -> None:
-        self.json, self.verbose, self.chained = json, verbose, False
+        self.json, self.verbose, self.chained, self.finished = json, verbose, False, False
         self._bar: Progress | None = None
 
     def answer(self, *lines: str) -> None:
@@ -146,6 +146,7 @@ class Terminal:
 
         next_command: its words, quoted here.
         """
+        self.finished = True
         if self.json:
             from ..runtime.measure.result import as_json
 

@@ -53,7 +53,7 @@ class Gate:
 class Comparison:
     """NEW's median time over BASE's, pair by pair: the ratios' median; p50 of each process.
 
-    proofs: of both, as in a contract.
+    proofs: of both, as in a contract; model_sha256: of both files.
     """
 
     options: CompareOptions
@@ -63,6 +63,7 @@ class Comparison:
     base_p50_ms: tuple[float, ...]
     new_p50_ms: tuple[float, ...]
     proofs: tuple[str | None, ...] = (None, None)
+    model_sha256: tuple[str, ...] = ()
 
     __repr__ = brief
 
@@ -103,7 +104,8 @@ def compare(options: CompareOptions, share: Callable[[float], None] = lambda _: 
     gates += tuple(_gate_p99(options, new_ns))
     proofs = tuple(file.contract.proof for file in files)
     base_ms, new_ms = map(tuple, medians)
-    return Comparison(options, ratio, interval, gates, base_ms, new_ms, proofs)
+    digests = tuple(file.sha256 for file in files)
+    return Comparison(options, ratio, interval, gates, base_ms, new_ms, proofs, digests)
 
 
 def _take_turns(

@@ -105,7 +105,7 @@ def report(options: ReportOptions) -> ReportResult:
         advice=tuple(
             f"{one.name}, {_machine(one)}: {said}"
             for one in entries
-            for said in race.advise(one.result.races)
+            for said in _compared(one.result)
         ),
         source=f"Newest measurement: {newest}. Intervals are those stated by the results.",
         warnings=(*_warnings(entries), *[fewer] * (len(charted) < len(entries))),
@@ -128,6 +128,12 @@ def report(options: ReportOptions) -> ReportResult:
         said.warnings,
         tuple(dict.fromkeys(one.name for one in models if one.proof != "unproved")),
     )
+
+
+def _compared(result: Result) -> tuple[str, ...]:
+    """Return what a model's comparisons with others show: of its answers, and of its speed."""
+    shown = [tables.pair_line(pair) for pair in result.pairs if pair.mcnemar_p <= tables.MAX_P]
+    return (*shown, *race.advise(result.races))
 
 
 def measurements(results: Mapping[Path, Result]) -> Table:

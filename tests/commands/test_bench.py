@@ -142,6 +142,26 @@ def test_several_models_are_paired_with_the_first(rendered, undrawn, run, tiny_m
     assert result.stdout.endswith("next: convnet-edge report\n")
 
 
+def test_two_files_of_one_name_are_refused_before_anything_is_measured(run, tiny_model, tmp_path):
+    other = tmp_path / "pr" / tiny_model.name
+    other.parent.mkdir()
+    other.write_bytes(tiny.grey_uint8())
+    result = run("bench", tiny_model, other, "--quick")
+    assert result.exit_code == 2
+    assert f"results of {tiny_model}, {other} would take the same name" in result.stderr
+    assert not (tmp_path / "benchmarks").exists()
+
+
+def test_error_that_leaves_no_result_is_a_document_where_json_is_asked_for(run, tmp_path):
+    for command in (("bench",), ("verify",), ("compare", "absent.onnx"), ("report",)):
+        result = run(*command, "absent.onnx", "--json")
+        assert result.exit_code == 2
+        told = json.loads(result.stdout)
+        assert set(told) == {"error", "exit_code"}
+        assert told["exit_code"] == 2
+        assert told["error"] in result.stderr.replace("\n", " ")
+
+
 def test_models_whose_test_images_are_not_here_are_timed_and_not_compared(
     undrawn, run, tiny_model, tmp_path, monkeypatch
 ):

@@ -51,7 +51,7 @@ def parse(line):
 
     from convnet_edge.commands.app import app
 
-    program, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(line.partition(" > ")[0])  # to a file: the shell's
     if program != "convnet-edge":
         bundle = Archive(Path(arguments[0]), {}, {"models": []})
         device._parser(bundle).parse_args(arguments[1:])

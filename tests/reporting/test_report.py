@@ -185,6 +185,16 @@ def test_fleet_is_told_what_to_deploy_on_each_machine(tmp_path, plain):
     assert "What to deploy on each machine" in found.markdown
 
 
+@pytest.mark.parametrize(("p", "is_said"), [(2e-9, True), (0.4, False)])
+def test_answers_shown_to_be_worse_are_said_before_the_speed(tmp_path, p, is_said):
+    (pair,) = result.as_json(made.full().pairs)
+    lost = {"name": "base.onnx", "n_lost": 90, "n_gained": 20, "mcnemar_p": p}
+    made.write(tmp_path, "a.json", pairs=[pair | lost])
+    found = make(tmp_path)
+    for text in (" ".join(found.summary), " ".join(found.markdown.split())):
+        assert ("90 right answers lost, 20 gained; shown: worse" in text) == is_said
+
+
 def test_report_says_which_to_deploy_and_where(tmp_path, plain):
     (race,) = result.as_json(made.full().races)
     race |= {"name": "a.int8.onnx", "ratio": 2.0, "ratio_interval_95": {"low": 1.9, "high": 2.1}}

@@ -84,6 +84,15 @@ class BenchOptions(Options):
             "a folder: each result takes its model's name",
             "--out",
         )
+        paths = dict.fromkeys(self.models)
+        kept = [self.result_path(path) for path in paths]
+        require(
+            len({*kept}) == len(kept),
+            f"results of {', '.join(map(str, paths))} would take the same name",
+            "files of different names",
+            "copies of them",
+            verb="name",
+        )
         require(
             self.out is None or self.out.suffix in ("", ".json") or self.out.is_dir(),
             f"--out {self.out}",
