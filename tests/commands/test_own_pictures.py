@@ -73,16 +73,12 @@ def do(run):
     return succeed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "parts", "cache"),
     [
         ((16, 16), {"": 36}, ()),
-        pytest.param(
-            (24, 20, 3),
-            {"train": 24, "test": 10},
-            ("--cache", "pictures here"),
-            marks=pytest.mark.slow,
-        ),
+        ((24, 20, 3), {"train": 24, "test": 10}, ("--cache", "pictures here")),
     ],
     ids=["grey", "rgb"],
 )

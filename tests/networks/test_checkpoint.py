@@ -165,6 +165,7 @@ def test_weights_that_are_lost_or_not_finite_are_refused(stored):
             checkpoint.load_model(path)
 
 
+@pytest.mark.slow
 def test_odd_header_is_refused_or_can_be_exported_and_inspected(stored):
     made, path = stored
     content, n_refused = path.read_bytes(), 0

@@ -88,6 +88,7 @@ def outcomes(attempt, path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_mutated_models_are_refused_or_run_and_never_crash(tiny_model):
     without_a_fitting_digest = outcomes(open_model_and_run, tiny_model)[::2]
     assert set(without_a_fitting_digest) == {"refused"}
