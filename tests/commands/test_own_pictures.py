@@ -16,7 +16,17 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.runtime.__main__ import main as device_main
 
 LABELS = ("dot", "stripe", "sweep")
-FAST = ("--epochs", "2", "--arch-option", "width=0.2", "--device", "cpu")
+# float32: otherwise whichever format is faster at that moment, run by run
+FAST = (
+    "--epochs",
+    "2",
+    "--arch-option",
+    "width=0.2",
+    "--device",
+    "cpu",
+    "--precision",
+    "float32",
+)
 QUICK = ("--quick", "--duration", "0.02", "--min-runs", "11")
 
 
