@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         terminal.say(f"{options.out} is complete: nothing to do")
         document = checkpoint.load(options.out, kind="model").header
     else:
-        _show_score(result, terminal)
+        _show_score(options, result, terminal)
         if not result.epochs and result.test:
             terminal.note("these weights may have seen these pictures: nothing here can tell")
         terminal.detail(*map(_class_line, result.record["classes"]))
@@ -81,24 +82,34 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
     terminal.finish(document, "convnet-edge", "export", options.out, *cache)
 
 
-def _show_score(result: TrainResult, terminal: Terminal) -> None:
+def _show_score(options: TrainOptions, result: TrainResult, terminal: Terminal) -> None:
     """Print the test accuracy, and what may help where it is none."""
     found = result.test.summary() if result.test else "not measured, without test images"
     terminal.answer(f"Test accuracy: {found}")
+    if not result.epochs or not result.test:
+        return
     n_classes = len(result.record["class_labels"])
-    known = result.epochs[-1].accuracy if result.epochs else 0.0
-    if result.test and known - result.test.interval.high > BY_HEART:
+    known, score = result.epochs[-1].accuracy, result.test.interval
+    if known - score.high > BY_HEART:
         terminal.answer(
             f"  of the training pictures {percent(known)}: the network knows them by heart",
             "  what may help: more pictures, --augment, a smaller network, or one that has learnt",
             "  from others: --arch torchvision:mobilenet_v3_small --weights pretrained",
         )
-    elif result.test and result.test.interval.low <= 1 / n_classes:
+        return
+    if score.low <= 1 / n_classes:
         guessing = f"guessing among {n_classes} classes, {percent(1 / n_classes)}"
-        terminal.answer(
-            f"  no better than {guessing}, on these test pictures",
-            "  what may help: more --epochs, --learning-rate × 3, half the --batch-size",
-        )
+        terminal.answer(f"  no better than {guessing}, on these test pictures")
+    elif known < (1 + 1 / n_classes) / 2:  # nearer to guessing than to knowing them
+        terminal.answer(f"  of the training pictures {percent(known)}: it has not learnt these yet")
+    else:
+        return
+    n_images = sum(result.record["data"]["n_by_class"]["train"])
+    usual = replace(options, epochs=None).plan.for_images(n_images).epochs
+    terminal.answer(
+        "  what may help: more --epochs, --learning-rate × 3, half the --batch-size",
+        *[f"  the recipe takes {usual} epochs for so many pictures"] * (len(result.epochs) < usual),
+    )
 
 
 def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:

@@ -98,7 +98,9 @@ class TrainOptions(PreparationOptions):
         high=59_999,
         default_text="a tenth for scratch and finetune, else 0",
     )
-    seed: int = seed("Repeats a CPU run bit for bit (same thread count).")
+    seed: int = seed(
+        "Repeats a CPU run bit for bit (same thread count, same --precision but auto)."
+    )
     device: Device = option("auto", "auto: cuda, else mps, else cpu.", panel="Advanced")
     precision: Precision | None = option(
         None,

@@ -234,7 +234,8 @@ def finish(run: Run) -> TrainResult:
             "name": device_name(run.device),
             "threads": torch.get_num_threads(),  # of each process
             "n_processes": run.launch.size,
-            "cpu_seed_repeats_bit_for_bit": run.device.type == "cpu",
+            # a format that was timed may be another one next time
+            "cpu_seed_repeats_bit_for_bit": run.device.type == "cpu" and not run.timing,
             "batch_normalization": run.statistics,
         },
         "precision": {"asked": run.options.asked_precision, "timing": as_json(run.timing)},

@@ -24,7 +24,7 @@ from convnet_edge.networks.weights import find
 from convnet_edge.runtime.errors import InputError, InterruptedRunError
 from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
-from convnet_edge.training import finetuning, initial, loop, precision, record
+from convnet_edge.training import finetuning, initial, loop, precision, recipes, record
 from convnet_edge.training.options import TrainOptions
 from convnet_edge.training.precision import Timing
 from convnet_edge.training.recipes import RECIPES, SCRATCH_OTHERS
@@ -141,6 +141,9 @@ def test_auto_takes_the_faster_and_resume_keeps_it(options, monkeypatch):
     assert record["training"]["precision"] == "bf16"
     timing = {"float32_step_ms": 30.0, "bf16_step_ms": 10.0}
     assert record["precision"] == {"asked": "auto", "timing": timing}
+    assert not record["device"][
+        "cpu_seed_repeats_bit_for_bit"
+    ]  # the next may find the other faster
     assert loop.train(replace(whole, resume=True)) is None
     loop.train(replace(options, precision="float32"))
     assert not same(stored(options), stored(whole))
@@ -170,6 +173,7 @@ def test_auto_without_bf16_in_the_hardware_is_float32_untimed(options, monkeypat
     monkeypatch.setattr(precision, "measure", None)
     record = loop.train(replace(options, epochs=1, precision=None)).record
     assert record["precision"] == {"asked": "auto", "timing": None}
+    assert record["device"]["cpu_seed_repeats_bit_for_bit"]
     assert record["training"]["precision"] == "float32"
 
 
@@ -500,9 +504,23 @@ def test_screen_of_finetuning_says_what_learns_and_which_format_is_faster(
     assert "float32: 3.0 x faster here" in said(run, "--epochs", 1)
 
 
-@pytest.mark.parametrize(("n_right", "is_said"), [(2, True), (14, False)])
-def test_screen_says_where_training_ends_no_better_than_guessing(
-    options, run, monkeypatch, n_right, is_said
+NOTHING = "no better than guessing among 3 classes, 33.3 %"
+LITTLE = "of the training pictures 50.0 %: it has not learnt these yet"
+HELP = "what may help: more --epochs, --learning-rate × 3, half the --batch-size"
+FEW = "the recipe takes 2 epochs for so many pictures"
+
+
+@pytest.mark.parametrize(
+    ("n_right", "known", "asked", "expected"),
+    [
+        (2, 0.5, ("--epochs", 1), {NOTHING, HELP, FEW}),
+        (14, 0.5, ("--epochs", 1), {LITTLE, HELP, FEW}),
+        (14, 0.5, ("--epochs", 2), {LITTLE, HELP}),
+        (14, 0.7, ("--epochs", 1), set()),
+    ],
+)
+def test_screen_says_what_may_help_where_training_ends_with_little(
+    options, run, monkeypatch, n_right, known, asked, expected
 ):
     real = accuracy.score
 
@@ -510,9 +528,15 @@ def test_screen_says_where_training_ends_no_better_than_guessing(
         answers = np.where(np.arange(len(labels)) < n_right, labels, (labels + 1) % 3)
         return real(answers, labels, names)
 
+    def measured(*given):
+        return replace(measure(*given), accuracy=known)
+
+    monkeypatch.setattr(recipes, "MOST_EPOCHS", 2)
+    measure = loop._measure
+    monkeypatch.setattr(loop, "_measure", measured)
     monkeypatch.setattr(accuracy, "score", scored)
-    shown = said(run, "--epochs", 1)
-    assert ("no better than guessing among 3 classes, 33.3 %" in shown) == is_said
+    shown = said(run, *asked)
+    assert {words for words in (NOTHING, LITTLE, HELP, FEW) if words in shown} == expected
 
 
 @pytest.mark.parametrize(("asked", "is_said"), [((), True), (("--precision", "float32"), False)])
