@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from emulated import EXPORTED
 from PIL import Image
 
 from convnet_edge.commands import terminal
@@ -201,6 +202,12 @@ def test_letters_that_no_font_has_are_named_once(capsys):
 def test_next_after_verify_is_what_this_machine_can_do(run, tiny_model, monkeypatch):
     monkeypatch.setattr("convnet_edge.commands.verify.find_spec", lambda _: None)
     assert run("verify", tiny_model).stdout.endswith(f"next: convnet-edge bench {tiny_model}\n")
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("", "float32"), (".int8", "int8")])
+def test_verify_says_in_which_numbers_it_computed(run, name, numbers):
+    said = run("verify", EXPORTED / f"fashion-mnist{name}.onnx", "--out", "v.json").stdout
+    assert f"on cpu, {numbers}: 4 of 4 checks hold" in " ".join(said.split())
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_something_else_is_an_input_error(data):
         (b"PK\x03\x04" + bytes(40), "a zip, as PyTorch's"),
         (b"\x80\x02\x8a\nl\xfc\x9c", "a pickle"),
         (b'\x40\0\0\0\0\0\0\0{"weight":', "a safetensors file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "next: git lfs pull$"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
         (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
