@@ -28,9 +28,8 @@ from convnet_edge.exporting import graph
 from convnet_edge.exporting.export import VERSIONS
 from convnet_edge.networks.normalized import Normalized
 from convnet_edge.runtime.errors import EdgeError
-from convnet_edge.runtime.files import write_json
+from convnet_edge.runtime.files import as_json, write_json
 from convnet_edge.runtime.measure import machine
-from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.runtime.measure.stats import median_interval
 from convnet_edge.runtime.operators.rules import RULES
 from convnet_edge.runtime.session import Session, Settings

@@ -19,9 +19,8 @@ from ..runtime import archive, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import InputError
-from ..runtime.files import json_text, require_writable, write_atomically
+from ..runtime.files import brief, json_text, require_writable, write_atomically
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import brief
 from ..runtime.model_file import ELEMENT_TYPES
 from ..runtime.options import require
 from ..runtime.protobuf import field

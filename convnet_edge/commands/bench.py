@@ -17,9 +17,8 @@ from .. import __version__
 from ..data.options import DataOptions
 from ..fleet.options import FleetOptions
 from ..runtime.errors import EdgeError, InputError
-from ..runtime.files import require_writable, visible, write_json
+from ..runtime.files import brief, require_writable, visible, write_json
 from ..runtime.measure import options as measure
-from ..runtime.measure.result import brief
 from ..runtime.options import UnprovedOptions, declared, require
 from ..sealing.default_model import choose_model
 from .terminal import Terminal, as_words
@@ -111,9 +110,9 @@ def bench(
     from ..runtime import selftest
     from ..runtime.elsewhere import unproved
     from ..runtime.errors import InterruptedRunError
+    from ..runtime.files import as_json
     from ..runtime.measure.bench import Listener, bench_model
     from ..runtime.measure.cold_start import Task
-    from ..runtime.measure.result import as_json
 
     listener, first, found = listener or Listener(), None, list[Benched]()
     models = [choose_model(path) for path in options.models or (None,)]
@@ -159,10 +158,9 @@ def _open(path: Path, options: BenchOptions) -> tuple[Classifier, ImageSet | Non
     from ..data import dataset
     from ..runtime.classifier import Classifier
     from ..runtime.elsewhere import unproved
-    from ..runtime.measure.bench import settings_of
 
     file = unproved.open_any(path, options, ceiling=options.ceiling)
-    classifier = Classifier(file, settings=settings_of(options))
+    classifier = Classifier(file, settings=options.session_settings)
     return classifier, dataset.find_test_set(dataset.Task.of(classifier.contract), options)
 
 

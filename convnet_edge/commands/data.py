@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..data.options import ExamineOptions, PreparationOptions
 from ..runtime.errors import CheckFailedError
-from ..runtime.files import fold
-from ..runtime.measure.result import brief
+from ..runtime.files import brief, fold
 from .terminal import Terminal, as_words
 
 if TYPE_CHECKING:

@@ -97,7 +97,7 @@ def _contract(file: ModelFile) -> dict[str, Any]:
 def _stated(contract: dict[str, Any]) -> dict[str, str]:
     """Return what people read of a contract, by what it is."""
     from ..runtime.contract import LAYOUTS, PROOFS
-    from ..runtime.measure.result import percent
+    from ..runtime.files import percent
 
     found = {
         "scale": contract["input"]["scale"],

@@ -17,8 +17,7 @@ import typer
 from ..fleet.options import FleetOptions
 from ..predicting.options import ORDINALS, PredictOptions
 from ..runtime.errors import CheckFailedError, EdgeError, InputError
-from ..runtime.files import visible
-from ..runtime.measure.result import percent
+from ..runtime.files import percent, visible
 from ..runtime.options import require
 from ..sealing.default_model import choose_model, shipped_model
 from .terminal import Terminal

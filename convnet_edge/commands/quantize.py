@@ -10,7 +10,7 @@ def command(options: QuantizeOptions, terminal: Terminal) -> None:
     Example: convnet-edge quantize exported/convnet.onnx --layout ort-cpu
     """
     from ..quantizing.quantize import quantize
-    from ..runtime.measure.result import percent
+    from ..runtime.files import percent
     from ..runtime.measure.tables import accuracy_text, difference, race_line
 
     with terminal.progress():

@@ -148,7 +148,7 @@ class Terminal:
         """
         self.finished = True
         if self.json:
-            from ..runtime.measure.result import as_json
+            from ..runtime.files import as_json
 
             typer.echo(json_text(as_json(document)))
         if next_command and not self.chained:  # not folded: it is there to be copied

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.options import DataOptions
 from ..networks import REFERENCE
-from ..runtime.measure.result import Interval, percent
+from ..runtime.files import percent
 from ..training.launch import read_launch
 from ..training.options import TrainOptions
 from .terminal import Terminal, as_words
@@ -244,6 +244,8 @@ def _epoch_line(epoch: EpochMetrics, n_epochs: int) -> str:
 def _class_line(row: dict[str, Any]) -> str:
     if not row["n"]:
         return f"  {row['label']}: not measured, without a test image"
+    from ..runtime.measure.result import Interval
+
     interval = Interval(*(100 * end for end in row["interval_95"].values()))
     value, ends = interval.around(100 * row["accuracy"], 1)
     return f"  {row['label']}: {value} % (95 % interval {ends}, n = {row['n']:,})"

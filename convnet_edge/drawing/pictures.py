@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 
-from ..runtime.files import write_atomically
-from ..runtime.measure.result import Accuracy, Calibration, NodeTime, Paced, brief, percent
+from ..runtime.files import brief, percent, write_atomically
+from ..runtime.measure.result import Accuracy, Calibration, NodeTime, Paced
 from ..runtime.measure.stats import Array
 from ..runtime.measure.tables import shorten
 from . import fonts

@@ -24,11 +24,11 @@ from ..runtime.contract import PROOFS, Array, Goldens
 from ..runtime.elsewhere import unproved
 from ..runtime.elsewhere.given import EXPORT_ANEW
 from ..runtime.errors import first_line
-from ..runtime.files import require_writable
+from ..runtime.files import brief, require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, brief
+from ..runtime.measure.result import Accuracy
 from ..runtime.model_file import ModelFile
 from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime

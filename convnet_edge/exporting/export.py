@@ -23,10 +23,10 @@ from ..networks.convnet import Convnet
 from ..runtime import contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import CheckFailedError, EdgeError, InputError, first_line
-from ..runtime.files import require_writable
+from ..runtime.files import brief, percent, require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, brief, percent
+from ..runtime.measure.result import Accuracy
 from ..runtime.model_file import open_model
 from ..runtime.pictures.preprocess import Preprocessing
 from ..runtime.session import Settings

@@ -14,9 +14,9 @@ import numpy as np
 from ..data.dataset import take
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
+from ..runtime.files import percent
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import percent
 from ..runtime.measure.tables import Table
 from ..runtime.pictures import preprocess
 from ..runtime.pictures.decode import FORMATS, decoding

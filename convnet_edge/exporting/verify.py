@@ -19,10 +19,9 @@ from ..runtime import selftest
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array, Contract
 from ..runtime.errors import some
-from ..runtime.files import require_writable, write_json
+from ..runtime.files import as_json, brief, require_writable, write_json
 from ..runtime.measure import machine
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import as_json, brief
 from ..runtime.model_file import ModelFile, open_model
 from ..runtime.options import require
 from ..runtime.session import Settings

@@ -15,8 +15,8 @@ from typing import Any
 from ..data import processes
 from ..runtime.classifier import Classifier
 from ..runtime.errors import EdgeError, InputError
+from ..runtime.files import brief
 from ..runtime.measure.machine import usable_cores, versions
-from ..runtime.measure.result import brief
 from . import parts, sources
 from .answers import Answers, Spent
 from .cluster import Cluster

@@ -19,11 +19,11 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import InputError
-from ..runtime.files import require_writable
+from ..runtime.files import brief, require_writable
 from ..runtime.measure import accuracy, cost, machine, race, stats, timing
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import Accuracy, Interval, Race, brief
+from ..runtime.measure.result import Accuracy, Interval, Race
 from ..runtime.options import require
 from ..runtime.session import Settings, import_onnxruntime
 from ..sealing import parity, seal

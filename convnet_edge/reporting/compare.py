@@ -18,10 +18,11 @@ from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.elsewhere import unproved
 from ..runtime.errors import CheckFailedError, UndecidedError
+from ..runtime.files import brief, percent
 from ..runtime.measure import accuracy, machine
 from ..runtime.measure.accuracy import ImageSet
 from ..runtime.measure.cold_start import Task, start_process
-from ..runtime.measure.result import Accuracy, Interval, Pair, brief, percent
+from ..runtime.measure.result import Accuracy, Interval, Pair
 from ..runtime.measure.stats import median_interval, percentile
 from ..runtime.measure.tables import drop_text
 from ..runtime.model_file import ModelFile

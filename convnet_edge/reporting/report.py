@@ -14,9 +14,9 @@ from ..drawing import charts
 from ..drawing.charts import Entry
 from ..drawing.pictures import INSTALL, Picture
 from ..runtime.contract import PROOFS
-from ..runtime.files import write_atomically
+from ..runtime.files import brief, write_atomically
 from ..runtime.measure import race, tables
-from ..runtime.measure.result import Latency, Machine, Result, brief
+from ..runtime.measure.result import Latency, Machine, Result
 from ..runtime.measure.tables import NONE, Table
 from .options import ReportOptions
 from .read import read_results

@@ -1,8 +1,11 @@
 """The command line of a bundle on its device: selftest, predict, bench, info.
 
 Numpy and onnxruntime; Pillow only for picture files. Writes nothing but what --out names, and reads
-its models from the archive in memory.
+its models from the archive in memory. What measures is imported by what measures: in an archive
+Python compiles every module that it imports, anew at each start.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -10,30 +13,33 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .archive import Archive, read_archive
 from .classifier import NOT_SURE, Classifier, Predictions
 from .contract import NEXT_STEP
 from .errors import INTERRUPTED, CheckFailedError, EdgeError, InputError, InterruptedRunError
 from .files import (
+    as_json,
     flush,
     fold,
     json_text,
     open_streams,
+    percent,
     printing,
     require_writable,
     visible,
     write_json,
 )
-from .measure import bench, cold_start, machine, screen
+from .measure import machine
 from .measure.check import Check
 from .measure.options import DEVICE_BATCH_SIZES, BenchOptions
-from .measure.result import Result, as_json, percent
-from .measure.timing import Load, median_ms, take_turns
 from .options import Declared, declared, parse, require, require_values
 from .pictures import decode, preprocess
 from .selftest import run_selftest
+
+if TYPE_CHECKING:
+    from .measure.result import Result
 
 OPTIONS = {one.name: one for one in declared(BenchOptions) if not one.positional}
 DEFAULTS: dict[str, Any] = {
@@ -218,6 +224,8 @@ def _predict(archive: Archive, asked: argparse.Namespace, options: BenchOptions)
 
 
 def _bench(archive: Archive, asked: argparse.Namespace, options: BenchOptions) -> int:
+    from .measure import bench, cold_start, screen
+
     if options.out is not None:
         require_writable(options.result_path(Path(asked.model or "model")))
     chosen, opened = _choose(archive, asked.model, options, refuses=asked.model is None)
@@ -274,7 +282,7 @@ def _candidates(
         if wanted not in (None, name):
             continue
         try:
-            opened[name] = Classifier(model, settings=bench.settings_of(options), isolate=isolate)
+            opened[name] = Classifier(model, settings=options.session_settings, isolate=isolate)
         except InputError as error:
             errors.append(error)
             found.append(Candidate(name, False, f"cannot be opened: {error.line}"))
@@ -306,6 +314,8 @@ def _choose(
         )
     why = "the one asked for or the only one"
     if len(candidates) > 1:
+        from .measure.timing import Load, median_ms, take_turns
+
         loads = [Load(opened[one.name], 1) for one in usable]
         images = loads[0].classifier.contract.goldens.images
         rounds = take_turns(loads, images, n_rounds=N_ROUNDS, slot_s=SLOT_S)

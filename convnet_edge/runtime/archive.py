@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import CheckFailedError, InputError
 from .files import MIB, read_bytes
-from .measure.accuracy import ImageSet
+
+if TYPE_CHECKING:
+    from .measure.accuracy import ImageSet
 
 SCHEMA = "convnet-edge/bundle/1"
 # Python that finds no whole zip behind these lines takes the file for its source: the second line,
@@ -56,8 +58,10 @@ class Archive:
         names = [entry["name"] for entry in self.manifest["models"]]
         return {name: self.members[MODELS + name] for name in names}
 
-    def test_set(self) -> ImageSet | None:
+    def test_set(self) -> "ImageSet | None":
         """Return the test images, None if the archive has none."""
+        from .measure.accuracy import ImageSet  # most commands do without
+
         if TEST_SET not in self.members:
             return None
         try:
@@ -75,7 +79,7 @@ class Archive:
             raise _no_bundle(self.path, error) from error
 
 
-def encode_test_set(test: ImageSet) -> bytes:
+def encode_test_set(test: "ImageSet") -> bytes:
     """Return test images as a member of an archive, the same bytes every time."""
     out = io.BytesIO()
     np.savez_compressed(out, **{name: getattr(test, name) for name in ARRAYS})

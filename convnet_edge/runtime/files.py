@@ -8,12 +8,14 @@ import errno
 import glob
 import io
 import json
+import math
 import os
 import re
 import stat
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +23,8 @@ from .errors import InputError
 
 MIB = 1 << 20
 NAME_RESERVE = 40  # letters more than `path` has what is written beside it, or before it
+TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
+MAX_BRIEF = 60  # characters
 # what a terminal obeys or does not show: control characters but tab and newline, line separators,
 # marks that turn the direction of writing, halves of letters
 HIDDEN = re.compile(
@@ -162,10 +166,51 @@ def write_json(path: Path, document: Any) -> None:
     write_atomically(path, f"{json_text(document)}\n".encode())
 
 
+def as_json(found: Any) -> Any:
+    """Return a dataclass, or a sequence of them, as plain JSON values; no NaN, no infinity."""
+    if is_dataclass(found):
+        return {one.name: as_json(getattr(found, one.name)) for one in fields(found)}
+    if isinstance(found, dict):
+        return {key: as_json(inner) for key, inner in found.items()}
+    if isinstance(found, (tuple, list)):
+        return [as_json(inner) for inner in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
 def json_text(document: Any) -> str:
     """Return `document` as JSON (no NaN, two-space indent) that no terminal obeys."""
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     return "\n".join(map(visible, text.split("\n")))
+
+
+def brief(found: Any) -> str:
+    """Return a dataclass on one line, for its repr: of what is long, what it is and how many."""
+    shown = ((one.name, getattr(found, one.name)) for one in fields(found))
+    parts = ", ".join(f"{name}={_brief(value)}" for name, value in shown if value is not None)
+    return f"{type(found).__name__}({parts})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list, dict)) and value:
+        return f"<{len(value):,}>"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    telling = next((name for name in TELLING if hasattr(value, name)), None)
+    if telling is not None:
+        return f"{type(value).__name__}({telling}={_brief(getattr(value, telling))}, …)"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = repr(value)
+    if len(text) <= MAX_BRIEF:
+        return text
+    return f"{type(value).__name__}(…)" if is_dataclass(value) else f"{text[:MAX_BRIEF]}…"
+
+
+def percent(share: float, n_places: int = 1) -> str:
+    """Return a share as people read it: `14.0 %`."""
+    return f"{100 * share:.{n_places}f} %"
 
 
 def visible(text: str) -> str:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,29 @@ NO_MEMORY = re.compile("memory|alloc", re.IGNORECASE)  # in what onnxruntime say
 
 
 def start(
-    module: str, task: dict[str, Any], *, data: bytes = b"", timeout_s: float
+    module: str,
+    task: dict[str, Any],
+    *,
+    data: bytes = b"",
+    timeout_s: float,
+    meanwhile: Callable[[], object] = bool,
 ) -> subprocess.CompletedProcess[bytes]:
     """Let `answer(task, began_ns)` of `module` run in a fresh process, `data` on its stdin.
 
-    The process is this interpreter with its paths, that of a bundle included.
+    The process is this interpreter with its paths, that of a bundle included. meanwhile: what is to
+    be done here while it starts; if that fails, the process is ended.
     """
     asked = {**task, "path": sys.path, "module": module, "spawned_ns": time.perf_counter_ns()}
     command = [sys.executable, "-c", CHILD, json.dumps(asked)]
-    return subprocess.run(  # noqa: S603 - this interpreter
-        command, input=data, capture_output=True, timeout=timeout_s, check=False
-    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:  # noqa: S603 - this interpreter
+        try:
+            meanwhile()
+            said, complained = process.communicate(data, timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
 
 def last_words(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -63,15 +76,19 @@ def try_out(file: ModelFile, found: Followed, *, ceiling: float) -> None:
         InputError: that took more memory or time than was `found`, or ended the process; or there
             is no onnxruntime.
     """
-    import_onnxruntime()  # what is missing here is no fault of the file
-    import_onnxruntime()  # what is missing here is no fault of the file
     n = len(file.contract.goldens.images)
     n_bytes = RESERVE_BYTES + N_COPIES * len(file.data) + N_RESULTS * n * found.cost.peak_bytes
     limit_s = START_S + PATIENCE * STEP_S * found.n_steps * (n + 1)
     try:
         stated = b"" if file.holds_contract else json.dumps(file.contract.document).encode()
         task = {"n_bytes": n_bytes, "ceiling": ceiling, "n_model_bytes": len(file.data)}
-        done = start(__name__, task, data=file.data + stated, timeout_s=limit_s)
+        done = start(
+            __name__,
+            task,
+            data=file.data + stated,
+            timeout_s=limit_s,
+            meanwhile=import_onnxruntime,  # what is missing here is no fault of the file
+        )
         reason = last_words(done) if done.returncode else json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         reason = "it took longer"

@@ -149,7 +149,7 @@ class ModelFile(Graph):
     path: Path | None = None
 
     def __repr__(self) -> str:
-        from .measure.result import brief  # opening a file does not wait for it
+        from .files import brief  # opening a file does not wait for it
 
         return brief(self)
 

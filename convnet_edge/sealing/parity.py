@@ -13,8 +13,8 @@ import numpy as np
 from ..runtime.classifier import Classifier
 from ..runtime.contract import Array
 from ..runtime.errors import EdgeError, some
+from ..runtime.files import brief
 from ..runtime.measure.check import Check
-from ..runtime.measure.result import brief
 from ..runtime.model_file import ModelFile
 from ..runtime.selftest import TOLERANCE_FACTOR as TOLERANCE_FACTOR
 from ..runtime.selftest import errors_of, largest_error

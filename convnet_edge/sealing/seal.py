@@ -16,10 +16,9 @@ import numpy as np
 from .. import __version__
 from ..runtime import admission, contract, selftest
 from ..runtime.contract import Array, Goldens
-from ..runtime.files import write_atomically, write_json
+from ..runtime.files import as_json, write_atomically, write_json
 from ..runtime.measure import accuracy
 from ..runtime.measure.accuracy import ImageSet
-from ..runtime.measure.result import as_json
 from ..runtime.model_file import open_model
 from ..runtime.pictures import preprocess
 from ..runtime.pictures.preprocess import Preprocessing

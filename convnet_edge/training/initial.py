@@ -9,7 +9,7 @@ from ..data import dataset
 from ..networks import MAX_PARAMETERS, MAX_STORED, build, weights
 from ..networks.weights import Weights
 from ..runtime.elsewhere.given import read_classes
-from ..runtime.measure.result import as_json
+from ..runtime.files import as_json
 from ..runtime.options import require
 from .options import TrainOptions
 from .recipes import Recipe

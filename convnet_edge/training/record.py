@@ -18,9 +18,9 @@ from ..networks import build, checkpoint
 from ..networks.checkpoint import EARLIER, Amount, Checkpoint, Count
 from ..networks.convnet import compute_logits
 from ..runtime.errors import InputError, first_line
-from ..runtime.files import write_atomically, write_json
+from ..runtime.files import as_json, brief, write_atomically, write_json
 from ..runtime.measure import accuracy, machine
-from ..runtime.measure.result import Accuracy, as_json, brief
+from ..runtime.measure.result import Accuracy
 from ..runtime.measure.stats import wilson_interval
 from ..sealing import seal
 from .distributed import add_up

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..runtime.errors import MissingPackageError
-from ..runtime.measure.result import as_json
+from ..runtime.files import as_json
 from .launch import read_launch
 from .options import TrainOptions
 from .run import EpochMetrics

@@ -6,6 +6,7 @@ What its commands do is shown on hand-made models, in runtime/test_main.
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def test_bundle_holds_the_runtimes_own_files_and_nothing_of_the_host(made, test_
     np.testing.assert_array_equal(packed.images, test_set.images)
     np.testing.assert_array_equal(packed.labels, test_set.labels)
     assert packed.sha256 == test_set.sha256
+
+
+def test_answer_waits_for_nothing_that_measures(tmp_path):
+    path = bundle(BundleOptions((FLOAT,), out=tmp_path / "x.pyz")).path
+    python = (sys.executable, "-X", "importtime")
+    started = start_bundle(path, "predict", python=python, cwd=tmp_path)
+    assert started.returncode == 0, started.stderr
+    measuring = re.findall(r"convnet_edge\.runtime\.measure\.(\w+)$", started.stderr, re.M)
+    assert set(measuring) == {"check", "machine", "options"}
 
 
 def test_info_says_what_the_bundle_holds(made, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from convnet_edge.reporting.read import read_results
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure import result
 from convnet_edge.runtime.measure.stats import percentiles_ms, wilson_interval
 
@@ -47,7 +48,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
     batch_ms: times by batch size. reasons: makes it NOISY.
     """
-    whole = result.as_json(full(changes.pop("batch_ms", None)))
+    whole = as_json(full(changes.pop("batch_ms", None)))
     reasons = changes.pop("reasons", [])
     status = "NOISY" if reasons else "VALID"
     whole |= {"failed": None, "interrupted": False}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from copied_runtime import Classifier, selftest
-from copied_runtime.measure import machine, result
+from copied_runtime.files import as_json
+from copied_runtime.measure import machine
 from numpy._core._multiarray_umath import __cpu_features__
 
 
@@ -21,7 +22,7 @@ def main(images_path: str, out_path: str, *model_paths: str) -> None:
     for path in map(Path, model_paths):
         classifier = Classifier(path, threads=1)
         logits[path.name] = classifier.logits(images)
-        checks[path.name] = result.as_json(selftest.run_selftest(classifier))
+        checks[path.name] = as_json(selftest.run_selftest(classifier))
     np.savez(out_path, **logits)
     features = sorted(name for name, found in __cpu_features__.items() if found)
     print(json.dumps({"versions": machine.versions(), "features": features, "checks": checks}))

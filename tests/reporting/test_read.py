@@ -9,7 +9,8 @@ import results as made
 
 from convnet_edge.reporting import read
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import accuracy, result
+from convnet_edge.runtime.files import as_json
+from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.measure.stats import percentiles_ms
 
 BROKEN = {
@@ -44,7 +45,7 @@ WRONG = {
 
 def test_what_is_written_is_read_whole(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(result.as_json(made.full())))
+    path.write_text(json.dumps(as_json(made.full())))
     assert made.read(path) == made.full()
 
 
@@ -53,7 +54,7 @@ def test_matrix_of_many_classes_that_an_older_file_holds_becomes_its_worst_pairs
     score = accuracy.score(said, truth, tuple(map(str, range(31))))
     matrix = np.zeros((31, 31), int)
     np.add.at(matrix, (truth, said), 1)
-    old = result.as_json(score) | {"confusion": matrix.tolist()}
+    old = as_json(score) | {"confusion": matrix.tolist()}
     del old["confused"]
     assert made.read(made.write(tmp_path, accuracy=old)).accuracy == score
 

@@ -16,7 +16,8 @@ from convnet_edge.drawing import charts, pictures
 from convnet_edge.reporting import report
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import accuracy, result, tables
+from convnet_edge.runtime.files import as_json
+from convnet_edge.runtime.measure import accuracy, tables
 
 EVIL = "<script>alert(1)</script>|x|[a](javascript:b)`*\"'&amp;{{ 7 * 7 }}"
 UNMEASURED = {"accuracy": None, "latency": [], "cold_start": None, "verdict": None}
@@ -102,7 +103,7 @@ def test_report_has_its_files_its_charts_and_every_table_of_each_result(whole):
 def test_page_shows_the_worst_pairs_of_many_classes_and_no_matrix(tmp_path, plain):
     labels = np.arange(31)
     score = accuracy.score(np.roll(labels, 1), labels, tuple(f"class {i}" for i in labels))
-    made.write(tmp_path, accuracy=result.as_json(score))
+    made.write(tmp_path, accuracy=as_json(score))
     found = Elements(make(tmp_path).html_path.read_text())
     assert "The pairs of classes confused most" in found.texts
     assert not any("Confusion matrix" in text for text in found.texts)
@@ -187,7 +188,7 @@ def test_fleet_is_told_what_to_deploy_on_each_machine(tmp_path, plain):
 
 @pytest.mark.parametrize(("p", "is_said"), [(2e-9, True), (0.4, False)])
 def test_answers_shown_to_be_worse_are_said_before_the_speed(tmp_path, p, is_said):
-    (pair,) = result.as_json(made.full().pairs)
+    (pair,) = as_json(made.full().pairs)
     lost = {"name": "base.onnx", "n_lost": 90, "n_gained": 20, "mcnemar_p": p}
     made.write(tmp_path, "a.json", pairs=[pair | lost])
     found = make(tmp_path)
@@ -196,7 +197,7 @@ def test_answers_shown_to_be_worse_are_said_before_the_speed(tmp_path, p, is_sai
 
 
 def test_report_says_which_to_deploy_and_where(tmp_path, plain):
-    (race,) = result.as_json(made.full().races)
+    (race,) = as_json(made.full().races)
     race |= {"name": "a.int8.onnx", "ratio": 2.0, "ratio_interval_95": {"low": 1.9, "high": 2.1}}
     made.write(tmp_path, "a.json", races=[race | {"other": f"{n}.onnx"} for n in range(10)])
     found = make(tmp_path)

@@ -102,6 +102,18 @@ def test_file_that_takes_more_time_than_it_states_is_ended(monkeypatch):
         Classifier(model)
 
 
+def test_process_is_ended_where_what_is_done_meanwhile_fails(monkeypatch):
+    real, started = subprocess.Popen, []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        isolation.start(
+            "absent", {}, timeout_s=60, meanwhile=lambda: signal.raise_signal(signal.SIGINT)
+        )
+    assert started[0].returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("ended", "named"),
     [

@@ -7,8 +7,8 @@ from PIL import Image
 
 from convnet_edge.runtime import Classifier, contract, selftest
 from convnet_edge.runtime.errors import CheckFailedError
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure.check import Check
-from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.runtime.model_file import open_model
 
 MODEL = tiny.grey()

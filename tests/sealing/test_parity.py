@@ -4,7 +4,7 @@ import tiny
 from faults import admit_all, change_sealed, fix_batch_axis, mix_rows
 
 from convnet_edge.runtime import Classifier
-from convnet_edge.runtime.measure.result import as_json
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.sealing import parity
 from convnet_edge.sealing.parity import Reference

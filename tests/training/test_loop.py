@@ -17,8 +17,8 @@ from convnet_edge.networks import checkpoint
 from convnet_edge.networks.convnet import Architecture, Convnet, compute_logits
 from convnet_edge.runtime import files
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure import machine
-from convnet_edge.runtime.measure.result import as_json
 from convnet_edge.training import loop
 from convnet_edge.training.muon import Updater
 from convnet_edge.training.options import TrainOptions

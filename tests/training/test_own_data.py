@@ -17,7 +17,7 @@ from convnet_edge.drawing import pictures
 from convnet_edge.networks import checkpoint
 from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.runtime.errors import InputError, InterruptedRunError, MissingPackageError
-from convnet_edge.runtime.measure.result import as_json
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure.stats import wilson_interval
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 from convnet_edge.training import loop, record

@@ -28,8 +28,9 @@ from convnet_edge.bundling.options import BundleOptions, ServeOptions
 from convnet_edge.reporting.options import ReportOptions
 from convnet_edge.reporting.report import report
 from convnet_edge.runtime import Classifier, archive
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure import accuracy, stats
-from convnet_edge.runtime.measure.result import MAX_MATRIX, Result, as_json
+from convnet_edge.runtime.measure.result import MAX_MATRIX, Result
 from convnet_edge.runtime.model_file import open_model
 from convnet_edge.runtime.pictures import preprocess
 

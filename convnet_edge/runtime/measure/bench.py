@@ -20,7 +20,7 @@ from ..model_file import ModelFile
 from ..options import require as require_option
 from ..providers import ON_CUDA, TESTED, short_name
 from ..selftest import require
-from ..session import Bound, Settings
+from ..session import Bound
 from . import accuracy, cold_start, cost, machine, race, timing, verdict
 from . import result as results
 from .check import Check
@@ -165,12 +165,6 @@ def batch_sizes_of(file: ModelFile, asked: tuple[int, ...]) -> tuple[int, ...]:
         "--batch-sizes",
     )
     return (1,)
-
-
-def settings_of(options: BenchOptions) -> Settings:
-    """Return how the sessions of the models run."""
-    names = ("provider", "threads", "allow_cpu_nodes", "spin", "ceiling")
-    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def require_believable(found: Sequence[Result], *, strict: bool) -> None:

@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,8 @@ def gpu_names(root: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 def versions(packages: Iterable[str] = VERSIONED) -> dict[str, str]:
     """Return the version of each of these that is installed, by default of all that matter."""
+    from importlib import metadata  # it imports half of what email needs
+
     found = {}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

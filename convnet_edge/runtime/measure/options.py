@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..options import (
     ADVANCED,
@@ -16,6 +16,9 @@ from ..options import (
     require,
     threads,
 )
+
+if TYPE_CHECKING:
+    from ..session import Settings
 
 DEVICE_BATCH_SIZES = (1, 8)  # unless asked for others
 RESULTS_DIR = Path("benchmarks/results")
@@ -105,6 +108,14 @@ class BenchOptions(Options):
             "--provider cuda: it is a mode of NVIDIA's GPUs",
             "--cuda-graph",
         )
+
+    @property
+    def session_settings(self) -> "Settings":
+        """How the sessions of the models run."""
+        from ..session import Settings
+
+        names = ("provider", "threads", "allow_cpu_nodes", "spin", "ceiling")
+        return Settings(**{name: getattr(self, name) for name in names})
 
     def result_path(self, model_path: Path) -> Path:
         """Return where the result of one model goes."""

@@ -5,44 +5,17 @@ tables and the reference page are made from it. What was not measured is None or
 """
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from ..files import brief, percent
 from .check import Check
 
 SCHEMA = "convnet-edge/bench/3"
 Status = Literal["VALID", "NOISY", "INVALID"]
-TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
-MAX_BRIEF = 60  # characters
 MAX_MATRIX = 30  # classes whose confusion is a matrix; of more, which nobody could read, pairs
 N_WORST = 10  # of these
 Setting = bool | int | float | str | None | list[int]
-
-
-def brief(found: Any) -> str:
-    """Return a dataclass on one line, for its repr: of what is long, what it is and how many."""
-    shown = ((one.name, getattr(found, one.name)) for one in fields(found))
-    parts = ", ".join(f"{name}={_brief(value)}" for name, value in shown if value is not None)
-    return f"{type(found).__name__}({parts})"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (tuple, list, dict)) and value:
-        return f"<{len(value):,}>"
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    telling = next((name for name in TELLING if hasattr(value, name)), None)
-    if telling is not None:
-        return f"{type(value).__name__}({telling}={_brief(getattr(value, telling))}, …)"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = repr(value)
-    if len(text) <= MAX_BRIEF:
-        return text
-    return f"{type(value).__name__}(…)" if is_dataclass(value) else f"{text[:MAX_BRIEF]}…"
 
 
 @dataclass(frozen=True)
@@ -454,19 +427,3 @@ class Result:
         processes = self.cold_start.processes if self.cold_start else ()
         peaks = [one.peak_memory_bytes for one in processes if one.peak_memory_bytes is not None]
         return max(peaks, default=self.peak_memory_bytes)
-
-
-def percent(share: float, n_places: int = 1) -> str:
-    """Return a share as people read it: `14.0 %`."""
-    return f"{100 * share:.{n_places}f} %"
-
-
-def as_json(found: Any) -> Any:
-    """Return a dataclass, or a sequence of them, as plain JSON values; no NaN, no infinity."""
-    if is_dataclass(found):
-        return {one.name: as_json(getattr(found, one.name)) for one in fields(found)}
-    if isinstance(found, dict):
-        return {key: as_json(inner) for key, inner in found.items()}
-    if isinstance(found, (tuple, list)):
-        return [as_json(inner) for inner in found]
-    return None if isinstance(found, float) and not math.isfinite(found) else found

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..files import percent
 from .result import (
     Accuracy,
     ColdStart,
@@ -22,7 +23,6 @@ from .result import (
     Percentile,
     Race,
     Result,
-    percent,
 )
 
 NONE = "–"

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .result import Latency, Reason, Status, Verdict, percent
+from ..files import percent
+from .result import Latency, Reason, Status, Verdict
 from .stats import Array, median_interval, percentile_floor
 
 MIN_RUNS = percentile_floor(0.5)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from convnet_edge.runtime.errors import InputError
-from convnet_edge.runtime.measure import accuracy, result
+from convnet_edge.runtime.files import as_json
+from convnet_edge.runtime.measure import accuracy
 
 LABELS = ("a", "b", "c")
 
@@ -42,7 +43,7 @@ def test_score_of_many_classes_holds_the_ten_pairs_confused_most_and_no_matrix()
 def test_score_of_ten_thousand_classes_takes_moments_and_little_room():
     labels = np.arange(10_000)
     score = accuracy.score(np.roll(labels, 1), labels, tuple(map(str, labels)))
-    assert len(json.dumps(result.as_json(score))) < 2_000_000
+    assert len(json.dumps(as_json(score))) < 2_000_000
     assert len(score.confused) == 10
 
 

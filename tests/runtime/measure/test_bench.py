@@ -9,6 +9,7 @@ from results import read as read_result
 
 from convnet_edge.runtime import Classifier, selftest
 from convnet_edge.runtime.errors import CheckFailedError, InputError, InterruptedRunError
+from convnet_edge.runtime.files import as_json
 from convnet_edge.runtime.measure import bench, cold_start, cost, machine, result, tables, timing
 from convnet_edge.runtime.measure.check import Check
 from convnet_edge.runtime.measure.options import BenchOptions
@@ -88,8 +89,8 @@ def test_result_says_what_was_measured_on_what(found):
 
 def test_result_is_read_whole(found, tmp_path):
     path = tmp_path / "r.json"
-    path.write_text(json.dumps(result.as_json(found)))
-    assert result.as_json(read_result(path)) == json.loads(path.read_text())
+    path.write_text(json.dumps(as_json(found)))
+    assert as_json(read_result(path)) == json.loads(path.read_text())
 
 
 def test_every_long_stage_says_how_much_of_it_is_done(found, heard):

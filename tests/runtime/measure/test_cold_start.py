@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from convnet_edge.runtime import isolation
 from convnet_edge.runtime.errors import InputError
 from convnet_edge.runtime.measure import cold_start
 from convnet_edge.runtime.measure.verdict import MIN_RUNS
@@ -48,6 +49,6 @@ def test_error_met_in_the_process_is_the_one_that_is_raised(tmp_path, content, p
 
 def test_process_that_is_killed_is_an_input_error(tiny_model, monkeypatch):
     killed = subprocess.CompletedProcess([], -9, b"", b"")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    monkeypatch.setattr(isolation, "start", lambda *_, **__: killed)
     with pytest.raises(InputError, match="exit -9"):
         cold_start.start_process(cold_start.Task(tiny_model))
