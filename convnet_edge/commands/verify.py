@@ -60,7 +60,10 @@ def command(options: WhereOptions, terminal: Terminal) -> None:
     stated = result.contract
     can_quantize = stated.quantization is None and find_spec("onnx") is not None
     finds_pictures = options.data or dataset.Task.of(stated).source in dataset.EMBEDDED
-    enough = stated.document.get("training", {}).get("n_images", 0) >= QuantizeOptions().n_judges
+    enough = (
+        stated.document.get("training", {}).get("n_images", 0)
+        >= QuantizeOptions().n_training_images
+    )
     then = ["quantize"] if can_quantize and finds_pictures and enough else ["bench"]
     then += as_words(options, DataOptions)
     command = ["convnet-edge", *then, *to_name(result.model_path)] if report.passed else []

@@ -10,6 +10,7 @@ from ..sealing.default_model import CHECKPOINT, EXPORTED_DIR, shipped_model
 
 Layout = Literal["portable", "ort-cpu"]
 LAYOUT_SUFFIXES: dict[Layout, str] = {"portable": ".int8.onnx", "ort-cpu": ".int8-ort.onnx"}
+RANGES_PART = 6  # of few training images, the part that gives ranges
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class QuantizeOptions(DataOptions, UnprovedOptions):
         from ..runtime.measure import stats
 
         return 2 * stats.fewest_for_drop(self.max_drop / 100)
+
+    @property
+    def n_training_images(self) -> int:
+        """How many training images are enough, where no others judge: some give ranges."""
+        return -(-self.n_judges * RANGES_PART // (RANGES_PART - 1))
 
     def out_path(self, source_path: Path) -> Path:
         """Return the model file to write for the float model at `source_path`."""

@@ -4,6 +4,7 @@ Ranges and gate come from training images that do not overlap. The test images a
 give the golden vectors and the scores, and decide nothing.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,18 +32,18 @@ from ..sealing.default_model import choose_model
 from ..sealing.normalization import take_pixels
 from . import ladder, ort_cpu, portable
 from .ladder import Gate, Rung
-from .options import Layout, QuantizeOptions
+from .options import RANGES_PART, Layout, QuantizeOptions
 
 VERSIONS = seal.versions(onnx, import_onnxruntime())
-N_CALIBRATION, N_GATE = 1_000, 20_000  # of many; of few training images a sixth, and the others
+N_CALIBRATION, N_GATE = 1_000, 20_000  # of many; of few training images a part, and the others
 N_COSTLY, GATE_WORK = 5_000, 1e12  # images of a gate; multiplications that more of them may take
 MOST_TO_LOSE = 10.0  # points, of a gate that is advised
+LIKELY_LOST, LIKELY_GAINED = 0.02, 0.01  # of labels, by what integers often do to a small network
 FEWEST = 32  # images that ranges may come from
 N_NOISE, N_ROUNDED = 128, 1_000  # images for the noise of each layer, for that of rounding
 SEEN = "training images, not used for ranges, which the network may have seen"
 SPLIT_SEED = 0
 OPSET_OF_AXES = 13
-ACCEPT_LOSS = "raise --max-drop if the loss is worth it"
 INTEGER_OPERATIONS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 FLOAT_OPERATIONS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 
@@ -222,9 +223,14 @@ class _Source:
             every=options.all_rungs,
             step=step,
         )
-        if not (found.gate.holds and any(one.holds for one in found.rungs)):
+        held = any(one.holds for one in found.rungs)
+        if not (found.gate.holds and held):
+            n = len(choosing.images)
+            note(f"of {n + len(confirming.images):,} images, {n:,} choose the rung, by:")
             for rung in found.rungs:
-                note(rung.line())
+                note(f"  {rung.line()}")
+            if held:
+                note(f"the others judged {found.way.name}")
         return _Candidate(
             found,
             self.draft(found.graph),
@@ -245,14 +251,16 @@ def split_training_images(
     """
     train, gate, data = loaded.train, loaded.validation, "validation images"
     order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
-    n_ranges = min(N_CALIBRATION, max(len(train) // 6, FEWEST))
+    n_ranges = min(N_CALIBRATION, max(len(train) // RANGES_PART, FEWEST))
     if len(gate) < options.n_judges:
         n_gate = min(N_GATE, max(N_COSTLY, int(GATE_WORK / (n_multiplications or np.inf))))
         few = f" ({len(gate):,} validation images are too few)" * bool(len(gate))
         gate, data = take(train, order[n_ranges : n_ranges + n_gate]), SEEN + few
     if len(gate) < options.n_judges:
-        within = 100 * stats.paired_drop_bound(0, 0, max(1, len(gate) // 2)) + 0.05
-        lower = f", or allow --max-drop {within:.1f}" if within < MOST_TO_LOSE else ""
+        n = max(3, len(gate) // 2)
+        lost, gained = math.ceil(LIKELY_LOST * n), math.ceil(LIKELY_GAINED * n)
+        within = _in_tenths(stats.paired_drop_bound(lost, gained, n))
+        lower = f", or allow --max-drop {within:g}" if within < MOST_TO_LOSE else ""
         raise InputError(
             f"{len(gate):,} {data}",
             expected=f"{options.n_judges:,} at least: of fewer no gate of {options.max_drop:g} "
@@ -260,6 +268,11 @@ def split_training_images(
             next_step=f"name a --data of more pictures{lower}",
         )
     return train.images[order[:n_ranges]], gate, data
+
+
+def _in_tenths(bound: float) -> float:
+    """Return a share as points, one that `--max-drop` holds: of one digit, rounded up."""
+    return math.ceil(1000 * bound - 1e-9) / 10
 
 
 def quantize(
@@ -319,7 +332,11 @@ def quantize(
         checks=checks,
         passed=all(check.passed or check.skipped for check in checks),
     )
-    advice = "export the model anew" if found.climbed.gate.holds else ACCEPT_LOSS
+    gate, advice = found.climbed.gate, "export the model anew"
+    if not gate.holds:
+        enough = _in_tenths(gate.upper_bound)
+        worth = f"--max-drop {enough:g} would have held, if that loss is worth it"
+        advice = worth if enough < MOST_TO_LOSE else "keep the float model, or train another"
     report_path = seal.hand_over(path, classifier.file.data, report, "quantize", next_step=advice)
     return QuantizeResult(path, report_path, report, score)
 

@@ -26,7 +26,7 @@ def run_selftest(classifier: Classifier) -> tuple[Check, ...]:
 
 
 def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool = False) -> None:
-    """Raise if any check failed; `listed`: with a line for each, where nobody has printed them.
+    """Raise if any check failed; `listed`: where nobody has printed them, each of several.
 
     Raises:
         CheckFailedError: naming the first failure and how many there are.
@@ -38,7 +38,7 @@ def require(checks: Iterable[Check], *, what: str, next_step: str, listed: bool 
             f"{what}: {failed[0].name}: {failed[0].detail}{more}",
             expected="every check to hold",
             next_step=next_step,
-            details=tuple(check.line() for check in failed) if listed else (),
+            details=tuple(check.line() for check in failed) if listed and len(failed) > 1 else (),
         )
 
 
