@@ -152,8 +152,10 @@ def examine(options: PreparationOptions, progress: Progress = lambda *_: None) -
     return _arrange(options, _open(options, progress), 0.0)
 
 
-def load_again(task: Task, options: DataOptions) -> Dataset:
+def load_again(task: Task, options: DataOptions, *, otherwise: str = "") -> Dataset:
     """Load the pictures of `options.data` as a model takes them, else those it was made from.
+
+    otherwise: what else helps where they have changed.
 
     Raises:
         InputError: as `load`; or the source is not named and none that this program knows, or it
@@ -162,29 +164,30 @@ def load_again(task: Task, options: DataOptions) -> Dataset:
     source = options.data or task.source
     if source in EMBEDDED:
         loaded = _load_embedded(source, task.preprocessing, options.data_dir)
-    else:
-        require(
-            options.data is not None,
-            f"the model was trained on {source}, which it does not say where to find",
-            "its pictures",
-            "--data (the folder, table or name)",
-            verb="add",
-        )
-        prepared = PreparationOptions(
-            data=source, data_dir=options.data_dir, split=options.split, cache=options.cache
-        )
-        opened = _open(prepared, lambda *_: None, task.preprocessing)
-        loaded = _arrange(prepared, opened, VALIDATED if task.is_validated else 0.0)
-        require(
-            opened.scan.published or task.test_sha256 in ("", loaded.test.sha256),
-            f"{source} is not as it was: by their digests, other pictures are its test pictures, "
-            "some of which the model may have learned from",
-            f"those that the model was tested on (sha256 {task.test_sha256[:16]}…)",
-            "--split (the NAME.split.json that train wrote), or leave out --data: the cache may "
-            "hold them",
-            verb="name them with",
-        )
-    return _renumbered(loaded, task.class_labels, source)
+        return _renumbered(loaded, task.class_labels, source)
+    is_here = options.data is None and Path(source).exists()
+    require(
+        options.data is not None,
+        f"the model was trained on {source}, which it does not say where to find",
+        "its pictures",
+        f"--data {source}" if is_here else "--data (the folder, table or name)",
+        verb="add",
+    )
+    prepared = PreparationOptions(
+        data=source, data_dir=options.data_dir, split=options.split, cache=options.cache
+    )
+    opened = _open(prepared, lambda *_: None, task.preprocessing)
+    loaded = _arrange(prepared, opened, VALIDATED if task.is_validated else 0.0)
+    renumbered = _renumbered(loaded, task.class_labels, source)
+    require(
+        opened.scan.published or task.test_sha256 in ("", loaded.test.sha256),
+        f"{source} is not as it was: by their digests, other pictures are its test pictures, "
+        "some of which the model may have learned from",
+        f"those that the model was tested on (sha256 {task.test_sha256[:16]}…)",
+        f"--split (the NAME.split.json that train wrote){otherwise}",
+        verb="name them with",
+    )
+    return renumbered
 
 
 def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
@@ -194,7 +197,8 @@ def find_test_set(task: Task, options: DataOptions) -> ImageSet | None:
         InputError: the source named is not readable, of other classes, or without test images.
     """
     if options.data is not None:
-        named = load_again(task, options).test
+        kept = ", or leave out --data: the cache may hold them"
+        named = load_again(task, options, otherwise=kept).test
         expected = "some that no model learned from: a folder test/, or a test split in its table"
         require(len(named) > 0, f"{options.data} has no test pictures", expected, "--data")
         return named

@@ -76,6 +76,25 @@ def test_folder_that_has_grown_is_not_scored_unless_the_list_is_named(tmp_path):
     )
 
 
+def test_refusal_of_pictures_names_what_is_wrong_and_what_helps_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = drawn(tmp_path / "own", 40)
+    options = PreparationOptions(data=str(folder), cache=tmp_path / "cache")
+    task = task_of(dataset.load(options))
+    with pytest.raises(InputError) as untold:
+        dataset.load_again(task, DataOptions(cache=options.cache))
+    assert untold.value.next_step == "add --data own/"
+    drawn(folder, 20, seed=1)
+    named = DataOptions(data=options.data, cache=options.cache)
+    with pytest.raises(InputError) as for_training:
+        dataset.load_again(task, named)
+    assert for_training.value.next_step.endswith("(the NAME.split.json that train wrote)")
+    (folder / "b").rename(folder / "c")
+    for load in (dataset.load_again, dataset.find_test_set):
+        with pytest.raises(InputError, match="the model does not know: c"):
+            load(task, named)
+
+
 def test_source_without_test_pictures_says_so_when_some_are_needed():
     with pytest.raises(InputError, match="had no test picture when this was trained"):
         dataset.require_test_set(replace(SHIPPED, test_sha256=""), DataOptions())
