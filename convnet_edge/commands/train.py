@@ -150,21 +150,27 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
     from ..training.loop import measure_peak
     from ..training.record import device_name
 
-    cost, peak = run.count_operations(), measure_peak(run.device)
-    bound_s = run.n_drawn * cost.n_training / peak / run.launch.size
+    cost, name = run.count_operations(), device_name(run.device)
+    text = f"Cost: {cost.n_multiplications:,} multiplications an image"
+    if timed := run.timing:
+        step_ms = getattr(timed, f"{run.training['precision']}_step_ms")
+        epoch_s = len(run.split(run.n_drawn)) * step_ms / 1000
+        took = f"about {epoch_s:.2g} s on {name}, by steps timed here"
+    else:
+        peak = measure_peak(run.device)
+        epoch_s = run.n_drawn * cost.n_training / peak / run.launch.size
+        text += f"; at the {peak / 1e9:,.0f} GFLOP/s measured here"
+        took = f"{epoch_s:.2g} s or more on {name}"
     n_left = run.recipe.epochs - len(run.epochs)
-    whole_s = n_left * bound_s
-    text = f"{whole_s:.2g} s" if whole_s < LONGEST_S else f"{whole_s / 60:.2g} min"
-    whole = f", {n_left} of them {text}" * (n_left > 1)
+    whole_s = n_left * epoch_s
+    whole = f"{whole_s:.2g} s" if whole_s < LONGEST_S else f"{whole_s / 60:.2g} min"
     together = f", {run.launch.size} processes" if run.launch.size > 1 else ""
     terminal.say(
-        f"Cost: {cost.n_multiplications:,} multiplications an image; at the "
-        f"{peak / 1e9:,.0f} GFLOP/s measured here",
-        f"  an epoch takes {bound_s:.2g} s or more on {device_name(run.device)}{together}{whole}",
+        text, f"  an epoch takes {took}{together}" + f", {n_left} of them {whole}" * (n_left > 1)
     )
-    if bound_s > LONG_S and run.device.type == "cpu":
+    if epoch_s > LONG_S and run.device.type == "cpu":
         terminal.note(
-            f"warning: {_epochs(n_left)} take {n_left * bound_s / 3600:.1f} hours or more without "
+            f"warning: {_epochs(n_left)} take {whole_s / 3600:.1f} hours or more without "
             "a GPU; smaller images (--image-size) or a smaller network take less"
         )
 
@@ -199,7 +205,7 @@ def _recipe_lines(run: Run) -> Iterator[str]:
         return
     yield (
         f"Recipe {run.training['recipe']}: {_epochs(recipe.epochs)} of batches of "
-        f"{recipe.batch_size}, seed {run.options.seed}"
+        f"{recipe.batch_size}, learning rate {recipe.learning_rate:g}, seed {run.options.seed}"
     )
     if recipe.head_share:
         yield (

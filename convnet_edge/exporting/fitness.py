@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from ..networks.build import FAILURES
+from ..networks.capture import NOT_THEIRS, own_place, places_of, say_place
 from ..networks.convnet import to_planes
 from ..runtime.contract import Array
 from ..runtime.errors import CheckFailedError, first_line
 from ..runtime.measure.check import Check
 from ..sealing.parity import TOLERANCE_FACTOR
-from .capture import NOT_THEIRS, own_place, places_of, say_place
 
 BATCH_SIZES = (1, 2, 3, 7)
 SAME = 1e-9  # of a module's largest number, in float64: what other orders of adding up come to

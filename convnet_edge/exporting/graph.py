@@ -21,12 +21,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ..networks.build import FAILURES, STARRED
+from ..networks.capture import capture, quiet
 from ..networks.convnet import Convnet
 from ..networks.normalized import Normalized
 from ..runtime.errors import CheckFailedError, first_line
 from ..sealing.parity import IR_VERSIONS, OPSET
 from ..sealing.seal import InputDtype
-from .capture import capture, quiet
 
 MAX_GREY = 255
 NEXT_STEP = "try another torch or onnxscript version"

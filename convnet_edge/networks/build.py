@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from ..runtime.errors import InputError, MissingPackageError, first_line, some
+from ..runtime.options import require
 from . import REFERENCE, convnet, source
 from .source import Source
 
@@ -41,7 +42,7 @@ FAILURES = (
     RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
     ArithmeticError, NameError,
 )  # fmt: skip
-
+MISTAKES = (AttributeError, NameError, ZeroDivisionError)  # of these, whatever the images
 
 # what --arch names, or in Python what it would: a class, a function, or a network itself
 Arch = str | Callable[..., Any]
@@ -81,11 +82,11 @@ def find(arch: Arch) -> Named:
             next_step="give it again: from Python with arch=, or with --arch FILE.py:NAME",
         )
     if not where or not what:
-        file = Path(arch.removesuffix(":"))
-        if file.suffix == ".py" and file.is_file():
+        file = Path(f"{arch.removesuffix(':').removesuffix('.py')}.py")
+        if file.is_file():
             names = source.networks_in(file) or ["NAME"]
             raise InputError(
-                f"--arch {arch} names no network in that file",
+                f"--arch {arch} names no network in {file}",
                 expected="FILE.py:NAME",
                 next_step=f"write {' or '.join(f'{file}:{name}' for name in names)}",
             )
@@ -216,7 +217,7 @@ def build(
     _require_known(named.arch, taken, arguments, n_classes)
     refused = f"{named.arch} cannot be made with {_listed(arguments)}"
     change = "change --arch-option, or the network"
-    with _explained(refused, "arguments that it has", change):
+    with _explained(refused, "arguments that it takes; VALUE is JSON, else text", change):
         model = named.make(**arguments)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -274,7 +275,7 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
     """Run a batch through the network, in both modes, and look at what comes."""
     images = torch.zeros(N_CHECKED, *image_shape)
     wanted = f"({N_CHECKED}, {n_classes})"
-    refused = f"{arch} does not take images of {_sizes(image_shape)}"
+    refused = f"{arch} fails on images of {_sizes(image_shape)}"
     change = "change --image-size, or the network"
     with torch.no_grad(), _explained(refused, "a network for images of this size", change):
         model.eval()(images)  # makes lazy layers
@@ -320,7 +321,15 @@ def require_own_logits(arch: str, model: nn.Module, image_shape: tuple[int, int,
     with torch.no_grad(), _explained(refused, expected, "let each image be judged alone"):
         logits, again = trial(images), trial(images)
         alone = torch.cat([trial(image[None]) for image in images])
-    if not logits.isfinite().all():  # before the training nothing keeps it small
+    if not logits.isfinite().all():  # statistics of a batch may keep it small, in training
+        with torch.no_grad():
+            require(
+                bool(trial.train()(images).isfinite().all()),
+                f"{arch} gives NaN or infinite logits, with the weights that it begins with",
+                f"numbers, for {N_CHECKED} images of noise",
+                "what it divides by, and what grows",
+                verb="look at",
+            )
         return
     tolerance = ALIKE * float(logits.abs().max())
     for other, found, next_step in (
@@ -355,9 +364,15 @@ def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
             path = Path(foreign[-1].filename)
             place = f" ({path.name}:{foreign[-1].lineno})"
             # what torch raises at other sizes is a RuntimeError
-            if not isinstance(error, RuntimeError) and not source.INSTALLED & {*path.parts}:
+            is_told = (foreign[-1].line or "").startswith("raise")
+            is_own = not source.INSTALLED & {*path.parts}
+            if is_own and (is_told or not isinstance(error, RuntimeError)):
                 then = f"mend that line, or {next_step}"
+            if is_own and isinstance(error, MISTAKES):
+                expected, then = "a network that runs", "mend that line"
         reason = first_line(error)
+        if isinstance(error, MISTAKES):
+            reason = f"{type(error).__name__}: {reason}"
         if isinstance(error, SystemExit):
             reason = "it ends the program, by sys.exit or the like"
         raise InputError(
@@ -521,4 +536,4 @@ def _sizes(image_shape: Sequence[int]) -> str:
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in arguments.items()) or "no arguments"
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments"

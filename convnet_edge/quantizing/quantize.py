@@ -275,6 +275,15 @@ def _in_tenths(bound: float) -> float:
     return math.ceil(1000 * bound - 1e-9) / 10
 
 
+def _advice(gate: Gate) -> str:
+    """Return what to do where a check failed."""
+    if gate.holds:
+        return "export the model anew"
+    enough = _in_tenths(gate.upper_bound)
+    worth = f"--max-drop {enough:g} would have held, if that loss is worth it"
+    return worth if enough < MOST_TO_LOSE else "keep the float model, or train another"
+
+
 def quantize(
     options: QuantizeOptions,
     step: Callable[[str], None] = lambda _: None,
@@ -332,11 +341,7 @@ def quantize(
         checks=checks,
         passed=all(check.passed or check.skipped for check in checks),
     )
-    gate, advice = found.climbed.gate, "export the model anew"
-    if not gate.holds:
-        enough = _in_tenths(gate.upper_bound)
-        worth = f"--max-drop {enough:g} would have held, if that loss is worth it"
-        advice = worth if enough < MOST_TO_LOSE else "keep the float model, or train another"
+    advice = _advice(found.climbed.gate)
     report_path = seal.hand_over(path, classifier.file.data, report, "quantize", next_step=advice)
     return QuantizeResult(path, report_path, report, score)
 

@@ -42,17 +42,21 @@ _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
 _SPARSE_WEIGHTS = 15  # of GraphProto
-LFS = "a Git LFS pointer"
 # how other files begin, from the byte at which that is
 _OTHERS = (
     (0, b"PK\x03\x04", "a zip, as PyTorch's checkpoints are"),
     (0, b"\x80\x02", "a pickle, as PyTorch's older checkpoints are"),
     (8, b'{"', "a safetensors file, as `convnet-edge train` writes"),
-    (0, b"version https://git-lfs", LFS),
+    (0, b"version https://git-lfs", "a Git LFS pointer"),
+    (0, b"#!", "a program, as a bundle is"),
     (0, b"<", "a web page"),
     (0, b"\xff\xd8\xff", "a JPEG picture"),
     (0, b"\x89PNG", "a PNG picture"),
 )
+_OTHER_WAYS = {  # of going on than to export again
+    "a Git LFS pointer": "git lfs pull",
+    "a program, as a bundle is": "name the .onnx, or run the bundle: python3 NAME.pyz --help",
+}
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 _TENSOR, _CONSTANTS = 5, ("Constant", "ConstantOfShape")  # the one that these operators may hold
 
@@ -256,7 +260,7 @@ def _reading(data: bytes) -> Iterator[None]:
         raise InputError(
             f"not a readable ONNX file ({kind or error})",
             expected="a whole ONNX model: one graph, its weights inside",
-            next_step="git lfs pull" if kind == LFS else NEXT_STEP,
+            next_step=_OTHER_WAYS.get(kind or "", NEXT_STEP),
         ) from error
 
 

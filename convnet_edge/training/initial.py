@@ -1,12 +1,14 @@
 """Make what a run begins with: the pictures, the network, its first weights, what is recorded."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..data import dataset
-from ..networks import MAX_PARAMETERS, MAX_STORED, build, weights
+from ..networks import MAX_PARAMETERS, MAX_STORED, REFERENCE, build, weights
+from ..networks.capture import capture
 from ..networks.weights import Weights
 from ..runtime.elsewhere.given import read_classes
 from ..runtime.files import as_json
@@ -63,6 +65,7 @@ def build_network(
     Raises:
         InputError: it is too large to be kept, or gives no logits of each image's own; or weights
             that are to be adopted do not fit.
+        CheckFailedError: nobody could export it.
     """
     arguments = dict(map(build.read_option, options.arch_option))
     model = build.build(named, image_shape=image_shape, n_classes=n_classes, options=arguments)
@@ -76,6 +79,8 @@ def build_network(
         "--arch",
     )
     build.require_own_logits(named.arch, model, image_shape)
+    if named.arch != REFERENCE:  # what an export would refuse is refused before the training
+        capture(copy.deepcopy(model).eval(), image_shape)
     if known is None:
         return model, ()
     replaced = weights.fit(model, known.tensors, known.name)

@@ -74,14 +74,14 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
     """
     device = resolve_device(options.device)
     record.require_meant(options)
-    with tensorboard.opened(options) as log, joined(device), without_tf32():
+    with tensorboard.opened(options) as log, joined(device):
         run = Run(
             options,
             device=device,
             progress=lambda n, n_total: tell(Reading(n, n_total)),
         )
         try:
-            with heeding_sigterm(run.launch):
+            with heeding_sigterm(run.launch), without_tf32():
                 return _train(run, tell, log)
         except KeyboardInterrupt as error:
             raise _stopped(run, "stopped", InterruptedRunError) from error
@@ -135,7 +135,10 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Keep CUDA from multiplying in TF32, as PyTorch's default lets convolutions."""
+    """Keep CUDA from multiplying in TF32, as PyTorch's default lets convolutions.
+
+    Nothing is captured inside: torch.export asks for the older switches, which disagree then.
+    """
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:

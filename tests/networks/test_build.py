@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from convnet_edge.networks import source
 from convnet_edge.networks.build import (
@@ -96,6 +97,16 @@ class Squeezing(Linear):
 class Misspelt(Linear):
     def forward(self, x):
         return self.layers(x)
+
+
+class Told(Linear):
+    def forward(self, x):
+        raise RuntimeError("not so")
+
+
+class Divided(Linear):
+    def forward(self, x):
+        return super().forward(x) * (1 / 0)
 
 
 class Half(Linear):
@@ -197,8 +208,8 @@ def test_module_is_imported_by_its_name(here, tmp_path_factory, monkeypatch):
         ("none.py:Net", "does not exist", "--arch"),
         ("no_such_module:Net", "names no network", "name a file"),
         (":", "names no network", "name a file"),
-        ("my_net.py:", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
-        ("my_net.py", "names no network in that file", "write my_net.py:Lazy or my_net.py:Two"),
+        ("my_net.py:", "names no network in my_net.py", "write my_net.py:Lazy or my_net.py:Two"),
+        ("my_net.py", "names no network in my_net.py", "write my_net.py:Lazy or my_net.py:Two"),
         ("none.py", "names no network", "name a file"),
     ],
 )
@@ -219,7 +230,7 @@ def test_name_of_a_file_and_a_module_is_refused_with_the_spelling_of_the_file(he
     ("what", "found"),
     [
         ("thousand", r"gives values of shape \(2, 1000\)"),
-        ("Two", r"does not take images of 1 x 12 x 12: .*missing 1 required"),
+        ("Two", r"fails on images of 1 x 12 x 12: .*missing 1 required"),
         ("Nothing", "has no parameters"),
         ("Pair", "gives a tuple in training"),
         ("words", "gives a str"),
@@ -236,8 +247,10 @@ def test_network_that_classifies_no_such_images_is_refused(here, what, found):
         ("Other", "needs n_out, of which", "pass --arch-option n_out=3 .*, or call it num_classes"),
         ("Hidden", "needs width, of which", "pass --arch-option width=VALUE$"),
         ("Pair", "gives a tuple in training", "return the logits alone"),
-        ("Misspelt", r"no attribute 'layers' \(my_net.py:\d+\)", "mend that line, or .*image-size"),
-        ("Unnamed", r"name 'y' is not defined \(my_net.py:\d+\)", "mend that line, or "),
+        ("Misspelt", r"no attribute 'layers' \(my_net.py:\d+\)", "mend that line$"),
+        ("Told", r"Told fails on .*: not so \(my_net.py:\d+\)", "mend that line, or .*image-size"),
+        ("Divided", r": ZeroDivisionError: .* \(my_net.py:\d+\)", "mend that line$"),
+        ("Unnamed", r"name 'y' is not defined \(my_net.py:\d+\)", "mend that line$"),
         ("Half", "gives float16 for 2 images", "let its last operation give float32"),
         ("Ending", r"made with .*: it ends the program, by sys.exit .* \(my_net.py:\d+\)", "mend"),
     ],
@@ -289,14 +302,24 @@ def test_network_with_batch_norm_gives_each_image_its_own_logits_and_stays_as_it
     assert model.training
     assert all(map(torch.equal, model.state_dict().values(), before.values()))
     torch.nn.init.constant_(next(model.parameters()), torch.inf)
-    require_own_logits("x", model, GREY)  # nothing can be told of it yet
+    with pytest.raises(InputError, match="NaN or infinite logits, with the weights that it begins"):
+        require_own_logits("x", model, GREY)
+
+
+def test_nothing_is_told_of_a_network_that_only_a_batch_keeps_small():
+    layers = [layer for _ in range(3) for layer in (nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
+    for layer in layers[::2]:
+        nn.init.constant_(layer.weight, 1e15)
+    assert not model.eval()(torch.rand(2, 1, 4, 4)).isfinite().all()
+    require_own_logits("x", model, (1, 4, 4))
 
 
 def test_network_of_another_size_is_refused_with_its_line(here):
     refused = r"cannot be made with .*image_size=\(12, 14\): .* \(my_net.py:22\);"
     with pytest.raises(InputError, match=refused):
         made("my_net.py:sized", (1, 12, 14))
-    with pytest.raises(InputError, match=r"not take images of 1 x 12 x 12: .*mat1 and mat2"):
+    with pytest.raises(InputError, match=r"fails on images of 1 x 12 x 12: .*mat1 and mat2"):
         made("my_net.py:sized", image_size=10)
 
 

@@ -95,6 +95,7 @@ def test_something_else_is_an_input_error(data):
         (b"\x80\x02\x8a\nl\xfc\x9c", "a pickle"),
         (b'\x40\0\0\0\0\0\0\0{"weight":', "a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "next: git lfs pull$"),
+        (b"#!/usr/bin/env python3\n\0", "next: name the .onnx, or run the bundle: python3"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
         (b"\x89PNG\r\n\x1a\n", "a PNG picture"),

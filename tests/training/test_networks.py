@@ -21,7 +21,7 @@ from convnet_edge.drawing import pictures
 from convnet_edge.networks import checkpoint
 from convnet_edge.networks.convnet import compute_logits
 from convnet_edge.networks.weights import find
-from convnet_edge.runtime.errors import InputError, InterruptedRunError
+from convnet_edge.runtime.errors import EdgeError, InputError, InterruptedRunError
 from convnet_edge.runtime.measure import accuracy
 from convnet_edge.runtime.pictures.preprocess import Preprocessing
 from convnet_edge.training import finetuning, initial, loop, precision, recipes, record
@@ -464,6 +464,25 @@ def test_resume_with_tensors_of_another_name_is_refused(options):
         InputError, match=r"does not fit this run: 'model.more is unknown|more is un"
     ):
         loop.train(resumed)
+
+
+LINE = {
+    "depends on what is in the images": "if x.isnan().any(): x = x + 1",
+    "gives NaN or infinite logits": "x = x / 0",
+    "does not take one image": "x = x.view(2, 3, 12, 10)",
+}
+
+
+@pytest.mark.parametrize("found", LINE)
+def test_network_that_cannot_be_trained_or_exported_is_refused_before_the_first_epoch(
+    options, tmp_path, found
+):
+    line = f"        {LINE[found]}\n        return self.head"
+    (tmp_path / "my_net.py").write_text(FILE.replace("        return self.head", line))
+    heard = []
+    with pytest.raises(EdgeError, match=found):
+        loop.train(options, heard.append)
+    assert not heard
 
 
 def said(run, *arguments):
