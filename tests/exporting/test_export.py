@@ -165,7 +165,7 @@ def test_model_above_the_usual_ceiling_is_exported_if_it_is_raised(
 ):
     monkeypatch.setattr(admission, "MAX_IMAGE_BYTES", 10_000)
     options = ExportOptions(checkpoint=trained.checkpoint_path, out=tmp_path / "x.onnx")
-    with pytest.raises(CheckFailedError, match="raise --ceiling"):
+    with pytest.raises(CheckFailedError, match="raise ceiling"):
         export.export(options)
     assert export.export(replace(options, ceiling=1000)).model_path.exists()
 

@@ -182,12 +182,8 @@ def test_histogram_stays_small_and_true_however_many_runs_there_are():
 
 
 def test_checks_that_failed_are_listed_and_nothing_is_timed(tiny_model):
-    golden, held, heard = (
-        Check("golden vectors", False, "0.4 > 1e-5"),
-        Check("digest", True, "x"),
-        [],
-    )
-    checks = (held, golden, Check("pictures", False, "9 > 0"))
+    golden, held = Check("golden vectors", False, "0.4 > 1e-5"), Check("digest", True, "x")
+    checks, heard = (held, golden, Check("pictures", False, "9 > 0")), []
     with pytest.raises(CheckFailedError, match=r"not timed: golden .* \(and 1 more\)") as caught:
         measure(tiny_model, checks=checks, heard=heard.append)
     assert caught.value.details == ("[x] golden vectors: 0.4 > 1e-5", "[x] pictures: 9 > 0")
