@@ -18,7 +18,7 @@ from torch import nn
 
 from ..runtime.contract import MAX_CLASSES
 from ..runtime.errors import InputError, some
-from ..runtime.files import read_bytes, write_atomically
+from ..runtime.files import others_beside, read_bytes, write_atomically
 from ..runtime.pictures.preprocess import Preprocessing
 from . import MAX_CHECKPOINT_BYTES, build
 from .build import Arch
@@ -132,7 +132,8 @@ def load(path: Path, *, kind: str) -> Checkpoint:
     Raises:
         InputError: missing, truncated, foreign, of another kind or schema.
     """
-    data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step=NEXT_STEP)
+    next_step = f"name another{others_beside(path)}, or {NEXT_STEP}"
+    data = read_bytes(path, limit=MAX_CHECKPOINT_BYTES, next_step=next_step)
     try:
         tensors = safetensors.torch.load(data)
         size = int.from_bytes(data[:8], "little")

@@ -28,6 +28,7 @@ UNREADABLE: dict[type, str] = {
     RecursionError: "nested too deeply",
     UnicodeDecodeError: "its bytes are no text",
 }
+ROUNDED = 1e-6  # of a share, as text may hold it
 MAX_DEPTH = 32  # of lists and objects inside one another; a result has 6
 UPGRADE = "read it with the convnet-edge that wrote it, or a newer one"
 MEASURE = "measure again with `convnet-edge bench`, or leave the file out"
@@ -95,6 +96,10 @@ def _check(document: Any, path: Path) -> Result:
 
 def _scored(score: Accuracy, path: Path) -> Accuracy:
     """Return a score; of many classes with the worst pairs, where an older file has a matrix."""
+    share = score.n_correct / score.n if score.n else -1.0
+    if not 0 <= share <= 1 or abs(score.accuracy - share) > ROUNDED:
+        known = f"{score.n_correct:,} of {score.n:,}, which are right"
+        raise _misfit(f"{path}: accuracy.accuracy is {score.accuracy:g}", known)
     n, confusion = len(score.classes), score.confusion
     if n > MAX_MATRIX and not confusion:
         return score

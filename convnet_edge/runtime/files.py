@@ -19,9 +19,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import InputError
+from .errors import InputError, some
 
 MIB = 1 << 20
+MOST_BESIDE = 4  # files named in place of one
 NAME_RESERVE = 40  # letters more than `path` has what is written beside it, or before it
 TELLING = ("accuracy", "status", "path", "passed", "verdict")  # what says most of a part
 MAX_BRIEF = 60  # characters
@@ -67,6 +68,14 @@ def read_bytes(path: str | Path, *, limit: int, next_step: str) -> bytes:
     except OSError as error:
         found, expected = f"cannot be read: {error.strerror}", "a file that this user may read"
     raise InputError(f"{path} {found}", expected=expected, next_step=next_step)
+
+
+def others_beside(path: Path) -> str:
+    """Return ` (there: a.onnx)`, what has the suffix of a `path` that is missing; else nothing."""
+    if path.exists():
+        return ""
+    names = sorted(other.name for other in path.parent.glob(f"*{glob.escape(path.suffix)}"))
+    return f" (there: {some(names, MOST_BESIDE)})" if names else ""
 
 
 def require_writable(path: Path, *, flag: str = "--out") -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 from . import contract
 from .contract import NEXT_STEP, Contract
 from .errors import EdgeError, InputError
-from .files import MIB, as_path, read_bytes
+from .files import MIB, as_path, others_beside, read_bytes
 from .measure.check import Check
 from .protobuf import Message, read_fields
 
@@ -188,7 +188,7 @@ class ModelFile(Graph):
 
 def read_model(path: Path) -> bytes:
     """Return the content of a model file, not looked at yet; InputError as `read_bytes`."""
-    next_step = f"name another file, or {NEXT_STEP}"
+    next_step = f"name another file{others_beside(path)}, or {NEXT_STEP}"
     return read_bytes(path, limit=MAX_MODEL_BYTES, next_step=next_step)
 
 

@@ -24,7 +24,7 @@ def full(batch_ms: dict[int, float] | None = None) -> result.Result:
     """Return a result with every field filled, its times around those given by batch size."""
     rows = [_latency(*each) for each in (batch_ms or {1: 0.08, 8: 0.5, 64: 2.6}).items()]
     noisy = result.Verdict("NOISY", (result.Reason(**NOISY | {"batch_size": 8}),))
-    placement = {"CPUExecutionProvider": ["Conv", "Relu", "Gemm"]}
+    placement = {"CPUExecutionProvider": ["Conv", "Relu", "Conv", "Gemm"]}
     return _filled(
         result.Result,
         schema=result.SCHEMA,

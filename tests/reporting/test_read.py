@@ -38,6 +38,9 @@ WRONG = {
     "not a number": ({"cost__bound_ms": float("nan")}, "cost.bound_ms"),
     "too large for a float": ({"cost__bound_ms": 10**400}, "cost.bound_ms"),
     "batch size 0": ({"latency": [{"batch_size": 0}]}, "latency[0].batch_size"),
+    "a share above 1": ({"accuracy__accuracy": 7.0}, "accuracy.accuracy"),
+    "another share": ({"accuracy__accuracy": 0.95}, "accuracy.accuracy"),
+    "more right than all": ({"accuracy__n_correct": 10_001}, "accuracy.accuracy"),
     "a ragged matrix": ({"accuracy__confusion": [[1, 2], [3]]}, "accuracy.confusion"),
     "no matrix of few classes": ({"accuracy__confusion": []}, "accuracy.confusion"),
 }
@@ -90,6 +93,7 @@ def test_value_of_wrong_type_or_range_is_refused_by_its_key(tmp_path, changes, k
         ({"interrupted": "no"}, 'interrupted is "no"', "a valid boolean"),
         ({"latency": {"a": 1}}, 'latency is {"a": 1}', "a valid array"),
         ({"model": made.DELETE}, "model is missing", WRITTEN),
+        ({"accuracy__accuracy": 7.0}, "accuracy.accuracy is 7", "9,323 of 10,000, which are right"),
         ({"verdict__status": "X"}, 'verdict.status is "X"', "'VALID', 'NOISY' or 'INVALID'"),
         ({"settings__a": ["x"]}, 'settings.a is ["x"]', "a number, string, boolean, null, or an "
          "array of integers"),

@@ -68,7 +68,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     made.write(folder, "0.json", verdict={"status": "NOISY", "reasons": [made.NOISY]})
     for i, (time_ms, share) in enumerate(POINTS[1:], 1):
-        made.write(folder, f"{i}.json", batch_ms={1: time_ms}, accuracy__accuracy=share)
+        made.write(folder, f"{i}.json", batch_ms={1: time_ms}, accuracy__accuracy=share,
+                   accuracy__n_correct=round(10_000 * share))  # fmt: skip
     return make(folder)
 
 

@@ -129,6 +129,13 @@ def test_error_about_a_file_names_it_once(tmp_path, content, reason):
 def test_missing_file_is_to_be_named_or_exported(tmp_path):
     with pytest.raises(InputError, match=r"does not exist; .*; next: name another file, or export"):
         open_model(tmp_path / "absent.onnx")
+    for n in range(6):
+        (tmp_path / f"{n}.onnx").touch()
+    (tmp_path / "0.json").touch()
+    with pytest.raises(InputError) as caught:
+        open_model(tmp_path / "absent.onnx")
+    there = "0.onnx, 1.onnx, 2.onnx, 3.onnx, and 2 more"
+    assert caught.value.next_step.startswith(f"name another file (there: {there}), or export")
 
 
 def rename_output(proto):

@@ -113,7 +113,6 @@ def bench_model(
         CheckFailedError: a check failed, or an output of a timed run is wrong.
         InterruptedRunError: Ctrl-C. What was measured until then was handed out in both cases.
     """
-    began = replace(_describe(classifier, options, name, version), checks=tuple(checks))
     if options.quick:
         options = replace(
             options,
@@ -123,6 +122,7 @@ def bench_model(
         )
     sizes = batch_sizes_of(classifier.file, options.batch_sizes)
     options = replace(options, batch_sizes=sizes)
+    began = replace(_describe(classifier, options, name, version), checks=tuple(checks))
     run = Measured(classifier, options, test, listener or Listener(), began)
     proof = f"`convnet-edge verify {quote(str(start.model_path))}`"
     if start.member:

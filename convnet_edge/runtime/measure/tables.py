@@ -8,6 +8,7 @@ import heapq
 import re
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -328,6 +329,9 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{key}: {shown(name, inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple)):
+        if all(isinstance(inner, str) for inner in value):
+            counted = Counter(value).items()
+            return ", ".join(f"{text} × {n}" if n > 1 else text for text, n in counted)
         return ", ".join(shown(name, inner) for inner in value)
     if isinstance(value, (bool, str)):
         return value if isinstance(value, str) else "yes" if value else "no"

@@ -215,6 +215,7 @@ def test_wrong_output_in_the_timed_loop_makes_the_result_invalid(tiny_model, mon
 
     monkeypatch.setattr(timing, "time_runs", spoilt)
     found = measure(tiny_model, quick=True).result
+    assert found.settings["batch_sizes"] == bench.QUICK_BATCH_SIZES == (1, 64)
     assert found.verdict.reasons[0].name == "wrong outputs"
     with pytest.raises(CheckFailedError, match="INVALID"):
         bench.require_believable([found], strict=False)

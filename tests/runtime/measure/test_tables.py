@@ -50,7 +50,7 @@ def test_every_field_of_model_provider_and_machine_is_shown(full):
     assert len(found["machine"].rows) == len(dataclasses.fields(full.machine)) - 1
     assert cells(found["machine"])["clock MHz"] == "2,400"
     assert cells(found["machine"])["memory"] == "25,277 MB"
-    assert cells(found["provider"])["placement"] == "CPUExecutionProvider: Conv, Relu, Gemm"
+    assert cells(found["provider"])["placement"] == "CPUExecutionProvider: Conv × 2, Relu, Gemm"
 
 
 def test_percentile_below_its_floor_says_what_it_needs(full):
