@@ -118,7 +118,7 @@ def require_classes(
 
     counts: pictures by class; trained: classes that have some to train with.
     """
-    few = sorted(label for label, n in counts.items() if n < MIN_PICTURES)
+    few = [f"{label} ({n})" for label, n in sorted(counts.items()) if n < MIN_PICTURES]
     untrained = sorted(set(counts).difference(trained))
     not_text = [label for label in counts if label.encode(errors="ignore").decode() != label]
     if len(counts) < 2:
@@ -186,7 +186,7 @@ def _scan_folder(source: str) -> tuple[list[Entry], list[LeftOut]]:
     if n_others := others.total():
         listed = ", ".join(f"{kind} ({n:,})" for kind, n in others.most_common() if n)
         as_ = f", as {', '.join(named)}" * bool(named)
-        files_text = f"{n_others:,} file{'s' * (n_others > 1)} of other kinds"
+        files_text = f"{n_others:,} file{'s' * (n_others > 1)} of no class"
         left_out.append(LeftOut(source, f"{files_text}: {listed}{as_}"))
     return entries, left_out
 

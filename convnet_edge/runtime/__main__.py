@@ -66,7 +66,11 @@ def main(archive_path: str, arguments: list[str] | None = None) -> int:
         with printing():
             require_values(arguments)
             archive = read_archive(path)
-            asked = _parser(archive).parse_args(arguments)
+            parser = _parser(archive)
+            if not arguments:
+                parser.print_help()
+                return InputError.exit_code
+            asked = parser.parse_args(arguments)
             given = {name: value for name, value in vars(asked).items() if name in OPTIONS}
             options = BenchOptions(**{**DEFAULTS, **given})
             code: int = asked.run(archive, asked, options)
@@ -141,7 +145,8 @@ def _add(parser: argparse.ArgumentParser, one: Declared) -> None:
     if one.kind is bool:
         flag = f"--no-{one.flag[2:]}" if default else one.flag
         action = "store_false" if default else "store_true"
-        parser.add_argument(flag, action=action, help=f"{'Not: ' * default}{text}", **about)
+        switched = f"Switch off: {text[0].lower()}{text[1:]}" if default else text
+        parser.add_argument(flag, action=action, help=switched, **about)
         return
     listed = ",".join(map(str, default)) if one.is_list else default
     shown = one.default_text if default is None else listed

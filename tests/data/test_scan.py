@@ -83,7 +83,7 @@ def test_what_is_no_picture_is_left_out_with_its_reason(tmp_path):
         LeftOut("bird", "a folder without a picture"),
     }
     head, _, listed = files.reason.partition(": ")
-    assert head == "7 files of other kinds"
+    assert head == "7 files of no class"
     listed, _, named = listed.partition(", as ")
     assert sorted(listed.split(", ")) == sorted(kinds.split(", "))
     assert set(named.split(", ")) < {
@@ -123,7 +123,7 @@ def test_links_are_followed_and_circles_are_left_out(tmp_path):
         "dog/b/up: the same folder as dog",
         "fox/deep/self: the same folder as fox/deep",
         "root: the same folder as .",
-        f"{source}: 1 file of other kinds: no suffix (1), as dog/loop",
+        f"{source}: 1 file of no class: no suffix (1), as dog/loop",
     }
 
 
@@ -177,7 +177,7 @@ BAD_FOLDERS = {  # what is in it: found, next step
     "empty": ((), "no picture with a class", "sort the pictures into such"),
     "pictures alone": (("1.png", "2.png"), "no picture with a class", "folder that holds"),
     "one class": (("cat/1.png", "cat/2.png"), "one class, cat", "name the folder"),
-    "one picture": ((*CATS_AND_DOGS, "fox/1.png"), "fewer than 2 pictures: fox", "add some"),
+    "one picture": ((*CATS_AND_DOGS, "fox/1.png"), "fewer than 2 pictures: fox (1)", "add some"),
     "unknown in test": (
         (*(f"train/{one}" for one in CATS_AND_DOGS), "test/Cat/1.png", "test/Cat/2.png"),
         "classes without training picture: Cat",

@@ -206,7 +206,6 @@ def test_bench_measures_in_the_one_order_and_writes_the_result(
         ["predict", "--provider", "tpu"],
         ["predict", "--threads", "0"],
         ["nonsense"],
-        [],
     ],
 )
 def test_wrong_usage_is_exit_2(bundle, arguments, capsys):
@@ -218,6 +217,11 @@ def test_wrong_usage_is_exit_2(bundle, arguments, capsys):
     assert capsys.readouterr().err
 
 
+def test_no_command_at_all_is_answered_with_the_help_and_exit_2(bundle, capsys):
+    assert main(str(bundle), []) == 2
+    assert "predict" in capsys.readouterr().out
+
+
 def test_help_names_every_declared_option_with_the_bundles_defaults(bundle, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(str(bundle), ["bench", "--help"])
@@ -226,3 +230,4 @@ def test_help_names_every_declared_option_with_the_bundles_defaults(bundle, caps
     flags = {one.flag for one in declared(BenchOptions) if not one.positional}
     assert not {flag for flag in flags - {"--spin"} | {"--no-spin"} if flag not in text}
     assert "Default: 1,8." in text
+    assert "Switch off: let idle threads wait" in text
