@@ -28,7 +28,8 @@ def command(options: ExportOptions, terminal: Terminal) -> None:
         f"{found.max_error:.2g}, allowed {report.tolerance:.2g}",
     )
     terminal.say(f"  {len(report.checks)} checks hold", f"  sha256 {report.model_sha256}")
-    terminal.note(*filter(None, [result.note]))
+    if result.note:
+        terminal.note(f"warning: {result.note}")
     terminal.detail(*found.summary())
     terminal.wrote((result.model_path, result.report_path), (result.picture,))
     terminal.finish(report, "convnet-edge", "verify", *to_name(result.model_path))
