@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONG_S = 300  # of an epoch: there are faster machines
 LONGEST_S = 120  # that is said in seconds
+REHEARSED_S = 60  # of a training: an export of its network is tried before it, in 2 to 5 seconds
 BY_HEART = 0.15  # of accuracy, from the training pictures to the highest that the test allows
 
 
@@ -55,7 +56,12 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
                 terminal.share(n / n_total, f"{n:,} of {n_total:,} pictures decoded")
             case Run():
                 n_epochs = event.recipe.epochs
-                _show_start(options, event, terminal)
+                whole_s = _show_start(options, event, terminal)
+                if whole_s > REHEARSED_S and not event.is_reference:
+                    from ..exporting.export import rehearse
+
+                    terminal.step("trying an export of the network as it is")
+                    rehearse(event.model, event.image_shape)
             case stage.Progress(so_far, n_images, n_images_total):
                 share = (so_far.epoch - 1 + n_images / n_images_total) / n_epochs
                 terminal.share(share, _progress_line(event, n_epochs))
@@ -112,8 +118,8 @@ def _show_score(options: TrainOptions, result: TrainResult, terminal: Terminal) 
     )
 
 
-def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
-    """Print data, network, cost and recipe, before the first epoch."""
+def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> float:
+    """Print data, network, cost and recipe, before the first epoch; return the seconds it takes."""
     images, n_done = run.dataset.train, len(run.epochs)
     n_held_out = len(run.dataset.validation)
     held_out = f", {n_held_out:,} more held out for validation" if n_held_out else ""
@@ -125,8 +131,7 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
         *_weights_lines(run),
         f"Model has {run.network.n_parameters} trainable parameters, for images of {seen}",
     )
-    if run.recipe.epochs:
-        _show_cost(run, terminal)
+    whole_s = _show_cost(run, terminal) if run.recipe.epochs else 0.0
     terminal.say(*_recipe_lines(run))
     data_bytes = images.images.nbytes + 8 * len(images)
     terminal.detail(
@@ -143,10 +148,11 @@ def _show_start(options: TrainOptions, run: Run, terminal: Terminal) -> None:
             f"warning: {len(report.left_out):,} left out; why: convnet-edge data {options.data}"
         )
     terminal.note(*(f"warning: {warning}" for warning in run.warnings()))
+    return whole_s
 
 
-def _show_cost(run: Run, terminal: Terminal) -> None:
-    """Print what an image costs, and what that makes an epoch take; warn if it is long."""
+def _show_cost(run: Run, terminal: Terminal) -> float:
+    """Print what an image costs and an epoch takes; return all epochs' seconds, warn of many."""
     from ..training.loop import measure_peak
     from ..training.record import device_name
 
@@ -154,7 +160,7 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
     text = f"Cost: {cost.n_multiplications:,} multiplications an image"
     if timed := run.timing:
         step_ms = getattr(timed, f"{run.training['precision']}_step_ms")
-        epoch_s = len(run.split(run.n_drawn)) * step_ms / 1000
+        epoch_s: float = len(run.split(run.n_drawn)) * step_ms / 1000
         took = f"about {epoch_s:.2g} s on {name}, by steps timed here"
     else:
         peak = measure_peak(run.device)
@@ -173,6 +179,7 @@ def _show_cost(run: Run, terminal: Terminal) -> None:
             f"warning: {_epochs(n_left)} take {whole_s / 3600:.1f} hours or more without "
             "a GPU; smaller images (--image-size) or a smaller network take less"
         )
+    return whole_s
 
 
 def _weights_lines(run: Run) -> Iterator[str]:

@@ -20,14 +20,15 @@ from ..drawing import pictures
 from ..networks import checkpoint, convnet
 from ..networks.checkpoint import EARLIER, Checkpoint
 from ..networks.convnet import Convnet
-from ..runtime import contract, selftest
+from ..networks.memory import copied
+from ..runtime import admission, contract, selftest
 from ..runtime.classifier import Classifier
 from ..runtime.errors import CheckFailedError, EdgeError, InputError, first_line
 from ..runtime.files import brief, percent, require_writable
 from ..runtime.measure import accuracy
 from ..runtime.measure.check import Check
 from ..runtime.measure.result import Accuracy
-from ..runtime.model_file import open_model
+from ..runtime.model_file import open_model, read_graph
 from ..runtime.pictures.preprocess import Preprocessing
 from ..runtime.session import Settings
 from ..sealing import parity, seal
@@ -136,16 +137,37 @@ def export(options: ExportOptions, step: Callable[[str], None] = lambda _: None)
     )
 
 
+def rehearse(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Try what of an export does not depend on the weights, before they are trained.
+
+    image_shape: (C, H, W).
+
+    Raises:
+        CheckFailedError: `export` would fail, whatever is learnt.
+    """
+    model = copied(model).cpu().eval()
+    found = read_graph(graph.to_onnx(model, image_shape))
+    for reason in admission.foreign_nodes(found):
+        raise _refused("an export would fail", reason)
+    channels, *sides = image_shape
+    size = (max(fitness.BATCH_SIZES), *sides, *[channels] * (channels > 1))
+    fitness.check(model, np.random.default_rng(0).integers(0, 256, size, np.uint8))
+
+
+def _refused(found: str, reason: str) -> CheckFailedError:
+    return CheckFailedError(
+        f"{found}: a device would refuse it: {reason}",
+        expected="operators and sizes that a device admits",
+        next_step="use another architecture, or write that module in other operations",
+    )
+
+
 def _seal(path: Path, plain: bytes, document: dict[str, Any]) -> bytes:
     """Return the final bytes, which a device admits."""
     try:
         return seal.seal(plain, document)
     except InputError as refused:
-        raise CheckFailedError(
-            f"{path} was not written: a device would refuse it: {refused.found}",
-            expected="operators and sizes that a device admits",
-            next_step="use another architecture, or write that module in other operations",
-        ) from refused
+        raise _refused(f"{path} was not written", refused.found) from refused
 
 
 def prove(model: bytes, known: parity.Reference, settings: Settings | None = None) -> parity.Proof:

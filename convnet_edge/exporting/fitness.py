@@ -4,7 +4,6 @@ Only of such a network can a file be proved: the same images give the same logit
 gives them in any company, and float64 says what is right. What it is made of is read in `capture`.
 """
 
-import copy
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from ..networks.build import FAILURES
 from ..networks.capture import NOT_THEIRS, own_place, places_of, say_place
 from ..networks.convnet import to_planes
+from ..networks.memory import copied
 from ..runtime.contract import Array
 from ..runtime.errors import CheckFailedError, first_line
 from ..runtime.measure.check import Check
@@ -33,10 +33,9 @@ def check(model: nn.Module, images: Array) -> tuple[Check, ...]:
         CheckFailedError: a check does not hold; it names the module in which that begins.
     """
     n = max(BATCH_SIZES)
-    pixels = (
-        to_planes(torch.from_numpy(np.resize(images[:n], (n, *images.shape[1:])))).double() / 255
-    )
-    exact = copy.deepcopy(model).double().eval()
+    taken = to_planes(torch.from_numpy(np.resize(images[:n], (n, *images.shape[1:]))))
+    pixels = taken.contiguous().double() / 255
+    exact = copied(model).double().eval()
     right = _run(exact, pixels)
     # of float32, as a part of the network may compute in
     tolerance = TOLERANCE_FACTOR * torch.finfo(torch.float32).eps * float(right.abs().max())

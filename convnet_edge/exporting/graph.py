@@ -4,7 +4,6 @@ How a network is captured is the business of `capture`; whether the logits are s
 on the sealed file.
 """
 
-import copy
 import inspect
 import itertools
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from torch.export import ExportedProgram
 from ..networks.build import FAILURES, STARRED
 from ..networks.capture import capture, quiet
 from ..networks.convnet import Convnet
+from ..networks.memory import copied
 from ..networks.normalized import Normalized
 from ..runtime.errors import CheckFailedError, first_line
 from ..sealing.parity import IR_VERSIONS, OPSET
@@ -100,7 +100,7 @@ def deploy(model: nn.Module) -> nn.Module:
     Raises:
         CheckFailedError: a module's own way there fails.
     """
-    deployed = copy.deepcopy(model)
+    deployed = copied(model)
     for parent in list(deployed.modules()):
         for name, module in parent.named_children():
             methods = (getattr(module, one, None) for one in TO_DEPLOY)

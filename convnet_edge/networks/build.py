@@ -27,6 +27,7 @@ from torch import nn
 from ..runtime.errors import InputError, MissingPackageError, first_line, some
 from ..runtime.options import require
 from . import REFERENCE, convnet, source
+from .memory import copied
 from .source import Source
 
 LIBRARIES = ("torchvision", "timm")
@@ -42,6 +43,7 @@ FAILURES = (
     RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
     ArithmeticError, NameError,
 )  # fmt: skip
+WRAPPERS = {"DataParallel", "DistributedDataParallel", "OptimizedModule", "ScriptModule"}
 MISTAKES = (AttributeError, NameError, ZeroDivisionError)  # of these, whatever the images
 
 # what --arch names, or in Python what it would: a class, a function, or a network itself
@@ -225,6 +227,12 @@ def build(
             expected="a class or function that gives a torch.nn.Module",
             next_step="name that with --arch",
         )
+    if WRAPPERS & {kind.__name__ for kind in type(model).__mro__}:
+        raise InputError(
+            f"{named.arch} gives a {type(model).__name__}, which holds the network",
+            expected="the network itself",
+            next_step="return it without torch.compile, torch.jit.script or DataParallel",
+        )
     if not isinstance(model, convnet.Convnet):  # which is known to
         _check(named.arch, model, image_shape, n_classes)
     return model.train()
@@ -280,7 +288,7 @@ def _check(arch: str, model: nn.Module, image_shape: tuple[int, int, int], n_cla
     with torch.no_grad(), _explained(refused, "a network for images of this size", change):
         model.eval()(images)  # makes lazy layers
         # a copy, whose running statistics may change
-        found = [model(images), copy.deepcopy(model).train()(images)]
+        found = [model(images), copied(model).train()(images)]
     if not any(parameter.numel() for parameter in model.parameters()):
         raise InputError(
             f"{arch} has no parameters", expected="a network to train", next_step="name another"
@@ -316,11 +324,17 @@ def require_own_logits(arch: str, model: nn.Module, image_shape: tuple[int, int,
     if isinstance(model, convnet.Convnet):  # which is known to
         return
     images = torch.rand(N_CHECKED, *image_shape, generator=torch.Generator().manual_seed(0))
-    trial = copy.deepcopy(model).eval()
+    trial, given = copied(model).eval(), images.clone()
     refused, expected = f"{arch} does not take one image", "a network for any number of images"
     with torch.no_grad(), _explained(refused, expected, "let each image be judged alone"):
         logits, again = trial(images), trial(images)
         alone = torch.cat([trial(image[None]) for image in images])
+    if not images.equal(given):
+        raise InputError(
+            f"{arch} changes the images that it is given",
+            expected="them left as they are: others look at them, too",
+            next_step="write x = x - 0.5, not x -= 0.5",
+        )
     if not logits.isfinite().all():  # statistics of a batch may keep it small, in training
         with torch.no_grad():
             require(

@@ -1,12 +1,13 @@
 """Count what an image costs a network: in one pass, and in one step of training."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from .memory import copied
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def count(model: nn.Module, image_shape: Sequence[int]) -> Operations:
     Its layers are asked, not PyTorch's operations: torch.utils.flop_counter loads Triton, which
     takes 0.3 s and prints of leaks. So products that no layer makes are left out.
     """
-    model = copy.deepcopy(model).float().eval()  # one image has no statistics
+    model = copied(model).float().eval()  # one image has no statistics
     counts: list[int] = []
 
     def add(layer: nn.Module, _: Any, result: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from .contract import MAX_CONTRACT_BYTES, MAX_SIDE, Cost
 from .errors import InputError
 from .files import MIB
-from .model_file import ELEMENT_TYPES, ModelFile
+from .model_file import ELEMENT_TYPES, Graph, ModelFile
 from .operators.follow import Followed, follow, refusal
 from .operators.rules import INT64, RULES
 
@@ -90,7 +90,18 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
         yield f"the graph has {len(file.inputs)} inputs and {len(file.outputs)} outputs, not one"
     if len(file.nodes) > MAX_NODES:
         yield f"the graph has {len(file.nodes):,} operations, more than {MAX_NODES:,}"
-    for node in file.nodes:
+    yield from foreign_nodes(file)
+    ((_, taken),) = file.inputs.items()
+    how = file.contract.preprocessing
+    shape: tuple[int, ...] = (how.channels, *how.size)
+    if taken[1:] != shape or (isinstance(taken[0], int) and taken[0] < 1):
+        says = ", ".join(map(str, taken))[:80]
+        yield f"the graph takes ({says}), its contract says (batch, {', '.join(map(str, shape))})"
+
+
+def foreign_nodes(graph: Graph) -> Iterator[str]:
+    """Yield what no device admits of the operations of a graph, whatever their sizes."""
+    for node in graph.nodes:
         if node.name not in RULES:
             yield f"the graph has the operation {node.name!r}"
         for attribute, values in node.integers.items():
@@ -101,12 +112,6 @@ def _foreign_parts(file: ModelFile) -> Iterator[str]:
             yield f"the operation {node.name} has the setting {min(unknown)!r}"
         if len(node.outputs) != 1 and not (node.outputs and node.op_type in MANY_RESULTS):
             yield f"the operation {node.name} has {len(node.outputs)} results, not one"
-    ((_, taken),) = file.inputs.items()
-    how = file.contract.preprocessing
-    shape: tuple[int, ...] = (how.channels, *how.size)
-    if taken[1:] != shape or (isinstance(taken[0], int) and taken[0] < 1):
-        says = ", ".join(map(str, taken))[:80]
-        yield f"the graph takes ({says}), its contract says (batch, {', '.join(map(str, shape))})"
 
 
 def _foreign_weights(file: ModelFile) -> Iterator[str]:

@@ -36,7 +36,7 @@ class TrainingImages:
 
     moments: the means and standard deviations by channel that its batches are normalised by;
     normalization: the same, None where they change nothing.
-    are_on_device: whether a batch is made without the host.
+    are_on_device: whether a batch is made without the host. memory_format: of its pixels.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class TrainingImages:
         balanced: bool,
         moments: tuple[list[float], list[float]] | None = None,
         device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
-        self._device, self._recipe = device, recipe
+        self._device, self._recipe, self._memory_format = device, recipe, memory_format
         labels = torch.tensor(images.labels)
         self._labels = labels.to(device)
         n_channels = math.prod(images.images.shape[3:])
@@ -103,7 +104,8 @@ class TrainingImages:
         """Return the batch of `choices`, its pixels scaled and moved as the recipe says."""
         order, keep = choices["order"], choices.get("keep")
         pixels = self._moved(self._gather(order), choices)
-        x = to_planes(pixels).to(torch.float32).mul_(self._scale)
+        x = to_planes(pixels).to(torch.float32, memory_format=self._memory_format)
+        x.mul_(self._scale)
         if self._offset is not None:
             x += self._offset
         if "erased" in choices:

@@ -7,7 +7,6 @@ of the images that it saw, as batch normalisation does, is of each process's own
 everyone's before each step.
 """
 
-import copy
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..networks.gradients import LossAndGradients, StepResult, by_autograd
+from ..networks.memory import copied
 from ..runtime.errors import InputError, first_line
 from .launch import Launch, LostProcessError, read_launch
 
@@ -68,7 +68,7 @@ def in_parallel(model: nn.Module, launch: Launch, images: Tensor) -> LossAndGrad
 
 def _leaves_out_parameters(model: nn.Module, images: Tensor) -> bool:
     """Tell whether some parameters that could learn have no part in the logits of `images`."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
         model(images).sum().backward()
     return any(p.requires_grad and p.grad is None for p in model.parameters())

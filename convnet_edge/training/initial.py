@@ -1,6 +1,5 @@
 """Make what a run begins with: the pictures, the network, its first weights, what is recorded."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,7 @@ from torch import nn
 
 from ..data import dataset
 from ..networks import MAX_PARAMETERS, MAX_STORED, REFERENCE, build, weights
-from ..networks.capture import capture
+from ..networks.memory import copied
 from ..networks.weights import Weights
 from ..runtime.elsewhere.given import read_classes
 from ..runtime.files import as_json
@@ -80,7 +79,9 @@ def build_network(
     )
     build.require_own_logits(named.arch, model, image_shape)
     if named.arch != REFERENCE:  # what an export would refuse is refused before the training
-        capture(copy.deepcopy(model).eval(), image_shape)
+        from ..networks.capture import capture  # torch.export takes 0.4 s
+
+        capture(copied(model).eval(), image_shape)
     if known is None:
         return model, ()
     replaced = weights.fit(model, known.tensors, known.name)

@@ -81,7 +81,7 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
             progress=lambda n, n_total: tell(Reading(n, n_total)),
         )
         try:
-            with heeding_sigterm(run.launch), without_tf32():
+            with heeding_sigterm(run.launch):
                 return _train(run, tell, log)
         except KeyboardInterrupt as error:
             raise _stopped(run, "stopped", InterruptedRunError) from error
@@ -106,15 +106,17 @@ def _train(run: Run, tell: Tell, log: Callable[[EpochMetrics], None]) -> record.
             return None
         record.restore(run, kept)
     elif run.options.asked_precision == "auto":
-        precision.choose(run)
+        with without_tf32():
+            precision.choose(run)
     record.require_same_start(run)
     tell(run)
     for metrics in run.epochs:
         log(metrics)
-    for metrics in _train_epochs(run, tell):
-        log(metrics)
-        tell(metrics)
-    return record.finish(run) if run.launch.leads else None
+    with without_tf32():
+        for metrics in _train_epochs(run, tell):
+            log(metrics)
+            tell(metrics)
+        return record.finish(run) if run.launch.leads else None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -34,7 +34,7 @@ SPLIT = ".split.json"
 COVERAGE = 0.97  # of known images, whose answers a decision's threshold must let pass
 MAX_UNEVENNESS = 0.24  # between objects on a background and scenes: benchmarks/photographs.py
 MAX_LISTED = 3  # unfinished runs
-MOST_DECIDING = 10_000  # training images that a threshold is taken from, where there are no others
+MOST_DECIDING = 4_000  # training images that a threshold is taken from, where there are no others
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Which steps are taken, and what is kept of them, is the loop's business.
 """
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +18,7 @@ from ..networks.checkpoint import Amount, Network
 from ..networks.convnet import Convnet, fold_normalization
 from ..networks.convolutions import pad_first
 from ..networks.gradients import by_autograd, step_of
+from ..networks.memory import copied, into_fast_format
 from ..networks.normalized import Normalized
 from ..runtime.contract import Array
 from ..runtime.options import require
@@ -108,6 +108,7 @@ class Run:
                 options=options,
                 known=known,
             )
+            self.memory_format = into_fast_format(self.model, torch.zeros(2, *self.image_shape))
         self.recipe = options.plan.for_images(len(self.dataset.train))
         if not self.is_reference:  # dropout is the network's own business
             self.recipe = replace(self.recipe, dropout=0.0)
@@ -120,6 +121,7 @@ class Run:
                 balanced=options.class_weights == "balanced",
                 moments=initial.known_moments(options, known, how.channels),
                 device=device,
+                memory_format=self.memory_format,
             )
         self.training = initial.describe(
             options,
@@ -134,7 +136,7 @@ class Run:
     def _prepare(self, n_classes: int) -> None:
         """Make what the steps change, on the device."""
         model, device = self.model, self.device
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.parameters = [p.detach() for p in model.parameters()]
         self.learning = frozenset(i for i, p in enumerate(model.parameters()) if p.requires_grad)
         frozen = f"{self.named.arch} has no parameters that learn"
@@ -222,7 +224,7 @@ class Run:
         between_epochs: to be validated only, so sooner, and less exactly: its statistics are those
         of fewer images, in the number format and memory format of the steps.
         """
-        model = copy.deepcopy(self.model)
+        model = copied(self.model)
         if self.average is not None:
             floats = [one for one in model.buffers() if one.is_floating_point()]
             for mine, averaged in zip([*model.parameters(), *floats], self.average, strict=True):

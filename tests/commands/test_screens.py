@@ -57,7 +57,7 @@ def test_export_says_what_was_made_and_verbose_adds_every_check(screen, run, exp
     assert set(brief) <= set(whole.splitlines())
     noted = replace(exported, note="this matters")
     monkeypatch.setattr("convnet_edge.exporting.export.export", lambda *_: noted)
-    assert "this matters" in screen("export")
+    assert "warning: this matters" in screen("export")
 
 
 def raced(ratio):

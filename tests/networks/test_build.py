@@ -109,6 +109,12 @@ class Divided(Linear):
         return super().forward(x) * (1 / 0)
 
 
+class Changing(Linear):
+    def forward(self, x):
+        x -= 0.5
+        return super().forward(x)
+
+
 class Half(Linear):
     def forward(self, x):
         return super().forward(x).half()
@@ -282,6 +288,7 @@ def test_file_that_ends_the_program_is_refused(here, arch, monkeypatch):
         ("Forgetful", "other logits when it runs again", "leave out what is random"),
         ("Comparing", "an image other logits when it is alone", "each image be judged alone"),
         ("ForTwo", "ForTwo does not take one image", "each image be judged alone"),
+        ("Changing", "changes the images that it is given", "not x -= 0.5"),
         ("Squeezing", "Squeezing does not take one image", "each image be judged alone"),
     ],
 )
@@ -304,6 +311,15 @@ def test_network_with_batch_norm_gives_each_image_its_own_logits_and_stays_as_it
     torch.nn.init.constant_(next(model.parameters()), torch.inf)
     with pytest.raises(InputError, match="NaN or infinite logits, with the weights that it begins"):
         require_own_logits("x", model, GREY)
+
+
+@pytest.mark.parametrize("wrap", ["torch.compile", "torch.jit.script", "nn.DataParallel"])
+def test_network_inside_another_object_is_to_be_given_itself(here, wrap):
+    text = f"{FILE}\n\ndef wrapped(num_classes):\n    return {wrap}(nn.Linear(3, num_classes))\n"
+    (here / "my_net.py").write_text(text)
+    with pytest.raises(InputError, match="which holds the network") as caught:
+        made("my_net.py:wrapped")
+    assert "without torch.compile" in caught.value.next_step
 
 
 def test_nothing_is_told_of_a_network_that_only_a_batch_keeps_small():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -466,6 +467,37 @@ def test_resume_with_tensors_of_another_name_is_refused(options):
         loop.train(resumed)
 
 
+ROWS = "        x = self.body(x)\n        return self.head(x.view(len(x), -1))"
+KEPT = "        self.seen = self.body(x)\n        return self.head(self.seen)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nn.AdaptiveAvgPool2d(2), nn.Flatten()", "nn.AdaptiveAvgPool2d(2)"),  # rows, by view
+        ("        return self.head(self.body(x))", KEPT),
+        ("nn.Conv2d(in_channels, 6, 3)", "nn.utils.weight_norm(nn.Conv2d(in_channels, 6, 3))"),
+        ("nn.Conv2d(in_channels, 6, 3)", "nn.utils.spectral_norm(nn.Conv2d(in_channels, 6, 3))"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_network_that_looks_into_memory_or_keeps_what_it_computed_is_trained_and_scored(
+    options, tmp_path, before, after
+):
+    changed = FILE.replace(before, after)
+    if "nn.Flatten" in before:
+        changed = changed.replace("        return self.head(self.body(x))", ROWS)
+    (tmp_path / "my_net.py").write_text(changed)
+    done = loop.train(replace(options, epochs=2, augment="shift"))
+    assert done.test.n == 15
+    model, _ = checkpoint.load_model(options.out)
+    assert compute_logits(model, few_colours(15), torch.float64).shape == (15, 3)
+
+
+def few_colours(n):
+    return np.random.default_rng(0).integers(0, 256, (n, 12, 10, 3), np.uint8)
+
+
 LINE = {
     "depends on what is in the images": "if x.isnan().any(): x = x + 1",
     "gives NaN or infinite logits": "x = x / 0",
@@ -563,6 +595,27 @@ def test_screen_says_why_auto_is_float32_without_bf16(options, run, monkeypatch,
     monkeypatch.setattr(precision, "has_bf16", lambda _: False)
     shown = said(run, "--epochs", 1, *asked)
     assert ("float32: no bfloat16 in this processor" in shown) == is_said
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("nn.ReLU()", "nn.Upsample(scale_factor=2)", "a device would refuse it: .* 'Resize'"),
+        ("self.body(x)", "self.body(x.to(torch.float32))", "float64 reference"),
+    ],
+)
+def test_export_is_tried_before_a_training_that_takes_long(
+    options, run, monkeypatch, tmp_path, before, after, found
+):
+    (tmp_path / "my_net.py").write_text(FILE.replace(before, after))
+    monkeypatch.setattr("convnet_edge.commands.train.REHEARSED_S", 0)
+    command = ("train", "--data", "mine", "--arch", "my_net.py:Net", "--device", "cpu")
+    result = run(*command, "--epochs", 1, "--out", "y.safetensors")
+    assert result.exit_code == 1, result.output
+    assert re.search(found, " ".join(result.stderr.split()))
+    assert "Epoch" not in result.stdout
+    monkeypatch.setattr("convnet_edge.commands.train.REHEARSED_S", 60)
+    assert "Epoch [ 1/ 1]" in said(run, "--epochs", 1)
 
 
 KILLED = """
