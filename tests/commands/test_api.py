@@ -103,6 +103,7 @@ def test_what_a_stage_returns_says_in_a_line_what_it_is(trained, exported, tmp_p
         (trained, trained.checkpoint_path),
         (exported, exported.model_path),
         (verified, verified.report_path),
+        (trained.test, "accuracy=0."),
         (exported.report, "passed=True"),
         (exported.report.comparison, "n_images=300"),
         (verified.report, "provider='cpu'"),

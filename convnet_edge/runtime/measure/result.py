@@ -201,6 +201,8 @@ class Accuracy:
     calibration: Annotated[Calibration | None, "of the probabilities"] = None
     test_sha256: Annotated[str | None, "of the test set: its pictures and their classes"] = None
 
+    __repr__ = brief
+
     def summary(self) -> str:
         """Return `91.23 % (95 % interval 90.66–91.77, n = 10,000)`."""
         value, ends = self.percents()
