@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,7 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
                 n_epochs = event.recipe.epochs
                 whole_s = _show_start(options, event, terminal)
                 if whole_s > REHEARSED_S and not event.is_reference:
-                    from ..exporting.export import rehearse
-
-                    terminal.step("trying an export of the network as it is")
-                    rehearse(event.model, event.image_shape)
+                    _rehearse(event, terminal)
             case stage.Progress(so_far, n_images, n_images_total):
                 share = (so_far.epoch - 1 + n_images / n_images_total) / n_epochs
                 terminal.share(share, _progress_line(event, n_epochs))
@@ -86,6 +84,15 @@ def command(options: TrainOptions, terminal: Terminal) -> None:
         document = result.record
     cache = as_words(options, DataOptions, ("data", "data_dir", "split"))
     terminal.finish(document, "convnet-edge", "export", options.out, *cache)
+
+
+def _rehearse(run: Run, terminal: Terminal) -> None:
+    """Try an export of the network as it is, where what that takes is installed."""
+    if find_spec("onnx") and find_spec("onnxscript"):
+        from ..exporting.export import rehearse
+
+        terminal.step("trying an export of the network as it is")
+        rehearse(run.model, run.image_shape)
 
 
 def _show_score(options: TrainOptions, result: TrainResult, terminal: Terminal) -> None:
