@@ -24,20 +24,31 @@ from .operators.rules import INT64, RULES
 ATTRIBUTES: dict[str, Collection[int]] = {
     **dict.fromkeys(("noop_with_empty_axes", "storage_order", "training_mode", "transA"), (0,)),
     **dict.fromkeys(
-        ("allowzero", "ceil_mode", "channels_last", "count_include_pad", "keepdims", "transB"),
+        (
+            "allowzero",
+            "ceil_mode",
+            "channels_last",
+            "count_include_pad",
+            "exclusive",
+            "keepdims",
+            "reverse",
+            "transB",
+        ),
         (0, 1),
     ),
     **dict.fromkeys(("axes", "axis", "batch_dims", "end", "perm", "start"), range(-8, 9)),
     **dict.fromkeys(("dilations", "kernel_shape", "strides"), range(1, MAX_SIDE + 1)),
     **dict.fromkeys(("group", "num_outputs", "split"), range(1, 1 << 16)),
     **dict.fromkeys(("ends", "seed", "starts", "value_int", "value_ints"), INT64),
+    "blocksize": range(1, 1 << 6),
     "pads": range(1 << 10),
     "spatial": (1,),
     "stash_type": (1,),
     "to": frozenset(ELEMENT_TYPES.values()),
 }
-TEXTS = {  # paddings, modes of Pad, approximations of Gelu
-    "NOTSET", "SAME_LOWER", "SAME_UPPER", "VALID", "constant", "edge", "none", "reflect", "tanh",
+TEXTS = {  # paddings, modes of Pad and of DepthToSpace, approximations of Gelu
+    "CRD", "DCR", "NOTSET", "SAME_LOWER", "SAME_UPPER", "VALID", "constant", "edge", "none",
+    "reflect", "tanh",
 }  # fmt: skip
 ELEMENT_BYTES = {number: np.dtype(name).itemsize for name, number in ELEMENT_TYPES.items()}
 MANY_RESULTS = ("Split", "Dropout")

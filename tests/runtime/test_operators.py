@@ -133,6 +133,40 @@ NETWORKS = {
             **STEM,
         },
     ),
+    "waves, comparisons and blocks": (
+        f"""first = Conv {CONV} (images, stem)
+        wide = DepthToSpace <blocksize = 2, mode = "CRD"> (first)
+        deep = SpaceToDepth <blocksize = 2> (wide)
+        waves = Sin (deep)
+        summed = CumSum <reverse = 1> (deep, second)
+        others = Cos (summed)
+        above = Greater (waves, others)
+        below = LessOrEqual (waves, half)
+        small = Less (others, half)
+        large = GreaterOrEqual (others, half)
+        never = And (small, large)
+        either = Or (above, never)
+        all = And (either, below)
+        rounded = Round (waves)
+        low = Floor (waves)
+        high = Ceil (waves)
+        sign = Sign (others)
+        bent = Celu (sign)
+        cut = ThresholdedRelu (bent)
+        steps = Sum (rounded, low, high, cut)
+        squares = Mul (others, others)
+        more = Add (squares, half)
+        logs = Log (more)
+        last = Where (all, logs, steps)
+        m0 = ReduceL1 <keepdims = 0> (last, axes)
+        m1 = ReduceMin <keepdims = 0> (last, axes)
+        m2 = ReduceSumSquare <keepdims = 0> (last, axes)
+        m3 = ReduceLogSumExp <keepdims = 0> (last, axes)
+        m4 = ReduceProd <keepdims = 0> (last, axes)
+        flat = Sum (m0, m1, m2, m3, m4)
+        logits = Gemm <transB = 1> (flat, linear)""",
+        {"half": np.float32(0.5), "axes": [2, 3], "second": 1, **STEM},
+    ),
 }  # fmt: skip
 
 

@@ -201,6 +201,18 @@ def _pool(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     return [Value((n, rest[0], *_window(node, tuple(rest[1:]), kernel)))]
 
 
+def _to_space(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
+    (n, channels, *sides), (block,) = takes[0].shape, node.integers.get("blocksize", (0,))
+    _require(len(sides) == 2 and block >= 1 and channels % block**2 == 0)
+    return [Value((n, channels // block**2, *(side * block for side in sides)))]
+
+
+def _to_depth(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
+    (n, channels, *sides), (block,) = takes[0].shape, node.integers.get("blocksize", (0,))
+    _require(len(sides) == 2 and block >= 1 and not any(side % block for side in sides))
+    return [Value((n, channels * block**2, *(side // block for side in sides)))]
+
+
 def _global_pool(_: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape = takes[0].shape
     return [Value(shape[:2] + (1,) * (len(shape) - 2))]
@@ -380,31 +392,41 @@ def _constant(node: Node, _: Sequence[Value]) -> Sequence[Value]:
     return [Value(())]
 
 
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("AveragePool", "MaxPool", "com.microsoft.NhwcMaxPool"), _pool),
     **dict.fromkeys(
-        ("Add", "Div", "Equal", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where"),
+        (
+            "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
+            "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where",
+        ),
         _together,
     ),
     **dict.fromkeys(("Cast", "Identity"), _copied),
     **dict.fromkeys(("Conv", "com.microsoft.QLinearConv"), _convolution),
     **dict.fromkeys(("Gemm", "com.microsoft.QGemm"), _linear),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum"), _reduced),
+    **dict.fromkeys(REDUCTIONS, _reduced),
     **dict.fromkeys(
         (
-            "Abs", "BatchNormalization", "Clip", "DequantizeLinear", "Elu", "Erf", "Exp", "Gelu",
-            "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization", "LeakyRelu",
-            "LogSoftmax", "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu",
-            "ScatterND", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
+            "Abs", "BatchNormalization", "Ceil", "Celu", "Clip", "Cos", "CumSum",
+            "DequantizeLinear", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
+            "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+            "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Round", "ScatterND",
+            "Selu", "Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh",
+            "ThresholdedRelu",
         ),
         _same,
     ),
-    "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled, "Expand": _expand,
+    "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled,
+    "DepthToSpace": _to_space, "Expand": _expand,
     "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd,
     "MatMul": _product_of_matrices, "Pad": _pad, "Range": _range, "Reshape": _reshape,
-    "Shape": _shape, "Slice": _slice, "Split": _split, "Squeeze": _squeeze,
-    "Transpose": _transpose, "Unsqueeze": _unsqueeze,
+    "Shape": _shape, "Slice": _slice, "SpaceToDepth": _to_depth, "Split": _split,
+    "Squeeze": _squeeze, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
 }  # fmt: skip
 # where each layer's weights stand among its inputs
 LAYERS = {
@@ -417,11 +439,7 @@ WINDOWS = {  # that slide over an image
 SIZES = {
     **dict.fromkeys(("ConstantOfShape",), (0,)),
     **dict.fromkeys(
-        (
-            "Expand", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Split",
-            "Squeeze", "Unsqueeze",
-        ),
-        (1,),
+        (*REDUCTIONS, "Expand", "Reshape", "Split", "Squeeze", "Unsqueeze"), (1,)
     ),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
