@@ -22,7 +22,17 @@ from .operators.rules import INT64, RULES
 
 # integer attributes and what each may be; no other may occur
 ATTRIBUTES: dict[str, Collection[int]] = {
-    **dict.fromkeys(("noop_with_empty_axes", "storage_order", "training_mode", "transA"), (0,)),
+    **dict.fromkeys(
+        (
+            "antialias",
+            "exclude_outside",
+            "noop_with_empty_axes",
+            "storage_order",
+            "training_mode",
+            "transA",
+        ),
+        (0,),
+    ),
     **dict.fromkeys(
         (
             "allowzero",
@@ -46,9 +56,10 @@ ATTRIBUTES: dict[str, Collection[int]] = {
     "stash_type": (1,),
     "to": frozenset(ELEMENT_TYPES.values()),
 }
-TEXTS = {  # paddings, modes of Pad and of DepthToSpace, approximations of Gelu
-    "CRD", "DCR", "NOTSET", "SAME_LOWER", "SAME_UPPER", "VALID", "constant", "edge", "none",
-    "reflect", "tanh",
+TEXTS = {  # paddings, modes of Pad, DepthToSpace and Resize, approximations of Gelu
+    "CRD", "DCR", "NOTSET", "SAME_LOWER", "SAME_UPPER", "VALID", "align_corners", "asymmetric",
+    "constant", "cubic", "edge", "floor", "half_pixel", "linear", "nearest", "none",
+    "pytorch_half_pixel", "reflect", "round_prefer_floor", "stretch", "tanh",
 }  # fmt: skip
 ELEMENT_BYTES = {number: np.dtype(name).itemsize for name, number in ELEMENT_TYPES.items()}
 MANY_RESULTS = ("Split", "Dropout")

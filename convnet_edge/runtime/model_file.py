@@ -104,6 +104,13 @@ class Weight:
             return Message(self.content).integers(7)
         return tuple(n for (n,) in struct.iter_unpack("<q", self.raw))
 
+    def factors(self) -> tuple[float, ...]:
+        """Return the values of a short list of float32, stored raw; () of any other."""
+        is_float = self.element_type == ELEMENT_TYPES["float32"] and len(self.dims) == 1
+        if not is_float or self.dims[0] > MAX_AXES or len(self.raw) != 4 * self.dims[0]:
+            return ()
+        return tuple(x for (x,) in struct.iter_unpack("<f", self.raw))
+
 
 @dataclass(frozen=True)
 class Graph:

@@ -137,8 +137,12 @@ NETWORKS = {
         f"""first = Conv {CONV} (images, stem)
         wide = DepthToSpace <blocksize = 2, mode = "CRD"> (first)
         deep = SpaceToDepth <blocksize = 2> (wide)
-        waves = Sin (deep)
-        summed = CumSum <reverse = 1> (deep, second)
+        n = Shape <start = 0, end = 1> (images)
+        size = Concat <axis = 0> (n, larger)
+        grown = Resize <mode = "linear"> (deep, , , size)
+        larger_still = Resize <mode = "nearest", nearest_mode = "floor"> (grown, , scales)
+        waves = Sin (larger_still)
+        summed = CumSum <reverse = 1> (larger_still, second)
         others = Cos (summed)
         above = Greater (waves, others)
         below = LessOrEqual (waves, half)
@@ -162,10 +166,13 @@ NETWORKS = {
         m1 = ReduceMin <keepdims = 0> (last, axes)
         m2 = ReduceSumSquare <keepdims = 0> (last, axes)
         m3 = ReduceLogSumExp <keepdims = 0> (last, axes)
-        m4 = ReduceProd <keepdims = 0> (last, axes)
-        flat = Sum (m0, m1, m2, m3, m4)
+        m4 = ReduceProd <keepdims = 0> (sign, axes)
+        all_of_them = Sum (m0, m1, m2, m3, m4)
+        flat = Mul (all_of_them, hundredth)
         logits = Gemm <transB = 1> (flat, linear)""",
-        {"half": np.float32(0.5), "axes": [2, 3], "second": 1, **STEM},
+        {"half": np.float32(0.5), "hundredth": np.float32(0.01), "axes": [2, 3], "second": 1,
+         "larger": [4, 10, 9], "scales": np.float32([1, 1, 1.25, 0.75]),
+         **STEM},
     ),
 }  # fmt: skip
 
@@ -234,3 +241,16 @@ def test_sizes_that_grow_with_the_images_in_another_way_are_not_taken_for_any():
     assert (find["Equal"](a, -1), find["Equal"](a, 7), find["Equal"](a, a)) == (0, None, 1)
     assert rules._is_size(a) and not rules._is_size(-a) and not rules._is_size(2**63)
     assert not rules._is_size(2**63 * a)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(1.3, 13), (1.29, 12), (0.05, None), (1e6, None)])
+def test_sides_grow_as_onnxruntime_multiplies_them_in_float32(scale, side):
+    image = rules.Value((rules.N_IMAGES, 4, 10, 10))
+    scales = rules.Value((4,), factors=tuple(np.float32([1, 1, scale, 1]).tolist()))
+    node = open_model(files()["tiny"]).nodes[0]
+    if scale > rules.MOST_TIMES:
+        with pytest.raises(rules.MisfitError):
+            rules._resized(node, [image, rules.ABSENT, scales])
+        return
+    (found,) = rules._resized(node, [image, rules.ABSENT, scales])
+    assert found.shape == (rules.N_IMAGES, 4, side or 0, 10)

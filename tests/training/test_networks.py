@@ -600,7 +600,11 @@ def test_screen_says_why_auto_is_float32_without_bf16(options, run, monkeypatch,
 @pytest.mark.parametrize(
     ("before", "after", "found"),
     [
-        ("nn.ReLU()", "nn.Upsample(scale_factor=2)", "a device would refuse it: .* 'Resize'"),
+        (
+            "nn.ReLU()",
+            "nn.ConvTranspose2d(6, 6, 2)",
+            "a device would refuse it: .* 'ConvTranspose'",
+        ),
         ("self.body(x)", "self.body(x.to(torch.float32))", "float64 reference"),
     ],
 )

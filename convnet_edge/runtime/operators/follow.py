@@ -18,7 +18,7 @@ from .rules import ABSENT, MISFIT, MIXES, N_IMAGES, MisfitError, UnknownSizeErro
 IMAGE_AXES = 4  # images, channels, height, width
 NUMBER_BYTES = 4  # of float32, as which every number of a result is counted
 WRITE_STEPS, MULTIPLICATIONS_A_STEP = 4, 16
-SLOW = ("Exp", "Gelu", "LogSoftmax", "Mish", "Pow", "Softplus")
+SLOW = ("Exp", "Gelu", "LogSoftmax", "Mish", "Pow", "Resize", "Softplus")
 SLOW_STEPS = 16  # of one of their numbers
 # onnxruntime keeps results of convolutions in blocks of so many channels: one takes as much
 CHANNELS = 16
@@ -85,7 +85,7 @@ class _Walk:
         self.named = {taken[0]: self.n_images}
         self.values: dict[str, Value] = {"": ABSENT}
         for weight, about in file.weights.items():
-            self.values[weight] = Value(about.dims, about.integers() or None)
+            self.values[weight] = Value(about.dims, about.integers() or None, about.factors())
         self.values[name] = Value((self.n_images, *(int(size) for size in taken[1:])))
         self.of_pixels, self.blocked = {name}, set[str]()
         last = {one: place for place, node in enumerate(file.nodes) for one in node.inputs}

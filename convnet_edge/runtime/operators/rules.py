@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from ..model_file import MAX_AXES, Node
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -23,6 +25,7 @@ ALL = 2**31 - 1  # from here on, the end of a slice means all that there is
 MISFIT, MIXES = "does not fit what it takes", "may mix images"
 INT64_TYPE = 7  # TensorProto.INT64
 MAX_NUMBERS = MAX_AXES
+MOST_TIMES = 64  # that a side grows
 
 
 class UnknownSizeError(Exception):
@@ -34,10 +37,14 @@ class MisfitError(Exception):
 
 
 class Value(NamedTuple):  # which is made sooner than a dataclass
-    """What is known of one value: its shape, and its numbers if they are a few of int64."""
+    """What is known of one value: its shape, and its numbers if they are a few of int64.
+
+    factors: of a weight, if it is a few of float32.
+    """
 
     shape: Sizes
     numbers: Sizes | None = None
+    factors: tuple[float, ...] = ()
 
 
 ABSENT = Value(())  # an input left out
@@ -211,6 +218,20 @@ def _to_depth(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     (n, channels, *sides), (block,) = takes[0].shape, node.integers.get("blocksize", (0,))
     _require(len(sides) == 2 and block >= 1 and not any(side % block for side in sides))
     return [Value((n, channels * block**2, *(side // block for side in sides)))]
+
+
+def _resized(_: Node, takes: Sequence[Value]) -> Sequence[Value]:
+    shape = takes[0].shape
+    if len(takes) > 3 and takes[3] is not ABSENT:
+        sizes = _numbers(takes[3])
+        _require(len(sizes) == len(shape) and sizes[:2] == shape[:2])
+        return [Value(sizes)]
+    scales = takes[2].factors
+    _require(len(scales) == len(shape) > 2 and scales[:2] == (1, 1))
+    _require(all(0 < scale < MOST_TIMES for scale in scales))
+    # in float32, and down, as onnxruntime does
+    sides = np.array(shape[2:], np.float32) * np.array(scales[2:], np.float32)
+    return [Value((*shape[:2], *map(int, sides.tolist())))]
 
 
 def _global_pool(_: Node, takes: Sequence[Value]) -> Sequence[Value]:
@@ -425,6 +446,7 @@ RULES: dict[str, Rule] = {
     "DepthToSpace": _to_space, "Expand": _expand,
     "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd,
     "MatMul": _product_of_matrices, "Pad": _pad, "Range": _range, "Reshape": _reshape,
+    "Resize": _resized,
     "Shape": _shape, "Slice": _slice, "SpaceToDepth": _to_depth, "Split": _split,
     "Squeeze": _squeeze, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
 }  # fmt: skip
@@ -443,5 +465,6 @@ SIZES = {
     ),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
+    "Resize": (2, 3),
     "Slice": (1, 2, 3, 4),
 }  # fmt: skip
