@@ -6,6 +6,7 @@ Which pictures there are is the business of `scan`, to read them that of `cache`
 stands that of `split`, what is wrong with them that of `checks`.
 """
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -165,7 +166,7 @@ def load_again(task: Task, options: DataOptions, *, otherwise: str = "") -> Data
     if source in EMBEDDED:
         loaded = _load_embedded(source, task.preprocessing, options.data_dir)
         return _renumbered(loaded, task.class_labels, source)
-    is_here = options.data is None and Path(source).exists()
+    is_here = options.data is None and os.path.exists(source)  # noqa: PTH110 - false of any text
     require(
         options.data is not None,
         f"the model was trained on {source}, which it does not say where to find",

@@ -72,9 +72,11 @@ def read_bytes(path: str | Path, *, limit: int, next_step: str) -> bytes:
 
 def others_beside(path: Path) -> str:
     """Return ` (there: a.onnx)`, what has the suffix of a `path` that is missing; else nothing."""
-    if path.exists():
-        return ""
-    names = sorted(other.name for other in path.parent.glob(f"*{glob.escape(path.suffix)}"))
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # of a name that is too long; `read_bytes` says so
+        if path.exists():
+            return ""
+        names = sorted(other.name for other in path.parent.glob(f"*{glob.escape(path.suffix)}"))
     return f" (there: {some(names, MOST_BESIDE)})" if names else ""
 
 

@@ -129,6 +129,8 @@ def test_error_about_a_file_names_it_once(tmp_path, content, reason):
 def test_missing_file_is_to_be_named_or_exported(tmp_path):
     with pytest.raises(InputError, match=r"does not exist; .*; next: name another file, or export"):
         open_model(tmp_path / "absent.onnx")
+    with pytest.raises(InputError, match="name too long"):
+        open_model(tmp_path / f"{'a' * 300}.onnx")
     for n in range(6):
         (tmp_path / f"{n}.onnx").touch()
     (tmp_path / "0.json").touch()
