@@ -193,7 +193,7 @@ def compute_logits(model: nn.Module, images: Array, dtype: torch.dtype) -> Array
         return (batch.to(device).to(torch.float32) / 255).to(dtype)
 
     with torch.inference_mode():
-        memory_format = into_fast_format(model, planes(0, 1))
+        memory_format = into_fast_format(model, planes(0, 2))
         for start in range(0, len(images), size):
             batch = planes(start, start + size).contiguous(memory_format=memory_format)
             parts.append(model(batch).to(dtype).cpu())
