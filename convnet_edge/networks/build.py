@@ -27,7 +27,7 @@ from torch import nn
 from ..runtime.errors import InputError, MissingPackageError, first_line, some
 from ..runtime.options import require
 from . import REFERENCE, convnet, source
-from .memory import copied
+from .memory import copied, is_out_of_memory
 from .source import Source
 
 LIBRARIES = ("torchvision", "timm")
@@ -37,7 +37,11 @@ N_CHECKED = 2  # images of the first batch: what holds for one only shows with m
 ALIKE = 1e-3  # of the largest logit: far above what float32 makes of another order of adding up
 SURE = 1e-4  # of a sum of probabilities
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-NOT_THEIRS = (str(Path(torch.__file__).parent), __file__, importlib.__file__, "<frozen ")
+# how paths begin that are torch's, Python's or this program's
+NOT_THEIRS = (
+    str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), importlib.__file__,
+    "<frozen ",
+)  # fmt: skip
 # what a network raises at images, arguments or numbers that it is not made for
 FAILURES = (
     RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
@@ -365,15 +369,50 @@ def require_own_logits(arch: str, model: nn.Module, image_shape: tuple[int, int,
         )
 
 
+def require_gradients(arch: str, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Check that a loss has gradients, which a network to be trained needs.
+
+    Raises:
+        InputError: it has none, or none can be found.
+    """
+    images = torch.rand(N_CHECKED, *image_shape, generator=torch.Generator().manual_seed(0))
+    trial, labels = copied(model).train(), torch.zeros(N_CHECKED, dtype=torch.long)
+    mend = "leave out no_grad and detach, and change nothing in place that was used before"
+    with _explained(f"{arch} cannot be trained", "logits that have gradients", mend):
+        torch.autograd.backward(nn.functional.cross_entropy(trial(images), labels))
+
+
+@contextmanager
+def blamed(arch: str, model: nn.Module) -> Iterator[None]:
+    """Turn what the code of `model` raises in training into an InputError; all else passes."""
+    try:
+        yield
+    except (*FAILURES, SystemExit) as error:
+        foreign, code = _foreign(error), getattr(type(model).forward, "__code__", None)
+        is_own = code and code.co_filename in {one.filename for one in foreign}
+        if not is_own or is_out_of_memory(error):
+            raise
+        place = f"{Path(foreign[-1].filename).name}:{foreign[-1].lineno}"
+        raise InputError(
+            f"{arch} fails in training: {type(error).__name__}: {first_line(error)} ({place})",
+            expected="a network that runs on any of the pictures",
+            next_step="mend that line",
+        ) from error
+
+
+def _foreign(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where an error passed through code that is neither torch's nor ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [one for one in frames if not one.filename.startswith(NOT_THEIRS)]
+
+
 @contextmanager
 def _explained(found: str, expected: str, next_step: str) -> Iterator[None]:
     """Turn what a network raises into an InputError that names its file and line."""
     try:
         yield
     except (*FAILURES, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        foreign = [one for one in frames if not one.filename.startswith(NOT_THEIRS)]
-        place, then = "", next_step
+        foreign, place, then = _foreign(error), "", next_step
         if foreign:
             path = Path(foreign[-1].filename)
             place = f" ({path.name}:{foreign[-1].lineno})"

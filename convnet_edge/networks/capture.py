@@ -19,10 +19,11 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..runtime.errors import CheckFailedError, first_line
+from . import build
 from .build import FAILURES
 
 EXAMPLE_BATCH_SIZE = 2  # 1 would be specialised to a constant (pytorch issue 151582)
-NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+NOT_THEIRS = (*build.NOT_THEIRS, "<")  # nor what was compiled of a text
 FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 SPECIALISED = "specialized it to be a constant"
 SWITCHES = ("train", "training", "dropout_p")  # arguments that are false of what is left off

@@ -1,4 +1,4 @@
-"""How a network lies in memory: copies of it, and the layout in which it is fastest."""
+"""How a network lies in memory: copies of it, its fastest layout, and whether there is enough."""
 
 import copy
 from typing import Any, TypeVar, cast
@@ -18,6 +18,12 @@ def copied(model: Network) -> Network:
     held = (value for module in model.modules() for value in vars(module).values())
     made = [one for one in held if isinstance(one, torch.Tensor) and not one.is_leaf]
     return copy.deepcopy(model, {id(one): one.detach().clone() for one in made})
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a processor or a GPU has no more memory to give."""
+    is_told = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return is_told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def into_fast_format(model: nn.Module, images: torch.Tensor) -> torch.memory_format:

@@ -82,6 +82,8 @@ def build_network(
         from ..networks.capture import capture  # torch.export takes 0.4 s
 
         capture(copied(model).eval(), image_shape)
+        if options.epochs != 0 and any(one.requires_grad for one in model.parameters()):
+            build.require_gradients(named.arch, model, image_shape)
     if known is None:
         return model, ()
     replaced = weights.fit(model, known.tensors, known.name)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
+from ..networks import build
 from ..networks.convnet import compute_logits
-from ..runtime.errors import CheckFailedError, InterruptedRunError
+from ..networks.memory import is_out_of_memory
+from ..runtime.errors import CheckFailedError, InputError, InterruptedRunError, first_line
 from ..runtime.measure import accuracy
 from ..runtime.options import require
 from . import precision, record, tensorboard
@@ -81,12 +83,22 @@ def train(options: TrainOptions, tell: Tell = lambda _: None) -> record.TrainRes
             progress=lambda n, n_total: tell(Reading(n, n_total)),
         )
         try:
-            with heeding_sigterm(run.launch):
+            with heeding_sigterm(run.launch), build.blamed(run.named.arch, run.model):
                 return _train(run, tell, log)
         except KeyboardInterrupt as error:
             raise _stopped(run, "stopped", InterruptedRunError) from error
         except LostProcessError as error:
             raise _stopped(run, error.found, LostProcessError) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = run.recipe.batch_size
+            fewer = f"pass --batch-size {max(size // 2, 1)}"
+            raise InputError(
+                f"{record.device_name(device)} has no memory left: {first_line(error)}",
+                expected=f"room for what {size} images leave in the network, to be trained",
+                next_step=f"{fewer}, or smaller images (--image-size)",
+            ) from error
 
 
 def _stopped(run: Run, found: str, kind: type[InterruptedRunError]) -> InterruptedRunError:

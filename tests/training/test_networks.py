@@ -494,6 +494,52 @@ def test_network_that_looks_into_memory_or_keeps_what_it_computed_is_trained_and
     assert compute_logits(model, few_colours(15), torch.float64).shape == (15, 3)
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("with torch.no_grad(): return self.head(self.body(x))", "cannot be trained: .* grad"),
+        ("return self.head(self.body(x)).detach()", "cannot be trained: .* grad"),
+        ("y = self.body(x).sigmoid(); z = y * y; y += 1; return self.head(z)", "inplace"),
+        ("self.training and len(x) > 2 and len(1); return self.head(self.body(x))",
+         r"fails in training: TypeError: .*\(my_net.py:16\)"),
+        ("import sys; self.training and len(x) > 2 and sys.exit(3); return self.head(self.body(x))",
+         r"fails in training: SystemExit: 3 \(my_net.py:16\)"),
+    ],
+)  # fmt: skip
+def test_fault_of_a_network_in_training_is_an_error_that_names_its_line(
+    options, tmp_path, line, found
+):
+    (tmp_path / "my_net.py").write_text(FILE.replace("return self.head(self.body(x))", line))
+    with pytest.raises(InputError, match=found):
+        loop.train(options)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
+     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")],
+)  # fmt: skip
+def test_memory_that_does_not_suffice_is_an_error_that_says_what_takes_less(
+    options, monkeypatch, error
+):
+    def step(*_):
+        raise error
+
+    monkeypatch.setattr(Run, "step", step)
+    with pytest.raises(InputError, match="cpu has no memory left") as caught:
+        loop.train(options)
+    assert caught.value.next_step.startswith("pass --batch-size 12, or smaller images")
+
+
+def test_what_is_no_fault_of_the_network_keeps_its_traceback(options, monkeypatch):
+    def step(*_):
+        raise RuntimeError("a defect of this program")
+
+    monkeypatch.setattr(Run, "step", step)
+    with pytest.raises(RuntimeError, match="a defect"):
+        loop.train(options)
+
+
 def few_colours(n):
     return np.random.default_rng(0).integers(0, 256, (n, 12, 10, 3), np.uint8)
 
