@@ -50,10 +50,9 @@ def command(options: WhereOptions, terminal: Terminal) -> None:
         terminal.answer(*to_text(table(report.skew)))
     if found is not None and found.flips:
         terminal.say(f"Label flips: {len(found.flips):,} images: {some(found.flips)}")
-    numbers = "int8" if result.contract.quantization else report.precision
     terminal.answer(
         f"{'PASS' if report.passed else 'FAIL'}: {result.title} on {report.provider}, "
-        f"{numbers}: {n_held} of {len(report.checks)} checks hold"
+        f"{report.precision}: {n_held} of {len(report.checks)} checks hold"
     )
     terminal.say(f"  sha256 {report.model_sha256}")
     terminal.wrote((result.report_path,))

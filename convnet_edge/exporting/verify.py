@@ -63,11 +63,11 @@ class VerifyReport:
     model: str
     model_sha256: str
     provider: str
+    precision: str
     against: Against | None
     comparison: Comparison | None
     skew: tuple[skew.Skew, ...]
     checks: tuple[Check, ...]
-    precision: str = "float32"
     schema: str = "convnet-edge/verify/2"
     machine: dict[str, Any] = field(default_factory=machine.passport)
 
@@ -145,6 +145,7 @@ def verify(
         model=path.name,
         model_sha256=file.sha256,
         provider=options.provider,
+        precision="int8" if file.contract.quantization else "float32",
         against=against,
         comparison=comparison,
         skew=costs,

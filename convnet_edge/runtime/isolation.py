@@ -55,9 +55,8 @@ def start(
         try:
             meanwhile()
             said, complained = process.communicate(data, timeout=timeout_s)
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            process.kill()  # nothing, of one that has ended
         return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
 

@@ -42,21 +42,18 @@ _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _EXTERNAL = 1
 _FOREIGN_FIELDS = {20, 25}  # of ModelProto: training steps, functions
 _SPARSE_WEIGHTS = 15  # of GraphProto
-# how other files begin, from the byte at which that is
+_RUN = "name the .onnx, or run the bundle: python3 NAME.pyz --help"
+# how other files begin, from the byte at which that is; what they are, and what to do then
 _OTHERS = (
-    (0, b"PK\x03\x04", "a zip, as PyTorch's checkpoints are"),
-    (0, b"\x80\x02", "a pickle, as PyTorch's older checkpoints are"),
-    (8, b'{"', "a safetensors file, as `convnet-edge train` writes"),
-    (0, b"version https://git-lfs", "a Git LFS pointer"),
-    (0, b"#!", "a program, as a bundle is"),
-    (0, b"<", "a web page"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"\x89PNG", "a PNG picture"),
+    (0, b"PK\x03\x04", "a zip, as PyTorch's checkpoints are", NEXT_STEP),
+    (0, b"\x80\x02", "a pickle, as PyTorch's older checkpoints are", NEXT_STEP),
+    (8, b'{"', "a safetensors file, as `convnet-edge train` writes", NEXT_STEP),
+    (0, b"version https://git-lfs", "a Git LFS pointer", "git lfs pull"),
+    (0, b"#!", "a program, as a bundle is", _RUN),
+    (0, b"<", "a web page", NEXT_STEP),
+    (0, b"\xff\xd8\xff", "a JPEG picture", NEXT_STEP),
+    (0, b"\x89PNG", "a PNG picture", NEXT_STEP),
 )
-_OTHER_WAYS = {  # of going on than to export again
-    "a Git LFS pointer": "git lfs pull",
-    "a program, as a bundle is": "name the .onnx, or run the bundle: python3 NAME.pyz --help",
-}
 _NESTED_FIELDS = {5, 6, 10, 11, 22, 23}  # of AttributeProto: tensors and graphs, sparse too
 _TENSOR, _CONSTANTS = 5, ("Constant", "ConstantOfShape")  # the one that these operators may hold
 
@@ -263,11 +260,11 @@ def _reading(data: bytes) -> Iterator[None]:
     try:
         yield
     except (ValueError, IndexError) as error:
-        kind = _kind(data)
+        kind, next_step = _kind(data)
         raise InputError(
             f"not a readable ONNX file ({kind or error})",
             expected="a whole ONNX model: one graph, its weights inside",
-            next_step=_OTHER_WAYS.get(kind or "", NEXT_STEP),
+            next_step=next_step,
         ) from error
 
 
@@ -299,14 +296,16 @@ def _graph(data: bytes, top: Message, graph: Message) -> Graph:
     )
 
 
-def _kind(data: bytes) -> str | None:
-    """Return what a file that is no ONNX is, as far as its bytes tell."""
-    kinds = [what for at, start, what in _OTHERS if data.startswith(start, at)]
-    if not kinds and data and b"\0" not in data:
+def _kind(data: bytes) -> tuple[str | None, str]:
+    """Return what a file that is no ONNX is, as far as its bytes tell, and what to do then."""
+    for at, start, what, next_step in _OTHERS:
+        if data.startswith(start, at):
+            return what, next_step
+    if data and b"\0" not in data:
         with suppress(UnicodeDecodeError):
             data.decode()
-            return "text"
-    return kinds[0] if kinds else None
+            return "text", NEXT_STEP
+    return None, NEXT_STEP
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from convnet_edge.runtime import Classifier, admission, selftest
-from convnet_edge.runtime.model_file import open_model
+from convnet_edge.runtime.model_file import open_model, read_graph
 from convnet_edge.runtime.operators import follow, rules
 
 SHIPPED = sorted((Path(__file__).parents[2] / "exported").glob("fashion-mnist*.onnx"))
@@ -254,3 +254,39 @@ def test_sides_grow_as_onnxruntime_multiplies_them_in_float32(scale, side):
         return
     (found,) = rules._resized(node, [image, rules.ABSENT, scales])
     assert found.shape == (rules.N_IMAGES, 4, side or 0, 10)
+
+
+def node_of(body, arrays):
+    """Return the first node of a body, as a file holds it."""
+    return read_graph(made.graph(body, arrays).SerializeToString()).nodes[0]
+
+
+GROWN = """last = Resize <{}> (images, , , sizes) flat = Flatten (last)
+    logits = Gemm <transB = 1> (flat, linear)"""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "sizes"),
+    [
+        ("axes = [1, 0, 2, 3]", (rules.N_IMAGES, 4, 8, 8), (rules.N_IMAGES, 4, 9, 9)),
+        ('mode = "linear"', (rules.N_IMAGES, 4, 8, 8), (2 * rules.N_IMAGES, 4, 9, 9)),
+        ('mode = "linear"', (4, 4, rules.N_IMAGES << 64, 8), None),
+    ],
+)
+def test_resize_of_anything_but_an_image_s_sides_is_refused(attributes, shape, sizes):
+    node = node_of(GROWN.format(attributes), {"sizes": [1, 1, 9, 9], "linear": draw(3, 81)})
+    wanted = [rules.Value((4,), sizes)] if sizes else []
+    scales = rules.Value((4,), factors=(1, 1, 2, 2))
+    with pytest.raises(rules.MisfitError):
+        rules._resized(node, [rules.Value(shape), rules.ABSENT, scales, *wanted])
+
+
+@pytest.mark.parametrize(("axis", "is_refused"), [(0, True), (-4, True), (1, False), (-1, False)])
+def test_sums_over_the_images_are_refused(axis, is_refused):
+    node, shape = open_model(files()["tiny"]).nodes[0], (rules.N_IMAGES, 4, 8, 8)
+    takes = [rules.Value(shape), rules.Value((1,), (axis,))]
+    if not is_refused:
+        assert rules._added_up(node, takes) == [rules.Value(shape)]
+        return
+    with pytest.raises(rules.MisfitError, match="may mix images"):
+        rules._added_up(node, takes)

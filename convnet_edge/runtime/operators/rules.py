@@ -220,8 +220,15 @@ def _to_depth(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     return [Value((n, channels * block**2, *(side // block for side in sides)))]
 
 
-def _resized(_: Node, takes: Sequence[Value]) -> Sequence[Value]:
+def _added_up(_: Node, takes: Sequence[Value]) -> Sequence[Value]:
+    shape, (axis,) = takes[0].shape, _numbers(takes[1])
+    _require(bool(shape[_axis(axis, len(shape))] % N_IMAGES), MIXES)
+    return [Value(shape)]
+
+
+def _resized(node: Node, takes: Sequence[Value]) -> Sequence[Value]:
     shape = takes[0].shape
+    _require("axes" not in node.integers and max(shape[2:], default=ALL) < ALL)
     if len(takes) > 3 and takes[3] is not ABSENT:
         sizes = _numbers(takes[3])
         _require(len(sizes) == len(shape) and sizes[:2] == shape[:2])
@@ -433,7 +440,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduced),
     **dict.fromkeys(
         (
-            "Abs", "BatchNormalization", "Ceil", "Celu", "Clip", "Cos", "CumSum",
+            "Abs", "BatchNormalization", "Ceil", "Celu", "Clip", "Cos",
             "DequantizeLinear", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
             "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
             "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Round", "ScatterND",
@@ -442,7 +449,7 @@ RULES: dict[str, Rule] = {
         ),
         _same,
     ),
-    "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled,
+    "Concat": _concat, "Constant": _constant, "ConstantOfShape": _filled, "CumSum": _added_up,
     "DepthToSpace": _to_space, "Expand": _expand,
     "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather, "GatherND": _gather_nd,
     "MatMul": _product_of_matrices, "Pad": _pad, "Range": _range, "Reshape": _reshape,
@@ -463,6 +470,7 @@ SIZES = {
     **dict.fromkeys(
         (*REDUCTIONS, "Expand", "Reshape", "Split", "Squeeze", "Unsqueeze"), (1,)
     ),
+    "CumSum": (1,),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
     "Resize": (2, 3),
